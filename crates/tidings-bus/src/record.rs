@@ -1,0 +1,113 @@
+//! What is appended and what is read back.
+
+use bytes::Bytes;
+use tidings_event::{TenantId, Topic, json::Fingerprint};
+use uuid::Uuid;
+
+/// Record headers: names and values in order, kept as one text of `name: value` lines.
+///
+/// Neither can hold a line break: control characters are refused where attributes are parsed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers(String);
+
+impl Headers {
+    /// Adds a header. Line breaks and other control characters in the value become spaces.
+    pub fn push(&mut self, name: &str, value: &str) {
+        self.0.push_str(name);
+        self.0.push_str(": ");
+        if value.bytes().any(|byte| byte.is_ascii_control()) {
+            self.0.extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        } else {
+            self.0.push_str(value);
+        }
+        self.0.push('\n');
+    }
+
+    /// All headers in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.lines().filter_map(|line| line.split_once(": "))
+    }
+
+    /// The first value of a header.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find_map(|(this, value)| (this == name).then_some(value))
+    }
+
+    /// The stored form.
+    pub fn as_text(&self) -> &str {
+        &self.0
+    }
+
+    /// From the stored form.
+    pub fn from_text(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// An idempotency key with what it was used for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    /// Whose key it is: the tenant is the record's; this is the principal within it.
+    pub principal: String,
+    /// 1 to 255 visible ASCII characters.
+    pub key: String,
+    /// Of the body, so that the same key with another body can be refused.
+    pub fingerprint: Fingerprint,
+}
+
+/// One record to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where to.
+    pub topic: Topic,
+    /// What the partition is chosen by.
+    pub key: String,
+    /// Whose event it is.
+    pub tenant: TenantId,
+    /// UUID v7, made by the gateway; what it is found by.
+    pub event_id: Uuid,
+    /// When the gateway received it, in ms since 1970.
+    pub timestamp_ms: i64,
+    /// CloudEvents attributes and what else a reader needs.
+    pub headers: Headers,
+    /// The envelope.
+    pub value: Bytes,
+    /// The idempotency key, for a bus that keeps receipts.
+    pub once: Option<Once>,
+}
+
+/// What was answered to the first append with a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The event that was appended.
+    pub event_id: Uuid,
+    /// Where to.
+    pub topic: Topic,
+    /// Its partition's number.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: u64,
+}
+
+/// A record as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its topic.
+    pub topic: Topic,
+    /// Its partition's number.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: u64,
+    /// What the partition was chosen by.
+    pub key: String,
+    /// Whose event it is.
+    pub tenant: TenantId,
+    /// What it is found by.
+    pub event_id: Uuid,
+    /// When the gateway received it, in ms since 1970.
+    pub timestamp_ms: i64,
+    /// CloudEvents attributes and what else a reader needs.
+    pub headers: Headers,
+    /// The envelope.
+    pub value: Bytes,
+}

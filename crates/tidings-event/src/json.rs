@@ -1,0 +1,299 @@
+//! Strict JSON: what a body must be before anything reads it.
+//!
+//! One walk over a text checks that it is well-formed, at most [`MAX_DEPTH`] deep and free of duplicate
+//! members, and yields a [`Fingerprint`] of its *value*: spacing, member order and the spelling of
+//! numbers and escapes make no difference. Nothing is built in memory.
+
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+/// The deepest nesting of arrays and objects that is read.
+pub const MAX_DEPTH: usize = 64;
+
+/// Identifies a JSON value: equal values have equal fingerprints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub u128);
+
+impl Fingerprint {
+    /// The fingerprint of bytes that are not JSON.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(xxh3_128(bytes))
+    }
+
+    /// One fingerprint for several parts, each told apart from its neighbours.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hasher = Xxh3::new();
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Self(hasher.digest128())
+    }
+}
+
+/// Checks a whole JSON text. The error names the line and column and what is wrong there.
+pub fn check(text: &str) -> Result<Fingerprint, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let fingerprint = Value { depth: 0 }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(Fingerprint(fingerprint))
+}
+
+/// The walk: visits one value at a depth and gives its fingerprint.
+struct Value {
+    depth: usize,
+}
+
+/// What kind of value a fingerprint is of, so that `"1"`, `1`, `[1]` and `{"1":…}` differ.
+#[derive(Clone, Copy)]
+enum Kind {
+    Null,
+    Bool,
+    Integer,
+    Float,
+    Text,
+    Array,
+    Object,
+}
+
+fn digest(kind: Kind, bytes: &[u8]) -> u128 {
+    xxhash_rust::xxh3::xxh3_128_with_seed(bytes, kind as u64)
+}
+
+impl Value {
+    fn inner<E: serde::de::Error>(&self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Value {
+    type Value = u128;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u128, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Value {
+    type Value = u128;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<u128, E> {
+        Ok(digest(Kind::Null, &[]))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<u128, E> {
+        Ok(digest(Kind::Bool, &[u8::from(value)]))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<u128, E> {
+        Ok(digest(Kind::Integer, &i128::from(value).to_le_bytes()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<u128, E> {
+        Ok(digest(Kind::Integer, &i128::from(value).to_le_bytes()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<u128, E> {
+        // 1.0 and 1 are the same JSON number; beyond 2^53 a double no longer says which integer it was.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        if value.fract() == 0.0 && value.abs() < EXACT {
+            #[expect(clippy::cast_possible_truncation, reason = "an integer below 2^53 fits")]
+            let whole = value as i64;
+            return self.visit_i64(whole);
+        }
+        Ok(digest(Kind::Float, &value.to_bits().to_le_bytes()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<u128, E> {
+        Ok(digest(Kind::Text, value.as_bytes()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<u128, A::Error> {
+        let depth = self.inner::<A::Error>()?.depth;
+        let mut hasher = Xxh3::with_seed(Kind::Array as u64);
+        while let Some(item) = items.next_element_seed(Self { depth })? {
+            hasher.update(&item.to_le_bytes());
+        }
+        Ok(hasher.digest128())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<u128, A::Error> {
+        let depth = self.inner::<A::Error>()?.depth;
+        let mut seen: Vec<(u128, u128)> = Vec::new();
+        // Hashes of names stand in for the names, and sorting makes the order of members irrelevant.
+        while let Some(name) = members.next_key_seed(Name)? {
+            seen.push((name, members.next_value_seed(Self { depth })?));
+        }
+        seen.sort_unstable();
+        if seen.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(A::Error::custom("an object has two members of the same name"));
+        }
+        let mut hasher = Xxh3::with_seed(Kind::Object as u64);
+        for (name, value) in seen {
+            hasher.update(&name.to_le_bytes());
+            hasher.update(&value.to_le_bytes());
+        }
+        Ok(hasher.digest128())
+    }
+}
+
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = u128;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u128, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name {
+    type Value = u128;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a member name")
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<u128, E> {
+        Ok(digest(Kind::Text, value.as_bytes()))
+    }
+}
+
+/// A text that is known to be one valid JSON value, kept as it was sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RawJson(bytes::Bytes);
+
+impl RawJson {
+    /// Checks a text (see [`check`]) and keeps it, with its fingerprint.
+    pub fn parse(text: &str) -> Result<(Self, Fingerprint), serde_json::Error> {
+        let fingerprint = check(text)?;
+        Ok((Self(bytes::Bytes::copy_from_slice(text.trim().as_bytes())), fingerprint))
+    }
+
+    /// Takes a text that this program itself has written or has checked before.
+    pub fn trusted(text: impl Into<bytes::Bytes>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("checked JSON is UTF-8")
+    }
+
+    /// Length in bytes, as sent.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: the shortest JSON value has one byte.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the value is an object.
+    pub fn is_object(&self) -> bool {
+        self.0.first() == Some(&b'{')
+    }
+}
+
+impl fmt::Debug for RawJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for RawJson {
+    /// Takes the value as it stands, unchecked beyond being well-formed: for what we wrote ourselves.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+        Ok(Self(bytes::Bytes::from(String::from(Box::<str>::from(raw)))))
+    }
+}
+
+impl serde::Serialize for RawJson {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &serde_json::value::RawValue =
+            serde_json::from_str(self.as_str()).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn equal_values_have_equal_fingerprints() {
+        let same = |one: &str, other: &str| assert_eq!(check(one).unwrap(), check(other).unwrap(), "{one} {other}");
+        let differ = |one: &str, other: &str| assert_ne!(check(one).unwrap(), check(other).unwrap(), "{one} {other}");
+        same(r#"{"a":1,"b":[true,null]}"#, r#" { "b" : [ true , null ] , "a" : 1.0 } "#);
+        same(r#""\u00e9""#, "\"é\"");
+        same("100", "1e2");
+        differ("1", "\"1\"");
+        differ("[1]", "1");
+        differ("[1,2]", "[2,1]");
+        differ(r#"{"a":{"b":1}}"#, r#"{"b":{"a":1}}"#);
+        differ("[[],[]]", "[[]]");
+        differ("null", "false");
+        differ("0", "false");
+        differ("1.5", "1.25");
+    }
+
+    #[test]
+    fn bad_texts_are_refused() {
+        let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
+        for bad in ["", "{", r#"{"a":1,"a":2}"#, r#"[{"b":{"x":1,"x":1}}]"#, "01", "[1,]", "1 2", "NaN", &deep] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        assert!(check(&format!("{}1{}", "[".repeat(64), "]".repeat(64))).is_ok());
+        let bottomless = "[".repeat(1_000_000);
+        assert!(check(&bottomless).is_err());
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(|value| json!(value)),
+            any::<i32>().prop_map(|value| json!(value)),
+            any::<f32>().prop_filter("a fraction", |value| value.is_finite() && value.fract() != 0.0).prop_map(|value| json!(value)),
+            ".{0,8}".prop_map(|value| json!(value)),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(|items| json!(items)),
+                prop::collection::btree_map(".{0,4}", inner, 0..5).prop_map(|members| json!(members)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn spacing_never_matters(value in any_json()) {
+            let tight = serde_json::to_string(&value).unwrap();
+            let loose = serde_json::to_string_pretty(&value).unwrap();
+            prop_assert_eq!(check(&tight).unwrap(), check(&loose).unwrap());
+        }
+
+        #[test]
+        fn different_values_differ(one in any_json(), other in any_json()) {
+            let fingerprint = |value: &serde_json::Value| check(&value.to_string()).unwrap();
+            prop_assert_eq!(one == other, fingerprint(&one) == fingerprint(&other));
+        }
+    }
+}
