@@ -108,7 +108,7 @@ impl<'de> Visitor<'de> for Value {
         if value.fract() == 0.0 && value.abs() < EXACT {
             #[expect(clippy::cast_possible_truncation, reason = "an integer below 2^53 fits")]
             let whole = value as i64;
-            return self.visit_i64(whole);
+            return Ok(digest(Kind::Integer, &i128::from(whole).to_le_bytes()));
         }
         Ok(digest(Kind::Float, &value.to_bits().to_le_bytes()))
     }

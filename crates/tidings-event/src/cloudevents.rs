@@ -1,0 +1,337 @@
+//! CloudEvents 1.0 as it comes in: structured, batched and binary mode of the HTTP binding.
+//!
+//! Bytes in, [`Incoming`] out. Whether `type` fits our rule is not decided here: it is the way in's first step.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::event::is_json;
+use crate::json::{self, RawJson};
+use crate::{Attribute, Data};
+
+/// A CloudEvent as its producer sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Incoming {
+    /// `id`, required.
+    pub id: String,
+    /// `source`, required.
+    pub source: String,
+    /// `type`, required; not yet checked against our rule.
+    pub event_type: String,
+    /// `time`, RFC 3339.
+    pub time: Option<String>,
+    /// `subject`.
+    pub subject: Option<String>,
+    /// `dataschema`.
+    pub data_schema: Option<String>,
+    /// `datacontenttype`.
+    pub data_content_type: Option<String>,
+    /// `schemaversion`, our extension.
+    pub schema_version: Option<String>,
+    /// `traceparent` (distributed tracing extension).
+    pub traceparent: Option<String>,
+    /// The other extension attributes.
+    pub extensions: Vec<(String, Attribute)>,
+    /// What it carries.
+    pub data: Data,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self::None
+    }
+}
+
+/// Why bytes are not a CloudEvent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidCloudEvent {
+    /// The text is not strict JSON.
+    #[error("the body is not valid JSON: {0}")]
+    Json(String),
+    /// An attribute is missing or cannot be what it is. Its name comes first.
+    #[error("attribute '{0}' {1}")]
+    Attribute(String, String),
+    /// The body has not the form of its mode.
+    #[error("{0}")]
+    Form(&'static str),
+}
+
+/// The longest attribute name. CloudEvents recommends 20; more is accepted, but not without end.
+const MAX_NAME_LENGTH: usize = 64;
+/// The longest attribute value, in bytes.
+const MAX_VALUE_LENGTH: usize = 4_096;
+
+/// Structured mode: one event in the JSON format.
+pub fn structured(text: &str) -> Result<Incoming, InvalidCloudEvent> {
+    json::check(text).map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
+    from_checked(text)
+}
+
+/// Batched mode: an array of events. Each may be refused on its own.
+pub fn batch(text: &str) -> Result<Vec<Result<Incoming, InvalidCloudEvent>>, InvalidCloudEvent> {
+    json::check(text).map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
+    let items: Vec<&RawValue> = serde_json::from_str(text)
+        .map_err(|_| InvalidCloudEvent::Form("a CloudEvents batch is a JSON array of events"))?;
+    Ok(items.into_iter().map(|item| from_checked(item.get())).collect())
+}
+
+/// Binary mode: attributes from `ce-` headers (names without the prefix, values already percent-decoded).
+pub fn binary<'a>(
+    headers: impl Iterator<Item = (&'a str, String)>,
+    content_type: Option<&str>,
+    body: Bytes,
+) -> Result<Incoming, InvalidCloudEvent> {
+    let mut event = Incoming { data_content_type: content_type.map(str::to_owned), ..Incoming::default() };
+    let mut version = None;
+    for (name, value) in headers {
+        if name == "datacontenttype" {
+            return Err(invalid(name, "is the Content-Type header in binary mode"));
+        }
+        set(&mut event, &mut version, name, Attribute::Text(value))?;
+    }
+    event.data = data_of(&event, body)?;
+    finish(event, version.as_deref())
+}
+
+fn data_of(event: &Incoming, body: Bytes) -> Result<Data, InvalidCloudEvent> {
+    if body.is_empty() {
+        return Ok(Data::None);
+    }
+    let content_type = event.data_content_type.as_deref();
+    match std::str::from_utf8(&body) {
+        Ok(text) if is_json(content_type) => {
+            let parsed = RawJson::parse(text);
+            let (json, _) = parsed.map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
+            Ok(Data::Json(json))
+        }
+        Err(_) if is_json(content_type) => Err(InvalidCloudEvent::Json("it is not UTF-8".into())),
+        Ok(text) if content_type.is_some_and(|it| it.starts_with("text/")) => Ok(Data::Text(text.to_owned())),
+        _ => Ok(Data::Binary(body)),
+    }
+}
+
+/// The members of an event in the JSON format, in order. The text is strict JSON already.
+fn from_checked(text: &str) -> Result<Incoming, InvalidCloudEvent> {
+    let members: Members<'_> = serde_json::from_str(text)
+        .map_err(|_| InvalidCloudEvent::Form("a CloudEvent in the JSON format is a JSON object"))?;
+    let mut event = Incoming::default();
+    let (mut version, mut data, mut base64) = (None, None, None);
+    for (name, value) in members.0 {
+        match name.as_str() {
+            "data" => data = Some(value),
+            "data_base64" => base64 = Some(value),
+            _ if value.get() == "null" => {} // CloudEvents JSON format 3.1: the same as absent.
+            _ => {
+                let attribute = serde_json::from_str(value.get()).map_err(|_| {
+                    invalid(&name, "must be a string, a boolean or a whole number of 32 bits")
+                })?;
+                set(&mut event, &mut version, &name, attribute)?;
+            }
+        }
+    }
+    event.data = match (data, base64) {
+        (Some(_), Some(_)) => return Err(InvalidCloudEvent::Form("an event has either data or data_base64")),
+        (None, None) => Data::None,
+        (None, Some(value)) => {
+            let text: Option<String> = serde_json::from_str(value.get()).ok();
+            let bytes = text.and_then(|text| STANDARD.decode(text).ok());
+            Data::Binary(bytes.ok_or_else(|| invalid("data_base64", "is not Base64 text"))?.into())
+        }
+        (Some(value), None) if is_json(event.data_content_type.as_deref()) => {
+            Data::Json(RawJson::trusted(value.get().to_owned()))
+        }
+        (Some(value), None) => Data::Text(
+            serde_json::from_str(value.get())
+                .map_err(|_| invalid("data", "must be a string when datacontenttype is not JSON"))?,
+        ),
+    };
+    finish(event, version.as_deref())
+}
+
+/// Members of an object in the order given.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Walk;
+        impl<'de> serde::de::Visitor<'de> for Walk {
+            type Value = Vec<(String, &'de RawValue)>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Walk).map(Self)
+    }
+}
+
+fn invalid(name: &str, why: &str) -> InvalidCloudEvent {
+    InvalidCloudEvent::Attribute(crate::names::clipped(name), why.to_owned())
+}
+
+fn set(
+    event: &mut Incoming,
+    version: &mut Option<String>,
+    name: &str,
+    value: Attribute,
+) -> Result<(), InvalidCloudEvent> {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if name.is_empty() || name.len() > MAX_NAME_LENGTH || !name.bytes().all(legal) {
+        return Err(invalid(name, "has a name that is not 1 to 64 lower-case letters and digits"));
+    }
+    if let Attribute::Text(text) = &value {
+        if text.len() > MAX_VALUE_LENGTH {
+            return Err(invalid(name, "is longer than 4096 bytes"));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(invalid(name, "contains a control character"));
+        }
+    }
+    let slot = match name {
+        "id" => return text_into(name, value, |text| event.id = text),
+        "source" => return text_into(name, value, |text| event.source = text),
+        "type" => return text_into(name, value, |text| event.event_type = text),
+        "specversion" => version,
+        "time" => &mut event.time,
+        "subject" => &mut event.subject,
+        "dataschema" => &mut event.data_schema,
+        "datacontenttype" => &mut event.data_content_type,
+        "schemaversion" => &mut event.schema_version,
+        "traceparent" => &mut event.traceparent,
+        "tenantid" => return Ok(()), // Always from the credential.
+        "data" => return Err(invalid(name, "is reserved for the payload")),
+        _ => {
+            event.extensions.push((name.to_owned(), value));
+            return Ok(());
+        }
+    };
+    text_into(name, value, |text| *slot = Some(text))
+}
+
+fn text_into(name: &str, value: Attribute, put: impl FnOnce(String)) -> Result<(), InvalidCloudEvent> {
+    match value {
+        Attribute::Text(text) if !text.is_empty() => {
+            put(text);
+            Ok(())
+        }
+        _ => Err(invalid(name, "must be a non-empty string")),
+    }
+}
+
+fn finish(event: Incoming, version: Option<&str>) -> Result<Incoming, InvalidCloudEvent> {
+    match version {
+        Some("1.0") => {}
+        Some(_) => return Err(invalid("specversion", "must be 1.0")),
+        None => return Err(invalid("specversion", "is missing")),
+    }
+    for (name, value) in [("id", &event.id), ("source", &event.source), ("type", &event.event_type)] {
+        if value.is_empty() {
+            return Err(invalid(name, "is missing"));
+        }
+    }
+    if event.time.as_deref().is_some_and(|time| time.parse::<jiff::Timestamp>().is_err()) {
+        return Err(invalid("time", "is not an RFC 3339 time, as in 2026-01-31T12:00:00Z"));
+    }
+    Ok(event)
+}
+
+/// Decodes the percent-encoding of a binary-mode header value (HTTP binding 3.1.3.2).
+pub fn percent_decoded(value: &[u8]) -> Option<String> {
+    let hex = |byte: u8| (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.iter().copied();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            bytes.push(hex(rest.next()?)? << 4 | hex(rest.next()?)?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINIMAL: &str = r#""specversion":"1.0","id":"1","source":"/s","type":"a.b""#;
+
+    fn refused(members: &str) -> String {
+        structured(&format!("{{{members}}}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn attributes_keep_their_types() {
+        let event = structured(&format!(
+            r#"{{{MINIMAL},"n":5,"b":true,"t":"x","gone":null,"tenantid":"evil","data":{{"a":1}}}}"#
+        ))
+        .unwrap();
+        let expected: Vec<(String, Attribute)> = vec![
+            ("n".into(), Attribute::Integer(5)),
+            ("b".into(), Attribute::Boolean(true)),
+            ("t".into(), Attribute::Text("x".into())),
+        ];
+        assert_eq!(event.extensions, expected);
+        assert_eq!(event.data.as_bytes(), br#"{"a":1}"#);
+    }
+
+    #[test]
+    fn what_is_not_a_cloudevent_is_refused_by_name() {
+        for (members, name) in [
+            (r#""id":"1","source":"/s","type":"a.b""#, "specversion"),
+            (r#""specversion":"0.3","id":"1","source":"/s","type":"a.b""#, "specversion"),
+            (r#""specversion":"1.0","id":"","source":"/s","type":"a.b""#, "id"),
+            (r#""specversion":"1.0","id":1,"source":"/s","type":"a.b""#, "id"),
+            (&format!(r#"{MINIMAL},"Big":"x""#), "Big"),
+            (&format!(r#"{MINIMAL},"x":{{}}"#), "x"),
+            (&format!(r#"{MINIMAL},"x":5000000000"#), "x"),
+            (&format!(r#"{MINIMAL},"x":"a\nb""#), "x"),
+            (&format!(r#"{MINIMAL},"time":"yesterday""#), "time"),
+            (&format!(r#"{MINIMAL},"data_base64":"%%""#), "data_base64"),
+        ] {
+            let sentence = refused(members);
+            assert!(sentence.contains(&format!("'{name}'")), "{members}: {sentence}");
+        }
+        assert!(refused(&format!(r#"{MINIMAL},"data":1,"data_base64":"AA==""#)).contains("either"));
+        assert!(matches!(structured("[]"), Err(InvalidCloudEvent::Form(_))));
+    }
+
+    #[test]
+    fn binary_mode_takes_any_data() {
+        let headers = || {
+            [("specversion", "1.0"), ("id", "1"), ("source", "/s"), ("type", "a.b")]
+                .into_iter()
+                .map(|(name, value)| (name, value.to_owned()))
+        };
+        let of = |content_type, body: &'static [u8]| binary(headers(), content_type, body.into()).map(|event| event.data);
+        assert_eq!(of(Some("text/plain"), b"hi"), Ok(Data::Text("hi".into())));
+        assert_eq!(of(Some("image/png"), b"\xff"), Ok(Data::Binary(Bytes::from_static(b"\xff"))));
+        assert!(matches!(of(Some("application/json"), b"{\"a\":1}"), Ok(Data::Json(_))));
+        assert!(of(Some("application/json"), b"{").is_err());
+        assert_eq!(of(None, b""), Ok(Data::None));
+    }
+
+    #[test]
+    fn percent_encoding_is_undone() {
+        assert_eq!(percent_decoded(b"Euro%20%E2%82%AC").as_deref(), Some("Euro €"));
+        assert_eq!(percent_decoded(b"%F"), None);
+        assert_eq!(percent_decoded(b"%ff"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,200}") {
+            let _ = structured(&text);
+            let _ = batch(&text);
+            let _ = percent_decoded(text.as_bytes());
+        }
+    }
+}
