@@ -113,11 +113,11 @@ fn data_of(event: &Incoming, body: Bytes) -> Result<Data, InvalidCloudEvent> {
 
 /// The members of an event in the JSON format, in order. The text is strict JSON already.
 fn from_checked(text: &str) -> Result<Incoming, InvalidCloudEvent> {
-    let members: Members<'_> = serde_json::from_str(text)
+    let members = json::members(text)
         .map_err(|_| InvalidCloudEvent::Form("a CloudEvent in the JSON format is a JSON object"))?;
     let mut event = Incoming::default();
     let (mut version, mut data, mut base64) = (None, None, None);
-    for (name, value) in members.0 {
+    for (name, value) in members {
         match name.as_str() {
             "data" => data = Some(value),
             "data_base64" => base64 = Some(value),
@@ -147,29 +147,6 @@ fn from_checked(text: &str) -> Result<Incoming, InvalidCloudEvent> {
         ),
     };
     finish(event, version.as_deref())
-}
-
-/// Members of an object in the order given.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Walk;
-        impl<'de> serde::de::Visitor<'de> for Walk {
-            type Value = Vec<(String, &'de RawValue)>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(members)
-            }
-        }
-        deserializer.deserialize_map(Walk).map(Self)
-    }
 }
 
 fn invalid(name: &str, why: &str) -> InvalidCloudEvent {

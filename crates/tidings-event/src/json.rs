@@ -7,6 +7,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// The deepest nesting of arrays and objects that is read.
@@ -33,12 +34,47 @@ impl Fingerprint {
     }
 }
 
+/// The most members that [`members`] reads.
+const MAX_MEMBERS: usize = 256;
+
 /// Checks a whole JSON text. The error names the line and column and what is wrong there.
 pub fn check(text: &str) -> Result<Fingerprint, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let fingerprint = Value { depth: 0 }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(Fingerprint(fingerprint))
+}
+
+/// The members of an object in the order given, each value as its text. Duplicates are refused.
+pub fn members(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let members = deserializer.deserialize_map(Members)?;
+    deserializer.end()?;
+    Ok(members)
+}
+
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members: Self::Value = Vec::new();
+        while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+            if members.len() == MAX_MEMBERS {
+                return Err(A::Error::custom(format_args!("more than {MAX_MEMBERS} members")));
+            }
+            if members.iter().any(|(other, _)| *other == name) {
+                return Err(A::Error::custom(format_args!("two members are called {name:?}")));
+            }
+            members.push((name, value));
+        }
+        Ok(members)
+    }
 }
 
 /// The walk: visits one value at a depth and gives its fingerprint.
@@ -219,14 +255,14 @@ impl fmt::Debug for RawJson {
 impl<'de> Deserialize<'de> for RawJson {
     /// Takes the value as it stands, unchecked beyond being well-formed: for what we wrote ourselves.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
         Ok(Self(bytes::Bytes::from(String::from(Box::<str>::from(raw)))))
     }
 }
 
 impl serde::Serialize for RawJson {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &serde_json::value::RawValue =
+        let raw: &RawValue =
             serde_json::from_str(self.as_str()).map_err(serde::ser::Error::custom)?;
         raw.serialize(serializer)
     }

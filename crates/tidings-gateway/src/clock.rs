@@ -1,0 +1,50 @@
+//! Time and ids: the one place that asks for them. Everything else is told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use uuid::{NoContext, Timestamp, Uuid};
+
+/// The system's clock, or one that a test moves.
+#[derive(Debug, Clone, Default)]
+pub struct Clock(Option<Arc<AtomicI64>>);
+
+impl Clock {
+    /// The system's.
+    pub fn system() -> Self {
+        Self(None)
+    }
+
+    /// One that stands still until it is [`set`](Self::set).
+    pub fn manual(now_ms: i64) -> Self {
+        Self(Some(Arc::new(AtomicI64::new(now_ms))))
+    }
+
+    /// Moves a manual clock; the system's clock stays as it is.
+    pub fn set(&self, now_ms: i64) {
+        if let Some(clock) = &self.0 {
+            clock.store(now_ms, Ordering::SeqCst);
+        }
+    }
+
+    /// Milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
+        match &self.0 {
+            Some(clock) => clock.load(Ordering::SeqCst),
+            None => jiff::Timestamp::now().as_millisecond(),
+        }
+    }
+
+    /// A UUID v7: ordered within this process on the system's clock.
+    pub fn new_id(&self) -> Uuid {
+        match &self.0 {
+            None => Uuid::now_v7(),
+            Some(_) => {
+                let ms = u64::try_from(self.now_ms()).unwrap_or_default();
+                #[expect(clippy::cast_possible_truncation, reason = "below 10^9 by the remainder")]
+                let nanos = (ms % 1_000 * 1_000_000) as u32;
+                Uuid::new_v7(Timestamp::from_unix(NoContext, ms / 1_000, nanos))
+            }
+        }
+    }
+}

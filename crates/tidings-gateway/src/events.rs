@@ -1,0 +1,255 @@
+//! Reading back: one event, a list, a stream. A caller sees its own tenant's events only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::Stream;
+use tidings_bus::{Bus, Partition, Read, ReadError, Stored, partition_of};
+use tidings_event::{Code, Event, TenantId, Topic, TypePattern};
+use uuid::Uuid;
+
+use crate::access::{Caller, Principal, Scope};
+use crate::envelope;
+use crate::publish::refusal::{Refusal, Rule};
+
+/// The most events that a page holds.
+pub const MAX_PAGE: usize = 1_000;
+/// The most records of a topic that one page looks at, so that it costs the same however rare its matches are.
+const MAX_SCAN: usize = 10_000;
+/// Most bytes of a cursor that are read.
+const MAX_CURSOR: usize = 16_384;
+
+/// An event with its place in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// The event.
+    pub event: Event,
+    /// Its topic.
+    pub topic: Topic,
+    /// Its partition's number.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: u64,
+}
+
+/// Which events are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// Of these types.
+    pub types: Option<TypePattern>,
+    /// In this topic.
+    pub topic: Option<Topic>,
+    /// Received at or after, in ms since 1970.
+    pub since_ms: Option<i64>,
+    /// Received before, in ms since 1970.
+    pub until_ms: Option<i64>,
+    /// At most so many, 1 to [`MAX_PAGE`].
+    pub limit: usize,
+    /// Where the page before ended.
+    pub cursor: Option<Cursor>,
+}
+
+/// A place in a tenant's events: for each topic, the offset to read next. Opaque on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cursor(BTreeMap<String, u64>);
+
+impl Cursor {
+    /// The wire form.
+    pub fn encode(&self) -> String {
+        let text: Vec<String> = self.0.iter().map(|(topic, offset)| format!("{topic}:{offset}")).collect();
+        URL_SAFE_NO_PAD.encode(text.join(","))
+    }
+
+    /// From the wire form.
+    pub fn decode(text: &str) -> Option<Self> {
+        let bytes = (text.len() <= MAX_CURSOR).then(|| URL_SAFE_NO_PAD.decode(text).ok())??;
+        let text = String::from_utf8(bytes).ok()?;
+        let pair = |pair: &str| {
+            let (topic, offset) = pair.split_once(':')?;
+            Some((topic.parse::<Topic>().ok()?.as_str().to_owned(), offset.parse().ok()?))
+        };
+        text.split(',').filter(|part| !part.is_empty()).map(pair).collect::<Option<_>>().map(Self)
+    }
+}
+
+/// A stretch of a tenant's events, oldest first.
+#[derive(Debug, Clone)]
+pub struct List {
+    /// The events.
+    pub items: Vec<Placed>,
+    /// Where to go on; `None` when the end of the log was reached.
+    pub next: Option<Cursor>,
+}
+
+/// The room.
+#[derive(Clone)]
+pub struct Events {
+    bus: Arc<dyn Bus>,
+}
+
+impl Events {
+    /// Over a bus.
+    pub fn new(bus: Arc<dyn Bus>) -> Self {
+        Self { bus }
+    }
+
+    /// One event of the caller's tenant. A foreign or unknown id is not found, alike.
+    pub async fn get(&self, caller: &Caller, event_id: Uuid) -> Result<Placed, Refusal> {
+        let tenant = reader(caller)?;
+        let found = self.bus.find(tenant, event_id).await.map_err(unreadable)?;
+        found.map_or_else(|| Err(Refusal::not_found("event")), placed)
+    }
+
+    /// A page of the caller's tenant's events, oldest first.
+    pub async fn list(&self, caller: &Caller, query: &Query) -> Result<List, Refusal> {
+        let tenant = reader(caller)?;
+        let mut cursor = query.cursor.clone().unwrap_or_default();
+        let page = self.page(&tenant, query, &mut cursor).await?;
+        Ok(List { items: page.items, next: page.more.then_some(cursor) })
+    }
+
+    /// The caller's tenant's events as they come, from a cursor or from now on.
+    pub async fn stream(
+        &self,
+        caller: &Caller,
+        types: Option<TypePattern>,
+        after: Option<Cursor>,
+    ) -> Result<impl Stream<Item = Result<(Cursor, Placed), Refusal>> + use<>, Refusal> {
+        let tenant = reader(caller)?;
+        let cursor = match after {
+            Some(cursor) => cursor,
+            None => self.end(&tenant).await?,
+        };
+        let query = Query { types, limit: 100, ..Query::default() };
+        let tail = self.bus.tail();
+        let state = (self.clone(), tenant, query, cursor, tail, Vec::new().into_iter());
+        Ok(futures_util::stream::unfold(state, async |(room, tenant, query, mut cursor, mut tail, mut ready)| {
+            loop {
+                if let Some((cursor_after, event)) = ready.next() {
+                    let item = Ok((cursor_after, event));
+                    return Some((item, (room, tenant, query, cursor, tail, ready)));
+                }
+                tail.mark_unchanged();
+                let before = cursor.clone();
+                let page = match room.page(&tenant, &query, &mut cursor).await {
+                    Ok(page) => page,
+                    Err(refusal) => return Some((Err(refusal), (room, tenant, query, cursor, tail, ready))),
+                };
+                if page.items.is_empty() && !page.more {
+                    // The bus is gone when its tail is: the stream ends.
+                    tail.changed().await.ok()?;
+                }
+                ready = with_cursors(before, page.items).into_iter();
+            }
+        }))
+    }
+
+    /// The cursor behind everything there is.
+    async fn end(&self, tenant: &TenantId) -> Result<Cursor, Refusal> {
+        let mut cursor = Cursor::default();
+        for partition in self.partitions(tenant, None).await? {
+            let bounds = self.bus.bounds(partition.clone()).await.map_err(unreadable)?;
+            cursor.0.insert(partition.topic.as_str().to_owned(), bounds.end);
+        }
+        Ok(cursor)
+    }
+
+    /// A tenant's one partition in each topic: its id is the key of all its events.
+    async fn partitions(&self, tenant: &TenantId, only: Option<&Topic>) -> Result<Vec<Partition>, Refusal> {
+        let topics = self.bus.topics().await.map_err(unreadable)?;
+        let wanted = topics.into_iter().filter(|(topic, _)| only.is_none_or(|only| only == topic));
+        let key = tenant.as_str().as_bytes();
+        Ok(wanted.map(|(topic, count)| Partition { number: partition_of(key, count), topic }).collect())
+    }
+
+    async fn page(&self, tenant: &TenantId, query: &Query, cursor: &mut Cursor) -> Result<PageOf, Refusal> {
+        let mut found: Vec<Stored> = Vec::new();
+        let mut more = false;
+        let mut nexts = BTreeMap::new();
+        for partition in self.partitions(tenant, query.topic.as_ref()).await? {
+            let name = partition.topic.as_str().to_owned();
+            let from = match (cursor.0.get(&name), query.since_ms) {
+                (Some(offset), _) => *offset,
+                (None, Some(since)) => {
+                    self.bus.offset_at(partition.clone(), since).await.map_err(unreadable)?
+                }
+                (None, None) => 0,
+            };
+            let read = Read { from, tenant: Some(tenant.clone()), limit: query.limit + 1, scan: MAX_SCAN };
+            let page = self.bus.read(partition.clone(), read).await.map_err(unreadable)?;
+            let end = self.bus.bounds(partition).await.map_err(unreadable)?.end;
+            more |= page.next < end;
+            nexts.insert(name, page.next);
+            found.extend(page.records);
+        }
+        found.sort_by(|one, other| (one.timestamp_ms, &one.topic, one.offset).cmp(&(other.timestamp_ms, &other.topic, other.offset)));
+        let mut items = Vec::new();
+        for record in found {
+            let past = query.until_ms.is_some_and(|until| record.timestamp_ms >= until);
+            if items.len() == query.limit || past {
+                // Not taken: the next page begins at the first of each topic that was left.
+                let next = nexts.entry(record.topic.as_str().to_owned()).or_default();
+                *next = (*next).min(record.offset);
+                more |= !past;
+                continue;
+            }
+            let item = placed(record)?;
+            if wanted(&item.event, query) {
+                items.push(item);
+            }
+        }
+        cursor.0.extend(nexts);
+        Ok(PageOf { items, more })
+    }
+}
+
+struct PageOf {
+    items: Vec<Placed>,
+    more: bool,
+}
+
+fn wanted(event: &Event, query: &Query) -> bool {
+    query.types.as_ref().is_none_or(|pattern| pattern.matches(&event.event_type))
+        && query.since_ms.is_none_or(|since| event.received_at_ms >= since)
+}
+
+/// Each event with the cursor behind it.
+fn with_cursors(mut cursor: Cursor, items: Vec<Placed>) -> Vec<(Cursor, Placed)> {
+    let mut step = |item: Placed| {
+        cursor.0.insert(item.topic.as_str().to_owned(), item.offset + 1);
+        (cursor.clone(), item)
+    };
+    items.into_iter().map(&mut step).collect()
+}
+
+/// The tenant whose events the caller may read.
+fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
+    if let Principal::ApiKey { scopes, .. } = caller.principal() {
+        if !scopes.contains(&Scope::ReadEvents) {
+            return Err(Refusal::forbidden(format!(
+                "{} may not read events; it lacks the scope events:read.",
+                caller.describe()
+            )));
+        }
+    }
+    caller.tenant().cloned().ok_or_else(|| {
+        Refusal::forbidden("An operator has no tenant, and so no events; use a token of the tenant.")
+    })
+}
+
+fn placed(record: Stored) -> Result<Placed, Refusal> {
+    let event = envelope::read(&record).map_err(|error| Refusal::fault("Reading an event", &error))?;
+    Ok(Placed { event, topic: record.topic, partition: record.partition, offset: record.offset })
+}
+
+fn unreadable(error: ReadError) -> Refusal {
+    match error {
+        ReadError::Corrupt(_) => Refusal::fault("Reading the log", &error),
+        ReadError::Unavailable(_) => {
+            tracing::warn!(%error, "the log could not be read");
+            Refusal::new(Code::BrokerUnavailable, Rule::Append, "The bus cannot be read now; retry shortly.")
+                .retry_after(std::time::Duration::from_secs(1))
+        }
+    }
+}

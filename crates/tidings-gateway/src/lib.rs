@@ -1,0 +1,131 @@
+#![doc = include_str!("../README.md")]
+
+pub mod access;
+pub mod api_keys;
+pub mod clock;
+pub mod envelope;
+pub mod events;
+pub mod kernel_namespaces;
+pub mod manifests;
+pub mod publish;
+pub mod rulebook;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidings_bus::{Bus, Health};
+use tidings_store::Store;
+
+use access::Access;
+use api_keys::ApiKeys;
+use clock::Clock;
+use events::Events;
+use manifests::Manifests;
+use publish::command::Command;
+use publish::refusal::Refusal;
+use publish::{Explanation, Line, Published};
+use rulebook::{Route, Rulebook, Shelf};
+
+/// The house: one handle for each room, and the line.
+pub struct Gateway {
+    /// Who is calling.
+    pub access: Arc<Access>,
+    /// Reading back.
+    pub events: Events,
+    /// What modules declare.
+    pub manifests: Manifests,
+    /// Keys for servers.
+    pub api_keys: ApiKeys,
+    /// Time and ids.
+    pub clock: Clock,
+    line: Arc<Line>,
+    bus: Arc<dyn Bus>,
+    store: Store,
+}
+
+/// Whether the parts can do their work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// Of the bus.
+    pub bus: Health,
+    /// Of the store: what is wrong with it, if anything.
+    pub store: Option<String>,
+}
+
+impl Readiness {
+    /// Whether anything useful can be done.
+    pub fn is_ready(&self) -> bool {
+        self.store.is_none() && !matches!(self.bus, Health::Poisoned(_))
+    }
+}
+
+impl Gateway {
+    /// Opens every room. New topics of the bus get `partitions` partitions.
+    pub async fn open(
+        bus: Arc<dyn Bus>,
+        partitions: u32,
+        store: Store,
+        access: Arc<Access>,
+        routes: Vec<Route>,
+        clock: Clock,
+    ) -> Result<Self, Refusal> {
+        let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
+        let line = Arc::new(Line::new(bus.clone(), shelf.clone(), clock.clone(), partitions));
+        let manifests = Manifests::open(store.clone(), shelf, line.clone(), clock.clone()).await?;
+        let api_keys = ApiKeys::open(store.clone(), access.clone(), clock.clone()).await?;
+        let events = Events::new(bus.clone());
+        Ok(Self { access, events, manifests, api_keys, clock, line, bus, store })
+    }
+
+    /// Publishes 1 to 1,000 events, and writes the one wide log line of it.
+    pub async fn publish(&self, command: Command) -> Result<Vec<Published>, Refusal> {
+        let begun = Instant::now();
+        let caller = command.caller.clone();
+        let trace = command.traceparent.clone();
+        let outcome = self.line.publish(command).await;
+        let tenant = caller.tenant().map_or("", |tenant| tenant.as_str());
+        let trace_id = trace.as_deref().map_or("", tidings_event::event::trace_id);
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match &outcome {
+            Ok(published) => {
+                let first = &published[0];
+                tracing::info!(
+                    tenant,
+                    principal = caller.receipt_scope(),
+                    event_type = first.event_type.as_str(),
+                    event_id = %first.event_id,
+                    topic = first.topic.as_str(),
+                    partition = first.partition,
+                    offset = first.offset,
+                    duplicate = first.duplicate,
+                    events = published.len(),
+                    micros,
+                    trace_id,
+                    "published"
+                );
+            }
+            Err(refusal) => tracing::info!(
+                tenant,
+                principal = caller.receipt_scope(),
+                code = refusal.code.as_str(),
+                step = refusal.rule.as_str(),
+                detail = refusal.detail,
+                micros,
+                trace_id,
+                "refused"
+            ),
+        }
+        outcome
+    }
+
+    /// What a publish would do. Appends nothing.
+    pub fn explain(&self, command: Command) -> Explanation {
+        self.line.explain(command)
+    }
+
+    /// Whether the parts can do their work.
+    pub async fn readiness(&self) -> Readiness {
+        let store = self.store.health().await.err();
+        Readiness { bus: self.bus.health(), store: store.map(|error| error.to_string()) }
+    }
+}

@@ -1,0 +1,171 @@
+//! The first two steps: what the event is called, and whether this caller may publish it. Pure.
+
+use tidings_event::{Code, EventType, Service, TenantId};
+
+use super::Trail;
+use super::command::{Command, Draft};
+use super::refusal::{Refusal, Rule};
+use crate::access::{Caller, Principal, Scope};
+use crate::kernel_namespaces::owner_of;
+use crate::rulebook::Rulebook;
+
+/// An event whose type is known to be one.
+pub(super) struct Shaped {
+    pub(super) event_type: EventType,
+    pub(super) draft: Draft,
+}
+
+/// Events with their types, of which each may have been refused already.
+pub struct ShapedCommand {
+    pub(super) entries: Vec<Result<Shaped, Refusal>>,
+    pub(super) caller: Caller,
+    pub(super) traceparent: Option<String>,
+    pub(super) alone: bool,
+}
+
+/// Events that the caller may publish, for its tenant.
+pub struct Authorised {
+    pub(super) entries: Vec<Result<Shaped, Refusal>>,
+    pub(super) caller: Caller,
+    pub(super) tenant: TenantId,
+    pub(super) traceparent: Option<String>,
+    pub(super) alone: bool,
+}
+
+/// Reads each event's type.
+pub fn shape(command: Command, trail: &mut Trail) -> ShapedCommand {
+    let entries = command.drafts.into_iter().map(|draft| {
+        let draft = draft?;
+        let event_type: EventType = draft.event_type.parse().map_err(|error| {
+            Refusal::shape(Code::InvalidEventType, "type", format!("{error}."))
+        })?;
+        trail.pass(Rule::Shape, || format!("'{event_type}' is an event type."));
+        Ok(Shaped { event_type, draft })
+    });
+    ShapedCommand {
+        entries: entries.collect(),
+        caller: command.caller,
+        traceparent: command.traceparent,
+        alone: command.alone,
+    }
+}
+
+/// Asks of each event whether the caller may publish it.
+pub fn authorise(shaped: ShapedCommand, rulebook: &Rulebook, trail: &mut Trail) -> Result<Authorised, Refusal> {
+    let ShapedCommand { entries, caller, traceparent, alone } = shaped;
+    let allowed = |entry: Result<Shaped, Refusal>| {
+        let entry = entry?;
+        kernel_namespace(&caller, &entry.event_type, trail)?;
+        declared(&caller, &entry.event_type, rulebook, trail)?;
+        Ok(entry)
+    };
+    let entries: Vec<Result<Shaped, Refusal>> = entries.into_iter().map(allowed).collect();
+    match caller.tenant().cloned() {
+        Some(tenant) => Ok(Authorised { entries, caller, tenant, traceparent, alone }),
+        // Nothing without a tenant passes `declared`, so there is a refusal to answer with.
+        None => Err(whole(entries, alone).err().unwrap_or_else(|| may_publish_nothing(&caller))),
+    }
+}
+
+/// All of a batch, or one refusal for it.
+pub(super) fn whole<T>(entries: Vec<Result<T, Refusal>>, alone: bool) -> Result<Vec<T>, Refusal> {
+    let mut good = Vec::with_capacity(entries.len());
+    let mut refusals = Vec::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        match entry {
+            Ok(entry) => good.push(entry),
+            Err(refusal) => refusals.push((index, refusal)),
+        }
+    }
+    Refusal::of_batch(refusals, alone).map_or(Ok(good), Err)
+}
+
+fn kernel_namespace(caller: &Caller, event_type: &EventType, trail: &mut Trail) -> Result<(), Refusal> {
+    let Some(owner) = owner_of(event_type) else {
+        trail.pass(Rule::KernelNamespace, || format!("'{event_type}' is not a kernel event."));
+        return Ok(());
+    };
+    if *caller.principal() == Principal::Service(owner) {
+        trail.pass(Rule::KernelNamespace, || format!("'{event_type}' belongs to service '{owner}'."));
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::KernelEventPublishForbidden,
+        Rule::KernelNamespace,
+        format!("{} is not permitted to publish kernel event '{event_type}'.", caller.describe()),
+    )
+    .field("type"))
+}
+
+fn declared(
+    caller: &Caller,
+    event_type: &EventType,
+    rulebook: &Rulebook,
+    trail: &mut Trail,
+) -> Result<(), Refusal> {
+    let rule = match caller.principal() {
+        Principal::Module(module) => {
+            by_manifest(caller, module, event_type, rulebook)?;
+            format!("The manifest of module '{module}' declares '{event_type}'.")
+        }
+        Principal::Service(service) if owner_of(event_type) == Some(*service) => {
+            format!("Service '{service}' publishes its own namespace.")
+        }
+        Principal::Service(service) => return Err(only_its_own(*service, event_type)),
+        Principal::ApiKey { module, scopes, .. } => {
+            let granted = scopes.iter().find_map(|scope| match scope {
+                Scope::Publish(pattern) if pattern.matches(event_type) => Some(pattern),
+                _ => None,
+            });
+            let Some(pattern) = granted else {
+                return Err(forbidden(format!(
+                    "{} is not permitted to publish '{event_type}'; none of its scopes covers it.",
+                    caller.describe()
+                )));
+            };
+            if let Some(module) = module {
+                by_manifest(caller, module, event_type, rulebook)?;
+            }
+            format!("The key's scope publish:{pattern} covers '{event_type}'.")
+        }
+        Principal::User(_) | Principal::Operator(_) => return Err(may_publish_nothing(caller)),
+    };
+    trail.pass(Rule::Manifest, || rule);
+    Ok(())
+}
+
+fn by_manifest(
+    caller: &Caller,
+    module: &tidings_event::ModuleId,
+    event_type: &EventType,
+    rulebook: &Rulebook,
+) -> Result<(), Refusal> {
+    let why = match rulebook.manifest(module) {
+        None => format!("module '{module}' has no manifest"),
+        Some(manifest) if manifest.publishes.is_empty() => {
+            format!("the manifest of module '{module}' has no events.publishes")
+        }
+        Some(manifest) if manifest.publishes.contains(event_type) => return Ok(()),
+        Some(_) => format!("it is not in events.publishes of the manifest of module '{module}'"),
+    };
+    Err(forbidden(format!("{} is not permitted to publish '{event_type}': {why}.", caller.describe())))
+}
+
+fn only_its_own(service: Service, event_type: &EventType) -> Refusal {
+    forbidden(format!(
+        "Service '{service}' is not permitted to publish '{event_type}'; a kernel service publishes \
+         its own namespace only."
+    ))
+}
+
+fn may_publish_nothing(caller: &Caller) -> Refusal {
+    forbidden(format!(
+        "{} is not permitted to publish events; use the token of a module, or an API key with a \
+         publish scope.",
+        caller.describe()
+    ))
+}
+
+fn forbidden(detail: String) -> Refusal {
+    Refusal::new(Code::EventPublishForbidden, Rule::Manifest, detail).field("type")
+}

@@ -1,0 +1,93 @@
+//! What a surface asks for: one to a thousand events of one caller.
+
+use tidings_event::cloudevents::Incoming;
+use tidings_event::json::Fingerprint;
+use tidings_event::{Attribute, Data};
+
+use super::refusal::Refusal;
+use crate::access::Caller;
+
+/// A publish, whatever surface it came by. A single publish is a batch of one.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// Who asks. Only `access` can make one, so nothing unauthenticated gets here.
+    pub caller: Caller,
+    /// What is to be published; where a body could not be read as an event, why.
+    pub drafts: Vec<Result<Draft, Refusal>>,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// Whether the answer is about one event, not about a list.
+    pub alone: bool,
+}
+
+/// One event as its producer wrote it, well-formed but not yet checked.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// `type`.
+    pub event_type: String,
+    /// `schemaVersion`, if given.
+    pub schema_version: Option<String>,
+    /// `data`.
+    pub data: Data,
+    /// Of the data.
+    pub fingerprint: Fingerprint,
+    /// The producer's idempotency key, if given.
+    pub idempotency_key: Option<String>,
+    /// What a CloudEvent has beyond that.
+    pub cloud: Option<Box<CloudAttributes>>,
+}
+
+/// The attributes of a CloudEvent that are kept as the producer set them.
+#[derive(Debug, Clone)]
+pub struct CloudAttributes {
+    /// `id`.
+    pub id: String,
+    /// `source`.
+    pub source: String,
+    /// `time`.
+    pub time: Option<String>,
+    /// `subject`.
+    pub subject: Option<String>,
+    /// `dataschema`.
+    pub data_schema: Option<String>,
+    /// `datacontenttype`.
+    pub data_content_type: Option<String>,
+    /// `traceparent` of the event itself.
+    pub traceparent: Option<String>,
+    /// All others.
+    pub extensions: Vec<(String, Attribute)>,
+}
+
+impl From<Incoming> for Draft {
+    fn from(event: Incoming) -> Self {
+        let fingerprint = match &event.data {
+            Data::Json(json) => {
+                tidings_event::json::check(json.as_str()).expect("a decoded event holds valid JSON")
+            }
+            other => Fingerprint::of_bytes(other.as_bytes()),
+        };
+        let mut parts: Vec<String> = vec![format!("{:032x}", fingerprint.0)];
+        let known = [&event.time, &event.subject, &event.data_schema, &event.data_content_type];
+        parts.extend(known.into_iter().map(|part| part.clone().unwrap_or_default()));
+        let mut extensions: Vec<_> = event.extensions.iter().collect();
+        extensions.sort_by(|one, other| one.0.cmp(&other.0));
+        parts.extend(extensions.into_iter().flat_map(|(name, value)| [name.clone(), value.to_string()]));
+        Self {
+            event_type: event.event_type,
+            schema_version: event.schema_version,
+            data: event.data,
+            fingerprint: Fingerprint::of_parts(parts.iter().map(String::as_bytes)),
+            idempotency_key: None,
+            cloud: Some(Box::new(CloudAttributes {
+                id: event.id,
+                source: event.source,
+                time: event.time,
+                subject: event.subject,
+                data_schema: event.data_schema,
+                data_content_type: event.data_content_type,
+                traceparent: event.traceparent,
+                extensions: event.extensions,
+            })),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What a caller did or met instead of success, without HTTP and without any library's types.
+
+use std::time::Duration;
+
+use tidings_event::Code;
+
+/// The rules in the order in which they are asked (publish.md, "Rules, in this order").
+///
+/// With several faults in one request the smallest answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// Who is calling.
+    Authentication,
+    /// How large the body is.
+    BodyLimits,
+    /// What the body looks like, and the form of the event type.
+    Shape,
+    /// Kernel namespaces belong to one service each.
+    KernelNamespace,
+    /// What the caller has declared or been granted.
+    Manifest,
+    /// The form of `schemaVersion`.
+    SchemaVersion,
+    /// How large `data` is.
+    DataSize,
+    /// What the contract of the type says.
+    Contract,
+    /// The form of the idempotency key, and what it was used for before.
+    Idempotency,
+    /// The bus.
+    Append,
+}
+
+impl Rule {
+    /// The name of the step in an explanation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Authentication => "authentication",
+            Self::BodyLimits => "body-limits",
+            Self::Shape => "shape",
+            Self::KernelNamespace => "kernel-namespace",
+            Self::Manifest => "manifest",
+            Self::SchemaVersion => "schema-version",
+            Self::DataSize => "data-size",
+            Self::Contract => "contract",
+            Self::Idempotency => "idempotency",
+            Self::Append => "append",
+        }
+    }
+}
+
+/// A refusal: one code, one sentence that says what is wrong and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", code.as_str())]
+pub struct Refusal {
+    /// What kind.
+    pub code: Code,
+    /// The rule that decided.
+    pub rule: Rule,
+    /// The sentence.
+    pub detail: String,
+    /// The field that is wrong.
+    pub field: Option<String>,
+    /// The limit that was passed, with what was sent.
+    pub limit: Option<(u64, u64)>,
+    /// When a retry may be worth it.
+    pub retry_after: Option<Duration>,
+    /// In a batch, what is wrong with each event.
+    pub errors: Vec<(usize, Code, String)>,
+}
+
+impl Refusal {
+    /// A refusal with its sentence.
+    pub fn new(code: Code, rule: Rule, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { code, rule, detail, field: None, limit: None, retry_after: None, errors: Vec::new() }
+    }
+
+    /// The body does not have the right shape.
+    pub fn shape(code: Code, field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(code, Rule::Shape, detail).field(field)
+    }
+
+    /// Names the field that is wrong.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says which limit was passed, and by what.
+    #[must_use]
+    pub fn limit(mut self, limit: usize, actual: usize) -> Self {
+        self.limit = Some((limit as u64, actual as u64));
+        self
+    }
+
+    /// Says when a retry may be worth it.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// One refusal for a batch: that of the earliest rule broken, listing all.
+    ///
+    /// `None` when no event was refused.
+    pub fn of_batch(refusals: Vec<(usize, Self)>, alone: bool) -> Option<Self> {
+        let errors: Vec<_> = refusals
+            .iter()
+            .map(|(index, refusal)| (*index, refusal.code, refusal.detail.clone()))
+            .collect();
+        let (index, mut first) = refusals.into_iter().min_by_key(|(index, it)| (it.rule, *index))?;
+        if !alone {
+            first.detail = format!("Event {index}: {}", first.detail);
+            first.errors = errors;
+        }
+        Some(first)
+    }
+
+    /// There is no such thing, or it is not the caller's: both are said alike.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(Code::NotFound, Rule::Append, format!("There is no such {what} for this credential."))
+    }
+
+    /// The caller is known, but may not do this.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(Code::Forbidden, Rule::Manifest, detail)
+    }
+
+    /// A parameter or document is not valid.
+    pub fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::shape(Code::InvalidRequest, field, detail)
+    }
+
+    /// Something of ours failed. The cause goes to the log, not to the caller.
+    pub fn fault(what: &'static str, cause: &dyn std::error::Error) -> Self {
+        tracing::error!(cause = %cause, "{what} failed");
+        Self::new(Code::Internal, Rule::Append, format!("{what} failed on our side; the log knows why."))
+    }
+}

@@ -1,0 +1,90 @@
+#![doc = include_str!("../README.md")]
+
+mod metrics;
+mod openapi;
+mod problem;
+mod request;
+mod server;
+mod surface;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tidings_event::Code;
+use tidings_gateway::Gateway;
+use tidings_gateway::publish::refusal::{Refusal, Rule};
+
+pub use metrics::Metrics;
+pub use openapi::document as openapi;
+pub use server::{Limits, serve};
+
+/// What every handler can reach.
+#[derive(Clone)]
+pub struct House(Arc<Inside>);
+
+pub(crate) struct Inside {
+    pub(crate) gateway: Gateway,
+    pub(crate) public_url: String,
+    pub(crate) metrics: Metrics,
+}
+
+impl std::ops::Deref for House {
+    type Target = Inside;
+
+    fn deref(&self) -> &Inside {
+        &self.0
+    }
+}
+
+impl House {
+    /// Over a gateway; `public_url` begins the `type` of every problem.
+    pub fn new(gateway: Gateway, public_url: &str) -> Self {
+        let public_url = public_url.trim_end_matches('/').to_owned();
+        Self(Arc::new(Inside { gateway, public_url, metrics: Metrics::default() }))
+    }
+
+    /// The gateway behind the surfaces.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+}
+
+/// Every operation there is.
+pub fn router(house: House) -> Router {
+    use surface::{api_keys, cloudevents, documents, events, modules, operations, publish};
+    Router::new()
+        .route("/v1/events/publish", post(publish::publish))
+        .route("/v1/events/publish/batch", post(publish::publish_batch))
+        .route("/v1/events/explain", post(publish::explain))
+        .route("/v1/cloudevents", post(cloudevents::publish))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(events::stream))
+        .route("/v1/events/{eventId}", get(events::get))
+        .route("/v1/modules", get(modules::list))
+        .route(
+            "/v1/modules/{moduleId}/manifest",
+            get(modules::get).put(modules::put).delete(modules::delete),
+        )
+        .route("/v1/api-keys", get(api_keys::list).post(api_keys::create))
+        .route("/v1/api-keys/{keyId}", axum::routing::delete(api_keys::revoke))
+        .route("/healthz", get(operations::healthz))
+        .route("/readyz", get(operations::readyz))
+        .route("/metrics", get(operations::metrics))
+        .route("/openapi.json", get(documents::openapi))
+        .route("/docs", get(documents::docs))
+        .route("/problems/{slug}", get(documents::problem))
+        .fallback(async || {
+            problem::Refused(Refusal::new(Code::NotFound, Rule::Shape, "There is nothing at this path; see /docs."))
+        })
+        .method_not_allowed_fallback(async || {
+            let detail = "This path exists, but not with this method; see /docs.";
+            problem::Refused(Refusal::new(Code::MethodNotAllowed, Rule::Shape, detail))
+        })
+        // Bodies are read, with limits of their own, after the caller is known.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(house.clone(), problem::around))
+        .with_state(house)
+}

@@ -1,0 +1,148 @@
+//! The description of every operation, collected from the handlers.
+
+use serde::Serialize;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, Ref, ResponseBuilder, Server};
+use utoipa::{OpenApi, ToSchema};
+
+use crate::surface::{api_keys, cloudevents, documents, events, modules, operations, publish};
+
+/// An event to publish (source A).
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PublishBody {
+    /// 2 to 8 dot-separated segments of `[a-z][a-z0-9_-]*`, 128 characters at most.
+    #[schema(example = "crm.contact.created", max_length = 128)]
+    r#type: String,
+    /// At most 1 MB as sent.
+    #[schema(value_type = Object)]
+    data: serde_json::Value,
+    /// `MAJOR.MINOR.PATCH`; `1.0.0` if absent.
+    #[schema(example = "1.0.0")]
+    schema_version: Option<String>,
+    /// Accepted, and overwritten from the credential.
+    tenant_id: Option<String>,
+}
+
+/// An event of a batch.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BatchEvent {
+    #[serde(flatten)]
+    event: PublishBody,
+    /// 1 to 255 visible ASCII characters.
+    idempotency_key: Option<String>,
+}
+
+/// 1 to 1,000 events, 16 MiB in all.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BatchBody {
+    events: Vec<BatchEvent>,
+}
+
+/// What would happen to a publish.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ExplainBody {
+    /// `accepted` or `refused`.
+    verdict: String,
+    steps: Vec<ExplainStep>,
+    topic: Option<String>,
+    partition: Option<u32>,
+    envelope: Option<serde_json::Value>,
+    subscriptions: Vec<serde_json::Value>,
+}
+
+/// The verdict of one rule.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ExplainStep {
+    step: String,
+    /// `passed` or `refused`.
+    verdict: String,
+    code: Option<String>,
+    detail: String,
+}
+
+/// An event: its CloudEvents JSON with its place in the log.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EventBody {
+    specversion: String,
+    id: String,
+    source: String,
+    r#type: String,
+    time: String,
+    tenantid: String,
+    schemaversion: String,
+    data: serde_json::Value,
+    event_id: String,
+    topic: String,
+    partition: u32,
+    offset: u64,
+    received_at: String,
+}
+
+/// A page of events, oldest first.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EventList {
+    items: Vec<EventBody>,
+    next_cursor: Option<String>,
+}
+
+/// What is answered instead of success (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Problem {
+    r#type: String,
+    title: String,
+    status: u16,
+    detail: String,
+    instance: String,
+    code: String,
+    trace_id: String,
+    field: Option<String>,
+    limit: Option<u64>,
+    actual: Option<u64>,
+    retry_after: Option<u64>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Tidings", description = "A multi-tenant event platform"),
+    paths(
+        publish::publish, publish::publish_batch, publish::explain, cloudevents::publish,
+        events::get, events::list, events::stream,
+        modules::list, modules::get, modules::put, modules::delete,
+        api_keys::create, api_keys::list, api_keys::revoke,
+        operations::healthz, operations::readyz, operations::metrics,
+        documents::openapi, documents::docs, documents::problem,
+    ),
+    components(schemas(Problem))
+)]
+struct Document;
+
+/// The OpenAPI document as JSON text.
+pub fn document(public_url: &str) -> String {
+    let mut document = Document::openapi();
+    document.servers = Some(vec![Server::new(public_url)]);
+    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    if let Some(components) = &mut document.components {
+        components.add_security_scheme("bearer", bearer);
+    }
+    let problem = ResponseBuilder::new()
+        .description("A problem; `code` says which")
+        .content("application/problem+json", Content::new(Some(Ref::from_schema_name("Problem"))))
+        .build();
+    for (path, item) in &mut document.paths.paths {
+        let secured = path.starts_with("/v1/");
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            operation.responses.responses.insert("default".to_owned(), problem.clone().into());
+            if secured {
+                let requirement = SecurityRequirement::new("bearer", Vec::<String>::new());
+                operation.security = Some(vec![requirement]);
+            }
+        }
+    }
+    document.to_json().expect("the document is made of strings and numbers")
+}

@@ -1,0 +1,97 @@
+//! The one place where a refusal becomes problem+json (RFC 9457), and where requests are counted.
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use tidings_event::Code;
+use tidings_gateway::publish::refusal::Refusal;
+
+use crate::House;
+use crate::request::traceparent;
+
+/// A refusal on its way out.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused(pub(crate) Refusal);
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Refused {
+    /// Only marks the response: [`around`] knows the request and writes the page.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(axum::body::Body::empty());
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Around every request: counts it, and writes the problem of one that was refused.
+pub(crate) async fn around(State(house): State<House>, request: Request, next: Next) -> Response {
+    let begun = std::time::Instant::now();
+    let path = request.uri().path().to_owned();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let trace = traceparent(request.headers());
+    let mut response = next.run(request).await;
+    if let Some(Refused(refusal)) = response.extensions_mut().remove::<Refused>() {
+        response = page(&house, &refusal, &path, trace.as_deref(), response);
+    }
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    house.metrics.request(route, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+fn page(house: &House, refusal: &Refusal, path: &str, trace: Option<&str>, before: Response) -> Response {
+    let code = refusal.code;
+    let trace_id = trace.map_or_else(
+        || house.gateway.clock.new_id().simple().to_string(),
+        |trace| tidings_event::event::trace_id(trace).to_owned(),
+    );
+    let mut body = Map::new();
+    let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    put("type", json!(format!("{}/problems/{}", house.public_url, code.slug())));
+    put("title", json!(code.title()));
+    put("status", json!(code.status()));
+    put("detail", json!(refusal.detail));
+    put("instance", json!(path));
+    put("code", json!(code.as_str()));
+    put("traceId", json!(trace_id));
+    if let Some(field) = &refusal.field {
+        put("field", json!(field));
+    }
+    if let Some((limit, actual)) = refusal.limit {
+        put("limit", json!(limit));
+        put("actual", json!(actual));
+    }
+    if let Some(wait) = refusal.retry_after {
+        put("retryAfter", json!(wait.as_secs().max(1)));
+    }
+    if !refusal.errors.is_empty() {
+        let errors = refusal.errors.iter().map(|(index, code, detail)| {
+            json!({ "index": index, "code": code.as_str(), "detail": detail })
+        });
+        put("errors", errors.collect());
+    }
+    if code == Code::Internal {
+        tracing::error!(trace_id, path, detail = refusal.detail, "internal problem");
+    }
+    let status = StatusCode::from_u16(code.status()).expect("the table holds real statuses");
+    let mut response = (status, Value::Object(body).to_string()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(wait) = refusal.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    }
+    if code == Code::Unauthenticated {
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    if let Some(allow) = before.headers().get(header::ALLOW) {
+        headers.insert(header::ALLOW, allow.clone());
+    }
+    response
+}

@@ -1,0 +1,90 @@
+//! What handlers take from a request: the caller first, then the body within its limit.
+
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tidings_event::Code;
+use tidings_gateway::access::Caller;
+use tidings_gateway::publish::refusal::{Refusal, Rule};
+
+use crate::House;
+use crate::problem::Refused;
+
+/// The largest body of a single publish, in bytes.
+pub(crate) const MAX_SINGLE_BYTES: usize = 2 * 1024 * 1024;
+/// The largest body of a batch, in bytes.
+pub(crate) const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Who is calling: extracted before anything is read of the body.
+pub(crate) struct Authenticated(pub(crate) Caller);
+
+impl FromRequestParts<House> for Authenticated {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, house: &House) -> Result<Self, Refused> {
+        let credential = parts.headers.get(header::AUTHORIZATION).map(|value| value.to_str());
+        let refused = |detail: String| {
+            Refused(Refusal::new(Code::Unauthenticated, Rule::Authentication, detail))
+        };
+        let credential = credential.transpose();
+        let credential = credential.map_err(|_| refused("The Authorization header is not ASCII.".into()))?;
+        let now = house.gateway.clock.now_ms();
+        let caller = house.gateway.access.authenticate(credential, now).await;
+        caller.map(Self).map_err(|error| refused(error.to_string()))
+    }
+}
+
+/// Reads a body up to a limit; past it, `code` answers with both numbers.
+pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize, code: Code) -> Result<Bytes, Refusal> {
+    let too_large = |actual: usize| {
+        Refusal::new(code, Rule::BodyLimits, format!("The body has {actual} bytes or more; {limit} is the limit."))
+            .limit(limit, actual)
+    };
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if let Some(actual) = announced.filter(|actual| *actual > limit) {
+        return Err(too_large(actual));
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit + 1)),
+        Err(error) => Err(Refusal::new(
+            Code::InvalidRequest,
+            Rule::BodyLimits,
+            format!("The body could not be read to its end: {error}."),
+        )),
+    }
+}
+
+/// The body as text.
+pub(crate) fn text(body: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(body).map_err(|error| {
+        let at = error.valid_up_to();
+        Refusal::new(Code::InvalidJson, Rule::Shape, format!("The body is not UTF-8 from byte {at} on."))
+    })
+}
+
+/// Refuses a body that says it is something other than JSON. Saying nothing is fine.
+pub(crate) fn expect_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let content_type = content_type.to_str().unwrap_or_default();
+    if content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::UnsupportedMediaType,
+        Rule::Shape,
+        "This operation reads application/json; set the Content-Type header.",
+    )
+    .field("Content-Type"))
+}
+
+/// The W3C trace context, if it is one (`traceparent`, version 00).
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let lengths: Vec<usize> = value.split('-').map(str::len).collect();
+    let legal = |byte: u8| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (lengths == [2, 32, 16, 2] && value.bytes().all(legal)).then(|| value.to_owned())
+}

@@ -1,0 +1,9 @@
+//! One file for each group of operations.
+
+pub(crate) mod api_keys;
+pub(crate) mod cloudevents;
+pub(crate) mod documents;
+pub(crate) mod events;
+pub(crate) mod modules;
+pub(crate) mod operations;
+pub(crate) mod publish;

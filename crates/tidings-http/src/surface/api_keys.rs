@@ -1,0 +1,124 @@
+//! API keys of a tenant.
+
+use axum::body::Body;
+use axum::extract::{Path, Query as Parameters, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings_event::event::rfc3339;
+use tidings_event::{Code, TenantId};
+use tidings_gateway::api_keys::{ApiKey, Wanted};
+use tidings_gateway::publish::refusal::{Refusal, Rule};
+
+use crate::House;
+use crate::problem::Refused;
+use crate::request::{Authenticated, expect_json, read, text};
+
+/// The largest body of these operations, in bytes.
+const MAX_BYTES: usize = 65_536;
+
+/// What a new key is to be.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct NewKey {
+    /// 1 to 100 characters, for people.
+    name: String,
+    /// The module it publishes as.
+    module: Option<String>,
+    /// `publish:<type or pattern>` or `events:read`.
+    scopes: Vec<String>,
+    /// RFC 3339.
+    expires_at: Option<String>,
+    /// Only for operators: whose key it is.
+    tenant_id: Option<String>,
+}
+
+/// Only for operators: whose keys.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Owner {
+    tenant_id: Option<String>,
+}
+
+/// Makes a key; its secret is in this answer and nowhere else.
+#[utoipa::path(post, path = "/v1/api-keys", tag = "api-keys", request_body = NewKey,
+    responses((status = 201, body = serde_json::Value)))]
+pub(crate) async fn create(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let body = read(&headers, body, MAX_BYTES, Code::InvalidRequest).await?;
+    expect_json(&headers)?;
+    let body = text(&body)?;
+    tidings_event::json::check(body).map_err(|error| {
+        Refusal::new(Code::InvalidJson, Rule::Shape, format!("The body is not valid JSON: {error}."))
+    })?;
+    let given: NewKey =
+        serde_json::from_str(body).map_err(|error| Refusal::invalid("body", format!("{error}.")))?;
+    let expires: Option<jiff::Timestamp> = given.expires_at.as_deref().map(str::parse).transpose().map_err(|_| {
+        Refusal::invalid("expiresAt", "'expiresAt' must be an RFC 3339 time.")
+    })?;
+    let module = given.module.as_deref().map(str::parse).transpose();
+    let wanted = Wanted {
+        tenant: tenant(given.tenant_id.as_deref())?,
+        name: given.name,
+        module: module.map_err(|error| Refusal::invalid("module", format!("{error}.")))?,
+        scopes: given.scopes,
+        expires_at_ms: expires.map(jiff::Timestamp::as_millisecond),
+    };
+    let (key, secret) = house.gateway.api_keys.create(&caller, wanted).await?;
+    let mut answer = rendered(&key);
+    answer["key"] = json!(secret);
+    Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
+}
+
+/// The tenant's keys, without their secrets.
+#[utoipa::path(get, path = "/v1/api-keys", tag = "api-keys", params(Owner), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn list(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Refused> {
+    let keys = house.gateway.api_keys.list(&caller, of(owner)?).await?;
+    let items: Vec<Value> = keys.iter().map(rendered).collect();
+    Ok(axum::Json(json!({ "items": items, "nextCursor": null })).into_response())
+}
+
+/// Ends a key at once.
+#[utoipa::path(delete, path = "/v1/api-keys/{keyId}", tag = "api-keys", params(Owner, ("keyId" = String, Path)),
+    responses((status = 204, description = "It is revoked")))]
+pub(crate) async fn revoke(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(key): Path<String>,
+    owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Refused> {
+    let id = key.parse().map_err(|_| Refusal::not_found("API key"))?;
+    house.gateway.api_keys.revoke(&caller, of(owner)?, id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn of(owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>) -> Result<Option<TenantId>, Refusal> {
+    let Parameters(owner) = owner.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    tenant(owner.tenant_id.as_deref())
+}
+
+fn tenant(text: Option<&str>) -> Result<Option<TenantId>, Refusal> {
+    text.map(str::parse).transpose().map_err(|error| Refusal::invalid("tenantId", format!("{error}.")))
+}
+
+fn rendered(key: &ApiKey) -> Value {
+    json!({
+        "id": key.id,
+        "tenantId": key.tenant.as_str(),
+        "name": key.name,
+        "module": key.module.as_ref().map(|module| module.as_str()),
+        "scopes": key.scopes,
+        "createdAt": rfc3339(key.created_at_ms),
+        "expiresAt": key.expires_at_ms.map(rfc3339),
+        "revokedAt": key.revoked_at_ms.map(rfc3339),
+    })
+}

@@ -1,0 +1,162 @@
+//! Reading events back: one, a list, a stream.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::{Path, Query as Parameters, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{Event as Frame, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tidings_event::event::rfc3339;
+use tidings_gateway::events::{Cursor, MAX_PAGE, Placed, Query};
+use tidings_gateway::publish::refusal::Refusal;
+
+use crate::House;
+use crate::problem::Refused;
+use crate::request::Authenticated;
+
+/// How often a stream without events says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// An event on the wire: its CloudEvents JSON with its place in the log.
+struct Rendered(Placed);
+
+impl Serialize for Rendered {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = [
+            ("eventId", json!(self.0.event.event_id)),
+            ("topic", json!(self.0.topic.as_str())),
+            ("partition", json!(self.0.partition)),
+            ("offset", json!(self.0.offset)),
+            ("receivedAt", json!(rfc3339(self.0.event.received_at_ms))),
+        ];
+        self.0.event.write(serializer, &place)
+    }
+}
+
+/// One event.
+#[utoipa::path(get, path = "/v1/events/{eventId}", tag = "events", params(("eventId" = String, Path)),
+    responses((status = 200, body = crate::openapi::EventBody), (status = 404, description = "Unknown, or another tenant's")))]
+pub(crate) async fn get(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(event_id): Path<String>,
+) -> Result<Response, Refused> {
+    let event_id = event_id.parse().map_err(|_| Refusal::not_found("event"))?;
+    let event = house.gateway.events.get(&caller, event_id).await?;
+    Ok(axum::Json(Rendered(event)).into_response())
+}
+
+/// Parameters of the list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListParameters {
+    /// An event type, or a pattern such as `crm.*` or `crm.**`.
+    r#type: Option<String>,
+    /// A topic.
+    topic: Option<String>,
+    /// Received at or after this RFC 3339 time.
+    since: Option<String>,
+    /// Received before this RFC 3339 time.
+    until: Option<String>,
+    /// 1 to 1,000; 100 if absent.
+    limit: Option<String>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The tenant's events, oldest first.
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(ListParameters),
+    responses((status = 200, body = crate::openapi::EventList)))]
+pub(crate) async fn list(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    parameters: Result<Parameters<ListParameters>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(given) = parameters.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let limit = match given.limit.as_deref() {
+        None => 100,
+        Some(text) => text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| {
+            Refusal::invalid("limit", format!("'limit' must be a number from 1 to {MAX_PAGE}."))
+        })?,
+    };
+    let query = Query {
+        types: parsed("type", given.r#type.as_deref())?,
+        topic: parsed("topic", given.topic.as_deref())?,
+        since_ms: time("since", given.since.as_deref())?,
+        until_ms: time("until", given.until.as_deref())?,
+        limit,
+        cursor: cursor("cursor", given.cursor.as_deref())?,
+    };
+    let list = house.gateway.events.list(&caller, &query).await?;
+    let items: Vec<Rendered> = list.items.into_iter().map(Rendered).collect();
+    let next = list.next.map(|cursor| cursor.encode());
+    Ok(axum::Json(Page { items, next_cursor: next }).into_response())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Page {
+    items: Vec<Rendered>,
+    next_cursor: Option<String>,
+}
+
+/// Parameters of the stream.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StreamParameters {
+    /// An event type, or a pattern such as `crm.*` or `crm.**`.
+    r#type: Option<String>,
+}
+
+/// The tenant's events as they come (server-sent events), from `Last-Event-ID` or from now on.
+#[utoipa::path(get, path = "/v1/events/stream", tag = "events", params(StreamParameters, ("Last-Event-ID" = Option<String>, Header)),
+    responses((status = 200, description = "`id` is the cursor, `data` the event", content_type = "text/event-stream")))]
+pub(crate) async fn stream(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    headers: HeaderMap,
+    parameters: Result<Parameters<StreamParameters>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(given) = parameters.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let types = parsed("type", given.r#type.as_deref())?;
+    let last = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("not ASCII"));
+    let after = cursor("Last-Event-ID", last)?;
+    let events = house.gateway.events.stream(&caller, types, after).await?;
+    Ok(Sse::new(frames(events)).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response())
+}
+
+/// Each event as a frame. A failure ends the stream: the client resumes from its last id.
+fn frames(
+    events: impl Stream<Item = Result<(Cursor, Placed), Refusal>>,
+) -> impl Stream<Item = Result<Frame, Infallible>> {
+    events.map_while(|event| event.ok()).map(|(cursor, event)| {
+        let text = serde_json::to_string(&Rendered(event)).expect("an event is always writable as JSON");
+        // A frame's data is one line: pretty-printed payloads lose their line breaks here.
+        Ok(Frame::default().id(cursor.encode()).event("event").data(text.replace(['\n', '\r'], " ")))
+    })
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+    field: &str,
+    text: Option<&str>,
+) -> Result<Option<T>, Refusal> {
+    text.map(str::parse).transpose().map_err(|error: T::Err| Refusal::invalid(field, format!("{error}.")))
+}
+
+fn time(field: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
+    let Some(text) = text else { return Ok(None) };
+    let time: jiff::Timestamp = text.parse().map_err(|_| {
+        Refusal::invalid(field, format!("'{field}' must be an RFC 3339 time, as in 2026-01-31T12:00:00Z."))
+    })?;
+    Ok(Some(time.as_millisecond()))
+}
+
+fn cursor(field: &str, text: Option<&str>) -> Result<Option<Cursor>, Refusal> {
+    let Some(text) = text else { return Ok(None) };
+    let decoded = Cursor::decode(text);
+    decoded.map(Some).ok_or_else(|| Refusal::invalid(field, format!("'{field}' is not a cursor that was given out here.")))
+}

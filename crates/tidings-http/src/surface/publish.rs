@@ -1,0 +1,245 @@
+//! Source A's REST publish, its batch, and explain.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tidings_event::json::{self, RawJson};
+use tidings_event::{Code, Data};
+use tidings_gateway::publish::command::{Command, Draft};
+use tidings_gateway::publish::refusal::{Refusal, Rule};
+use tidings_gateway::publish::{Explanation, Published};
+
+use crate::House;
+use crate::problem::Refused;
+use crate::request::{
+    Authenticated, MAX_BATCH_BYTES, MAX_SINGLE_BYTES, expect_json, read, text, traceparent,
+};
+
+/// The most events of a batch.
+pub(crate) const MAX_BATCH: usize = 1_000;
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// The answer to a publish.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Receipt {
+    /// UUID v7.
+    event_id: String,
+    r#type: String,
+    topic: String,
+    partition: u32,
+    offset: u64,
+    /// In a batch: whether the key was known, so that nothing was appended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicate: Option<bool>,
+    /// For a CloudEvent: its own id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    /// For a CloudEvent: its own source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+}
+
+/// The answer to a batch, in the order of its events.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Receipts {
+    pub(crate) results: Vec<Receipt>,
+}
+
+impl Receipt {
+    pub(crate) fn of(published: Published, batch: bool, cloud: bool) -> Self {
+        Self {
+            event_id: published.event_id.to_string(),
+            r#type: published.event_type.as_str().to_owned(),
+            topic: published.topic.as_str().to_owned(),
+            partition: published.partition,
+            offset: published.offset,
+            duplicate: batch.then_some(published.duplicate),
+            id: cloud.then_some(published.id),
+            source: cloud.then_some(published.source),
+        }
+    }
+}
+
+/// Publishes one event.
+#[utoipa::path(post, path = "/v1/events/publish", tag = "publish", request_body = crate::openapi::PublishBody,
+    params(("Idempotency-Key" = Option<String>, Header), ("traceparent" = Option<String>, Header)),
+    responses((status = 201, body = Receipt), (status = 200, description = "A repeat of the key", body = Receipt)))]
+pub(crate) async fn publish(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let draft = single(&headers, body).await?;
+    let command =
+        Command { caller, drafts: vec![Ok(draft)], traceparent: traceparent(&headers), alone: true };
+    let mut published = house.gateway.publish(command).await?;
+    Ok(receipt(published.remove(0), false))
+}
+
+/// 201 with the receipt, or 200 for a repeat.
+pub(crate) fn receipt(mut published: Published, cloud: bool) -> Response {
+    let duplicate = published.duplicate;
+    let key = published.idempotency_key.take();
+    let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    let mut response = (status, axum::Json(Receipt::of(published, false, cloud))).into_response();
+    let headers = response.headers_mut();
+    if let Some(key) = key.and_then(|key| HeaderValue::try_from(key).ok()) {
+        headers.insert(KEY, key);
+    }
+    if duplicate {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// Publishes 1 to 1,000 events, all of them or none.
+#[utoipa::path(post, path = "/v1/events/publish/batch", tag = "publish", request_body = crate::openapi::BatchBody,
+    responses((status = 201, body = Receipts)))]
+pub(crate) async fn publish_batch(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let body = read(&headers, body, MAX_BATCH_BYTES, Code::BatchTooLarge).await?;
+    expect_json(&headers)?;
+    let drafts = batch(text(&body)?)?;
+    let command = Command { caller, drafts, traceparent: traceparent(&headers), alone: false };
+    let published = house.gateway.publish(command).await?;
+    let results = published.into_iter().map(|one| Receipt::of(one, true, false)).collect();
+    Ok((StatusCode::CREATED, axum::Json(Receipts { results })).into_response())
+}
+
+/// Says what a publish would do, and which rule decides. Appends nothing.
+#[utoipa::path(post, path = "/v1/events/explain", tag = "publish", request_body = crate::openapi::PublishBody,
+    responses((status = 200, body = crate::openapi::ExplainBody)))]
+pub(crate) async fn explain(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let draft = single(&headers, body).await?;
+    let command =
+        Command { caller, drafts: vec![Ok(draft)], traceparent: traceparent(&headers), alone: true };
+    Ok(axum::Json(explanation(&house.gateway.explain(command))).into_response())
+}
+
+async fn single(headers: &HeaderMap, body: Body) -> Result<Draft, Refusal> {
+    let body = read(headers, body, MAX_SINGLE_BYTES, Code::EventPayloadTooLarge).await?;
+    expect_json(headers)?;
+    let mut draft = draft(text(&body)?, false)?;
+    draft.idempotency_key = headers
+        .get(KEY)
+        // What is not ASCII keeps its bytes' number, and is refused where keys are.
+        .map(|key| key.to_str().map_or_else(|_| "\u{fffd}".to_owned(), str::to_owned));
+    Ok(draft)
+}
+
+fn batch(text: &str) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
+    const SHAPE: &str = "A batch is {\"events\": [...]} and nothing else.";
+    let members = json::members(text).map_err(|error| malformed(&error))?;
+    let [(name, events)] = members.as_slice() else {
+        return Err(Refusal::shape(Code::InvalidEvent, "events", SHAPE));
+    };
+    if name != "events" {
+        return Err(Refusal::shape(Code::InvalidEvent, name, SHAPE));
+    }
+    let events: Vec<&RawValue> = serde_json::from_str(events.get())
+        .map_err(|_| Refusal::shape(Code::InvalidEvent, "events", "'events' must be an array of events."))?;
+    within_a_batch(events.len())?;
+    Ok(events.into_iter().map(|event| draft(event.get(), true)).collect())
+}
+
+/// Refuses a batch of none or of too many.
+pub(crate) fn within_a_batch(events: usize) -> Result<(), Refusal> {
+    if events == 0 {
+        return Err(Refusal::shape(Code::InvalidEvent, "events", "A batch has at least one event."));
+    }
+    if events > MAX_BATCH {
+        return Err(Refusal::new(
+            Code::BatchTooLarge,
+            Rule::BodyLimits,
+            format!("The batch has {events} events; {MAX_BATCH} is the limit."),
+        )
+        .limit(MAX_BATCH, events));
+    }
+    Ok(())
+}
+
+/// Reads one event. Fields of other names are refused by name.
+fn draft(text: &str, in_batch: bool) -> Result<Draft, Refusal> {
+    let members = json::members(text).map_err(|error| malformed(&error))?;
+    let (mut event_type, mut schema_version, mut key, mut data) = (None, None, None, None);
+    for (name, value) in members {
+        match name.as_str() {
+            "type" => event_type = Some(string("type", value)?),
+            "schemaVersion" => schema_version = Some(string("schemaVersion", value)?),
+            "idempotencyKey" if in_batch => key = Some(string("idempotencyKey", value)?),
+            "tenantId" => drop(string("tenantId", value)?), // Always from the credential.
+            "data" => data = Some(value),
+            other => {
+                let place = if in_batch { "type, data, schemaVersion, idempotencyKey" } else { "type, data, schemaVersion" };
+                return Err(Refusal::shape(
+                    Code::InvalidEvent,
+                    other,
+                    format!("An event has no field {other:?}; its fields are {place}."),
+                ));
+            }
+        }
+    }
+    let missing = |name: &str| Refusal::shape(Code::InvalidEvent, name, format!("The field '{name}' is missing."));
+    let event_type = event_type.ok_or_else(|| missing("type"))?;
+    let data = data.ok_or_else(|| missing("data"))?;
+    let (data, fingerprint) = RawJson::parse(data.get()).map_err(|error| malformed(&error))?;
+    if !data.is_object() {
+        return Err(Refusal::shape(Code::InvalidEvent, "data", "'data' must be a JSON object."));
+    }
+    let data = Data::Json(data);
+    Ok(Draft { event_type, schema_version, data, fingerprint, idempotency_key: key, cloud: None })
+}
+
+fn string(name: &'static str, value: &RawValue) -> Result<String, Refusal> {
+    serde_json::from_str(value.get())
+        .map_err(|_| Refusal::shape(Code::InvalidEvent, name, format!("'{name}' must be a string.")))
+}
+
+/// What is not strict JSON, or not an object where one must be.
+fn malformed(error: &serde_json::Error) -> Refusal {
+    if error.to_string().starts_with("invalid type") {
+        return Refusal::shape(Code::InvalidEvent, "", "The body must be a JSON object.");
+    }
+    Refusal::new(Code::InvalidJson, Rule::Shape, format!("The body is not valid JSON: {error}."))
+}
+
+fn explanation(explanation: &Explanation) -> serde_json::Value {
+    use serde_json::json;
+    let steps: Vec<_> = explanation
+        .steps
+        .iter()
+        .map(|step| {
+            let verdict = if step.refused.is_some() { "refused" } else { "passed" };
+            let mut one = json!({ "step": step.rule.as_str(), "verdict": verdict, "detail": step.detail });
+            if let Some(code) = step.refused {
+                one["code"] = json!(code.as_str());
+            }
+            one
+        })
+        .collect();
+    let verdict = if explanation.outcome.is_ok() { "accepted" } else { "refused" };
+    let mut body = json!({ "verdict": verdict, "steps": steps, "subscriptions": [] });
+    if let Ok(destination) = &explanation.outcome {
+        body["topic"] = json!(destination.topic.as_str());
+        body["partition"] = json!(destination.partition);
+        let envelope = serde_json::from_slice(&destination.envelope);
+        body["envelope"] = envelope.unwrap_or(serde_json::Value::Null);
+    }
+    body
+}
