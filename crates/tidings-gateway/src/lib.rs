@@ -1,0 +1,3 @@
+//! The house: the way in, the way out, and the rooms beside them.
+
+pub mod access;
