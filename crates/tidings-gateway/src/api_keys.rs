@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use tidings_event::{ModuleId, TenantId};
-use tidings_store::Store;
+use tidings_store::ApiKeyRow;
 use uuid::Uuid;
 
-use crate::access::{Access, Caller, Scope};
+use crate::access::{Access, ApiKeyError, Caller, NewApiKey};
 use crate::clock::Clock;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
-
-/// The most scopes of one key.
-const MAX_SCOPES: usize = 100;
 
 /// A key as its owner may see it. The secret itself is shown once, when it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,95 +32,62 @@ pub struct ApiKey {
     pub revoked_at_ms: Option<i64>,
 }
 
-/// What a new key is to be.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// For operators, who have no tenant of their own.
-    pub tenant: Option<TenantId>,
-    /// 1 to 100 characters.
-    pub name: String,
-    /// The module it publishes as.
-    pub module: Option<ModuleId>,
-    /// `publish:<type or pattern>` or `events:read`.
-    pub scopes: Vec<String>,
-    /// When it ends, in ms since 1970.
-    pub expires_at_ms: Option<i64>,
-}
-
 /// The room.
 pub struct ApiKeys {
-    store: Store,
     access: Arc<Access>,
     clock: Clock,
 }
 
 impl ApiKeys {
-    /// Over the store, putting the keys it holds in force.
-    pub async fn open(store: Store, access: Arc<Access>, clock: Clock) -> Result<Self, Refusal> {
-        let room = Self { store, access, clock };
-        room.put_in_force().await?;
-        Ok(room)
+    /// Over the keys that `access` holds.
+    pub(crate) fn new(access: Arc<Access>, clock: Clock) -> Self {
+        Self { access, clock }
     }
 
     /// Makes a key and answers it with its secret, for ADMINs of the tenant and operators.
-    pub async fn create(&self, caller: &Caller, wanted: Wanted) -> Result<(ApiKey, String), Refusal> {
-        let tenant = administered(caller, wanted.tenant)?;
-        if !(1..=100).contains(&wanted.name.chars().count()) || wanted.name.chars().any(char::is_control) {
-            return Err(Refusal::invalid("name", "A key's name has 1 to 100 characters, none of them control characters."));
-        }
-        if !(1..=MAX_SCOPES).contains(&wanted.scopes.len()) {
-            return Err(Refusal::invalid("scopes", format!("A key has 1 to {MAX_SCOPES} scopes.")));
-        }
-        for (index, scope) in wanted.scopes.iter().enumerate() {
-            scope.parse::<Scope>().map_err(|error| {
-                Refusal::invalid(format!("scopes[{index}]"), format!("{error}"))
-            })?;
-        }
-        let now = self.clock.now_ms();
-        if wanted.expires_at_ms.is_some_and(|end| end <= now) {
-            return Err(Refusal::invalid("expiresAt", "The key would have expired already."));
-        }
-        let (secret, hash) = crate::access::new_api_key();
-        let row = tidings_store::ApiKeyRow {
-            id: self.clock.new_id(),
-            tenant,
-            name: wanted.name,
-            module: wanted.module,
-            scopes: wanted.scopes,
-            hash,
-            created_at_ms: now,
-            expires_at_ms: wanted.expires_at_ms,
-            revoked_at_ms: None,
-        };
-        self.store.api_keys().insert(&row).await.map_err(store_fault)?;
-        self.put_in_force().await?;
-        tracing::info!(tenant = %row.tenant, key = %row.id, by = %caller.describe(), "api key created");
+    ///
+    /// `tenant` is for operators, who have none of their own.
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        tenant: Option<TenantId>,
+        new: NewApiKey,
+    ) -> Result<(ApiKey, String), Refusal> {
+        let tenant = administered(caller, tenant)?;
+        let created = self.access.api_keys().create(&tenant, new, self.clock.now_ms()).await;
+        let (row, secret) = created.map_err(refused)?;
+        tracing::info!(%tenant, key = %row.id, by = %caller.describe(), "api key created");
         Ok((row.into(), secret))
     }
 
     /// All keys of the tenant, without their secrets.
     pub async fn list(&self, caller: &Caller, tenant: Option<TenantId>) -> Result<Vec<ApiKey>, Refusal> {
         let tenant = administered(caller, tenant)?;
-        let rows = self.store.api_keys().list(&tenant).await.map_err(store_fault)?;
+        let rows = self.access.api_keys().list(&tenant).await.map_err(refused)?;
         Ok(rows.into_iter().map(ApiKey::from).collect())
     }
 
     /// Ends a key at once.
     pub async fn revoke(&self, caller: &Caller, tenant: Option<TenantId>, id: Uuid) -> Result<(), Refusal> {
         let tenant = administered(caller, tenant)?;
-        let now = self.clock.now_ms();
-        if !self.store.api_keys().revoke(&tenant, id, now).await.map_err(store_fault)? {
+        let revoked = self.access.api_keys().revoke(&tenant, id, self.clock.now_ms()).await;
+        if !revoked.map_err(refused)? {
             return Err(Refusal::not_found("API key"));
         }
-        self.put_in_force().await?;
         tracing::info!(%tenant, key = %id, by = %caller.describe(), "api key revoked");
         Ok(())
     }
+}
 
-    async fn put_in_force(&self) -> Result<(), Refusal> {
-        let rows = self.store.api_keys().all_active().await.map_err(store_fault)?;
-        self.access.replace_api_keys(rows).map_err(|error| Refusal::fault("Reading API keys", &error))
-    }
+fn refused(error: ApiKeyError) -> Refusal {
+    let field = match error {
+        ApiKeyError::Name => "name",
+        ApiKeyError::Scopes => "scopes",
+        ApiKeyError::Expiry => "expiresAt",
+        ApiKeyError::Store(error) => return store_fault(error),
+        ApiKeyError::Random(_) => return Refusal::fault("Making an API key", &error),
+    };
+    Refusal::invalid(field, format!("{error}."))
 }
 
 /// The tenant whose keys the caller may manage.
@@ -139,8 +103,8 @@ fn administered(caller: &Caller, tenant: Option<TenantId>) -> Result<TenantId, R
     }
 }
 
-impl From<tidings_store::ApiKeyRow> for ApiKey {
-    fn from(row: tidings_store::ApiKeyRow) -> Self {
+impl From<ApiKeyRow> for ApiKey {
+    fn from(row: ApiKeyRow) -> Self {
         Self {
             id: row.id,
             tenant: row.tenant,

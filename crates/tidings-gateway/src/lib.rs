@@ -72,7 +72,7 @@ impl Gateway {
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
         let line = Arc::new(Line::new(bus.clone(), shelf.clone(), clock.clone(), partitions));
         let manifests = Manifests::open(store.clone(), shelf, line.clone(), clock.clone()).await?;
-        let api_keys = ApiKeys::open(store.clone(), access.clone(), clock.clone()).await?;
+        let api_keys = ApiKeys::new(access.clone(), clock.clone());
         let events = Events::new(bus.clone());
         Ok(Self { access, events, manifests, api_keys, clock, line, bus, store })
     }

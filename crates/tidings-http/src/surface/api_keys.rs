@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
 use tidings_event::{Code, TenantId};
-use tidings_gateway::api_keys::{ApiKey, Wanted};
+use tidings_gateway::access::{NewApiKey, Scope};
+use tidings_gateway::api_keys::ApiKey;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
 use crate::House;
@@ -62,14 +63,15 @@ pub(crate) async fn create(
         Refusal::invalid("expiresAt", "'expiresAt' must be an RFC 3339 time.")
     })?;
     let module = given.module.as_deref().map(str::parse).transpose();
-    let wanted = Wanted {
-        tenant: tenant(given.tenant_id.as_deref())?,
+    let scopes = given.scopes.iter().map(|scope| scope.parse::<Scope>()).collect::<Result<_, _>>();
+    let new = NewApiKey {
         name: given.name,
         module: module.map_err(|error| Refusal::invalid("module", format!("{error}.")))?,
-        scopes: given.scopes,
+        scopes: scopes.map_err(|error| Refusal::invalid("scopes", format!("{error}.")))?,
         expires_at_ms: expires.map(jiff::Timestamp::as_millisecond),
     };
-    let (key, secret) = house.gateway.api_keys.create(&caller, wanted).await?;
+    let tenant = tenant(given.tenant_id.as_deref())?;
+    let (key, secret) = house.gateway.api_keys.create(&caller, tenant, new).await?;
     let mut answer = rendered(&key);
     answer["key"] = json!(secret);
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())

@@ -1,0 +1,230 @@
+//! Who is calling. A [`Caller`] exists only after authentication (or for the installation itself), so a
+//! function that takes one cannot be reached without.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tidings_event::{InvalidEventType, ModuleId, Service, TenantId, TypePattern};
+use uuid::Uuid;
+
+/// An authenticated caller. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Caller(Arc<Known>);
+
+#[derive(Debug)]
+struct Known {
+    principal: Principal,
+    tenant: Option<TenantId>,
+    admin: bool,
+    receipt_scope: String,
+}
+
+/// What kind of caller it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// A module, which publishes what its manifest declares.
+    Module(ModuleId),
+    /// A service of the kernel, which publishes its own namespace.
+    Service(Service),
+    /// A person, by the `sub` of the token.
+    User(String),
+    /// Someone who runs the installation, by the `sub` of the token.
+    Operator(String),
+    /// A server or a tool with a key made for it.
+    ApiKey {
+        /// The key's id.
+        id: Uuid,
+        /// What its maker called it.
+        name: String,
+        /// The module whose manifest bounds it, if any.
+        module: Option<ModuleId>,
+        /// What it may do.
+        scopes: Vec<Scope>,
+    },
+}
+
+impl Caller {
+    /// For `access` alone: whoever can call this decides who is authenticated.
+    pub(super) fn new(principal: Principal, tenant: Option<TenantId>, admin: bool) -> Self {
+        let receipt_scope = match &principal {
+            Principal::Module(module)
+            | Principal::ApiKey {
+                module: Some(module),
+                ..
+            } => {
+                format!("module:{module}")
+            }
+            Principal::Service(service) => format!("service:{service}"),
+            Principal::User(sub) => format!("user:{sub}"),
+            Principal::Operator(sub) => format!("operator:{sub}"),
+            Principal::ApiKey { id, .. } => format!("api-key:{id}"),
+        };
+        Self(Arc::new(Known {
+            principal,
+            tenant,
+            admin,
+            receipt_scope,
+        }))
+    }
+
+    /// What kind of caller it is.
+    pub fn principal(&self) -> &Principal {
+        &self.0.principal
+    }
+
+    /// The tenant it acts for. `None` only for operators.
+    pub fn tenant(&self) -> Option<&TenantId> {
+        self.0.tenant.as_ref()
+    }
+
+    /// Whether it may administer its tenant: the role ADMIN, or an operator.
+    pub fn is_admin(&self) -> bool {
+        self.0.admin || self.is_operator()
+    }
+
+    /// Whether it runs the installation.
+    pub fn is_operator(&self) -> bool {
+        matches!(self.0.principal, Principal::Operator(_))
+    }
+
+    /// Whose idempotency keys its keys are among, within the tenant.
+    pub fn receipt_scope(&self) -> &str {
+        &self.0.receipt_scope
+    }
+
+    /// How a sentence names it, as in "Module 'crm' is not permitted to …".
+    pub fn describe(&self) -> String {
+        match &self.0.principal {
+            Principal::Module(module) => format!("Module '{module}'"),
+            Principal::Service(service) => format!("Service '{service}'"),
+            Principal::User(sub) => format!("User '{sub}'"),
+            Principal::Operator(_) => "Operator".to_owned(),
+            Principal::ApiKey { name, .. } => format!("API key '{name}'"),
+        }
+    }
+}
+
+/// The caller of the installation's own events: the service whose event it is, in the tenant concerned.
+pub fn on_behalf_of(service: Service, tenant: TenantId) -> Caller {
+    Caller::new(Principal::Service(service), Some(tenant), false)
+}
+
+/// One thing that an API key may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// `publish:<type or pattern>`: publish these types.
+    Publish(TypePattern),
+    /// `events:read`: read the tenant's events.
+    ReadEvents,
+}
+
+/// A text that names no scope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidScope {
+    /// Neither of the two forms.
+    #[error("{0:?} is not a scope; use events:read, or publish: and an event type or pattern")]
+    Unknown(String),
+    /// `publish:` with something that is no pattern.
+    #[error("the scope {0:?} is not valid: {1}")]
+    Pattern(String, #[source] InvalidEventType),
+}
+
+impl FromStr for Scope {
+    type Err = InvalidScope;
+
+    fn from_str(text: &str) -> Result<Self, InvalidScope> {
+        let clipped = || text.chars().take(160).collect::<String>();
+        if text == "events:read" {
+            return Ok(Self::ReadEvents);
+        }
+        let pattern = text
+            .strip_prefix("publish:")
+            .ok_or_else(|| InvalidScope::Unknown(clipped()))?;
+        pattern
+            .parse()
+            .map(Self::Publish)
+            .map_err(|fault| InvalidScope::Pattern(clipped(), fault))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Publish(pattern) => write!(f, "publish:{pattern}"),
+            Self::ReadEvents => f.write_str("events:read"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_named_and_their_keys_scoped() {
+        let tenant: TenantId = "acme".parse().unwrap();
+        let check = |principal: Principal, scope: &str, name: &str| {
+            let caller = Caller::new(principal, Some(tenant.clone()), false);
+            assert_eq!(
+                (caller.receipt_scope(), caller.describe().as_str()),
+                (scope, name)
+            );
+        };
+        let key = |module: Option<&str>| Principal::ApiKey {
+            id: Uuid::nil(),
+            name: "ci".into(),
+            module: module.map(|id| id.parse().unwrap()),
+            scopes: vec![],
+        };
+        check(
+            Principal::Module("crm".parse().unwrap()),
+            "module:crm",
+            "Module 'crm'",
+        );
+        check(
+            Principal::Service(Service::Iam),
+            "service:iam",
+            "Service 'iam'",
+        );
+        check(Principal::User("u1".into()), "user:u1", "User 'u1'");
+        check(
+            Principal::Operator("root".into()),
+            "operator:root",
+            "Operator",
+        );
+        check(key(Some("crm")), "module:crm", "API key 'ci'");
+        check(
+            key(None),
+            "api-key:00000000-0000-0000-0000-000000000000",
+            "API key 'ci'",
+        );
+        let own = on_behalf_of(Service::Audit, tenant.clone());
+        assert_eq!(
+            (own.tenant(), own.is_admin(), own.is_operator()),
+            (Some(&tenant), false, false)
+        );
+    }
+
+    #[test]
+    fn scopes_are_read_and_written_alike() {
+        for good in [
+            "events:read",
+            "publish:crm.contact.created",
+            "publish:crm.**",
+        ] {
+            assert_eq!(good.parse::<Scope>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "",
+            "events:write",
+            "publish",
+            "publish:",
+            "publish:Crm",
+            "PUBLISH:crm.a",
+            "*",
+        ] {
+            assert!(bad.parse::<Scope>().is_err(), "{bad:?}");
+        }
+    }
+}

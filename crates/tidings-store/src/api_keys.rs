@@ -1,0 +1,212 @@
+//! API keys: whose they are, what they may, and the hash that a presented key is found by.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Pool, Row, Sqlite};
+use tidings_event::{ModuleId, TenantId};
+use uuid::Uuid;
+
+use crate::{StoreError, attempting, parsed};
+
+/// An API key as it is kept. The key itself is nowhere, only its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKeyRow {
+    /// What it is called by in URLs.
+    pub id: Uuid,
+    /// The tenant it speaks for.
+    pub tenant: TenantId,
+    /// What its maker called it.
+    pub name: String,
+    /// The module whose manifest bounds it, if any.
+    pub module: Option<ModuleId>,
+    /// What it may do, as its maker wrote it.
+    pub scopes: Vec<String>,
+    /// SHA-256 of the key.
+    pub hash: [u8; 32],
+    /// When it was made, in milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// When it ends by itself.
+    pub expires_at_ms: Option<i64>,
+    /// When it was revoked.
+    pub revoked_at_ms: Option<i64>,
+}
+
+/// The methods on API keys.
+#[derive(Debug, Clone, Copy)]
+pub struct ApiKeys<'a> {
+    pool: &'a Pool<Sqlite>,
+}
+
+impl<'a> ApiKeys<'a> {
+    pub(crate) fn new(pool: &'a Pool<Sqlite>) -> Self {
+        Self { pool }
+    }
+
+    /// Keeps a new key.
+    pub async fn insert(&self, key: &ApiKeyRow) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO api_keys (id, tenant, name, module, scopes, hash, created_at_ms, \
+             expires_at_ms, revoked_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(key.id.to_string())
+        .bind(key.tenant.as_str())
+        .bind(key.name.as_str())
+        .bind(key.module.as_ref().map(ModuleId::as_str))
+        .bind(serde_json::Value::from(key.scopes.clone()).to_string())
+        .bind(key.hash.as_slice())
+        .bind(key.created_at_ms)
+        .bind(key.expires_at_ms)
+        .bind(key.revoked_at_ms)
+        .execute(self.pool)
+        .await
+        .map_err(attempting("keep an API key"))?;
+        Ok(())
+    }
+
+    /// The tenant's keys, oldest first, revoked and expired ones too.
+    pub async fn list(&self, tenant: &TenantId) -> Result<Vec<ApiKeyRow>, StoreError> {
+        sqlx::query("SELECT * FROM api_keys WHERE tenant = $1 ORDER BY created_at_ms, id")
+            .bind(tenant.as_str())
+            .fetch_all(self.pool)
+            .await
+            .map_err(attempting("list API keys"))?
+            .iter()
+            .map(from_row)
+            .collect()
+    }
+
+    /// Ends a key of the tenant. False when the tenant has no such key or it was revoked before.
+    pub async fn revoke(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+        at_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE api_keys SET revoked_at_ms = $1 \
+             WHERE tenant = $2 AND id = $3 AND revoked_at_ms IS NULL",
+        )
+        .bind(at_ms)
+        .bind(tenant.as_str())
+        .bind(id.to_string())
+        .execute(self.pool)
+        .await
+        .map_err(attempting("revoke an API key"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// The key with this hash, revoked and expired ones too. Takes no tenant: the key tells it.
+    pub async fn by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKeyRow>, StoreError> {
+        sqlx::query("SELECT * FROM api_keys WHERE hash = $1")
+            .bind(hash.as_slice())
+            .fetch_optional(self.pool)
+            .await
+            .map_err(attempting("read an API key"))?
+            .as_ref()
+            .map(from_row)
+            .transpose()
+    }
+
+    /// Every tenant's keys that are not revoked, for the snapshot that authentication looks into. Expired
+    /// ones are among them: whoever looks one up knows the time.
+    pub async fn all_active(&self) -> Result<Vec<ApiKeyRow>, StoreError> {
+        sqlx::query("SELECT * FROM api_keys WHERE revoked_at_ms IS NULL")
+            .fetch_all(self.pool)
+            .await
+            .map_err(attempting("read the API keys"))?
+            .iter()
+            .map(from_row)
+            .collect()
+    }
+}
+
+fn from_row(row: &SqliteRow) -> Result<ApiKeyRow, StoreError> {
+    let unread = || attempting("read an API key");
+    let text: String = row.try_get("id").map_err(unread())?;
+    let corrupt = |column: &'static str, fault: String| StoreError::Corrupt {
+        row: text.clone(),
+        column,
+        fault,
+    };
+    let scopes: &str = row.try_get("scopes").map_err(unread())?;
+    let scopes =
+        serde_json::from_str(scopes).map_err(|fault| corrupt("scopes", fault.to_string()))?;
+    let hash: &[u8] = row.try_get("hash").map_err(unread())?;
+    let hash = hash
+        .try_into()
+        .map_err(|_| corrupt("hash", format!("{} bytes instead of 32", hash.len())))?;
+    let module: Option<&str> = row.try_get("module").map_err(unread())?;
+    Ok(ApiKeyRow {
+        id: parsed(row, &text, "id")?,
+        tenant: parsed(row, &text, "tenant")?,
+        name: row.try_get("name").map_err(unread())?,
+        module: module.map(|_| parsed(row, &text, "module")).transpose()?,
+        scopes,
+        hash,
+        created_at_ms: row.try_get("created_at_ms").map_err(unread())?,
+        expires_at_ms: row.try_get("expires_at_ms").map_err(unread())?,
+        revoked_at_ms: row.try_get("revoked_at_ms").map_err(unread())?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+
+    fn key(number: u8, tenant: &str) -> ApiKeyRow {
+        ApiKeyRow {
+            id: Uuid::from_u128(u128::from(number)),
+            tenant: tenant.parse().unwrap(),
+            name: format!("key {number}"),
+            module: number.is_multiple_of(2).then(|| "crm".parse().unwrap()),
+            scopes: vec!["publish:crm.**".into(), "events:read".into()],
+            hash: [number; 32],
+            created_at_ms: 100 - i64::from(number),
+            expires_at_ms: (number == 1).then_some(500),
+            revoked_at_ms: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_comes_back_as_it_was_kept_and_only_to_its_tenant() {
+        let store = Store::in_memory().await.unwrap();
+        let keys = store.api_keys();
+        for kept in [key(1, "acme"), key(2, "acme"), key(3, "globex")] {
+            keys.insert(&kept).await.unwrap();
+        }
+        let acme = "acme".parse().unwrap();
+        assert_eq!(
+            keys.list(&acme).await.unwrap(),
+            [key(2, "acme"), key(1, "acme")]
+        );
+        assert_eq!(
+            keys.by_hash(&[3; 32]).await.unwrap(),
+            Some(key(3, "globex"))
+        );
+        assert_eq!(keys.by_hash(&[9; 32]).await.unwrap(), None);
+        assert!(keys.insert(&key(1, "acme")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_key_is_revoked_once_and_by_its_tenant_alone() {
+        let store = Store::in_memory().await.unwrap();
+        let keys = store.api_keys();
+        let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+        let kept = key(1, "acme");
+        keys.insert(&kept).await.unwrap();
+        assert!(!keys.revoke(&globex, kept.id, 200).await.unwrap());
+        assert_eq!(keys.all_active().await.unwrap().len(), 1);
+        assert!(keys.revoke(&acme, kept.id, 201).await.unwrap());
+        assert!(!keys.revoke(&acme, kept.id, 202).await.unwrap());
+        assert!(keys.all_active().await.unwrap().is_empty());
+        assert_eq!(keys.list(&acme).await.unwrap()[0].revoked_at_ms, Some(201));
+        assert_eq!(
+            keys.by_hash(&kept.hash)
+                .await
+                .unwrap()
+                .unwrap()
+                .revoked_at_ms,
+            Some(201)
+        );
+    }
+}

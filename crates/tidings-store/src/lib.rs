@@ -1,0 +1,302 @@
+#![doc = include_str!("../README.md")]
+
+pub mod api_keys;
+pub mod manifests;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Pool, Row, Sqlite};
+
+pub use api_keys::{ApiKeyRow, ApiKeys};
+pub use manifests::{ManifestRow, Manifests};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Readers beside the one writer that SQLite allows; requests beyond wait for a connection.
+const MAX_CONNECTIONS: u32 = 4;
+
+/// How long a statement waits for another's write, and a caller for a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// SQLite's primary result code for "database or disk is full".
+const SQLITE_FULL: i32 = 13;
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file could not be opened.
+    #[error("the store {path} cannot be opened: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        source: sqlx::Error,
+    },
+    /// The tables could not be brought to this version's form; a newer version may have written them.
+    #[error("the store's tables cannot be brought up to date: {0}")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A statement failed.
+    #[error("the store cannot {doing}: {source}")]
+    Statement {
+        /// What was attempted.
+        doing: &'static str,
+        /// What the database said.
+        source: sqlx::Error,
+    },
+    /// A row holds what no version of Tidings writes.
+    #[error("the store's row {row} cannot be read: {column} holds {fault}")]
+    Corrupt {
+        /// Which row.
+        row: String,
+        /// Which column.
+        column: &'static str,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// The backup could not be written.
+    #[error("the backup {path} cannot be written: {reason}")]
+    Backup {
+        /// The target.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the disk has no room: what to tell the caller differs from other failures.
+    pub fn is_full(&self) -> bool {
+        let Self::Statement {
+            source: sqlx::Error::Database(fault),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        let code = fault.code().and_then(|code| code.parse::<i32>().ok());
+        code.is_some_and(|code| code & 0xff == SQLITE_FULL)
+    }
+}
+
+/// The open store. Cheap to clone; all clones are one pool of connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: Pool<Sqlite>,
+}
+
+impl Store {
+    /// Opens the file, making it if there is none, and brings its tables up to date.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let path = path.as_ref();
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(PATIENCE);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(PATIENCE)
+            .connect_with(options)
+            .await
+            .map_err(|source| StoreError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
+        Self::migrated(pool).await
+    }
+
+    /// A store that is gone when dropped, for tests and the sandbox.
+    pub async fn in_memory() -> Result<Self, StoreError> {
+        let path = PathBuf::from(":memory:");
+        let options = SqliteConnectOptions::from_str("sqlite::memory:")
+            .map_err(|source| StoreError::Open {
+                path: path.clone(),
+                source,
+            })?
+            .foreign_keys(true);
+        // Each connection to `:memory:` is a database of its own: one, kept for good.
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .min_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options)
+            .await
+            .map_err(|source| StoreError::Open { path, source })?;
+        Self::migrated(pool).await
+    }
+
+    async fn migrated(pool: Pool<Sqlite>) -> Result<Self, StoreError> {
+        MIGRATIONS.run(&pool).await.map_err(StoreError::Migrate)?;
+        Ok(Self { pool })
+    }
+
+    /// What modules declare.
+    pub fn manifests(&self) -> Manifests<'_> {
+        Manifests::new(&self.pool)
+    }
+
+    /// The keys that servers and tools authenticate with.
+    pub fn api_keys(&self) -> ApiKeys<'_> {
+        ApiKeys::new(&self.pool)
+    }
+
+    /// Whether the store answers.
+    pub async fn health(&self) -> Result<(), StoreError> {
+        let asked = sqlx::query("SELECT 1").fetch_one(&self.pool).await;
+        asked.map(drop).map_err(attempting("answer"))
+    }
+
+    /// Writes a consistent copy while the store is in use. The target must not exist; once this returns
+    /// well the copy is durable, and after a failure no part of one is left.
+    pub async fn backup(&self, target: &Path) -> Result<(), StoreError> {
+        let failed = |reason: String| StoreError::Backup {
+            path: target.to_owned(),
+            reason,
+        };
+        let text = target
+            .to_str()
+            .ok_or_else(|| failed("its name is not UTF-8".into()))?;
+        // `VACUUM INTO` would fill an empty file that stands there already.
+        if tokio::fs::try_exists(target)
+            .await
+            .map_err(|error| failed(error.to_string()))?
+        {
+            return Err(failed(
+                "a file of this name exists; name one that does not".into(),
+            ));
+        }
+        let copied = sqlx::query("VACUUM INTO $1")
+            .bind(text)
+            .execute(&self.pool)
+            .await;
+        if let Err(error) = copied {
+            // The failure is reported; that an incomplete copy may stay behind changes nothing about it.
+            let _ = tokio::fs::remove_file(target).await;
+            return Err(failed(error.to_string()));
+        }
+        sync(target)
+            .await
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    /// Lets running statements end and closes the file. Later calls fail.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Flushes the file and the folder's entry for it to the disk: `VACUUM INTO` promises neither.
+async fn sync(path: &Path) -> std::io::Result<()> {
+    tokio::fs::File::open(path).await?.sync_all().await?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    tokio::fs::File::open(folder.unwrap_or(Path::new(".")))
+        .await?
+        .sync_all()
+        .await
+}
+
+/// Turns a failure of the database into one that says what was being done.
+fn attempting(doing: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    move |source| StoreError::Statement { doing, source }
+}
+
+/// A text column that holds a value of our own.
+fn parsed<T>(row: &sqlx::sqlite::SqliteRow, id: &str, column: &'static str) -> Result<T, StoreError>
+where
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let text: &str = row.try_get(column).map_err(attempting("read a row"))?;
+    text.parse().map_err(|fault: T::Err| StoreError::Corrupt {
+        row: id.to_owned(),
+        column,
+        fault: fault.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn with_one_manifest(store: &Store) {
+        store
+            .manifests()
+            .put(&"crm".parse().unwrap(), "1.2.0", "{}", 7)
+            .await
+            .unwrap();
+    }
+
+    async fn holds_that_manifest(store: &Store) -> bool {
+        store
+            .manifests()
+            .get(&"crm".parse().unwrap())
+            .await
+            .unwrap()
+            .is_some()
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_there_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let store = Store::open(&path).await.unwrap();
+        with_one_manifest(&store).await;
+        store.close().await;
+        assert!(store.health().await.is_err());
+        let again = Store::open(&path).await.unwrap();
+        assert!(holds_that_manifest(&again).await);
+        again.health().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_file_is_opened_with_every_commit_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store.db")).await.unwrap();
+        let pragma = async |sql: &'static str| {
+            sqlx::query(sql)
+                .fetch_one(&store.pool)
+                .await
+                .unwrap()
+                .get::<i64, _>(0)
+        };
+        assert_eq!(pragma("PRAGMA synchronous").await, 2);
+        assert_eq!(pragma("PRAGMA foreign_keys").await, 1);
+        let mode = sqlx::query("PRAGMA journal_mode")
+            .fetch_one(&store.pool)
+            .await
+            .unwrap();
+        assert_eq!(mode.get::<String, _>(0), "wal");
+    }
+
+    #[tokio::test]
+    async fn a_backup_opens_as_a_store_and_overwrites_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("store.db")).await.unwrap();
+        with_one_manifest(&store).await;
+        let target = folder.path().join("it's a copy.db");
+        store.backup(&target).await.unwrap();
+        assert!(holds_that_manifest(&Store::open(&target).await.unwrap()).await);
+
+        let refused = store.backup(&target).await.unwrap_err();
+        assert!(refused.to_string().contains("exists"), "{refused}");
+        assert!(holds_that_manifest(&Store::open(&target).await.unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_store_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let text = "not a database, but long enough to be taken for one\n".repeat(40);
+        std::fs::write(&path, &text).unwrap();
+        assert!(Store::open(&path).await.is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
+}

@@ -1,0 +1,146 @@
+//! Module manifests as they were written. They belong to the installation, not to a tenant.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Pool, Row, Sqlite};
+use tidings_event::ModuleId;
+
+use crate::{StoreError, attempting, parsed};
+
+/// A manifest as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestRow {
+    /// Whose it is.
+    pub module_id: ModuleId,
+    /// The version it names.
+    pub version: String,
+    /// The document, as it was sent.
+    pub document: String,
+    /// When it was last written, in milliseconds since 1970.
+    pub updated_at_ms: i64,
+}
+
+/// The methods on manifests.
+#[derive(Debug, Clone, Copy)]
+pub struct Manifests<'a> {
+    pool: &'a Pool<Sqlite>,
+}
+
+impl<'a> Manifests<'a> {
+    pub(crate) fn new(pool: &'a Pool<Sqlite>) -> Self {
+        Self { pool }
+    }
+
+    /// Writes the module's manifest in place of the one before.
+    pub async fn put(
+        &self,
+        module_id: &ModuleId,
+        version: &str,
+        document: &str,
+        at_ms: i64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO manifests (module_id, version, document, updated_at_ms) \
+             VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (module_id) DO UPDATE SET version = excluded.version, \
+             document = excluded.document, updated_at_ms = excluded.updated_at_ms",
+        )
+        .bind(module_id.as_str())
+        .bind(version)
+        .bind(document)
+        .bind(at_ms)
+        .execute(self.pool)
+        .await
+        .map_err(attempting("write a manifest"))?;
+        Ok(())
+    }
+
+    /// The module's manifest, if it has one.
+    pub async fn get(&self, module_id: &ModuleId) -> Result<Option<ManifestRow>, StoreError> {
+        sqlx::query("SELECT * FROM manifests WHERE module_id = $1")
+            .bind(module_id.as_str())
+            .fetch_optional(self.pool)
+            .await
+            .map_err(attempting("read a manifest"))?
+            .as_ref()
+            .map(from_row)
+            .transpose()
+    }
+
+    /// Every manifest, in the order of the modules' ids.
+    pub async fn list(&self) -> Result<Vec<ManifestRow>, StoreError> {
+        sqlx::query("SELECT * FROM manifests ORDER BY module_id")
+            .fetch_all(self.pool)
+            .await
+            .map_err(attempting("list the manifests"))?
+            .iter()
+            .map(from_row)
+            .collect()
+    }
+
+    /// Removes the module's manifest. False when there was none.
+    pub async fn delete(&self, module_id: &ModuleId) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM manifests WHERE module_id = $1")
+            .bind(module_id.as_str())
+            .execute(self.pool)
+            .await
+            .map_err(attempting("remove a manifest"))?;
+        Ok(done.rows_affected() > 0)
+    }
+}
+
+fn from_row(row: &SqliteRow) -> Result<ManifestRow, StoreError> {
+    let read = attempting("read a manifest");
+    let columns = || {
+        Ok((
+            row.try_get("version")?,
+            row.try_get("document")?,
+            row.try_get("updated_at_ms")?,
+        ))
+    };
+    let (version, document, updated_at_ms) = columns().map_err(read)?;
+    let module_id = parsed(row, "of a manifest", "module_id")?;
+    Ok(ManifestRow {
+        module_id,
+        version,
+        document,
+        updated_at_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Store;
+
+    #[tokio::test]
+    async fn a_manifest_is_put_replaced_listed_and_deleted() {
+        let store = Store::in_memory().await.unwrap();
+        let manifests = store.manifests();
+        let (crm, abc) = ("crm".parse().unwrap(), "abc".parse().unwrap());
+        assert_eq!(manifests.get(&crm).await.unwrap(), None);
+        manifests.put(&crm, "1.0.0", "{\"a\":1}", 10).await.unwrap();
+        manifests.put(&abc, "0.1.0", "{}", 11).await.unwrap();
+        manifests
+            .put(&crm, "1.1.0", "{\"a\": 2}", 12)
+            .await
+            .unwrap();
+
+        let row = manifests.get(&crm).await.unwrap().unwrap();
+        assert_eq!(
+            (row.version.as_str(), row.document.as_str()),
+            ("1.1.0", "{\"a\": 2}")
+        );
+        assert_eq!(row.updated_at_ms, 12);
+        let ids: Vec<_> = manifests
+            .list()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| row.module_id)
+            .collect();
+        assert_eq!(ids, [abc, crm.clone()]);
+
+        assert!(manifests.delete(&crm).await.unwrap());
+        assert!(!manifests.delete(&crm).await.unwrap());
+        assert_eq!(manifests.list().await.unwrap().len(), 1);
+    }
+}
