@@ -133,7 +133,8 @@ pub(crate) async fn stream(
 fn frames(
     events: impl Stream<Item = Result<(Cursor, Placed), Refusal>>,
 ) -> impl Stream<Item = Result<Frame, Infallible>> {
-    events.map_while(|event| event.ok()).map(|(cursor, event)| {
+    let good = events.take_while(|event| std::future::ready(event.is_ok()));
+    good.filter_map(async |event| event.ok()).map(|(cursor, event)| {
         let text = serde_json::to_string(&Rendered(event)).expect("an event is always writable as JSON");
         // A frame's data is one line: pretty-printed payloads lose their line breaks here.
         Ok(Frame::default().id(cursor.encode()).event("event").data(text.replace(['\n', '\r'], " ")))

@@ -1,0 +1,225 @@
+//! Configuration: one struct, four layers, the later ones winning. The environment is read here and nowhere else.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Deserializer, Serialize};
+use tidings_event::{Topic, TypePattern};
+use tidings_gateway::rulebook::{EnvelopeKind, Route};
+
+/// The first layer, which is also the reference page.
+const DEFAULTS: &str = include_str!("../tidings.default.toml");
+
+/// Everything that can be configured. Each key is explained in `tidings.default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) data: PathBuf,
+    pub(crate) server: Server,
+    pub(crate) auth: Auth,
+    pub(crate) bus: Bus,
+    pub(crate) modules: Modules,
+    pub(crate) log: Log,
+    #[serde(default)]
+    routes: Vec<RouteConfig>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Server {
+    pub(crate) listen: SocketAddr,
+    pub(crate) public_url: String,
+    pub(crate) max_connections: usize,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) header_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) drain: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Auth {
+    pub(crate) jwks_file: String,
+    pub(crate) shared_secret: String,
+    pub(crate) issuer: String,
+    pub(crate) audience: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Bus {
+    pub(crate) partitions: u32,
+    #[serde(deserialize_with = "optional_duration")]
+    pub(crate) retention_age: Option<Duration>,
+    pub(crate) retention_bytes: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Modules {
+    pub(crate) manifests: String,
+    pub(crate) demo: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    pub(crate) level: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteConfig {
+    types: Vec<String>,
+    topic: String,
+    envelope: EnvelopeKind,
+}
+
+/// What flags say, as a layer: only what was given.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Flags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) server: ServerFlags,
+    pub(crate) modules: ModulesFlags,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct ServerFlags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) listen: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct ModulesFlags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) manifests: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) demo: Option<bool>,
+}
+
+/// The layers, merged but not yet read.
+pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
+    let mut figment = Figment::from(Toml::string(DEFAULTS));
+    if let Some(file) = file {
+        figment = figment.merge(Toml::file_exact(file));
+    }
+    // The client's own variables share the prefix.
+    let client = ["url", "token", "profile", "config"];
+    let variables = Env::prefixed("TIDINGS_").ignore(&client).split("__");
+    figment.merge(variables).merge(Serialized::defaults(flags))
+}
+
+/// Reads and checks the configuration.
+pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
+    let config: Config = layers(file, flags).extract().context("the configuration cannot be read")?;
+    let trusted = !config.auth.jwks_file.is_empty() || !config.auth.shared_secret.is_empty();
+    if !config.server.listen.ip().is_loopback() && !trusted {
+        bail!(
+            "refusing to listen on {}: beyond loopback the local signing key is no protection. Configure \
+             auth.jwks_file or auth.shared_secret, or listen on 127.0.0.1",
+            config.server.listen
+        );
+    }
+    if config.bus.partitions == 0 {
+        bail!("bus.partitions must be 1 or more");
+    }
+    Ok(config)
+}
+
+impl Config {
+    /// The routes, parsed.
+    pub(crate) fn routes(&self) -> Result<Vec<Route>> {
+        let parse = |(index, route): (usize, &RouteConfig)| {
+            let types: Result<Vec<TypePattern>, _> = route.types.iter().map(|text| text.parse()).collect();
+            let topic: Result<Topic, _> = route.topic.parse();
+            Ok(Route {
+                types: types.with_context(|| format!("routes[{index}].types"))?,
+                topic: topic.with_context(|| format!("routes[{index}].topic"))?,
+                envelope: route.envelope,
+            })
+        };
+        self.routes.iter().enumerate().map(parse).collect()
+    }
+}
+
+/// The configuration in force, one line a key, with where each value comes from. Secrets are not shown.
+pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
+    use figment::value::Value;
+    let figment = layers(file, flags);
+    let value: Value = figment.extract().context("the configuration cannot be read")?;
+    let mut lines = Vec::new();
+    let mut todo = vec![(String::new(), value)];
+    while let Some((path, value)) = todo.pop() {
+        if let Some(members) = value.as_dict() {
+            for (name, member) in members.iter().rev() {
+                let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                todo.push((inner, member.clone()));
+            }
+            continue;
+        }
+        let shown: serde_json::Value = figment.extract_inner(&path)?;
+        let shown = if path.ends_with("secret") && shown != "" { "\"(hidden)\"".into() } else { shown.to_string() };
+        let origin = figment.find_metadata(&path).map_or("defaults", |metadata| match &*metadata.name {
+            name if name.contains("TOML source string") => "defaults",
+            name if name.contains("TOML") => "file",
+            name if name.contains("environment") => "environment",
+            _ => "flag",
+        });
+        lines.push(format!("{path} = {shown}  # {origin}"));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn parsed(text: &str) -> Result<Duration, String> {
+    let span: jiff::Span = text.parse().map_err(|error| format!("{text:?} is not a duration such as 30s or 7d: {error}"))?;
+    let exact = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|error| error.to_string())?;
+    Duration::try_from(exact).map_err(|error| error.to_string())
+}
+
+pub(crate) fn duration_flag(text: &str) -> Result<Duration, String> {
+    parsed(text)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    parsed(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { parsed(&text).map(Some).map_err(serde::de::Error::custom) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_complete_and_flags_win() {
+        let flags = Flags { data: Some("elsewhere".into()), ..Flags::default() };
+        let config: Config = layers(None, &flags).extract().unwrap();
+        assert_eq!(config.data, Path::new("elsewhere"));
+        assert_eq!(config.bus.partitions, 12);
+        assert_eq!(config.server.drain, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn beyond_loopback_needs_a_key_of_ones_own() {
+        let server = ServerFlags { listen: Some("0.0.0.0:1".into()) };
+        let flags = Flags { server, ..Flags::default() };
+        let error = load(None, &flags).unwrap_err().to_string();
+        assert!(error.contains("auth.jwks_file"), "{error}");
+    }
+}

@@ -1,0 +1,75 @@
+//! The watched folder of module manifests: `*.manifest.json` or `<module>/module.manifest.json`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use serde::Deserialize;
+use tidings_event::ModuleId;
+use tidings_http::House;
+use tokio::sync::mpsc;
+
+/// Editors write a file in several steps: changes are read when none came for so long.
+const SETTLED: Duration = Duration::from_millis(200);
+
+#[derive(Deserialize)]
+struct Named {
+    id: String,
+}
+
+/// Loads every manifest of the folder. One that cannot be used is logged and the rest goes on.
+pub(crate) async fn load(house: &House, folder: &Path) -> Result<()> {
+    for path in found(folder)? {
+        match install(house, &path).await {
+            Ok(true) => tracing::info!(file = %path.display(), "manifest loaded"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(file = %path.display(), error = format!("{error:#}"), "manifest refused"),
+        }
+    }
+    Ok(())
+}
+
+async fn install(house: &House, path: &Path) -> Result<bool> {
+    let text = std::fs::read_to_string(path).context("it cannot be read")?;
+    let named: Named = serde_json::from_str(&text).context("it is not a manifest")?;
+    let module: ModuleId = named.id.parse()?;
+    Ok(house.gateway().manifests.install(&module, &text).await?)
+}
+
+fn found(folder: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = || format!("the manifests folder {} cannot be read", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
+        let path = entry.with_context(unreadable)?.path();
+        let inner = path.join("module.manifest.json");
+        if inner.is_file() {
+            files.push(inner);
+        } else if path.to_string_lossy().ends_with(".manifest.json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Loads the folder again whenever something in it changes, until the returned watcher is dropped.
+pub(crate) fn watch(house: House, folder: PathBuf) -> Result<(RecommendedWatcher, tokio::task::JoinHandle<()>)> {
+    let (changed, mut changes) = mpsc::channel::<()>(1);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // A full channel already says that something changed.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            let _ = changed.try_send(());
+        }
+    })?;
+    watcher.watch(&folder, RecursiveMode::Recursive)?;
+    let task = tokio::spawn(async move {
+        while changes.recv().await.is_some() {
+            while let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await {}
+            if let Err(error) = load(&house, &folder).await {
+                tracing::error!(error = format!("{error:#}"), "the manifests folder could not be read again");
+            }
+        }
+    });
+    Ok((watcher, task))
+}

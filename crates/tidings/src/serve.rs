@@ -1,0 +1,198 @@
+//! `tidings serve`: where the parts are put together, started and stopped.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tidings_bus::Bus;
+use tidings_bus::embedded::{self, Embedded};
+use tidings_event::{ModuleId, TenantId};
+use tidings_gateway::Gateway;
+use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
+use tidings_gateway::clock::Clock;
+use tidings_http::{House, Limits};
+use tidings_store::Store;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+use crate::config::{self, Config, Flags, LogFormat, ModulesFlags, ServerFlags};
+use crate::manifests;
+
+/// How long idempotency keys are honoured (source A).
+const KEY_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How long the token of the printed command is valid.
+const FIRST_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+/// The sample module of a first start.
+const DEMO: &str = r#"{
+  "id": "demo",
+  "version": "1.0.0",
+  "events": { "publishes": ["demo.greeting.sent"], "subscribes": [] }
+}"#;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The data folder
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The address to listen on
+    #[arg(long)]
+    listen: Option<String>,
+    /// A folder of module manifests, loaded and watched
+    #[arg(long)]
+    manifests: Option<String>,
+    /// A configuration file
+    #[arg(long, env = "TIDINGS_CONFIG")]
+    config: Option<PathBuf>,
+    /// Do not register the sample module on a first start
+    #[arg(long)]
+    no_demo: bool,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let flags = Flags {
+        data: arguments.data,
+        server: ServerFlags { listen: arguments.listen },
+        modules: ModulesFlags {
+            manifests: arguments.manifests,
+            demo: arguments.no_demo.then_some(false),
+        },
+    };
+    let config = config::load(arguments.config.as_deref(), &flags)?;
+    log(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(config))
+}
+
+fn log(config: &Config) -> Result<()> {
+    let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+    Ok(())
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let folder = &config.data;
+    std::fs::create_dir_all(folder).with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
+    let clock = Clock::system();
+    let first_start = !folder.join("bus.db").exists();
+    let bus = open_bus(&config, &clock)?;
+    let store = Store::open(folder.join("store.db")).await.context("the store cannot be opened")?;
+    let access = open_access(&config, &store, &clock).await?;
+    let port: Arc<dyn Bus> = bus.clone();
+    let gateway =
+        Gateway::open(port, config.bus.partitions, store.clone(), access.clone(), config.routes()?, clock.clone());
+    let gateway = gateway.await.context("the gateway cannot be opened")?;
+
+    let listener = TcpListener::bind(config.server.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.server.listen))?;
+    let address = listener.local_addr()?;
+    let public_url = match config.server.public_url.as_str() {
+        "" => format!("http://{address}"),
+        url => url.to_owned(),
+    };
+    let house = House::new(gateway, &public_url);
+    if first_start && config.modules.demo {
+        let demo: ModuleId = "demo".parse()?;
+        house.gateway().manifests.install(&demo, DEMO).await?;
+    }
+    let watched = Path::new(&config.modules.manifests);
+    let watching = if config.modules.manifests.is_empty() {
+        None
+    } else {
+        manifests::load(&house, watched).await?;
+        Some(manifests::watch(house.clone(), watched.to_owned())?)
+    };
+    greet(&config, &public_url, &access, &clock);
+
+    let limits = Limits {
+        connections: config.server.max_connections,
+        header_timeout: config.server.header_timeout,
+        drain: config.server.drain,
+    };
+    let router = tidings_http::router(house);
+    tidings_http::serve(listener, router, limits, stopped()).await;
+    if let Some((watcher, task)) = watching {
+        drop(watcher);
+        task.await?;
+    }
+    store.close().await;
+    bus.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_bus(config: &Config, clock: &Clock) -> Result<Arc<Embedded>> {
+    let clock = clock.clone();
+    let bus = Embedded::open(embedded::Config {
+        folder: config.data.clone(),
+        partitions: config.bus.partitions,
+        retention_age: config.bus.retention_age,
+        retention_bytes: (config.bus.retention_bytes > 0).then_some(config.bus.retention_bytes),
+        key_ttl: KEY_TTL,
+        now_ms: Arc::new(move || clock.now_ms()),
+    });
+    Ok(Arc::new(bus.context("the log cannot be opened")?))
+}
+
+async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Arc<Access>> {
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let auth = &config.auth;
+    let access = AccessConfig {
+        keys: given(&auth.jwks_file).map(|file| KeySource::File(file.into())),
+        shared_secret: given(&auth.shared_secret).map(|secret| Zeroizing::new(secret.into_bytes())),
+        issuer: given(&auth.issuer),
+        audience: given(&auth.audience),
+    };
+    let access = Access::new(access, store.clone(), &config.data, clock.now_ms()).await;
+    Ok(Arc::new(access.context("the credentials cannot be set up")?))
+}
+
+/// Says where it listens, and how to publish a first event.
+fn greet(config: &Config, url: &str, access: &Access, clock: &Clock) {
+    println!("Tidings listens on {url}");
+    println!("  data folder  {}", config.data.display());
+    println!("  API          {url}/docs");
+    let Some(key) = access.local_key() else { return };
+    let module: Option<ModuleId> = config.modules.demo.then(|| "demo".parse().expect("a legal id"));
+    if module.is_none() {
+        println!("  credentials  tidings token --data {} --tenant TENANT --module MODULE", config.data.display());
+        return;
+    }
+    let tenant: TenantId = "acme".parse().expect("a legal id");
+    let claims = Claims {
+        subject: "demo".to_owned(),
+        tenant: Some(tenant),
+        module,
+        service: None,
+        admin: false,
+        operator: false,
+        issuer: None,
+        audience: None,
+    };
+    let token = key.mint(&claims, FIRST_TOKEN_TTL, clock.now_ms());
+    println!("\nPublish a first event as module 'demo' of tenant 'acme':\n");
+    println!("  export TIDINGS_URL={url} TIDINGS_TOKEN={token}");
+    println!(
+        "  curl -X POST $TIDINGS_URL/v1/events/publish -H \"Authorization: Bearer $TIDINGS_TOKEN\" \
+         -H 'Content-Type: application/json' -d '{{\"type\":\"demo.greeting.sent\",\"data\":{{\"text\":\"hello\"}}}}'\n"
+    );
+}
+
+/// Ready when the process is asked to stop.
+async fn stopped() {
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be listened to");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: requests in flight get their time");
+}

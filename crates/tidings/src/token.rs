@@ -1,0 +1,68 @@
+//! `tidings token`: a credential for a newcomer, made with the data folder's own key.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tidings_event::{ModuleId, Service, TenantId};
+use tidings_gateway::access::{Claims, LocalKey};
+use tidings_gateway::clock::Clock;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The data folder of the installation
+    #[arg(long, env = "TIDINGS_DATA", default_value = "tidings-data")]
+    data: PathBuf,
+    /// The tenant; only an OPERATOR needs none
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Speak as this module
+    #[arg(long, group = "principal")]
+    module: Option<String>,
+    /// Speak as this kernel service
+    #[arg(long, group = "principal")]
+    service: Option<String>,
+    /// Speak as this user
+    #[arg(long, group = "principal")]
+    user: Option<String>,
+    /// ADMIN or OPERATOR
+    #[arg(long)]
+    role: Vec<Role>,
+    /// How long it is valid
+    #[arg(long, default_value = "1h", value_parser = crate::config::duration_flag)]
+    ttl: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "UPPER")]
+enum Role {
+    Admin,
+    Operator,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let operator = arguments.role.contains(&Role::Operator);
+    if arguments.tenant.is_none() && !operator {
+        bail!("name the tenant with --tenant; only --role OPERATOR needs none");
+    }
+    let module: Option<ModuleId> = arguments.module.as_deref().map(str::parse).transpose()?;
+    let service: Option<Service> = arguments.service.as_deref().map(str::parse).transpose()?;
+    let tenant: Option<TenantId> = arguments.tenant.as_deref().map(str::parse).transpose()?;
+    let subject = arguments.user.clone();
+    let subject = subject.or_else(|| module.as_ref().map(|module| module.as_str().to_owned()));
+    let subject = subject.or_else(|| service.map(|service| service.as_str().to_owned()));
+    let claims = Claims {
+        subject: subject.unwrap_or_else(|| if operator { "operator" } else { "user" }.to_owned()),
+        tenant,
+        module,
+        service,
+        admin: arguments.role.contains(&Role::Admin),
+        operator,
+        issuer: None,
+        audience: None,
+    };
+    let key = LocalKey::load_or_create(&arguments.data)
+        .with_context(|| format!("the key of the data folder {} cannot be read", arguments.data.display()))?;
+    println!("{}", key.mint(&claims, arguments.ttl, Clock::system().now_ms()));
+    Ok(())
+}
