@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+mod client;
+mod error;
+mod event;
+mod request;
+mod sse;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, Retries};
+pub use error::{Error, Problem};
+pub use event::{
+    ApiKey, CreatedApiKey, Event, EventQuery, Module, NewApiKey, NewEvent, Page, Readiness, Receipt,
+};
+pub use stream::{EventStream, StreamQuery, StreamedEvent};

@@ -1,0 +1,219 @@
+//! One request: send it, repeat it where that is safe, and turn the answer into a value or an error.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::client::{Client, Retries};
+use crate::error::{Error, Problem};
+
+/// How long one try may take, from connecting to the answer's last byte.
+const TRY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest answer that is read; the largest page of the largest events stays below it.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// Whether the same request may be carried out twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// A second time changes nothing: reads, puts, and publishes with their key.
+    Safe,
+    /// Only if the first certainly was not carried out.
+    IfNotDone,
+}
+
+/// What to send.
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) repeat: Repeat,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<Value>,
+}
+
+impl Request {
+    pub(crate) fn new(method: Method, url: Url, repeat: Repeat) -> Self {
+        Self {
+            method,
+            url,
+            repeat,
+            headers: HeaderMap::new(),
+            body: None,
+        }
+    }
+
+    pub(crate) fn json(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    /// The answer, once it is a success.
+    pub(crate) async fn send(self, client: &Client) -> Result<Answer, Error> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let outcome = self.try_once(client).await;
+            let Err(error) = outcome else { return outcome };
+            match self.wait_before_next(&error, tried, &client.retries) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    async fn try_once(&self, client: &Client) -> Result<Answer, Error> {
+        let mut request = client
+            .http
+            .request(self.method.clone(), self.url.clone())
+            .headers(self.headers.clone())
+            .timeout(TRY_TIMEOUT);
+        if let Some(body) = &self.body {
+            request = request.json(body);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| unreachable(&self.url, error))?;
+        let answer = Answer::read(response).await?;
+        if answer.status.is_success() {
+            Ok(answer)
+        } else {
+            Err(answer.into_refusal())
+        }
+    }
+
+    /// How long to wait before the next try; none when there must not be one.
+    fn wait_before_next(&self, error: &Error, tried: u32, retries: &Retries) -> Option<Duration> {
+        let safe = self.repeat == Repeat::Safe;
+        let (again, asked) = match error {
+            Error::Unreachable { source, .. } => (safe || never_connected(&**source), None),
+            Error::Refused(problem) => (repeatable(problem.status, safe), problem.retry_after),
+            Error::Unexpected { status, .. } => (repeatable(*status, safe), None),
+            Error::Configuration(_) => (false, None),
+        };
+        if !again || tried >= retries.tries {
+            return None;
+        }
+        match asked {
+            // Coming back earlier than asked is of no use, and waiting for minutes is the caller's decision.
+            Some(wait) => (wait <= retries.longest_wait).then_some(wait),
+            None => Some(retries.wait_after(tried)),
+        }
+    }
+}
+
+fn repeatable(status: u16, safe: bool) -> bool {
+    status == 429 || (safe && matches!(status, 502..=504))
+}
+
+fn never_connected(error: &(dyn std::error::Error + 'static)) -> bool {
+    error
+        .downcast_ref::<reqwest::Error>()
+        .is_some_and(reqwest::Error::is_connect)
+}
+
+impl Retries {
+    /// Doubles from try to try; the random half keeps clients from coming back all at once.
+    pub(crate) fn wait_after(&self, tried: u32) -> Duration {
+        let doubled = self
+            .first_wait
+            .saturating_mul(1 << tried.saturating_sub(1).min(16));
+        let longest = doubled.min(self.longest_wait);
+        // The last byte of a UUID v7 is random.
+        let share = f64::from(Uuid::now_v7().as_bytes()[15]) / 255.0;
+        longest.mul_f64(0.5 + share / 2.0)
+    }
+}
+
+/// A whole answer.
+pub(crate) struct Answer {
+    pub(crate) url: Url,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) async fn read(mut response: Response) -> Result<Self, Error> {
+        let (url, status) = (response.url().clone(), response.status());
+        let headers = response.headers().clone();
+        let mut body = Vec::new();
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| unreachable(&url, error))?
+        {
+            if body.len() + piece.len() > MAX_ANSWER_BYTES {
+                let reason = format!("more than {MAX_ANSWER_BYTES} bytes");
+                return Err(Error::Unexpected {
+                    url: url.into(),
+                    status: status.into(),
+                    reason,
+                });
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(Self {
+            url,
+            status,
+            headers,
+            body,
+        })
+    }
+
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|error| self.unexpected(&error.to_string()))
+    }
+
+    /// The body as JSON; null when there is none.
+    pub(crate) fn value(&self) -> Result<Value, Error> {
+        if self.body.is_empty() {
+            Ok(Value::Null)
+        } else {
+            self.json()
+        }
+    }
+
+    pub(crate) fn into_refusal(self) -> Error {
+        match serde_json::from_slice::<Problem>(&self.body) {
+            Ok(mut problem) => {
+                problem.status = self.status.as_u16();
+                problem.retry_after = retry_after(&self.headers);
+                Error::Refused(Box::new(problem))
+            }
+            Err(_) => self.unexpected("no problem document"),
+        }
+    }
+
+    fn unexpected(&self, reason: &str) -> Error {
+        let url = self.url.to_string();
+        Error::Unexpected {
+            url,
+            status: self.status.as_u16(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// The URL is told once, by our own error.
+pub(crate) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
+    Error::Unreachable {
+        url: url.to_string(),
+        source: Box::new(error.without_url()),
+    }
+}
