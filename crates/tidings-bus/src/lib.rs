@@ -150,7 +150,11 @@ pub trait Bus: Send + Sync + 'static {
     fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>>;
 
     /// The record of this event, if the log still holds it and it belongs to the tenant.
-    fn find(&self, tenant: TenantId, event_id: Uuid) -> Pending<'_, Result<Option<Stored>, ReadError>>;
+    fn find(
+        &self,
+        tenant: TenantId,
+        event_id: Uuid,
+    ) -> Pending<'_, Result<Option<Stored>, ReadError>>;
 
     /// Every topic with its number of partitions, in the order of their names.
     fn topics(&self) -> Pending<'_, Result<Vec<(Topic, u32)>, ReadError>>;

@@ -13,7 +13,10 @@ fn murmur2(data: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
     const R: u32 = 24;
-    #[expect(clippy::cast_possible_truncation, reason = "the algorithm takes the length modulo 2^32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the algorithm takes the length modulo 2^32"
+    )]
     let mut hash = SEED ^ data.len() as u32;
     let mut words = data.chunks_exact(4);
     for word in &mut words {
@@ -49,7 +52,10 @@ mod tests {
         check("foobar", -790_332_482);
         check("a-little-bit-long-string", -985_981_536);
         check("a-little-bit-longer-string", -1_486_304_829);
-        check("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971);
+        check(
+            "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+            -58_897_971,
+        );
         check("abc", 479_470_107);
     }
 }

@@ -16,7 +16,8 @@ impl Headers {
         self.0.push_str(name);
         self.0.push_str(": ");
         if value.bytes().any(|byte| byte.is_ascii_control()) {
-            self.0.extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
+            self.0
+                .extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
         } else {
             self.0.push_str(value);
         }
@@ -30,7 +31,8 @@ impl Headers {
 
     /// The first value of a header.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find_map(|(this, value)| (this == name).then_some(value))
+        self.iter()
+            .find_map(|(this, value)| (this == name).then_some(value))
     }
 
     /// The stored form.

@@ -1,0 +1,67 @@
+//! A copy of the log at one moment, made while it is in use.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
+
+use super::schema::{FILE, open_reader};
+
+/// Why no copy was made.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// There is a log already.
+    #[error("{} is there already; choose an empty folder", .0.display())]
+    Exists(PathBuf),
+    /// The target cannot be written.
+    #[error("{} cannot be written", path.display())]
+    Target {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Copying failed.
+    #[error("the copy failed: {0}")]
+    Copy(String),
+}
+
+/// Copies `bus.db`. The name appears only when the copy is whole and synced.
+pub(super) fn backup(source: &Path, target: &Path) -> Result<(), BackupError> {
+    let fail = |source| BackupError::Target {
+        path: target.to_owned(),
+        source,
+    };
+    fs::create_dir_all(target).map_err(fail)?;
+    let (whole, partial) = (target.join(FILE), target.join("bus.db.partial"));
+    if whole.exists() {
+        return Err(BackupError::Exists(whole));
+    }
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    copy(source, &partial)?;
+    File::open(&partial)
+        .and_then(|file| file.sync_all())
+        .map_err(fail)?;
+    fs::rename(&partial, &whole).map_err(fail)?;
+    File::open(target)
+        .and_then(|folder| folder.sync_all())
+        .map_err(fail)
+}
+
+/// In one step, that is one read transaction: in several, each commit between them would start it
+/// anew.
+fn copy(source: &Path, partial: &Path) -> Result<(), BackupError> {
+    let fail = |error: rusqlite::Error| BackupError::Copy(error.to_string());
+    let from = open_reader(source).map_err(|fault| BackupError::Copy(fault.to_string()))?;
+    let mut to = Connection::open(partial).map_err(fail)?;
+    let backup = Backup::new(&from, &mut to).map_err(fail)?;
+    match backup.step(-1).map_err(fail)? {
+        StepResult::Done => Ok(()),
+        other => Err(BackupError::Copy(format!("it stopped half-way: {other:?}"))),
+    }
+}

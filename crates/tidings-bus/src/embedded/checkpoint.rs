@@ -1,0 +1,85 @@
+//! Moves pages from the WAL to the file, on a thread and connection of its own.
+//!
+//! The passive kind never waits for anybody. Only a WAL over its bound is restarted, which holds up
+//! the writer for what was appended since the passive one a moment before.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::Shared;
+use super::fault::Fault;
+use super::schema::open_checkpointer;
+
+/// A WAL of more frames than this is restarted: 64 MiB.
+const RESTART_FRAMES: i64 = 16_384;
+
+/// The thread, and how to wake it.
+pub(super) struct Checkpointer {
+    wake: SyncSender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Checkpointer {
+    pub(super) fn start(folder: &Path, shared: Arc<Shared>) -> Result<Self, Fault> {
+        let connection = open_checkpointer(folder)?;
+        let (wake, woken) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("bus-checkpoint".into())
+            .spawn(move || run(&connection, &woken, &shared))
+            .expect("the system can start a thread");
+        Ok(Self { wake, thread })
+    }
+
+    /// Asks for a checkpoint. One that is asked for already will do.
+    pub(super) fn wake(&self) {
+        let _asked_already = self.wake.try_send(());
+    }
+
+    /// Waits until the thread has ended.
+    pub(super) fn stop(self) {
+        drop(self.wake);
+        if self.thread.join().is_err() {
+            tracing::error!("the checkpoint thread of the bus panicked");
+        }
+    }
+}
+
+fn run(connection: &Connection, woken: &Receiver<()>, shared: &Shared) {
+    while woken.recv().is_ok() {
+        if shared.is_poisoned() {
+            continue;
+        }
+        let done = checkpoint(connection, "PASSIVE").and_then(|frames| {
+            if frames > RESTART_FRAMES {
+                checkpoint(connection, "RESTART")
+            } else {
+                Ok(frames)
+            }
+        });
+        if let Err(fault) = done {
+            report(&fault, shared);
+        }
+    }
+}
+
+/// Runs one and says how many frames the WAL has.
+pub(super) fn checkpoint(connection: &Connection, kind: &str) -> Result<i64, Fault> {
+    let sql = format!("PRAGMA wal_checkpoint({kind})");
+    Ok(connection.query_row(&sql, [], |row| row.get(1))?)
+}
+
+/// After a failed sync the pages that did not reach the disk count as clean: a second try would
+/// seem to succeed, and the WAL that still has them would be overwritten.
+pub(super) fn report(fault: &Fault, shared: &Shared) {
+    match fault.codes() {
+        Some((ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _)) => {}
+        Some((ErrorCode::DiskFull, _)) => {
+            tracing::warn!("no room to move the bus's WAL into its file; it is kept");
+        }
+        _ => shared.poison(&format!("a checkpoint of the bus failed: {fault}")),
+    }
+}

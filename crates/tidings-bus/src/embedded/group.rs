@@ -1,0 +1,391 @@
+//! What one transaction does: the batches of many callers, each decided whole before any of it is
+//! inserted.
+//!
+//! A batch first *claims* its keys by inserting them; a key that is there already makes its record
+//! a repeat or refuses the batch. A refused batch withdraws its claims, which is why no savepoint
+//! is needed. Only then are its events inserted. Heads, spans and counters are summed in the
+//! [`Image`] and written once.
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use tidings_event::json::Fingerprint;
+use uuid::Uuid;
+
+use super::fault::Fault;
+use super::image::Image;
+use super::schema::{position, seal, slot_and_offset};
+use crate::{AppendError, Appended, Once, Position, Receipt, Record, partition_of};
+
+/// What a batch's caller is told.
+pub(super) type Outcome = Result<Vec<Appended>, AppendError>;
+
+/// What a group is decided by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) now_ms: i64,
+    pub(super) key_ttl_ms: i64,
+    pub(super) partitions: u32,
+}
+
+/// A row of `keys_<id>`.
+pub(super) struct Key {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) event_id: Uuid,
+    pub(super) position: i64,
+    pub(super) at_ms: i64,
+}
+
+enum Claim {
+    Fresh,
+    Repeat(Receipt),
+    Reused,
+}
+
+struct Older<'c> {
+    find: CachedStatement<'c>,
+    /// Keys above it cannot be in this generation: saves the look-up where keys are UUIDs v7.
+    greatest: String,
+}
+
+struct Group<'c, 'i> {
+    image: &'i mut Image,
+    terms: Terms,
+    older: Vec<Older<'c>>,
+    find_key: CachedStatement<'c>,
+    insert_key: CachedStatement<'c>,
+    replace_key: CachedStatement<'c>,
+    delete_key: CachedStatement<'c>,
+    insert_event: CachedStatement<'c>,
+    insert_id: CachedStatement<'c>,
+}
+
+/// Appends all batches within the transaction that is open, in their order.
+pub(super) fn append<'r>(
+    connection: &Connection,
+    image: &mut Image,
+    terms: Terms,
+    batches: impl Iterator<Item = &'r [Record]>,
+) -> Result<Vec<Outcome>, Fault> {
+    let mut group = Group::prepare(connection, image, terms)?;
+    let outcomes = batches
+        .map(|records| group.batch(records))
+        .collect::<Result<_, _>>()?;
+    drop(group);
+    image.save(connection)?;
+    Ok(outcomes)
+}
+
+impl<'c, 'i> Group<'c, 'i> {
+    fn prepare(
+        connection: &'c Connection,
+        image: &'i mut Image,
+        terms: Terms,
+    ) -> Result<Self, Fault> {
+        let bucket = image.buckets.last().expect("a bucket is opened before").id;
+        let (newest, rest) = image
+            .generations
+            .split_last()
+            .expect("a generation is opened before");
+        let keys = format!("keys_{}", newest.id);
+        let mut older = Vec::with_capacity(rest.len());
+        for generation in rest {
+            let sql = format!("SELECT max(key) FROM keys_{}", generation.id);
+            let greatest: Option<String> = connection
+                .prepare_cached(&sql)?
+                .query_row([], |row| row.get(0))?;
+            if let Some(greatest) = greatest {
+                let find = connection.prepare_cached(&find_sql(generation.id))?;
+                older.push(Older { find, greatest });
+            }
+        }
+        let columns = "(key, tenant, principal, fingerprint, event_id, position, at_ms, crc) \
+                       VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+        let event = format!(
+            "INSERT INTO events_{bucket} \
+             (position, crc, id, tenant, key, timestamp_ms, headers, value) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        );
+        let by_key = "WHERE key = ? AND tenant = ? AND principal = ?";
+        Ok(Self {
+            older,
+            find_key: connection.prepare_cached(&find_sql(newest.id))?,
+            insert_key: connection
+                .prepare_cached(&format!("INSERT OR IGNORE INTO {keys} {columns}"))?,
+            replace_key: connection.prepare_cached(&format!("REPLACE INTO {keys} {columns}"))?,
+            delete_key: connection.prepare_cached(&format!("DELETE FROM {keys} {by_key}"))?,
+            insert_event: connection.prepare_cached(&event)?,
+            // An id that was appended before keeps pointing to its first event.
+            insert_id: connection.prepare_cached(&format!(
+                "INSERT OR IGNORE INTO ids_{bucket} (id, position) VALUES (?, ?)"
+            ))?,
+            image,
+            terms,
+        })
+    }
+
+    fn batch(&mut self, records: &[Record]) -> Result<Outcome, Fault> {
+        let topics = self.image.names.len();
+        let mut slots = Vec::with_capacity(records.len());
+        let mut appended = Vec::with_capacity(records.len());
+        let mut reused = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            let place = self.image.place(&record.topic, self.terms.partitions);
+            let partition = partition_of(record.key.as_bytes(), place.partitions);
+            let slot = place.first_slot + partition as usize;
+            let offset = self.image.slots[slot].next;
+            slots.push(slot);
+            let claim = match &record.once {
+                Some(once) => self.claim(record, once, position(slot, offset))?,
+                None => Claim::Fresh,
+            };
+            match claim {
+                Claim::Fresh => {
+                    self.image.slots[slot].next += 1;
+                    appended.push(Appended::At(Position { partition, offset }));
+                }
+                Claim::Repeat(receipt) => appended.push(Appended::Repeat(receipt)),
+                Claim::Reused => {
+                    reused.push(index);
+                    // Only keeps the list as long as the batch's.
+                    appended.push(Appended::Repeat(receipt_of_nothing(record)));
+                }
+            }
+        }
+        if !reused.is_empty() {
+            self.withdraw(records, &slots, &appended)?;
+            self.image.forget_topics(topics);
+            return Ok(Err(AppendError::KeyReused(reused)));
+        }
+        for ((record, slot), outcome) in records.iter().zip(slots).zip(&appended) {
+            if let Appended::At(at) = outcome {
+                self.insert(record, slot, at.offset)?;
+            }
+        }
+        Ok(Ok(appended))
+    }
+
+    fn claim(&mut self, record: &Record, once: &Once, position: i64) -> Result<Claim, Fault> {
+        for index in 0..self.older.len() {
+            let older = &mut self.older[index];
+            if once.key <= older.greatest
+                && let Some(key) = find(&mut older.find, record, once)?
+                && let Some(claim) = self.judge(&key, once)?
+            {
+                return Ok(claim);
+            }
+        }
+        let (tenant, now_ms) = (record.tenant.as_str(), self.terms.now_ms);
+        let fingerprint = once.fingerprint.0.to_be_bytes();
+        let crc = seal_key(once, tenant, record.event_id, position, now_ms);
+        let (print, id) = (&fingerprint[..], &record.event_id.as_bytes()[..]);
+        let row = params![
+            once.key,
+            tenant,
+            once.principal,
+            print,
+            id,
+            position,
+            now_ms,
+            crc
+        ];
+        if self.insert_key.execute(row)? == 1 {
+            return Ok(Claim::Fresh);
+        }
+        let missing = || Fault::Corrupt(format!("keys: key {:?} is there and is not", once.key));
+        let key = find(&mut self.find_key, record, once)?.ok_or_else(missing)?;
+        if let Some(claim) = self.judge(&key, once)? {
+            return Ok(claim);
+        }
+        self.replace_key.execute(row)?;
+        Ok(Claim::Fresh)
+    }
+
+    /// What a key that is there means; nothing once its time is over.
+    fn judge(&self, key: &Key, once: &Once) -> Result<Option<Claim>, Fault> {
+        if self.terms.now_ms >= key.at_ms.saturating_add(self.terms.key_ttl_ms) {
+            return Ok(None);
+        }
+        if key.fingerprint != once.fingerprint {
+            return Ok(Some(Claim::Reused));
+        }
+        let (slot, offset) = slot_and_offset(key.position);
+        let (topic, partition) = self.image.name_of(slot).ok_or_else(|| {
+            Fault::Corrupt(format!(
+                "keys: key {:?} is of slot {slot}, which is not",
+                once.key
+            ))
+        })?;
+        let topic = topic.clone();
+        Ok(Some(Claim::Repeat(Receipt {
+            event_id: key.event_id,
+            topic,
+            partition,
+            offset,
+        })))
+    }
+
+    fn insert(&mut self, record: &Record, slot: usize, offset: u64) -> Result<(), Fault> {
+        let position = position(slot, offset);
+        let id = &record.event_id.as_bytes()[..];
+        let (tenant, headers) = (record.tenant.as_str(), record.headers.as_text());
+        let crc = seal_event(
+            position,
+            id,
+            tenant,
+            &record.key,
+            record.timestamp_ms,
+            headers,
+            &record.value,
+        );
+        let time = record.timestamp_ms;
+        let row = params![
+            position,
+            crc,
+            id,
+            tenant,
+            record.key,
+            time,
+            headers,
+            &record.value[..]
+        ];
+        self.insert_event.execute(row)?;
+        self.insert_id.execute(params![id, position])?;
+        self.image
+            .note(slot, offset, record.timestamp_ms, &record.tenant);
+        let bucket = self.image.buckets.last_mut().expect("opened before");
+        bucket.bytes += size(record) as u64;
+        Ok(())
+    }
+
+    /// Undoes what a refused batch has claimed.
+    fn withdraw(
+        &mut self,
+        records: &[Record],
+        slots: &[usize],
+        outcomes: &[Appended],
+    ) -> Result<(), Fault> {
+        for ((record, slot), outcome) in records.iter().zip(slots).zip(outcomes) {
+            if matches!(outcome, Appended::At(_)) {
+                self.image.slots[*slot].next -= 1;
+                if let Some(once) = &record.once {
+                    let key = params![once.key, record.tenant.as_str(), once.principal];
+                    self.delete_key.execute(key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// About what a record takes in the file, its rows' heads and index entries included.
+pub(super) fn size(record: &Record) -> usize {
+    let once = record
+        .once
+        .as_ref()
+        .map_or(0, |once| 120 + once.key.len() + once.principal.len());
+    120 + record.value.len() + record.headers.as_text().len() + record.key.len() + once
+}
+
+fn receipt_of_nothing(record: &Record) -> Receipt {
+    Receipt {
+        event_id: Uuid::nil(),
+        topic: record.topic.clone(),
+        partition: 0,
+        offset: 0,
+    }
+}
+
+fn find_sql(generation: i64) -> String {
+    format!(
+        "SELECT fingerprint, event_id, position, at_ms, crc FROM keys_{generation} \
+         WHERE key = ? AND tenant = ? AND principal = ?"
+    )
+}
+
+fn find(
+    statement: &mut CachedStatement<'_>,
+    record: &Record,
+    once: &Once,
+) -> Result<Option<Key>, Fault> {
+    let tenant = record.tenant.as_str();
+    let row = statement
+        .query_row(params![once.key, tenant, once.principal], |row| {
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get(4)?,
+            ))
+        })
+        .optional()?;
+    let Some((fingerprint, id, position, at_ms, crc)) = row else {
+        return Ok(None);
+    };
+    key_of(
+        &once.key,
+        tenant,
+        &once.principal,
+        (fingerprint, id, position, at_ms),
+        crc,
+    )
+    .map(Some)
+}
+
+/// A key's row, proved by its CRC.
+pub(super) fn key_of(
+    key: &str,
+    tenant: &str,
+    principal: &str,
+    (fingerprint, id, position, at_ms): ([u8; 16], [u8; 16], i64, i64),
+    crc: i64,
+) -> Result<Key, Fault> {
+    let once = Once {
+        principal: principal.to_owned(),
+        key: key.to_owned(),
+        fingerprint: Fingerprint(u128::from_be_bytes(fingerprint)),
+    };
+    let event_id = Uuid::from_bytes(id);
+    if crc != seal_key(&once, tenant, event_id, position, at_ms) {
+        let text = format!("keys: key {key:?} of tenant {tenant}: it is not what was written");
+        return Err(Fault::Corrupt(text));
+    }
+    Ok(Key {
+        fingerprint: once.fingerprint,
+        event_id,
+        position,
+        at_ms,
+    })
+}
+
+fn seal_key(once: &Once, tenant: &str, event_id: Uuid, position: i64, at_ms: i64) -> i64 {
+    seal(&[
+        once.key.as_bytes(),
+        tenant.as_bytes(),
+        once.principal.as_bytes(),
+        &once.fingerprint.0.to_be_bytes(),
+        event_id.as_bytes(),
+        &position.to_le_bytes(),
+        &at_ms.to_le_bytes(),
+    ])
+}
+
+/// The CRC of an event's row.
+pub(super) fn seal_event(
+    position: i64,
+    id: &[u8],
+    tenant: &str,
+    key: &str,
+    timestamp_ms: i64,
+    headers: &str,
+    value: &[u8],
+) -> i64 {
+    seal(&[
+        &position.to_le_bytes(),
+        id,
+        &timestamp_ms.to_le_bytes(),
+        tenant.as_bytes(),
+        key.as_bytes(),
+        headers.as_bytes(),
+        value,
+    ])
+}

@@ -1,0 +1,336 @@
+//! Looks at everything a log holds and lists what is not as it was written. Never changes anything.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use tidings_event::Topic;
+
+use super::fault::Fault;
+use super::group::key_of;
+use super::image::{Image, Span, load_counter, span_of};
+use super::reader::{DAMAGED, event_of};
+use super::schema::{self, slot_and_offset};
+use super::{OpenError, check_wal, lock};
+
+/// A damaged file can have as many findings as rows; this many tell enough.
+const MAX_FINDINGS: usize = 1000;
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Each names the table and row, and what is wrong.
+    pub findings: Vec<String>,
+    /// How many events were read.
+    pub events: u64,
+    /// How many idempotency keys were read.
+    pub keys: u64,
+}
+
+impl Report {
+    fn add(&mut self, finding: String) {
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(finding);
+        }
+    }
+}
+
+/// Why nothing could be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// There is no log.
+    #[error("{} is not there", .0.display())]
+    Missing(PathBuf),
+}
+
+/// Reads all of a folder's log, also while it is in use.
+pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
+    let file = folder.join(schema::FILE);
+    if !file.exists() {
+        return Err(VerifyError::Missing(file));
+    }
+    let mut report = Report::default();
+    // A WAL that is being written looks torn; only one that nobody writes can be judged.
+    match lock(folder) {
+        Ok(_lock) => {
+            if let Err(error) = check_wal(folder) {
+                report.add(error.to_string());
+            }
+        }
+        Err(OpenError::Locked { .. }) => {}
+        Err(error) => report.add(error.to_string()),
+    }
+    if let Err(fault) = look(folder, &mut report) {
+        report.add(fault.to_string());
+    }
+    Ok(report)
+}
+
+fn look(folder: &Path, report: &mut Report) -> Result<(), Fault> {
+    let connection = schema::open_reader(folder)?;
+    let connection = connection.unchecked_transaction()?;
+    let identity = schema::identity(&connection)?;
+    if identity != (schema::FORMAT, schema::APPLICATION_ID) {
+        report.add(format!(
+            "bus.db: header: format and application are {identity:?}"
+        ));
+    }
+    let mut statement = connection.prepare("PRAGMA integrity_check")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let line: String = row.get(0)?;
+        if line != "ok" {
+            report.add(format!("bus.db: {line}"));
+        }
+    }
+    let image = Image::load(&connection)?;
+    look_at_schema(&connection, &image, report)?;
+    let spans = look_at_spans(&connection, &image, report)?;
+    let mut expected: Vec<u64> = image.slots.iter().map(|slot| slot.start).collect();
+    for bucket in &image.buckets {
+        let events = Events {
+            image: &image,
+            spans: &spans,
+            bucket: bucket.id,
+        };
+        each(report, &format!("events_{}", bucket.id), |report| {
+            events.look(&connection, &mut expected, report)
+        });
+        each(report, &format!("ids_{}", bucket.id), |report| {
+            look_at_ids(&connection, bucket.id, report)
+        });
+    }
+    for (slot, (head, read)) in image.slots.iter().zip(expected).enumerate() {
+        if head.next != read {
+            report.add(format!(
+                "heads: slot {slot}: it ends at {}, its events at {read}",
+                head.next
+            ));
+        }
+    }
+    for generation in &image.generations {
+        each(report, &format!("keys_{}", generation.id), |report| {
+            look_at_keys(&connection, &image, generation.id, report)
+        });
+    }
+    look_at_counters(&connection, &image, report)
+}
+
+/// A table that cannot be read is a finding; the others are read all the same.
+fn each(report: &mut Report, table: &str, look: impl FnOnce(&mut Report) -> Result<(), Fault>) {
+    if let Err(fault) = look(report) {
+        report.add(format!("{table}: {fault}"));
+    }
+}
+
+fn look_at_schema(
+    connection: &Connection,
+    image: &Image,
+    report: &mut Report,
+) -> Result<(), Fault> {
+    let mut expected: HashMap<String, String> = schema::FIXED
+        .iter()
+        .map(|(name, sql)| ((*name).into(), (*sql).into()))
+        .collect();
+    expected.extend(
+        image
+            .buckets
+            .iter()
+            .flat_map(|bucket| schema::bucket_tables(bucket.id)),
+    );
+    expected.extend(
+        image
+            .generations
+            .iter()
+            .map(|keys| schema::generation_table(keys.id)),
+    );
+    let mut statement =
+        connection.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, sql): (String, String) = (row.get(0)?, row.get(1)?);
+        if expected
+            .remove(&name)
+            .is_none_or(|expected| expected != sql)
+        {
+            report.add(format!("sqlite_schema: {name}: {DAMAGED}"));
+        }
+    }
+    for name in expected.keys() {
+        report.add(format!("sqlite_schema: {name}: it is missing"));
+    }
+    Ok(())
+}
+
+type Spans = HashMap<usize, Vec<Span>>;
+
+fn look_at_spans(
+    connection: &Connection,
+    image: &Image,
+    report: &mut Report,
+) -> Result<Spans, Fault> {
+    let mut spans = Spans::new();
+    let sql = "SELECT first, bucket, max_ms, crc, slot FROM spans ORDER BY slot, first";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let slot = usize::try_from(row.get::<_, i64>(4)?).unwrap_or(usize::MAX);
+        match (image.slots.get(slot), span_of(slot, row)) {
+            (_, Err(fault)) => report.add(fault.to_string()),
+            (Some(head), Ok(span)) if (head.start..head.next).contains(&span.first) => {
+                spans.entry(slot).or_default().push(span);
+            }
+            (_, Ok(span)) => {
+                report.add(format!(
+                    "spans: slot {slot}, first {}: it covers nothing",
+                    span.first
+                ));
+            }
+        }
+    }
+    Ok(spans)
+}
+
+/// One events table.
+struct Events<'a> {
+    image: &'a Image,
+    spans: &'a Spans,
+    bucket: i64,
+}
+
+impl Events<'_> {
+    fn look(
+        &self,
+        connection: &Connection,
+        expected: &mut [u64],
+        report: &mut Report,
+    ) -> Result<(), Fault> {
+        let sql = format!(
+            "SELECT position, crc, id, tenant, key, timestamp_ms, headers, value FROM events_{} \
+             ORDER BY position",
+            self.bucket
+        );
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (slot, offset) = slot_and_offset(row.get(0)?);
+            let Some((topic, partition)) = self.image.name_of(slot) else {
+                report.add(format!(
+                    "events_{}: slot {slot}: there is no such topic",
+                    self.bucket
+                ));
+                continue;
+            };
+            let place = self.place(topic, partition, offset);
+            report.events += 1;
+            match event_of(row, topic, partition) {
+                None => report.add(format!("{place}: {DAMAGED}")),
+                Some(event) if !self.is_covered(slot, offset, event.timestamp_ms) => {
+                    report.add(format!(
+                        "{place}: its span names another bucket or an older time"
+                    ));
+                }
+                Some(_) => {}
+            }
+            let due = &mut expected[slot];
+            if offset != *due {
+                report.add(format!(
+                    "{place}: the offset before it is not {}",
+                    offset.wrapping_sub(1)
+                ));
+            }
+            *due = offset + 1;
+        }
+        Ok(())
+    }
+
+    fn is_covered(&self, slot: usize, offset: u64, timestamp_ms: i64) -> bool {
+        let spans = self.spans.get(&slot).map_or(&[][..], Vec::as_slice);
+        let after = spans.partition_point(|span| span.first <= offset);
+        let span = after.checked_sub(1).and_then(|index| spans.get(index));
+        span.is_some_and(|span| span.bucket == self.bucket && span.max_ms >= timestamp_ms)
+    }
+
+    fn place(&self, topic: &Topic, partition: u32, offset: u64) -> String {
+        schema::place(
+            &format!("events_{}", self.bucket),
+            topic.as_str(),
+            partition,
+            offset,
+        )
+    }
+}
+
+fn look_at_ids(connection: &Connection, bucket: i64, report: &mut Report) -> Result<(), Fault> {
+    let unindexed = format!(
+        "SELECT hex(e.id), 'the event at position ' || e.position || ' is not in the index' \
+         FROM events_{bucket} e LEFT JOIN ids_{bucket} i ON i.id = e.id WHERE i.id IS NULL"
+    );
+    let astray = format!(
+        "SELECT hex(i.id), 'it points to position ' || i.position || ', which is not its event' \
+         FROM ids_{bucket} i LEFT JOIN events_{bucket} e ON e.position = i.position \
+         WHERE e.id IS NOT i.id"
+    );
+    for sql in [unindexed, astray] {
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (id, text): (String, String) = (row.get(0)?, row.get(1)?);
+            report.add(format!("ids_{bucket}: event {id}: {text}"));
+        }
+    }
+    Ok(())
+}
+
+fn look_at_keys(
+    connection: &Connection,
+    image: &Image,
+    id: i64,
+    report: &mut Report,
+) -> Result<(), Fault> {
+    let sql = format!(
+        "SELECT key, tenant, principal, fingerprint, event_id, position, at_ms, crc FROM keys_{id}"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        report.keys += 1;
+        let (key, tenant, principal): (String, String, String) =
+            (row.get(0)?, row.get(1)?, row.get(2)?);
+        let rest = (row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?);
+        match key_of(&key, &tenant, &principal, rest, row.get(7)?) {
+            Err(fault) => report.add(format!("keys_{id}: {fault}")),
+            Ok(row) if image.name_of(slot_and_offset(row.position).0).is_none() => {
+                report.add(format!(
+                    "keys_{id}: key {key:?}: it is of a topic that is not there"
+                ));
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn look_at_counters(
+    connection: &Connection,
+    image: &Image,
+    report: &mut Report,
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare("SELECT tenant FROM counters")?;
+    let mut rows = statement.query([])?;
+    let mut sum = 0;
+    while let Some(row) = rows.next()? {
+        let tenant: String = row.get(0)?;
+        match load_counter(connection, &tenant) {
+            Ok(count) => sum += count.cast_unsigned(),
+            Err(fault) => report.add(fault.to_string()),
+        }
+    }
+    let appended: u64 = image.slots.iter().map(|slot| slot.next).sum();
+    if sum != appended {
+        report.add(format!(
+            "counters: they sum to {sum}, but {appended} events were appended"
+        ));
+    }
+    Ok(())
+}
