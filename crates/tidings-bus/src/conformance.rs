@@ -1,7 +1,7 @@
 //! The contract of [`Bus`], as a suite that every kind of bus runs.
 //!
-//! Each case uses topics of its own with names that are new in every run, and counts on nothing else about
-//! the bus: another program may append to it meanwhile.
+//! Each case uses topics of its own with names that are new in every run, and counts on nothing
+//! else about the bus: another program may append to it meanwhile.
 
 use std::collections::HashSet;
 use std::sync::Arc;

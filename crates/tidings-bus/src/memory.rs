@@ -1,4 +1,5 @@
-//! A bus in memory, for tests: the contract in its plainest form, and the model that others are held against.
+//! A bus in memory, for tests: the contract in its plainest form, and the model that others are
+//! held against.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -102,7 +102,8 @@ impl Client {
         Ok(receipt)
     }
 
-    /// Publishes 1 to 1,000 events, or none of them if one is refused. Receipts come in the events' order.
+    /// Publishes 1 to 1,000 events, or none of them if one is refused. Receipts come in the events'
+    /// order.
     pub async fn publish_batch(&self, events: &[NewEvent]) -> Result<Vec<Receipt>, Error> {
         #[derive(serde::Deserialize)]
         struct Results {

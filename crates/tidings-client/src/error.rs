@@ -12,8 +12,8 @@ pub enum Error {
     /// The client cannot be made like this.
     #[error("{0}")]
     Configuration(String),
-    /// No answer came, after all tries. Whether the request was carried out is not known, except that a
-    /// publish can be repeated with the same key.
+    /// No answer came, after all tries. Whether the request was carried out is not known, except
+    /// that a publish can be repeated with the same key.
     #[error("no answer from {url}: {source}")]
     Unreachable {
         /// Where it was sent.

@@ -15,8 +15,8 @@ pub struct NewEvent {
     /// The version of its schema; the server takes `1.0.0` when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<String>,
-    /// 1 to 255 visible ASCII characters. One is made when there is none; give your own so that a publish
-    /// can be repeated by another process.
+    /// 1 to 255 visible ASCII characters. One is made when there is none; give your own so that a
+    /// publish can be repeated by another process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! One request: send it, repeat it where that is safe, and turn the answer into a value or an error.
+//! One request: send it, repeat it where that is safe, and turn the answer into a value or an
+//! error.
 
 use std::time::Duration;
 
@@ -99,7 +100,8 @@ impl Request {
             return None;
         }
         match asked {
-            // Coming back earlier than asked is of no use, and waiting for minutes is the caller's decision.
+            // Coming back earlier than asked is of no use, and waiting for minutes is the caller's
+            // decision.
             Some(wait) => (wait <= retries.longest_wait).then_some(wait),
             None => Some(retries.wait_after(tried)),
         }

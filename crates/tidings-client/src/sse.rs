@@ -25,7 +25,8 @@ pub(crate) struct Decoder {
     has_data: bool,
     after_return: bool,
     id: Option<String>,
-    /// The id of the last message, or of a later block that had an id and no data. Holds until the next.
+    /// The id of the last message, or of a later block that had an id and no data. Holds until the
+    /// next.
     pub(crate) last_id: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! Events as they come in. A lost connection is made anew, and goes on after the last event that came.
+//! Events as they come in. A lost connection is made anew, and goes on after the last event that
+//! came.
 
 use std::time::Duration;
 
@@ -55,7 +56,8 @@ impl EventStream {
         }
     }
 
-    /// Waits for the next event. After an error the stream can be asked again, and goes on where it was.
+    /// Waits for the next event. After an error the stream can be asked again, and goes on where it
+    /// was.
     pub async fn next(&mut self) -> Result<StreamedEvent, Error> {
         loop {
             match self.next_of_connection().await {
@@ -63,8 +65,8 @@ impl EventStream {
                     self.failures = 0;
                     return Ok(event);
                 }
-                // The server ends streams when it shuts down; that counts as a failure, so that one which
-                // ends every stream at once is not asked without pause.
+                // The server ends streams when it shuts down; that counts as a failure, so that one
+                // which ends every stream at once is not asked without pause.
                 Ok(None) => self.lost(None).await?,
                 Err(error) => self.lost(Some(error)).await?,
             }
@@ -103,7 +105,8 @@ impl EventStream {
                 self.cursor = Some(cursor.clone());
                 return Ok(Some(StreamedEvent { cursor, event }));
             }
-            // A server may tell where the stream stands without an event, at its beginning for example.
+            // A server may tell where the stream stands without an event, at its beginning for
+            // example.
             if let Some(cursor) = &decoder.last_id {
                 self.cursor = Some(cursor.clone());
             }

@@ -1,4 +1,5 @@
-//! The client against a small server that answers what a test tells it to, and keeps what it was asked.
+//! The client against a small server that answers what a test tells it to, and keeps what it was
+//! asked.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

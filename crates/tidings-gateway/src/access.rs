@@ -1,14 +1,17 @@
 //! The room at the door: from an `Authorization` header to a [`Caller`].
 //!
-//! Cast: [`Access`] asks either the API keys (`api_key`) or, for a JWT, a cache of tokens verified before
-//! and then `token`, which holds a token against the keys in force (`jwks`) and the configured rules. Without
-//! a configured key set or secret the data folder's own key (`local_key`) is in force; with one it is off.
+//! Cast: [`Access`] asks either the API keys (`api_key`) or, for a JWT, a cache of tokens verified
+//! before and then `token`, which holds a token against the keys in force (`jwks`) and the
+//! configured rules. Without a configured key set or secret the data folder's own key (`local_key`)
+//! is in force; with one it is off.
 //!
-//! A caller known from before is found by one hash and one lookup, and nothing is awaited. The one thing that
-//! is ever awaited is a newer key set, when a token names a key that is not known. Nothing fails open: an
-//! outage of the issuer leaves the keys as they are, and what cannot be verified is refused.
+//! A caller known from before is found by one hash and one lookup, and nothing is awaited. The one
+//! thing that is ever awaited is a newer key set, when a token names a key that is not known.
+//! Nothing fails open: an outage of the issuer leaves the keys as they are, and what cannot be
+//! verified is refused.
 //!
-//! Not needed for correctness: the cache. An entry ends with its token and with the key set it was verified by.
+//! Not needed for correctness: the cache. An entry ends with its token and with the key set it was
+//! verified by.
 
 mod api_key;
 #[cfg(test)]
@@ -171,8 +174,9 @@ impl Access {
         }
     }
 
-    /// Fetches the key set anew even though no token asked for it, so that a key the issuer has withdrawn
-    /// does not stay in force. For a timer; within five seconds of another fetch nothing happens.
+    /// Fetches the key set anew even though no token asked for it, so that a key the issuer has
+    /// withdrawn does not stay in force. For a timer; within five seconds of another fetch nothing
+    /// happens.
     pub async fn refresh_keys(&self, now_ms: i64) -> Result<(), AccessError> {
         self.keys.refresh(now_ms).await.map_err(AccessError::KeySet)
     }

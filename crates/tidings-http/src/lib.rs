@@ -23,27 +23,17 @@ pub use server::{Limits, serve};
 
 /// What every handler can reach.
 #[derive(Clone)]
-pub struct House(Arc<Inside>);
-
-pub(crate) struct Inside {
-    pub(crate) gateway: Gateway,
-    pub(crate) public_url: String,
-    pub(crate) metrics: Metrics,
-}
-
-impl std::ops::Deref for House {
-    type Target = Inside;
-
-    fn deref(&self) -> &Inside {
-        &self.0
-    }
+pub struct House {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) public_url: Arc<str>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl House {
     /// Over a gateway; `public_url` begins the `type` of every problem.
     pub fn new(gateway: Gateway, public_url: &str) -> Self {
-        let public_url = public_url.trim_end_matches('/').to_owned();
-        Self(Arc::new(Inside { gateway, public_url, metrics: Metrics::default() }))
+        let public_url = public_url.trim_end_matches('/').into();
+        Self { gateway: Arc::new(gateway), public_url, metrics: Arc::default() }
     }
 
     /// The gateway behind the surfaces.

@@ -106,8 +106,8 @@ impl<'a> ApiKeys<'a> {
             .transpose()
     }
 
-    /// Every tenant's keys that are not revoked, for the snapshot that authentication looks into. Expired
-    /// ones are among them: whoever looks one up knows the time.
+    /// Every tenant's keys that are not revoked, for the snapshot that authentication looks into.
+    /// Expired ones are among them: whoever looks one up knows the time.
     pub async fn all_active(&self) -> Result<Vec<ApiKeyRow>, StoreError> {
         sqlx::query("SELECT * FROM api_keys WHERE revoked_at_ms IS NULL")
             .fetch_all(self.pool)

@@ -36,7 +36,8 @@ pub enum StoreError {
         /// What the database said.
         source: sqlx::Error,
     },
-    /// The tables could not be brought to this version's form; a newer version may have written them.
+    /// The tables could not be brought to this version's form; a newer version may have written
+    /// them.
     #[error("the store's tables cannot be brought up to date: {0}")]
     Migrate(#[source] sqlx::migrate::MigrateError),
     /// A statement failed.
@@ -153,8 +154,8 @@ impl Store {
         asked.map(drop).map_err(attempting("answer"))
     }
 
-    /// Writes a consistent copy while the store is in use. The target must not exist; once this returns
-    /// well the copy is durable, and after a failure no part of one is left.
+    /// Writes a consistent copy while the store is in use. The target must not exist; once this
+    /// returns well the copy is durable, and after a failure no part of one is left.
     pub async fn backup(&self, target: &Path) -> Result<(), StoreError> {
         let failed = |reason: String| StoreError::Backup {
             path: target.to_owned(),
@@ -177,7 +178,8 @@ impl Store {
             .execute(&self.pool)
             .await;
         if let Err(error) = copied {
-            // The failure is reported; that an incomplete copy may stay behind changes nothing about it.
+            // The failure is reported; that an incomplete copy may stay behind changes nothing
+            // about it.
             let _ = tokio::fs::remove_file(target).await;
             return Err(failed(error.to_string()));
         }

@@ -53,7 +53,8 @@ pub(super) fn backup(source: &Path, target: &Path) -> Result<(), BackupError> {
         .map_err(fail)
 }
 
-/// In one step, that is one read transaction: in several, each commit between them would start it anew.
+/// In one step, that is one read transaction: in several, each commit between them would start it
+/// anew.
 fn copy(source: &Path, partial: &Path) -> Result<(), BackupError> {
     let fail = |error: rusqlite::Error| BackupError::Copy(error.to_string());
     let from = open_reader(source).map_err(|fault| BackupError::Copy(fault.to_string()))?;

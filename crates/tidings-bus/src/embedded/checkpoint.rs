@@ -1,7 +1,7 @@
 //! Moves pages from the WAL to the file, on a thread and connection of its own.
 //!
-//! The passive kind never waits for anybody. Only a WAL over its bound is restarted, which holds up the
-//! writer for what was appended since the passive one a moment before.
+//! The passive kind never waits for anybody. Only a WAL over its bound is restarted, which holds up
+//! the writer for what was appended since the passive one a moment before.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -72,8 +72,8 @@ pub(super) fn checkpoint(connection: &Connection, kind: &str) -> Result<i64, Fau
     Ok(connection.query_row(&sql, [], |row| row.get(1))?)
 }
 
-/// After a failed sync the pages that did not reach the disk count as clean: a second try would seem to
-/// succeed, and the WAL that still has them would be overwritten.
+/// After a failed sync the pages that did not reach the disk count as clean: a second try would
+/// seem to succeed, and the WAL that still has them would be overwritten.
 pub(super) fn report(fault: &Fault, shared: &Shared) {
     match fault.codes() {
         Some((ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _)) => {}

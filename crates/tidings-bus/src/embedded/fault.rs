@@ -1,7 +1,7 @@
 //! What goes wrong below the port: damage that was recognised, and what SQLite reports.
 //!
-//! Readers, the writer and `verify` each turn a [`Fault`] into their own error; which reports of SQLite
-//! count as damage is decided here and nowhere else.
+//! Readers, the writer and `verify` each turn a [`Fault`] into their own error; which reports of
+//! SQLite count as damage is decided here and nowhere else.
 
 use rusqlite::{Error, ErrorCode, ffi};
 
@@ -40,8 +40,8 @@ impl Fault {
         }
     }
 
-    /// Whether the shared WAL index could not grow. During a commit this happens *after* the frames were
-    /// synced, so that a crash right then would bring the transaction back.
+    /// Whether the shared WAL index could not grow. During a commit this happens *after* the frames
+    /// were synced, so that a crash right then would bring the transaction back.
     pub(super) fn is_index_growth(&self) -> bool {
         let growth = [
             ffi::SQLITE_IOERR_SHMSIZE,

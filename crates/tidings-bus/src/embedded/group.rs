@@ -1,8 +1,10 @@
-//! What one transaction does: the batches of many callers, each decided whole before any of it is inserted.
+//! What one transaction does: the batches of many callers, each decided whole before any of it is
+//! inserted.
 //!
-//! A batch first *claims* its keys by inserting them; a key that is there already makes its record a repeat
-//! or refuses the batch. A refused batch withdraws its claims, which is why no savepoint is needed. Only then
-//! are its events inserted. Heads, spans and counters are summed in the [`Image`] and written once.
+//! A batch first *claims* its keys by inserting them; a key that is there already makes its record
+//! a repeat or refuses the batch. A refused batch withdraws its claims, which is why no savepoint
+//! is needed. Only then are its events inserted. Heads, spans and counters are summed in the
+//! [`Image`] and written once.
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use tidings_event::json::Fingerprint;
@@ -98,7 +100,8 @@ impl<'c, 'i> Group<'c, 'i> {
         let columns = "(key, tenant, principal, fingerprint, event_id, position, at_ms, crc) \
                        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
         let event = format!(
-            "INSERT INTO events_{bucket} (position, crc, id, tenant, key, timestamp_ms, headers, value) \
+            "INSERT INTO events_{bucket} \
+             (position, crc, id, tenant, key, timestamp_ms, headers, value) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         );
         let by_key = "WHERE key = ? AND tenant = ? AND principal = ?";

@@ -1,6 +1,8 @@
-//! What the writer knows by heart: topics, heads, buckets and key generations, as they stand in `bus.db`.
+//! What the writer knows by heart: topics, heads, buckets and key generations, as they stand in
+//! `bus.db`.
 //!
-//! It runs ahead of the file within a transaction only. After a rollback it is loaded anew, never repaired.
+//! It runs ahead of the file within a transaction only. After a rollback it is loaded anew, never
+//! repaired.
 
 use std::collections::HashMap;
 

@@ -1,9 +1,9 @@
 //! The log of one machine: SQLite in the data folder, durable by group commit.
 //!
 //! One thread [writes](writer), one [moves the WAL](checkpoint) into the file, a few connections
-//! [read](reader). A caller's batch waits in a bounded queue until the writer takes all that waits and commits
-//! it once. The tables are described in [`schema`], what a commit does in [`group`], what is dropped when in
-//! [`retention`], and how damage is found in [`verify`] and [`wal`].
+//! [read](reader). A caller's batch waits in a bounded queue until the writer takes all that waits
+//! and commits it once. The tables are described in [`schema`], what a commit does in [`group`],
+//! what is dropped when in [`retention`], and how damage is found in [`verify`] and [`wal`].
 
 mod backup;
 mod checkpoint;
@@ -79,7 +79,7 @@ impl Config {
             partitions: 12,
             retention_age: None,
             retention_bytes: None,
-            key_ttl: Duration::from_secs(24 * 3600),
+            key_ttl: Duration::from_hours(24),
             now_ms,
         }
     }
@@ -110,8 +110,9 @@ pub enum OpenError {
         /// Which.
         path: PathBuf,
     },
-    /// Acknowledged events in the write-ahead log are damaged, and SQLite would drop what follows them.
-    #[error("{} is damaged at frame {frame}, before later commits; restore a backup", path.display())]
+    /// Acknowledged events in the write-ahead log are damaged, and SQLite would drop what follows
+    /// them.
+    #[error("{} is damaged in frame {frame}; restore a backup", path.display())]
     DamagedWal {
         /// The file.
         path: PathBuf,
@@ -237,7 +238,8 @@ impl Shared {
     }
 }
 
-/// The embedded bus. Dropping it drains what waits, moves the WAL into the file and joins its threads.
+/// The embedded bus. Dropping it drains what waits, moves the WAL into the file and joins its
+/// threads.
 #[derive(Debug)]
 pub struct Embedded {
     folder: PathBuf,
@@ -335,7 +337,8 @@ impl Embedded {
         drop(self);
     }
 
-    /// Copies the log, as it stands at one moment, to `bus.db` in another folder while it is in use.
+    /// Copies the log, as it stands at one moment, to `bus.db` in another folder while it is in
+    /// use.
     pub async fn backup(&self, target: &Path) -> Result<(), BackupError> {
         let (source, target) = (self.folder.clone(), target.to_owned());
         let copy = tokio::task::spawn_blocking(move || backup::backup(&source, &target));
@@ -391,7 +394,8 @@ impl Drop for Embedded {
     }
 }
 
-/// Takes the folder for this process. The system lets go of the lock when the process ends, however it does.
+/// Takes the folder for this process. The system lets go of the lock when the process ends, however
+/// it does.
 fn lock(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join(schema::LOCK_FILE);
     let fail = |source| OpenError::Folder {
@@ -428,11 +432,8 @@ fn check_wal(folder: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Opens the file for writing and reads what the writer must know; the inner error is a foreign format.
-#[expect(
-    clippy::type_complexity,
-    reason = "one private caller tells the two apart"
-)]
+/// Opens the file for writing and reads what the writer must know; the inner error is a foreign
+/// format.
 fn prepare(folder: &Path) -> Result<Result<(rusqlite::Connection, Image), i64>, Fault> {
     let connection = schema::open_writer(folder)?;
     match schema::identity(&connection)? {

@@ -1,7 +1,8 @@
 //! Reading: each call is one read transaction on one of a few read-only connections.
 //!
-//! Every row is proved by its CRC before anything of it counts, rows of other tenants too: a flipped bit in
-//! a tenant's name must not make an event vanish. What is missing in a stretch is damage as well.
+//! Every row is proved by its CRC before anything of it counts, rows of other tenants too: a
+//! flipped bit in a tenant's name must not make an event vanish. What is missing in a stretch is
+//! damage as well.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -210,8 +211,8 @@ fn walk(
 /// What is said of a row whose CRC fails.
 pub(super) const DAMAGED: &str = "it is not what was written";
 
-/// An event from the columns `position, crc, id, tenant, key, timestamp_ms, headers, value`; nothing when
-/// it is not what was written.
+/// An event from the columns `position, crc, id, tenant, key, timestamp_ms, headers, value`;
+/// nothing when it is not what was written.
 pub(super) fn event_of(row: &Row<'_>, topic: &Topic, partition: u32) -> Option<Stored> {
     let position: i64 = row.get(0).ok()?;
     let crc: i64 = row.get(1).ok()?;

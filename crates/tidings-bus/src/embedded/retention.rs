@@ -46,7 +46,8 @@ fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
-/// Opens a new bucket or generation when the newest is full or old, within the transaction that is open.
+/// Opens a new bucket or generation when the newest is full or old, within the transaction that is
+/// open.
 pub(super) fn roll(
     connection: &Connection,
     image: &mut Image,

@@ -1,16 +1,17 @@
-//! The tables of `bus.db`: their SQL, how positions are encoded, how rows are sealed, how connections open.
+//! The tables of `bus.db`: their SQL, how positions are encoded, how rows are sealed, how
+//! connections open.
 //!
 //! | table | one row is |
 //! | --- | --- |
 //! | `topics` | a topic: its first slot and number of partitions; a *slot* is one topic-partition |
 //! | `heads` | a slot: the offsets it holds, `start..next` |
-//! | `spans` | up to 4,096 neighbouring offsets of a slot: which bucket holds them, their newest time |
+//! | `spans` | up to 4,096 neighbouring offsets of a slot: their bucket, their newest time |
 //! | `counters` | a tenant: how many events it ever appended |
-//! | `buckets` | a stretch of time: the tables `events_<id>` and `ids_<id>` that retention drops whole |
+//! | `buckets` | a stretch of time: `events_<id>` and `ids_<id>`, which retention drops whole |
 //! | `generations` | one key lifetime: the table `keys_<id>` that expiry drops whole |
 //!
-//! Every row but those of `ids_<id>` carries a CRC-32 of all its fields; an id's row is proved by the event
-//! it points to.
+//! Every row but those of `ids_<id>` carries a CRC-32 of all its fields; an id's row is proved by
+//! the event it points to.
 
 use std::path::Path;
 use std::time::Duration;
@@ -53,9 +54,9 @@ pub(super) const FIXED: [(&str, &str); 6] = [
     ),
     (
         "spans",
-        "CREATE TABLE spans (slot INTEGER NOT NULL, first INTEGER NOT NULL, bucket INTEGER NOT NULL, \
-         max_ms INTEGER NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (slot, first)) \
-         STRICT, WITHOUT ROWID",
+        "CREATE TABLE spans (slot INTEGER NOT NULL, first INTEGER NOT NULL, \
+         bucket INTEGER NOT NULL, max_ms INTEGER NOT NULL, crc INTEGER NOT NULL, \
+         PRIMARY KEY (slot, first)) STRICT, WITHOUT ROWID",
     ),
     (
         "counters",
@@ -80,8 +81,8 @@ pub(super) fn bucket_tables(id: i64) -> [(String, String); 2] {
     let ids = format!("ids_{id}");
     // The CRC stands before the value, which may run over many overflow pages.
     let events_sql = format!(
-        "CREATE TABLE {events} (position INTEGER PRIMARY KEY, crc INTEGER NOT NULL, id BLOB NOT NULL, \
-         tenant TEXT NOT NULL, key TEXT NOT NULL, timestamp_ms INTEGER NOT NULL, \
+        "CREATE TABLE {events} (position INTEGER PRIMARY KEY, crc INTEGER NOT NULL, \
+         id BLOB NOT NULL, tenant TEXT NOT NULL, key TEXT NOT NULL, timestamp_ms INTEGER NOT NULL, \
          headers TEXT NOT NULL, value BLOB NOT NULL) STRICT"
     );
     let ids_sql = format!(
@@ -152,8 +153,8 @@ pub(super) fn open_writer(folder: &Path) -> Result<Connection, Fault> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -128 * 1024)?;
-    // Without spilling, the WAL never holds frames of a transaction that was rolled back, on which the
-    // check of a WAL after a crash relies; and nothing reaches the disk before the commit.
+    // Without spilling, the WAL never holds frames of a transaction that was rolled back, on which
+    // the check of a WAL after a crash relies; and nothing reaches the disk before the commit.
     connection.pragma_update(None, "cache_spill", false)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", 128 << 20)?;

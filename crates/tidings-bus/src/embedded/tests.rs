@@ -193,6 +193,9 @@ async fn a_key_is_honoured_to_the_millisecond() {
     clock.advance(2 * DAY_MS);
     bus.append(vec![keyed(3, "third")]).await.unwrap();
     bus.sweep().await;
+    assert_eq!(verify(folder.path()).unwrap().keys, 2, "too early");
+    clock.advance(DAY_MS);
+    bus.sweep().await;
     assert_eq!(
         verify(folder.path()).unwrap().keys,
         1,

@@ -1,9 +1,11 @@
-//! Tells a torn end of a write-ahead log, which is normal after a crash, from damage of what was acknowledged.
+//! Tells a torn end of a write-ahead log, which is normal after a crash, from damage of what was
+//! acknowledged.
 //!
-//! SQLite stops reading a WAL at the first frame whose checksum fails and silently drops the rest. That is
-//! right for a transaction that was being written when the power went. But each of our commits is synced
-//! before the next begins, so a frame that is bad *although a later transaction follows it* was once whole
-//! and acknowledged. This check finds such frames before SQLite opens the file and forgets them.
+//! SQLite stops reading a WAL at the first frame whose checksum fails and silently drops the rest.
+//! That is right for a transaction that was being written when the power went. But each of our
+//! commits is synced before the next begins, so a frame that is bad *although a later transaction
+//! follows it* was once whole and acknowledged. This check finds such frames before SQLite opens
+//! the file and forgets them.
 //!
 //! What it cannot tell apart is damage of the very last transaction: that looks like a torn one.
 
@@ -228,7 +230,10 @@ mod tests {
 
         /// A flipped bit before the last two transactions is always found.
         #[test]
-        fn a_flip_before_the_last_transactions_is_damage(place in 0_usize..(32 + 6 * FRAME), bit in 0_u8..8) {
+        fn a_flip_before_the_last_transactions_is_damage(
+            place in 0_usize..(32 + 6 * FRAME),
+            bit in 0_u8..8,
+        ) {
             let mut wal = wal(5);
             wal[place] ^= 1_u8 << bit;
             let verdict = check(&wal[..]).unwrap();

@@ -179,7 +179,8 @@ impl Writer {
                 Err(error) => Err((Stage::Commit, error.into())),
             });
         match written {
-            // A checkpoint may have poisoned the storage meanwhile: what was committed is not acknowledged.
+            // A checkpoint may have poisoned the storage meanwhile: what was committed is not
+            // acknowledged.
             Ok(_) if self.shared.is_poisoned() => {
                 Err(AppendError::Unknown("the storage failed".into()))
             }

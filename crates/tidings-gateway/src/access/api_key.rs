@@ -1,8 +1,9 @@
 //! API keys: made here, shown once, kept as a hash, looked up in memory.
 //!
-//! A key is `tdk_` and 32 random bytes. With that much randomness a plain SHA-256 is a safe hash, and one
-//! that is fast enough for every request. The snapshot that requests look into is read from the store at
-//! start and changed with it: a revoked key is refused from the moment its revocation is durable.
+//! A key is `tdk_` and 32 random bytes. With that much randomness a plain SHA-256 is a safe hash,
+//! and one that is fast enough for every request. The snapshot that requests look into is read from
+//! the store at start and changed with it: a revoked key is refused from the moment its revocation
+//! is durable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -151,7 +152,8 @@ impl ApiKeys {
         let hash = hash_of(text);
         let active = self.active.load();
         let key = active.get(&hash).ok_or(Unauthenticated::ApiKey)?;
-        // The map compares in variable time, though only hashes, which nobody can steer; this does not.
+        // The map compares in variable time, though only hashes, which nobody can steer; this does
+        // not.
         if !bool::from(key.hash.ct_eq(&hash)) {
             return Err(Unauthenticated::ApiKey);
         }
@@ -171,7 +173,8 @@ impl ApiKeys {
 }
 
 impl Active {
-    /// `None` for a key with a scope that this version does not know: better none of it than part of it.
+    /// `None` for a key with a scope that this version does not know: better none of it than part
+    /// of it.
     fn new(row: &ApiKeyRow) -> Option<Self> {
         let scopes: Result<Vec<Scope>, _> = row.scopes.iter().map(|text| text.parse()).collect();
         let scopes = scopes

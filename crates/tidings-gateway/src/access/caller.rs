@@ -1,5 +1,5 @@
-//! Who is calling. A [`Caller`] exists only after authentication (or for the installation itself), so a
-//! function that takes one cannot be reached without.
+//! Who is calling. A [`Caller`] exists only after authentication (or for the installation itself),
+//! so a function that takes one cannot be reached without.
 
 use std::fmt;
 use std::str::FromStr;
@@ -105,7 +105,8 @@ impl Caller {
     }
 }
 
-/// The caller of the installation's own events: the service whose event it is, in the tenant concerned.
+/// The caller of the installation's own events: the service whose event it is, in the tenant
+/// concerned.
 pub fn on_behalf_of(service: Service, tenant: TenantId) -> Caller {
     Caller::new(Principal::Service(service), Some(tenant), false)
 }

@@ -1,9 +1,9 @@
 //! The keys that tokens are verified with: a JSON Web Key Set from a file or a URL, kept in memory.
 //!
-//! A token with an unknown key id may mean that the issuer has rotated its keys, so the set is fetched again:
-//! by one caller for all that wait, and at most once in five seconds, whatever the flood. A caller that goes
-//! away does not stop the fetch for the others. When a fetch fails or brings nothing usable the keys in force
-//! stay in force.
+//! A token with an unknown key id may mean that the issuer has rotated its keys, so the set is
+//! fetched again: by one caller for all that wait, and at most once in five seconds, whatever the
+//! flood. A caller that goes away does not stop the fetch for the others. When a fetch fails or
+//! brings nothing usable the keys in force stay in force.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,7 +98,8 @@ impl KeySet {
         }
     }
 
-    /// Reads a document. Keys that cannot be used here (another use, algorithm or size) are left out.
+    /// Reads a document. Keys that cannot be used here (another use, algorithm or size) are left
+    /// out.
     pub(super) fn parse(document: &[u8], generation: u64) -> Result<Self, String> {
         if document.len() > MAX_DOCUMENT_BYTES {
             return Err(format!(
@@ -120,7 +121,8 @@ impl KeySet {
         Ok(Self { keys, generation })
     }
 
-    /// The key of this id for this algorithm. A token without an id is for the one key of its algorithm.
+    /// The key of this id for this algorithm. A token without an id is for the one key of its
+    /// algorithm.
     pub(super) fn find(
         &self,
         id: Option<&str>,
@@ -253,7 +255,8 @@ impl Keys {
         self.fetch.is_some()
     }
 
-    /// Fetches the keys, unless that was tried within the last five seconds; joins a fetch under way.
+    /// Fetches the keys, unless that was tried within the last five seconds; joins a fetch under
+    /// way.
     pub(super) async fn refresh(&self, now_ms: i64) -> Result<(), String> {
         match self.flight(now_ms) {
             Some(flight) => flight.await,
@@ -271,7 +274,8 @@ impl Keys {
         {
             return Some(flight.clone());
         }
-        // A difference in either direction: a clock that was set back must not stop fetching for hours.
+        // A difference in either direction: a clock that was set back must not stop fetching for
+        // hours.
         if last
             .began_ms
             .is_some_and(|began| began.abs_diff(now_ms) < FETCH_INTERVAL_MS)

@@ -1,4 +1,5 @@
-//! What keys go through in their life: rotation, floods, failing issuers, files, the local key, API keys.
+//! What keys go through in their life: rotation, floods, failing issuers, files, the local key, API
+//! keys.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The embedded default's own signing key: an Ed25519 pair in the data folder, and the tokens it mints.
-//! It needs no server, so that the command line can mint with it too.
+//! The embedded default's own signing key: an Ed25519 pair in the data folder, and the tokens it
+//! mints. It needs no server, so that the command line can mint with it too.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -151,7 +151,8 @@ impl LocalKey {
     }
 }
 
-/// The whole file or none of it, whenever the power goes: written beside, synced, renamed, folder synced.
+/// The whole file or none of it, whenever the power goes: written beside, synced, renamed, folder
+/// synced.
 fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("pem.new");
     match std::fs::remove_file(&beside) {
@@ -173,11 +174,13 @@ fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     std::fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Not a refusal: volume drivers that open files to a group would then keep the service from starting.
+/// Not a refusal: volume drivers that open files to a group would then keep the service from
+/// starting.
 fn warn_if_readable_by_others(path: &Path) {
     let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
     if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-        tracing::warn!(path = %path.display(), "others may read the signing key; set its mode to 0600");
+        let path = path.display();
+        tracing::warn!(%path, "others may read the signing key; set its mode to 0600");
     }
 }
 

@@ -1,11 +1,12 @@
-//! From a bearer token to a [`Caller`], or to the reason why not. Pure: keys and time are arguments.
+//! From a bearer token to a [`Caller`], or to the reason why not. Pure: keys and time are
+//! arguments.
 //!
-//! The key fixes the algorithm: a token's header only chooses among keys that are trusted already, by `kid`.
-//! Headers that bring or point to a key (`jwk`, `jku`, `x5c`, `x5u`) are never read, and a token with `crit`
-//! is refused, since no critical extension is understood.
+//! The key fixes the algorithm: a token's header only chooses among keys that are trusted already,
+//! by `kid`. Headers that bring or point to a key (`jwk`, `jku`, `x5c`, `x5u`) are never read, and
+//! a token with `crit` is refused, since no critical extension is understood.
 //!
-//! `exp` has no leeway: an expired token is refused in the millisecond it expires. `nbf` has five seconds,
-//! for issuers whose clock runs ahead of ours.
+//! `exp` has no leeway: an expired token is refused in the millisecond it expires. `nbf` has five
+//! seconds, for issuers whose clock runs ahead of ours.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -190,8 +191,8 @@ fn part<T: for<'de> Deserialize<'de>>(encoded: &str) -> Result<T, Unauthenticate
     serde_json::from_slice(&json).map_err(|_| Unauthenticated::Malformed)
 }
 
-/// HS256 is only ever the configured secret, and no key of the set is ever used for it: a public key
-/// taken for a secret is how algorithms get confused.
+/// HS256 is only ever the configured secret, and no key of the set is ever used for it: a public
+/// key taken for a secret is how algorithms get confused.
 fn trusted_key<'a>(
     header: &Header,
     keys: &'a KeySet,
