@@ -1,22 +1,42 @@
 //! The binary: command line, configuration, and where everything is put together.
 
+mod backup;
+mod bench;
+mod completions;
 mod config;
+mod connection;
+mod doctor;
+mod events;
+mod explain;
+mod failure;
+mod input;
+mod keys;
 mod manifests;
+mod modules;
+mod output;
+mod publish;
 mod serve;
+mod tail;
 mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::output::{Format, Output};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A multi-tenant event platform in one binary.
 #[derive(Parser)]
-#[command(name = "tidings", version, max_term_width = 100)]
+#[command(name = "tidings", version, max_term_width = 100, after_help = failure::EXIT_CODES)]
 struct Cli {
+    /// How results are printed; a table on a terminal and JSON lines in a pipe if not given
+    #[arg(short, long, global = true, value_enum)]
+    output: Option<Format>,
     #[command(subcommand)]
     command: Command,
 }
@@ -27,6 +47,30 @@ enum Command {
     Serve(serve::Arguments),
     /// Print a token of the data folder's own key
     Token(token::Arguments),
+    /// Publish an event, or many from standard input
+    Publish(publish::Arguments),
+    /// Print events as they come
+    Tail(tail::Arguments),
+    /// Read events
+    #[command(subcommand)]
+    Events(events::Command),
+    /// Ask what would become of an event, and why
+    Explain(explain::Arguments),
+    /// Say what modules may publish
+    #[command(subcommand)]
+    Modules(modules::Command),
+    /// Make and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Look at a data folder and say what is wrong with it
+    Doctor(doctor::Arguments),
+    /// Copy a data folder, also while a gateway runs on it
+    Backup(backup::Arguments),
+    /// Measure this machine beside a bare handler
+    #[command(subcommand)]
+    Bench(bench::Command),
+    /// Print a shell's completion script
+    Completions(completions::Arguments),
     /// Print the configuration in force, and where each value comes from
     Config {
         /// A configuration file
@@ -36,18 +80,30 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let Cli { output, command } = Cli::parse();
+    match run(command, Output::new(output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn run(command: Command, output: Output) -> Result<()> {
+    match command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Token(arguments) => token::run(arguments),
+        Command::Publish(arguments) => publish::run(&arguments, output),
+        Command::Tail(arguments) => tail::run(arguments, output),
+        Command::Events(command) => events::run(command, output),
+        Command::Explain(arguments) => explain::run(arguments, output),
+        Command::Modules(command) => modules::run(command, output),
+        Command::Keys(command) => keys::run(command, output),
+        Command::Doctor(arguments) => doctor::run(&arguments, output),
+        Command::Backup(arguments) => backup::run(&arguments, output),
+        Command::Bench(command) => bench::run(command, output),
+        Command::Completions(arguments) => completions::run(&arguments),
         Command::Config { config } => {
-            config::describe(config.as_deref(), &config::Flags::default()).map(|text| println!("{text}"))
-        }
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tidings: {error:#}");
-            ExitCode::FAILURE
+            let text = config::describe(config.as_deref(), &config::Flags::default())?;
+            output::print_line(&text)
         }
     }
 }

@@ -1,0 +1,149 @@
+//! `tidings backup`: a copy of a data folder, also while a gateway runs on it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+use serde_json::{Value, json};
+use tidings_gateway::access::LOCAL_KEY_FILE_NAME;
+use tidings_store::Store;
+
+use crate::connection::block_on;
+use crate::output::Output;
+
+/// The log's file in a data folder.
+pub(crate) const BUS: &str = "bus.db";
+/// The store's file in a data folder.
+pub(crate) const STORE: &str = "store.db";
+/// The signing key's file in a data folder.
+pub(crate) const KEY: &str = LOCAL_KEY_FILE_NAME;
+
+/// Copies the log, the store and the signing key, each as it stands at one moment, while the gateway runs or
+/// not. The log is copied first: what it holds may be missing in no copy of the store. To restore, stop the
+/// gateway and start it with --data on the copy.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The data folder
+    #[arg(long, env = "TIDINGS_DATA", default_value = "tidings-data")]
+    data: PathBuf,
+    /// The folder to copy to; made if it is not there, and must hold no copy yet
+    #[arg(long)]
+    to: PathBuf,
+}
+
+pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
+    let (from, to) = (&arguments.data, &arguments.to);
+    if !from.join(BUS).is_file() {
+        bail!("{} is no data folder: it has no {BUS}", from.display());
+    }
+    // The copy holds the key and everybody's events.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(to)
+        .with_context(|| format!("{} cannot be made", to.display()))?;
+    for name in [BUS, STORE, KEY] {
+        if to.join(name).exists() {
+            bail!(
+                "{} is there already; choose an empty folder",
+                to.join(name).display()
+            );
+        }
+    }
+    copy_log(from, to).with_context(|| format!("{BUS} could not be copied"))?;
+    if from.join(STORE).is_file() {
+        block_on(copy_store(&from.join(STORE), &to.join(STORE)))?;
+    }
+    match fs::read(from.join(KEY)) {
+        Ok(key) => {
+            write_key(&to.join(KEY), &key).with_context(|| format!("{KEY} could not be copied"))?
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context(format!("{KEY} cannot be read")),
+    }
+    File::open(to).and_then(|folder| folder.sync_all())?;
+    let copied: Vec<Value> = [BUS, STORE, KEY]
+        .iter()
+        .filter_map(|name| {
+            let file = fs::metadata(to.join(name)).ok()?;
+            Some(json!({ "file": name, "bytes": file.len() }))
+        })
+        .collect();
+    output.list(&copied, &[("FILE", "file"), ("BYTES", "bytes")])
+}
+
+/// In one step, which is one read transaction; the name appears only when the copy is whole and synced.
+fn copy_log(from: &Path, to: &Path) -> Result<()> {
+    let partial = to.join("bus.db.partial");
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let source = Connection::open_with_flags(from.join(BUS), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let mut target = Connection::open(&partial)?;
+    match Backup::new(&source, &mut target)?.step(-1)? {
+        StepResult::Done => {}
+        other => bail!("it stopped half-way: {other:?}"),
+    }
+    drop(target);
+    File::open(&partial)?.sync_all()?;
+    Ok(fs::rename(&partial, to.join(BUS))?)
+}
+
+async fn copy_store(from: &Path, to: &Path) -> Result<()> {
+    let store = Store::open(from).await?;
+    let copied = store.backup(to).await;
+    store.close().await;
+    Ok(copied?)
+}
+
+fn write_key(path: &Path, key: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(key)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::Arc;
+
+    use tidings_bus::embedded::{Config, Embedded, verify};
+
+    use super::*;
+    use crate::output::Format;
+
+    #[test]
+    fn a_folder_in_use_is_copied_once_and_its_key_stays_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, to) = (folder.path().join("data"), folder.path().join("copy"));
+        let in_use = Embedded::open(Config::new(&data, Arc::new(|| 1))).unwrap();
+        block_on(async { Ok(Store::open(data.join(STORE)).await?.close().await) }).unwrap();
+        fs::write(data.join(KEY), "secret").unwrap();
+
+        let arguments = Arguments {
+            data,
+            to: to.clone(),
+        };
+        run(&arguments, Output::new(Some(Format::Json))).unwrap();
+        drop(in_use);
+        assert!(verify(&to).unwrap().findings.is_empty());
+        assert!(to.join(STORE).is_file());
+        let mode = fs::metadata(to.join(KEY)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        let again = run(&arguments, Output::new(Some(Format::Json))).unwrap_err();
+        assert!(
+            again.to_string().contains("choose an empty folder"),
+            "{again}"
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! The servers: processes of this same executable, killed when they are dropped.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{self, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// What a server's first line begins with; its address follows.
+pub(super) const LISTENS: &str = "Tidings listens on ";
+/// A start takes less.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The unit of /proc/PID/stat is 1/100 s for every Linux program, whatever the kernel's own.
+const TICK_MICROS: u64 = 10_000;
+
+/// A running server.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: process::Child,
+    pub(super) address: SocketAddr,
+}
+
+impl Child {
+    /// A gateway of its own in this folder.
+    pub(super) async fn gateway(data: &Path, manifests: &Path) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["serve", "--no-demo", "--listen", "127.0.0.1:0", "--data"]);
+        command.arg(data).arg("--manifests").arg(manifests);
+        Self::start(command)
+            .await
+            .context("the gateway did not start")
+    }
+
+    /// The bare handler.
+    pub(super) async fn baseline() -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench", "baseline"]);
+        Self::start(command)
+            .await
+            .context("the baseline did not start")
+    }
+
+    async fn start(mut command: Command) -> Result<Self> {
+        // The caller's own configuration would make figures that nobody can compare.
+        command.env_clear().env("TIDINGS_LOG__LEVEL", "warn");
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = command.spawn()?;
+        let output = process.stdout.take();
+        // From here on it is killed whatever happens.
+        let mut child = Self {
+            process,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        let output = output.context("it has no standard output")?;
+        let reading = tokio::task::spawn_blocking(move || listens(BufReader::new(output)));
+        match tokio::time::timeout(PATIENCE, reading).await {
+            Ok(address) => child.address = address??,
+            Err(_) => bail!("it did not listen within {} s", PATIENCE.as_secs()),
+        }
+        Ok(child)
+    }
+
+    /// Processor time used so far, user and system.
+    pub(super) fn cpu_micros(&self) -> Result<u64> {
+        let path = format!("/proc/{}/stat", self.process.id());
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("{path}: the server has ended"))?;
+        ticks(&text)
+            .map(|ticks| ticks * TICK_MICROS)
+            .with_context(|| format!("{path} cannot be read"))
+    }
+
+    /// Ends it.
+    pub(super) fn stop(mut self) -> Result<()> {
+        if let Some(status) = self.process.try_wait()? {
+            bail!("a server ended by itself: {status}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Failing means that it has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn listens(mut output: impl BufRead + Send + 'static) -> Result<SocketAddr> {
+    let mut line = String::new();
+    output.read_line(&mut line)?;
+    let address = line
+        .trim()
+        .strip_prefix(LISTENS)
+        .and_then(|url| url.strip_prefix("http://"));
+    let address = address.and_then(|address| address.parse().ok());
+    // The rest is read, so that the server never waits for room in the pipe.
+    std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+    address.with_context(|| format!("it said {line:?} instead of its address"))
+}
+
+/// utime and stime, the 14th and 15th field; the 2nd, a name in parentheses, may hold spaces.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_found_whatever_the_process_is_called() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 100 0 0 0 21 4 0 0 20 0 1 0 5 6 7";
+        assert_eq!(ticks(stat), Some(25));
+        assert_eq!(ticks("7 (a"), None);
+    }
+
+    #[test]
+    fn the_address_stands_in_the_first_line() {
+        let said = &b"Tidings listens on http://127.0.0.1:7\nmore\n"[..];
+        assert_eq!(
+            listens(said).unwrap(),
+            SocketAddr::from(([127, 0, 0, 1], 7))
+        );
+        assert!(listens(&b"no\n"[..]).is_err());
+    }
+}

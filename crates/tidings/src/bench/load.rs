@@ -1,0 +1,258 @@
+//! The load: connections that each send the next request when the answer to the last is there.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use axum::body::Bytes;
+use hdrhistogram::Histogram;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::child::Child;
+use super::{EVENT_TYPE, as_float};
+
+/// So large is a single event's body.
+const EVENT_BYTES: usize = 1024;
+/// An answer that takes longer is a failure of the bench.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is sent.
+pub(super) struct Load {
+    pub(super) batch: usize,
+    pub(super) connections: usize,
+    pub(super) token: String,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Measured {
+    answered: u64,
+    pub(super) failed: u64,
+    took: Duration,
+    cpu_micros: u64,
+    latencies: Histogram<u64>,
+}
+
+impl Load {
+    /// Loads one server for so long. Connections are made before the time begins.
+    pub(super) async fn run(&self, server: &Child, duration: Duration) -> Result<Measured> {
+        let mut ready = Vec::with_capacity(self.connections);
+        for _ in 0..self.connections {
+            ready.push(Connection::open(server.address, self).await?);
+        }
+        let cpu_before = server.cpu_micros()?;
+        let begun = Instant::now();
+        let until = begun + duration;
+        let mut running = JoinSet::new();
+        for connection in ready {
+            running.spawn(connection.run(until));
+        }
+        let mut measured = Measured {
+            answered: 0,
+            failed: 0,
+            took: Duration::ZERO,
+            cpu_micros: 0,
+            latencies: Histogram::new(3)?,
+        };
+        while let Some(done) = running.join_next().await {
+            let (micros, failed) = done??;
+            measured.answered += micros.len() as u64;
+            measured.failed += failed;
+            for one in micros {
+                measured.latencies.record(u64::from(one))?;
+            }
+        }
+        measured.took = begun.elapsed();
+        measured.cpu_micros = server.cpu_micros()? - cpu_before;
+        Ok(measured)
+    }
+}
+
+impl Measured {
+    /// All rounds as one.
+    pub(super) fn of_all(rounds: Vec<Self>) -> Result<Self> {
+        let mut rounds = rounds.into_iter();
+        let mut all = rounds.next().context("there was no round")?;
+        for round in rounds {
+            all.answered += round.answered;
+            all.failed += round.failed;
+            all.took += round.took;
+            all.cpu_micros += round.cpu_micros;
+            all.latencies.add(round.latencies)?;
+        }
+        Ok(all)
+    }
+
+    /// Answered requests per second.
+    pub(super) fn rate(&self) -> f64 {
+        as_float(self.answered) / self.took.as_secs_f64()
+    }
+
+    pub(super) fn cpu_micros_per_request(&self) -> f64 {
+        as_float(self.cpu_micros) / as_float((self.answered + self.failed).max(1))
+    }
+
+    pub(super) fn latency_ms(&self, quantile: f64) -> f64 {
+        as_float(self.latencies.value_at_quantile(quantile)) / 1000.0
+    }
+}
+
+/// One connection and what it sends over and over.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    uri: Uri,
+    host: HeaderValue,
+    authorization: HeaderValue,
+    body: Body,
+}
+
+impl Connection {
+    async fn open(address: SocketAddr, load: &Load) -> Result<Self> {
+        let stream = TcpStream::connect(address)
+            .await
+            .context("the server takes no connection")?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Ends when its sender is dropped; what it fails with, the sender is told too.
+        tokio::spawn(connection);
+        let body = Body::new(load.batch);
+        Ok(Self {
+            sender,
+            uri: Uri::from_static(body.path()),
+            host: HeaderValue::try_from(address.to_string())?,
+            authorization: HeaderValue::try_from(format!("Bearer {}", load.token))?,
+            body,
+        })
+    }
+
+    /// The answers' times in µs, and how many answers were none of success.
+    async fn run(mut self, until: Instant) -> Result<(Vec<u32>, u64)> {
+        let (mut micros, mut failed) = (Vec::new(), 0);
+        while Instant::now() < until {
+            let request = self.request()?;
+            let begun = Instant::now();
+            let Ok(good) = tokio::time::timeout(PATIENCE, self.exchange(request)).await else {
+                bail!("a server did not answer within {} s", PATIENCE.as_secs());
+            };
+            if good? {
+                micros.push(u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX));
+            } else {
+                failed += 1;
+            }
+        }
+        Ok((micros, failed))
+    }
+
+    fn request(&self) -> Result<Request<Full<Bytes>>> {
+        let mut request = Request::new(Full::new(self.body.next()));
+        *request.method_mut() = Method::POST;
+        request.uri_mut().clone_from(&self.uri);
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
+        headers.insert(AUTHORIZATION, self.authorization.clone());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if matches!(self.body, Body::Single(_)) {
+            let key = Uuid::now_v7().to_string();
+            headers.insert("idempotency-key", HeaderValue::try_from(key)?);
+        }
+        Ok(request)
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<bool> {
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let good = response.status().is_success();
+        // Read whole: only then is the connection free for the next.
+        response.into_body().collect().await?;
+        Ok(good)
+    }
+}
+
+/// What to send; only the keys differ from request to request, so that making it costs little.
+enum Body {
+    Single(Bytes),
+    Batch { events: usize, after_key: String },
+}
+
+impl Body {
+    fn new(batch: usize) -> Self {
+        let head = format!(r#""type":"{EVENT_TYPE}","data":{}"#, data());
+        if batch == 1 {
+            Self::Single(format!("{{{head}}}").into())
+        } else {
+            Self::Batch {
+                events: batch,
+                after_key: format!("\",{head}}}"),
+            }
+        }
+    }
+
+    fn path(&self) -> &'static str {
+        match self {
+            Self::Single(_) => "/v1/events/publish",
+            Self::Batch { .. } => "/v1/events/publish/batch",
+        }
+    }
+
+    fn next(&self) -> Bytes {
+        match self {
+            Self::Single(body) => body.clone(),
+            Self::Batch { events, after_key } => {
+                let mut text = String::with_capacity(events * (after_key.len() + 64));
+                text.push_str(r#"{"events":["#);
+                for index in 0..*events {
+                    text.push_str(if index == 0 { "" } else { "," });
+                    // Writing to a string cannot fail.
+                    let _ = write!(text, "{{\"idempotencyKey\":\"{}{after_key}", Uuid::now_v7());
+                }
+                text.push_str("]}");
+                text.into()
+            }
+        }
+    }
+}
+
+/// An object like those that modules publish: nested, with texts, numbers and a list, filled up to 1 KB.
+fn data() -> String {
+    let frame = |note: &str| {
+        format!(
+            r#"{{"contactId":"c-104729","name":"Ada Lovelace","score":97.5,"active":true,"address":{{"city":"London","postcode":"W1"}},"tags":["vip","newsletter","trial"],"note":"{note}"}}"#
+        )
+    };
+    let room = EVENT_BYTES.saturating_sub(frame("").len() + EVENT_TYPE.len() + 20);
+    frame(&"lorem ipsum ".repeat(room / 12 + 1)[..room])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn an_event_has_a_kilobyte() {
+        let body = Body::new(1).next();
+        assert!((1020..=1030).contains(&body.len()), "{}", body.len());
+        let event: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(event["type"], EVENT_TYPE);
+    }
+
+    #[test]
+    fn every_event_of_a_batch_has_a_key_of_its_own() {
+        let batch: Value = serde_json::from_slice(&Body::new(3).next()).unwrap();
+        let events = batch["events"].as_array().unwrap();
+        let keys: std::collections::HashSet<_> = events
+            .iter()
+            .map(|event| event["idempotencyKey"].as_str().unwrap())
+            .collect();
+        assert_eq!((events.len(), keys.len()), (3, 3));
+        assert!(events.iter().all(|event| event["data"].is_object()));
+    }
+}

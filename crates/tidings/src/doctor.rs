@@ -1,0 +1,305 @@
+//! `tidings doctor`: looks at a data folder, says what is wrong with it, and changes nothing.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use rusqlite::{Connection, OpenFlags};
+use serde_json::json;
+use tidings_bus::embedded::{self, VerifyError};
+
+use crate::backup::{BUS, KEY, STORE};
+use crate::failure::Reported;
+use crate::output::{Format, Output, plain, print_line};
+
+/// The lock's file in a data folder; whoever holds it has the log open.
+const LOCK: &str = "bus.lock";
+/// A port of this machine answers at once or not at all.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Reads the whole log and the store, and looks at permissions and at what uses the folder. Changes nothing.
+/// The exit code is 1 if anything is damaged. What is read while a gateway runs cannot be judged as
+/// completely as when it is stopped.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The data folder
+    #[arg(long, env = "TIDINGS_DATA", default_value = "tidings-data")]
+    data: PathBuf,
+    /// The address to find something listening on
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// Worth knowing, no damage.
+    Note,
+    Damaged,
+}
+
+#[derive(Debug)]
+struct Finding {
+    verdict: Verdict,
+    part: &'static str,
+    detail: String,
+}
+
+impl Finding {
+    fn new(verdict: Verdict, part: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            verdict,
+            part,
+            detail: detail.into(),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
+    let folder = &arguments.data;
+    if !folder.is_dir() {
+        bail!(
+            "there is no data folder {}; name it with --data",
+            folder.display()
+        );
+    }
+    let mut findings = vec![in_use(folder), listening(arguments.listen)];
+    permissions(folder, &mut findings);
+    log(folder, &mut findings);
+    store(folder, &mut findings);
+    say(&findings, output)?;
+    let damaged = findings
+        .iter()
+        .any(|finding| finding.verdict == Verdict::Damaged);
+    if damaged {
+        Err(Reported.into())
+    } else {
+        Ok(())
+    }
+}
+
+fn say(findings: &[Finding], output: Output) -> Result<()> {
+    for Finding {
+        verdict,
+        part,
+        detail,
+    } in findings
+    {
+        let word = match verdict {
+            Verdict::Good => "ok",
+            Verdict::Note => "note",
+            Verdict::Damaged => "DAMAGED",
+        };
+        if output.format == Format::Table {
+            let mark = output.verdict(*verdict != Verdict::Damaged, &format!("{word:<8}"));
+            print_line(&format!("{mark} {part:<12} {}", plain(detail)))?;
+        } else {
+            output
+                .one(&json!({ "verdict": word.to_lowercase(), "part": part, "detail": detail }))?;
+        }
+    }
+    Ok(())
+}
+
+fn in_use(folder: &Path) -> Finding {
+    let note = |detail: String| Finding::new(Verdict::Note, "lock", detail);
+    let file = match File::open(folder.join(LOCK)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return note(format!(
+                "{LOCK} is not there: nothing ever ran on this folder"
+            ));
+        }
+        Err(error) => return note(format!("{LOCK} cannot be read: {error}")),
+    };
+    match file.try_lock() {
+        Ok(()) => Finding::new(Verdict::Good, "lock", "no process has the folder open"),
+        Err(TryLockError::WouldBlock) => note(
+            "a process has the folder open; stop it for a complete judgement of the last writes"
+                .into(),
+        ),
+        Err(TryLockError::Error(error)) => note(format!("{LOCK} cannot be tried: {error}")),
+    }
+}
+
+fn listening(address: SocketAddr) -> Finding {
+    match TcpStream::connect_timeout(&address, PATIENCE) {
+        Ok(_) => Finding::new(
+            Verdict::Note,
+            "address",
+            format!("something listens on {address}"),
+        ),
+        Err(_) => Finding::new(
+            Verdict::Good,
+            "address",
+            format!("nothing listens on {address}"),
+        ),
+    }
+}
+
+fn permissions(folder: &Path, findings: &mut Vec<Finding>) {
+    // Whoever may write the folder may replace the log; whoever may read the key may be anybody.
+    let checks = [
+        (
+            folder.to_owned(),
+            0o022,
+            "may be written by others; chmod go-w",
+        ),
+        (
+            folder.join(BUS),
+            0o022,
+            "may be written by others; chmod go-w",
+        ),
+        (
+            folder.join(STORE),
+            0o022,
+            "may be written by others; chmod go-w",
+        ),
+        (
+            folder.join(KEY),
+            0o077,
+            "is not only for its owner; chmod 600",
+        ),
+    ];
+    let before = findings.len();
+    for (path, forbidden, advice) in checks {
+        match fs::metadata(&path) {
+            Ok(file) if file.permissions().mode() & forbidden != 0 => {
+                let detail = format!("{} {advice} it", path.display());
+                findings.push(Finding::new(Verdict::Note, "permissions", detail));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let detail = format!("{} cannot be looked at: {error}", path.display());
+                findings.push(Finding::new(Verdict::Note, "permissions", detail));
+            }
+            _ => {}
+        }
+    }
+    if findings.len() == before {
+        findings.push(Finding::new(
+            Verdict::Good,
+            "permissions",
+            "only the owner may write",
+        ));
+    }
+}
+
+fn log(folder: &Path, findings: &mut Vec<Finding>) {
+    match embedded::verify(folder) {
+        Ok(report) if report.findings.is_empty() => {
+            let detail = format!(
+                "{} events and {} keys are sound",
+                report.events, report.keys
+            );
+            findings.push(Finding::new(Verdict::Good, BUS, detail));
+        }
+        Ok(report) => {
+            let damaged = |detail| Finding::new(Verdict::Damaged, BUS, detail);
+            findings.extend(report.findings.into_iter().map(damaged));
+            let advice = "restore a backup: start the gateway with --data on a copy of it";
+            findings.push(Finding::new(Verdict::Note, "next", advice));
+        }
+        Err(error @ VerifyError::Missing(_)) => {
+            findings.push(Finding::new(Verdict::Damaged, BUS, error.to_string()));
+        }
+    }
+}
+
+fn store(folder: &Path, findings: &mut Vec<Finding>) {
+    let path = folder.join(STORE);
+    if !path.is_file() {
+        findings.push(Finding::new(
+            Verdict::Damaged,
+            STORE,
+            format!("{} is not there", path.display()),
+        ));
+        return;
+    }
+    let lines = look_at_store(&path).unwrap_or_else(|error| vec![error.to_string()]);
+    if lines.is_empty() {
+        findings.push(Finding::new(
+            Verdict::Good,
+            STORE,
+            "its pages and indexes are sound",
+        ));
+    }
+    findings.extend(
+        lines
+            .into_iter()
+            .map(|line| Finding::new(Verdict::Damaged, STORE, line)),
+    );
+}
+
+/// Read only: opening it as the gateway does would bring its tables up to date.
+fn look_at_store(path: &Path) -> rusqlite::Result<Vec<String>> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let mut statement = connection.prepare("PRAGMA integrity_check")?;
+    let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
+    let lines: rusqlite::Result<Vec<String>> = lines.collect();
+    Ok(lines?.into_iter().filter(|line| line != "ok").collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tidings_bus::embedded::{Config, Embedded};
+    use tidings_store::Store;
+
+    use super::*;
+    use crate::connection::block_on;
+
+    fn worst(folder: &Path) -> Vec<(Verdict, &'static str)> {
+        let mut findings = vec![in_use(folder)];
+        permissions(folder, &mut findings);
+        log(folder, &mut findings);
+        store(folder, &mut findings);
+        let bad = findings
+            .iter()
+            .filter(|finding| finding.verdict != Verdict::Good);
+        bad.map(|finding| (finding.verdict, finding.part)).collect()
+    }
+
+    #[test]
+    fn a_folder_is_sound_in_use_or_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+        let bus = Embedded::open(Config::new(path, Arc::new(|| 1))).unwrap();
+        block_on(async { Ok(Store::open(path.join(STORE)).await?.close().await) }).unwrap();
+        fs::set_permissions(path.join(STORE), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(path.join(BUS), fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(worst(path), [(Verdict::Note, "lock")]);
+        drop(bus);
+        assert_eq!(worst(path), []);
+
+        fs::write(path.join(KEY), "x").unwrap();
+        fs::set_permissions(path.join(KEY), fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(worst(path), [(Verdict::Note, "permissions")]);
+        fs::remove_file(path.join(KEY)).unwrap();
+
+        let mut bytes = fs::read(path.join(STORE)).unwrap();
+        let at = bytes.len() - 4096;
+        bytes[at] ^= 0x7f;
+        fs::write(path.join(STORE), bytes).unwrap();
+        assert_eq!(worst(path), [(Verdict::Damaged, STORE)]);
+    }
+
+    #[test]
+    fn what_is_no_data_folder_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = worst(folder.path());
+        assert!(found.contains(&(Verdict::Damaged, BUS)), "{found:?}");
+        let absent = Arguments {
+            data: folder.path().join("absent"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 1)),
+        };
+        let error = run(&absent, Output::new(Some(Format::Json))).unwrap_err();
+        assert!(error.to_string().contains("--data"), "{error}");
+    }
+}

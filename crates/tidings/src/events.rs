@@ -1,0 +1,105 @@
+//! `tidings events`: the tenant's events, one or a list.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tidings_client::EventQuery;
+
+use crate::connection::{Connection, block_on};
+use crate::output::{Column, Format, Output};
+
+/// How an event is shown among others.
+pub(crate) const LINE: [Column; 6] = [
+    ("RECEIVED", "receivedAt"),
+    ("TYPE", "type"),
+    ("EVENT ID", "eventId"),
+    ("PARTITION", "partition"),
+    ("OFFSET", "offset"),
+    ("DATA", "data"),
+];
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Show one event
+    Get {
+        #[command(flatten)]
+        connection: Connection,
+        /// Its id, as the receipt has it
+        id: String,
+    },
+    /// List events, newest last
+    List(List),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    connection: Connection,
+    /// Only this type or pattern, as in crm.* or crm.**
+    #[arg(long, value_name = "PATTERN")]
+    r#type: Option<String>,
+    /// Only this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Received at or after this RFC 3339 time
+    #[arg(long)]
+    since: Option<String>,
+    /// Received before this RFC 3339 time
+    #[arg(long)]
+    until: Option<String>,
+    /// At most so many, 1 to 1,000; with --all, so many in each request
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: Option<u32>,
+    /// Go on where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+    /// All pages, one after the other
+    #[arg(long)]
+    all: bool,
+}
+
+pub(crate) fn run(command: Command, output: Output) -> Result<()> {
+    match command {
+        Command::Get { connection, id } => {
+            let client = connection.client()?;
+            output.one(&json!(block_on(async {
+                Ok(client.get_event(&id).await?)
+            })?))
+        }
+        Command::List(list) => block_on(list.run(output)),
+    }
+}
+
+impl List {
+    async fn run(self, output: Output) -> Result<()> {
+        let client = self.connection.client()?;
+        let mut query = EventQuery {
+            event_type: self.r#type,
+            topic: self.topic,
+            since: self.since,
+            until: self.until,
+            limit: self.limit,
+            cursor: self.cursor,
+        };
+        loop {
+            let page = client.list_events(&query).await?;
+            let items: Vec<Value> = page.items.iter().map(|event| json!(event)).collect();
+            // An empty page that is not the last says nothing to a person.
+            if !items.is_empty() || page.next_cursor.is_none() && !self.all {
+                output.list(&items, &LINE)?;
+            }
+            match page.next_cursor {
+                Some(next) if self.all => query.cursor = Some(next),
+                Some(next) if output.format == Format::Table => {
+                    eprintln!("there may be more: --cursor {next}, or --all");
+                    return Ok(());
+                }
+                // A program is told too, where it does not disturb the lines.
+                Some(next) => {
+                    eprintln!("next cursor: {next}");
+                    return Ok(());
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! How a command ends: its exit code, and what a person reads when it did not succeed.
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use anyhow::Error;
+use tidings_client::{Error as ClientError, Problem};
+
+use crate::output::{colours_wanted, paint, plain};
+
+/// Printed below the help of the whole program.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0  it was done
+  1  it was refused or failed
+  2  the command line is wrong
+  3  the gateway cannot be reached
+
+Client commands take the gateway's address from --url or TIDINGS_URL and the credential from --token or
+TIDINGS_TOKEN. Results are a table on a terminal and JSON lines in a pipe; -o chooses. NO_COLOR turns
+colours off.";
+
+const REFUSED: u8 = 1;
+const USAGE: u8 = 2;
+const UNREACHABLE: u8 = 3;
+
+/// The command line is wrong in a way that its parser cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// What was to be said has been said already.
+#[derive(Debug, thiserror::Error)]
+#[error("it was refused")]
+pub(crate) struct Reported;
+
+/// Says what went wrong and what to do, and gives the exit code.
+pub(crate) fn report(error: &Error) -> ExitCode {
+    // The reader of the pipe has seen enough, as with `| head`.
+    let gone = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| gone(error))
+    {
+        return ExitCode::SUCCESS;
+    }
+    if !error.is::<Reported>() {
+        let colours = io::stderr().is_terminal() && colours_wanted();
+        let mut lines = said(error).into_iter();
+        if let Some(first) = lines.next() {
+            eprintln!("{} {}", paint(colours, "31", "tidings:"), plain(&first));
+        }
+        lines.for_each(|line| eprintln!("  {}", plain(&line)));
+    }
+    ExitCode::from(code(error))
+}
+
+fn code(error: &Error) -> u8 {
+    if error.is::<Usage>() {
+        return USAGE;
+    }
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Unreachable { .. }) => UNREACHABLE,
+        Some(ClientError::Configuration(_)) => USAGE,
+        _ => REFUSED,
+    }
+}
+
+/// The fault first, then its code, then what to do next.
+fn said(error: &Error) -> Vec<String> {
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Refused(problem)) => refused(problem),
+        Some(ClientError::Unreachable { .. }) => vec![
+            format!("{error:#}"),
+            "next: start the gateway with 'tidings serve', or name its address with --url or \
+             TIDINGS_URL"
+                .to_owned(),
+        ],
+        Some(ClientError::Unexpected { .. }) => vec![
+            format!("{error:#}"),
+            "next: check with --url that this is the address of a Tidings gateway".to_owned(),
+        ],
+        Some(ClientError::Configuration(_)) | None => vec![format!("{error:#}")],
+    }
+}
+
+fn refused(problem: &Problem) -> Vec<String> {
+    let sentence = if problem.detail.is_empty() {
+        &problem.title
+    } else {
+        &problem.detail
+    };
+    let mut lines = vec![
+        sentence.clone(),
+        format!("code: {} ({})", problem.code, problem.status),
+    ];
+    if problem.status >= 500
+        && let Some(trace) = &problem.trace_id
+    {
+        lines.push(format!("trace: {trace}"));
+    }
+    lines.push(format!("next: {}", next(problem)));
+    lines
+}
+
+/// What a person at a terminal can do about it.
+fn next(problem: &Problem) -> String {
+    let advice = match (problem.code.as_str(), problem.status) {
+        ("UNAUTHENTICATED", _) | (_, 401) => {
+            "make a fresh token with 'tidings token' and set TIDINGS_TOKEN to it"
+        }
+        ("EVENT_PUBLISH_FORBIDDEN", _) => {
+            "declare the type in the module's manifest ('tidings modules apply FILE'), or use a \
+             credential of the module that declares it"
+        }
+        ("KERNEL_EVENT_PUBLISH_FORBIDDEN", _) => {
+            "use a type outside the kernel's namespaces, or the credential of its service"
+        }
+        ("IDEMPOTENCY_KEY_REUSED", _) => "take another --key for another event",
+        (_, 403) => "use a credential that may do this; see 'tidings token --help'",
+        (_, 404) => "check the id; what belongs to another tenant is not found either",
+        (_, 429 | 503 | 507) => match problem.retry_after {
+            Some(wait) => return format!("try again in {} s, with the same --key", wait.as_secs()),
+            None => "try again a little later, with the same --key",
+        },
+        (_, 500..) => "look for the trace id in the gateway's log",
+        _ => "",
+    };
+    match advice {
+        "" if problem.kind.is_empty() => "correct the request and try again".to_owned(),
+        "" => format!("{} explains it", problem.kind),
+        advice => advice.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn problem(status: u16, code: &str) -> Error {
+        let problem = json!({"status": status, "code": code, "detail": "No.", "traceId": "t1",
+            "type": "http://x/problems/y"});
+        let problem: Problem = serde_json::from_value(problem).unwrap();
+        ClientError::Refused(Box::new(problem)).into()
+    }
+
+    #[test]
+    fn the_detail_comes_first_then_the_code_then_what_to_do() {
+        let check = |status, code: &str, expect: &str| {
+            let lines = said(&problem(status, code));
+            assert_eq!(lines[0], "No.");
+            assert_eq!(lines[1], format!("code: {code} ({status})"));
+            let last = lines.last().unwrap();
+            assert!(
+                last.starts_with("next: ") && last.contains(expect),
+                "{last}"
+            );
+        };
+        check(401, "UNAUTHENTICATED", "tidings token");
+        check(403, "EVENT_PUBLISH_FORBIDDEN", "modules apply");
+        check(422, "IDEMPOTENCY_KEY_REUSED", "--key");
+        check(400, "INVALID_EVENT", "http://x/problems/y");
+        check(503, "events.broker.unavailable", "same --key");
+        assert!(said(&problem(500, "INTERNAL")).contains(&"trace: t1".to_owned()));
+    }
+
+    #[test]
+    fn each_kind_of_failure_has_its_exit_code() {
+        let unreachable = ClientError::Unreachable {
+            url: "u".into(),
+            source: "refused".into(),
+        };
+        assert_eq!(code(&unreachable.into()), 3);
+        assert_eq!(code(&ClientError::Configuration("x".into()).into()), 2);
+        assert_eq!(code(&Usage("x".into()).into()), 2);
+        assert_eq!(code(&problem(403, "FORBIDDEN")), 1);
+        assert_eq!(code(&anyhow::anyhow!("x")), 1);
+    }
+}

@@ -1,0 +1,152 @@
+//! What a person gives to publish: JSON on the command line, in a file, or a line of standard input each.
+
+use std::io::{BufRead, Read as _};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
+use tidings_client::NewEvent;
+
+use crate::failure::Usage;
+
+/// Longer lines are refused unread; the gateway takes no larger event.
+const MAX_LINE_BYTES: u64 = 4 << 20;
+
+/// An event as a line of input has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Line {
+    r#type: String,
+    data: Value,
+    schema_version: Option<String>,
+    idempotency_key: Option<String>,
+}
+
+/// Reads DATA: JSON itself, `@FILE`, or `-` for standard input.
+pub(crate) fn data(argument: &str) -> Result<Value> {
+    let (text, place) = if argument == "-" {
+        (
+            std::io::read_to_string(std::io::stdin()).context("standard input")?,
+            "standard input",
+        )
+    } else if let Some(path) = argument.strip_prefix('@') {
+        let text = std::fs::read_to_string(path);
+        (
+            text.with_context(|| format!("{path} cannot be read"))?,
+            path,
+        )
+    } else {
+        (argument.to_owned(), "DATA")
+    };
+    let advice = if place == "DATA" {
+        "; put it in single quotes, or name a file as @FILE"
+    } else {
+        ""
+    };
+    let parsed = serde_json::from_str(&text);
+    Ok(parsed.map_err(|error| Usage(format!("{place} is not JSON: {error}{advice}")))?)
+}
+
+/// Reads one line of bulk input.
+pub(crate) fn event(line: &str) -> Result<NewEvent, String> {
+    let line: Line = serde_json::from_str(line).map_err(|error| {
+        format!("it is not {{type, data, schemaVersion?, idempotencyKey?}}: {error}")
+    })?;
+    Ok(NewEvent {
+        event_type: line.r#type,
+        data: line.data,
+        schema_version: line.schema_version,
+        idempotency_key: line.idempotency_key,
+    })
+}
+
+/// Hands each line with its number on, from 1, without empty ones, until the reader or the taker ends.
+pub(crate) fn lines(
+    mut from: impl BufRead,
+    mut take: impl FnMut(u64, Result<String, String>) -> bool,
+) {
+    for number in 1.. {
+        let mut line = Vec::new();
+        let read = from
+            .by_ref()
+            .take(MAX_LINE_BYTES)
+            .read_until(b'\n', &mut line);
+        let outcome = match read {
+            Ok(0) => return,
+            Ok(_) if line.len() as u64 == MAX_LINE_BYTES && !line.ends_with(b"\n") => {
+                take(
+                    number,
+                    Err(format!(
+                        "it is longer than {MAX_LINE_BYTES} bytes; input ends here"
+                    )),
+                );
+                return;
+            }
+            Ok(_) => String::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned()),
+            Err(error) => {
+                take(number, Err(format!("it cannot be read: {error}")));
+                return;
+            }
+        };
+        let empty = outcome.as_ref().is_ok_and(|line| line.trim().is_empty());
+        if !empty && !take(number, outcome) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn data_comes_from_the_argument_or_a_file() {
+        assert_eq!(data(r#"{"a":1}"#).unwrap(), json!({"a": 1}));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data.json");
+        std::fs::write(&file, "[2]").unwrap();
+        assert_eq!(data(&format!("@{}", file.display())).unwrap(), json!([2]));
+        let error = data("{a}").unwrap_err();
+        assert!(
+            error.is::<Usage>() && error.to_string().contains("single quotes"),
+            "{error}"
+        );
+        assert!(data("@/does/not/exist").is_err());
+    }
+
+    #[test]
+    fn a_line_is_an_event_and_nothing_else() {
+        let one = event(r#"{"type":"a.b","data":{},"schemaVersion":"1.2.0","idempotencyKey":"k"}"#);
+        let expect = NewEvent::new("a.b", json!({}))
+            .schema_version("1.2.0")
+            .idempotency_key("k");
+        assert_eq!(one.unwrap(), expect);
+        for bad in [
+            "",
+            "{}",
+            r#"{"type":"a.b"}"#,
+            r#"{"type":"a.b","data":{},"tenant":"x"}"#,
+        ] {
+            assert!(event(bad).unwrap_err().contains("type, data"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lines_keep_their_numbers_and_empty_ones_are_left_out() {
+        let mut seen = Vec::new();
+        lines(&b"a\n\n \r\nb"[..], |number, line| {
+            seen.push((number, line.unwrap().trim().to_owned()));
+            true
+        });
+        assert_eq!(seen, [(1, "a".to_owned()), (4, "b".to_owned())]);
+
+        let long = vec![b'x'; usize::try_from(MAX_LINE_BYTES).unwrap() + 1];
+        let mut faults = Vec::new();
+        lines(&long[..], |number, line| {
+            faults.push((number, line.is_err()));
+            true
+        });
+        assert_eq!(faults, [(1, true)]);
+    }
+}
