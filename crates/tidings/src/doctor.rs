@@ -112,7 +112,7 @@ fn in_use(folder: &Path) -> Finding {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return note(format!(
-                "{LOCK} is not there: nothing ever ran on this folder"
+                "{LOCK} is not there: no gateway has run on this folder since it was copied"
             ));
         }
         Err(error) => return note(format!("{LOCK} cannot be read: {error}")),

@@ -54,7 +54,7 @@ fn readable(explained: &Value, paint: impl Fn(bool, &str) -> String) -> String {
             && !matches!(text_of(step, "verdict").as_str(), "refused" | "failed");
         let mark = paint(good, if good { "✓" } else { "✗" });
         let mut line = format!(
-            "{mark} {:<14} {}",
+            "{mark} {:<16} {}",
             text_of(step, "step"),
             text_of(step, "detail")
         );
@@ -112,11 +112,11 @@ mod tests {
         let text = readable(&accepted, |_, text| text.to_owned());
         assert_eq!(
             text,
-            "✓ shape          Fine.\naccepted → topic t, partition 3\n  s does not get it type"
+            "✓ shape            Fine.\naccepted → topic t, partition 3\n  s does not get it type"
         );
         let refused = json!({"verdict": "refused", "steps":
             [{"step": "manifest", "verdict": "refused", "code": "X", "detail": "No."}]});
         let text = readable(&refused, |_, text| text.to_owned());
-        assert_eq!(text, "✗ manifest       No. (X)\nrefused");
+        assert_eq!(text, "✗ manifest         No. (X)\nrefused");
     }
 }

@@ -16,9 +16,9 @@ Exit codes:
   2  the command line is wrong
   3  the gateway cannot be reached
 
-Client commands take the gateway's address from --url or TIDINGS_URL and the credential from --token or
-TIDINGS_TOKEN. Results are a table on a terminal and JSON lines in a pipe; -o chooses. NO_COLOR turns
-colours off.";
+Client commands take the gateway's address from --url or TIDINGS_URL and the credential from
+--token or TIDINGS_TOKEN. Results are a table on a terminal and JSON lines in a pipe; -o chooses.
+NO_COLOR turns colours off.";
 
 const REFUSED: u8 = 1;
 const USAGE: u8 = 2;

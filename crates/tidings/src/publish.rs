@@ -134,11 +134,13 @@ impl Tally {
             "published {}, repeats {}, refused {}",
             self.published, self.repeats, self.refused
         );
+        let mut refusals = self.named.clone();
+        refusals.sort_by_key(|refusal| refusal["line"].as_u64());
         let value = json!({
             "published": self.published,
             "repeats": self.repeats,
             "refused": self.refused,
-            "refusals": self.named,
+            "refusals": refusals,
         });
         output.either(&value, &output.verdict(self.refused == 0, &text))
     }
@@ -148,6 +150,8 @@ impl Tally {
 enum Failure {
     Line(String),
     Client(ClientError),
+    /// Whether it was published is not known; a repetition needs the key.
+    Unknown(ClientError, String),
 }
 
 impl Failure {
@@ -158,6 +162,10 @@ impl Failure {
                 (Some(&problem.code), problem.detail.clone())
             }
             Self::Client(error) => (None, error.to_string()),
+            Self::Unknown(error, key) => (
+                None,
+                format!("{error}; not known to be published, its idempotencyKey is {key}"),
+            ),
         }
     }
 
@@ -166,7 +174,7 @@ impl Failure {
         match self {
             Self::Line(_) => false,
             Self::Client(ClientError::Refused(problem)) => problem.status == 401,
-            Self::Client(_) => true,
+            Self::Client(_) | Self::Unknown(..) => true,
         }
     }
 }
@@ -202,7 +210,7 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
             bar.suspend(|| eprintln!("{said}"));
         }
         bar.inc(1);
-        if let Err(failure @ Failure::Client(_)) = outcome
+        if let Err(failure) = outcome
             && failure.is_general()
             && general.is_none()
         {
@@ -212,8 +220,10 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
     bar.finish_and_clear();
     tally.say(output)?;
     match general {
-        Some((line, Failure::Client(error))) => {
-            eprintln!("tidings: stopped after line {line}; repeat with the input's own keys");
+        Some((line, Failure::Client(error) | Failure::Unknown(error, _))) => {
+            eprintln!(
+                "tidings: stopped at line {line}; lines that are not known to be published are named above"
+            );
             Err(error.into())
         }
         _ if tally.refused > 0 => Err(Reported.into()),
@@ -230,7 +240,17 @@ async fn send(
         Ok(event) => keyed(event),
         Err(fault) => return (line, Err(Failure::Line(fault))),
     };
-    (line, client.publish(&event).await.map_err(Failure::Client))
+    let outcome =
+        client
+            .publish(&event)
+            .await
+            .map_err(|error| match (error, event.idempotency_key) {
+                (error @ ClientError::Unreachable { .. }, Some(key)) => {
+                    Failure::Unknown(error, key)
+                }
+                (error, _) => Failure::Client(error),
+            });
+    (line, outcome)
 }
 
 /// On standard error, and only if that is a terminal.
