@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     }
     match fs::read(from.join(KEY)) {
         Ok(key) => {
-            write_key(&to.join(KEY), &key).with_context(|| format!("{KEY} could not be copied"))?
+            write_key(&to.join(KEY), &key).with_context(|| format!("{KEY} could not be copied"))?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).context(format!("{KEY} cannot be read")),
@@ -126,7 +126,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (data, to) = (folder.path().join("data"), folder.path().join("copy"));
         let in_use = Embedded::open(Config::new(&data, Arc::new(|| 1))).unwrap();
-        block_on(async { Ok(Store::open(data.join(STORE)).await?.close().await) }).unwrap();
+        block_on(async {
+            Store::open(data.join(STORE)).await?.close().await;
+            Ok(())
+        })
+        .unwrap();
         fs::write(data.join(KEY), "secret").unwrap();
 
         let arguments = Arguments {

@@ -27,7 +27,7 @@ const MANIFEST: &str = r#"{
   "events": { "publishes": ["bench.event.sent"], "subscribes": [] }
 }"#;
 /// Longer than any bench.
-const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+const TOKEN_TTL: Duration = Duration::from_hours(24);
 /// The connections of singles when none are asked for.
 const CONNECTIONS: [usize; 2] = [512, 64];
 /// The size and connections of batches when none are asked for.

@@ -1,4 +1,4 @@
-//! `tidings doctor`: looks at a data folder, says what is wrong with it, and changes nothing.
+//! `tidings doctor`: looks at a data folder, says what is wrong with it, and repairs nothing.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -21,7 +21,7 @@ const LOCK: &str = "bus.lock";
 /// A port of this machine answers at once or not at all.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Reads the whole log and the store, and looks at permissions and at what uses the folder. Changes nothing.
+/// Reads the whole log and the store, and looks at permissions and at what uses the folder. Repairs nothing.
 /// The exit code is 1 if anything is damaged. What is read while a gateway runs cannot be judged as
 /// completely as when it is stopped.
 #[derive(clap::Args)]
@@ -271,7 +271,11 @@ mod tests {
         let path = folder.path();
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
         let bus = Embedded::open(Config::new(path, Arc::new(|| 1))).unwrap();
-        block_on(async { Ok(Store::open(path.join(STORE)).await?.close().await) }).unwrap();
+        block_on(async {
+            Store::open(path.join(STORE)).await?.close().await;
+            Ok(())
+        })
+        .unwrap();
         fs::set_permissions(path.join(STORE), fs::Permissions::from_mode(0o644)).unwrap();
         fs::set_permissions(path.join(BUS), fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(worst(path), [(Verdict::Note, "lock")]);

@@ -59,22 +59,22 @@ fn readable(explained: &Value, paint: impl Fn(bool, &str) -> String) -> String {
             text_of(step, "detail")
         );
         if !good {
-            line.push_str(&format!(" ({})", text_of(step, "code")));
+            line = format!("{line} ({})", text_of(step, "code"));
         }
         lines.push(line);
     }
     let verdict = text_of(explained, "verdict");
-    let mut last = paint(verdict != "refused", &verdict);
+    let mut conclusion = paint(verdict != "refused", &verdict);
     if verdict != "refused" {
         let place = [("topic", " → topic "), ("partition", ", partition ")];
         for (name, before) in place {
             let found = text_of(explained, name);
             if !found.is_empty() {
-                last.push_str(&format!("{before}{found}"));
+                conclusion = conclusion + before + &found;
             }
         }
     }
-    lines.push(last);
+    lines.push(conclusion);
     for subscription in list("subscriptions") {
         let matched = subscription.get("matched") == Some(&Value::Bool(true));
         let says = if matched {

@@ -44,7 +44,7 @@ impl Output {
     }
 
     /// One thing.
-    pub(crate) fn one(&self, value: &Value) -> Result<()> {
+    pub(crate) fn one(self, value: &Value) -> Result<()> {
         let text = match (self.format, value) {
             (Format::Table, Value::Object(members)) => {
                 let mut table = columns();
@@ -59,7 +59,7 @@ impl Output {
     }
 
     /// A list of things; as a table with these columns.
-    pub(crate) fn list(&self, items: &[Value], shown: &[Column]) -> Result<()> {
+    pub(crate) fn list(self, items: &[Value], shown: &[Column]) -> Result<()> {
         if self.format != Format::Table {
             return items.iter().try_for_each(|item| self.one(item));
         }
@@ -75,7 +75,7 @@ impl Output {
     }
 
     /// The next thing of a list without end; in table form a line of these members.
-    pub(crate) fn next(&self, item: &Value, shown: &[Column]) -> Result<()> {
+    pub(crate) fn next(self, item: &Value, shown: &[Column]) -> Result<()> {
         match self.format {
             Format::Table => {
                 let cells: Vec<String> = shown.iter().map(|(_, path)| at(item, path)).collect();
@@ -86,7 +86,7 @@ impl Output {
     }
 
     /// Text that says the same as the value; the value where a program reads.
-    pub(crate) fn either(&self, value: &Value, text: &str) -> Result<()> {
+    pub(crate) fn either(self, value: &Value, text: &str) -> Result<()> {
         match self.format {
             Format::Table => print_line(text),
             _ => self.one(value),
@@ -243,8 +243,8 @@ mod tests {
     fn yaml_says_what_json_says() {
         let check = |value: Value, expect: &str| assert_eq!(yaml(&value), expect);
         check(
-            json!({"a": "b.c", "n": 1, "e": {}, "l": []}),
-            "a: b.c\ne: {}\nl: []\nn: 1",
+            json!({"a": "b.c", "k": 1, "e": {}, "l": [], "n": true}),
+            "a: b.c\ne: {}\nk: 1\nl: []\n\"n\": true",
         );
         check(
             json!({"a": {"b": [1, {"c": "x", "d": null}]}}),
