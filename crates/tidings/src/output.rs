@@ -18,6 +18,9 @@ pub(crate) enum Format {
     Table,
 }
 
+/// A list shows no more characters of a member; JSON and YAML have all of it.
+const MAX_CELL: usize = 120;
+
 /// A column: its heading, and the path of the member it shows, `data/name` for a nested one.
 pub(crate) type Column = (&'static str, &'static str);
 
@@ -147,7 +150,8 @@ fn columns() -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
+        // An id that is broken over two lines cannot be copied.
+        .set_content_arrangement(ContentArrangement::Disabled);
     table
 }
 
@@ -155,7 +159,11 @@ fn at(item: &Value, path: &str) -> String {
     let found = path
         .split('/')
         .try_fold(item, |value, name| value.get(name));
-    found.map_or_else(String::new, cell)
+    let text = found.map_or_else(String::new, cell);
+    match text.char_indices().nth(MAX_CELL) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 fn cell(value: &Value) -> String {
@@ -269,6 +277,8 @@ mod tests {
         check("scopes", "x, y");
         check("none", "-");
         check("absent/deeper", "");
+        let long = json!({ "data": "é".repeat(121) });
+        assert_eq!(at(&long, "data"), "é".repeat(120) + "…");
         check("data", "{\"name\":\"a\\u001b[2Jb\"}");
     }
 
