@@ -40,7 +40,8 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Token(arguments) => token::run(arguments),
         Command::Config { config } => {
-            config::describe(config.as_deref(), &config::Flags::default()).map(|text| println!("{text}"))
+            config::describe(config.as_deref(), &config::Flags::default())
+                .map(|text| println!("{text}"))
         }
     };
     match outcome {
