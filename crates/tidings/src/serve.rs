@@ -140,9 +140,9 @@ async fn serve(config: Config) -> Result<()> {
     }
     store.close().await;
     if let Some(bus) = Arc::into_inner(bus) {
-        bus.close()
+        bus.close();
     } else {
-        tracing::warn!("a request that did not end still holds the log")
+        tracing::warn!("a request that did not end still holds the log");
     }
     tracing::info!("stopped");
     Ok(())
