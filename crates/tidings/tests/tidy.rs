@@ -1,5 +1,7 @@
 //! Tidiness is a test: sizes, module docs, names, and which crate may use which.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
