@@ -219,62 +219,96 @@ impl Events {
         query: &Query,
         cursor: &mut Cursor,
     ) -> Result<PageOf, Refusal> {
-        let mut found: Vec<Stored> = Vec::new();
-        let mut more = false;
-        let mut nexts = BTreeMap::new();
+        let mut found: Vec<(i64, Stored)> = Vec::new();
+        let mut stretches = BTreeMap::new();
         for partition in self.partitions(tenant, query.topic.as_ref()).await? {
-            let name = partition.topic.as_str().to_owned();
-            let from = match (cursor.0.get(&name), query.since_ms) {
-                (Some(offset), _) => *offset,
-                (None, Some(since)) => self
-                    .bus
-                    .offset_at(partition.clone(), since)
-                    .await
-                    .map_err(unreadable)?,
-                (None, None) => 0,
-            };
-            let read = Read {
-                from,
-                tenant: Some(tenant.clone()),
-                limit: query.limit + 1,
-                scan: MAX_SCAN,
-            };
-            let page = self
-                .bus
-                .read(partition.clone(), read)
-                .await
-                .map_err(unreadable)?;
-            let end = self.bus.bounds(partition).await.map_err(unreadable)?.end;
-            more |= page.next < end;
-            nexts.insert(name, page.next);
-            found.extend(page.records);
+            let topic = partition.topic.clone();
+            let (records, stretch) = self.stretch(partition, tenant, query, cursor).await?;
+            stretches.insert(topic, stretch);
+            // Times of neighbours may be swapped; the order of offsets must not be, or a cursor would lie.
+            let mut latest = i64::MIN;
+            found.extend(records.into_iter().map(|record| {
+                latest = latest.max(record.timestamp_ms);
+                (latest, record)
+            }));
         }
-        found.sort_by(|one, other| {
-            (one.timestamp_ms, &one.topic, one.offset).cmp(&(
-                other.timestamp_ms,
-                &other.topic,
-                other.offset,
-            ))
+        found.sort_by(|(at, one), (when, other)| {
+            (at, &one.topic, one.offset).cmp(&(when, &other.topic, other.offset))
         });
         let mut items = Vec::new();
-        for record in found {
-            let past = query
-                .until_ms
-                .is_some_and(|until| record.timestamp_ms >= until);
-            if items.len() == query.limit || past {
-                // Not taken: the next page begins at the first of each topic that was left.
-                let next = nexts.entry(record.topic.as_str().to_owned()).or_default();
-                *next = (*next).min(record.offset);
-                more |= !past;
-                continue;
-            }
-            let item = placed(record)?;
-            if wanted(&item.event, query) {
-                items.push(item);
+        for (at, record) in found {
+            let stretch = stretches
+                .get_mut(&record.topic)
+                .expect("each record is of a stretch");
+            if query.until_ms.is_some_and(|until| at >= until) {
+                stretch.leave(record.offset, false);
+            } else if items.len() == query.limit {
+                stretch.leave(record.offset, true);
+            } else {
+                let item = placed(record)?;
+                if wanted(&item.event, query) {
+                    items.push(item);
+                }
             }
         }
-        cursor.0.extend(nexts);
+        let more = stretches.values().any(|stretch| stretch.more);
+        let ends = stretches
+            .into_iter()
+            .map(|(topic, it)| (topic.as_str().to_owned(), it.next));
+        cursor.0.extend(ends);
         Ok(PageOf { items, more })
+    }
+
+    /// What one topic has for a page.
+    async fn stretch(
+        &self,
+        partition: Partition,
+        tenant: &TenantId,
+        query: &Query,
+        cursor: &Cursor,
+    ) -> Result<(Vec<Stored>, Stretch), Refusal> {
+        let from = match (cursor.0.get(partition.topic.as_str()), query.since_ms) {
+            (Some(offset), _) => Ok(*offset),
+            (None, Some(since)) => self.bus.offset_at(partition.clone(), since).await,
+            (None, None) => Ok(0),
+        };
+        let read = Read {
+            from: from.map_err(unreadable)?,
+            tenant: Some(tenant.clone()),
+            limit: query.limit + 1,
+            scan: MAX_SCAN,
+        };
+        let page = self.bus.read(partition.clone(), read).await;
+        let page = page.map_err(unreadable)?;
+        let bounds = self.bus.bounds(partition).await.map_err(unreadable)?;
+        let stretch = Stretch {
+            next: page.next,
+            more: page.next < bounds.end,
+            left: false,
+        };
+        Ok((page.records, stretch))
+    }
+}
+
+/// How far a page came in one topic.
+struct Stretch {
+    /// Where the next page goes on.
+    next: u64,
+    /// Whether it would find more.
+    more: bool,
+    left: bool,
+}
+
+impl Stretch {
+    /// The first record not taken is where the next page begins.
+    fn leave(&mut self, offset: u64, more: bool) {
+        if !self.left {
+            *self = Self {
+                next: offset,
+                more,
+                left: true,
+            };
+        }
     }
 }
 

@@ -26,6 +26,8 @@ use crate::manifests;
 const KEY_TTL: Duration = Duration::from_hours(24);
 /// How long the token of the printed command is valid.
 const FIRST_TOKEN_TTL: Duration = Duration::from_hours(24);
+/// How often the key set is read again.
+const KEY_REFRESH: Duration = Duration::from_mins(5);
 /// The sample module of a first start.
 const DEMO: &str = r#"{
   "id": "demo",
@@ -126,6 +128,7 @@ async fn serve(config: Config) -> Result<()> {
         Some(manifests::watch(house.clone(), watched.to_owned())?)
     };
     greet(&config, &public_url, &access, &clock);
+    let refreshing = tokio::spawn(refresh_keys(access.clone(), clock));
 
     let limits = Limits {
         connections: config.server.max_connections,
@@ -134,6 +137,7 @@ async fn serve(config: Config) -> Result<()> {
     };
     let router = tidings_http::router(house);
     tidings_http::serve(listener, router, limits, stopped()).await;
+    refreshing.abort();
     if let Some((watcher, task)) = watching {
         drop(watcher);
         task.await?;
@@ -174,6 +178,17 @@ async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Ar
     Ok(Arc::new(
         access.context("the credentials cannot be set up")?,
     ))
+}
+
+/// Rereads the key set now and then, so that a key which its issuer has withdrawn does not stay in force.
+async fn refresh_keys(access: Arc<Access>, clock: Clock) {
+    let mut beats = tokio::time::interval(KEY_REFRESH);
+    loop {
+        beats.tick().await;
+        if let Err(error) = access.refresh_keys(clock.now_ms()).await {
+            tracing::warn!(%error, "the key set could not be read again; the keys in force stay");
+        }
+    }
 }
 
 /// Says where it listens, and how to publish a first event.
