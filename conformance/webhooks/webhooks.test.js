@@ -57,7 +57,7 @@ before(async () => {
   writeFileSync(join(manifests, 'github.manifest.json'), JSON.stringify(manifest));
   const data = join(folder, 'data');
   const flags = ['--data', data, '--listen', '127.0.0.1:0', '--manifests', manifests, '--no-demo'];
-  server = spawn(BINARY, ['serve', ...flags], { stdio: ['ignore', 'pipe', 'ignore'] });
+  server = spawn(BINARY, ['serve', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
   for await (const line of createInterface({ input: server.stdout })) {
     url = line.match(/http:\S+/)?.[0];
     if (url) break;

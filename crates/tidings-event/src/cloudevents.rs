@@ -37,12 +37,6 @@ pub struct Incoming {
     pub data: Data,
 }
 
-impl Default for Data {
-    fn default() -> Self {
-        Self::None
-    }
-}
-
 /// Why bytes are not a CloudEvent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCloudEvent {
@@ -73,7 +67,10 @@ pub fn batch(text: &str) -> Result<Vec<Result<Incoming, InvalidCloudEvent>>, Inv
     json::check(text).map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
     let items: Vec<&RawValue> = serde_json::from_str(text)
         .map_err(|_| InvalidCloudEvent::Form("a CloudEvents batch is a JSON array of events"))?;
-    Ok(items.into_iter().map(|item| from_checked(item.get())).collect())
+    Ok(items
+        .into_iter()
+        .map(|item| from_checked(item.get()))
+        .collect())
 }
 
 /// Binary mode: attributes from `ce-` headers (names without the prefix, values already percent-decoded).
@@ -82,7 +79,10 @@ pub fn binary<'a>(
     content_type: Option<&str>,
     body: Bytes,
 ) -> Result<Incoming, InvalidCloudEvent> {
-    let mut event = Incoming { data_content_type: content_type.map(str::to_owned), ..Incoming::default() };
+    let mut event = Incoming {
+        data_content_type: content_type.map(str::to_owned),
+        ..Incoming::default()
+    };
     let mut version = None;
     for (name, value) in headers {
         if name == "datacontenttype" {
@@ -106,7 +106,9 @@ fn data_of(event: &Incoming, body: Bytes) -> Result<Data, InvalidCloudEvent> {
             Ok(Data::Json(json))
         }
         Err(_) if is_json(content_type) => Err(InvalidCloudEvent::Json("it is not UTF-8".into())),
-        Ok(text) if content_type.is_some_and(|it| it.starts_with("text/")) => Ok(Data::Text(text.to_owned())),
+        Ok(text) if content_type.is_some_and(|it| it.starts_with("text/")) => {
+            Ok(Data::Text(text.to_owned()))
+        }
         _ => Ok(Data::Binary(body)),
     }
 }
@@ -124,28 +126,39 @@ fn from_checked(text: &str) -> Result<Incoming, InvalidCloudEvent> {
             _ if value.get() == "null" => {} // CloudEvents JSON format 3.1: the same as absent.
             _ => {
                 let attribute = serde_json::from_str(value.get()).map_err(|_| {
-                    invalid(&name, "must be a string, a boolean or a whole number of 32 bits")
+                    invalid(
+                        &name,
+                        "must be a string, a boolean or a whole number of 32 bits",
+                    )
                 })?;
                 set(&mut event, &mut version, &name, attribute)?;
             }
         }
     }
-    event.data = match (data, base64) {
-        (Some(_), Some(_)) => return Err(InvalidCloudEvent::Form("an event has either data or data_base64")),
-        (None, None) => Data::None,
-        (None, Some(value)) => {
-            let text: Option<String> = serde_json::from_str(value.get()).ok();
-            let bytes = text.and_then(|text| STANDARD.decode(text).ok());
-            Data::Binary(bytes.ok_or_else(|| invalid("data_base64", "is not Base64 text"))?.into())
-        }
-        (Some(value), None) if is_json(event.data_content_type.as_deref()) => {
-            Data::Json(RawJson::trusted(value.get().to_owned()))
-        }
-        (Some(value), None) => Data::Text(
-            serde_json::from_str(value.get())
-                .map_err(|_| invalid("data", "must be a string when datacontenttype is not JSON"))?,
-        ),
-    };
+    event.data =
+        match (data, base64) {
+            (Some(_), Some(_)) => {
+                return Err(InvalidCloudEvent::Form(
+                    "an event has either data or data_base64",
+                ));
+            }
+            (None, None) => Data::None,
+            (None, Some(value)) => {
+                let text: Option<String> = serde_json::from_str(value.get()).ok();
+                let bytes = text.and_then(|text| STANDARD.decode(text).ok());
+                Data::Binary(
+                    bytes
+                        .ok_or_else(|| invalid("data_base64", "is not Base64 text"))?
+                        .into(),
+                )
+            }
+            (Some(value), None) if is_json(event.data_content_type.as_deref()) => {
+                Data::Json(RawJson::trusted(value.get().to_owned()))
+            }
+            (Some(value), None) => Data::Text(serde_json::from_str(value.get()).map_err(|_| {
+                invalid("data", "must be a string when datacontenttype is not JSON")
+            })?),
+        };
     finish(event, version.as_deref())
 }
 
@@ -161,7 +174,10 @@ fn set(
 ) -> Result<(), InvalidCloudEvent> {
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     if name.is_empty() || name.len() > MAX_NAME_LENGTH || !name.bytes().all(legal) {
-        return Err(invalid(name, "has a name that is not 1 to 64 lower-case letters and digits"));
+        return Err(invalid(
+            name,
+            "has a name that is not 1 to 64 lower-case letters and digits",
+        ));
     }
     if let Attribute::Text(text) = &value {
         if text.len() > MAX_VALUE_LENGTH {
@@ -192,7 +208,11 @@ fn set(
     text_into(name, value, |text| *slot = Some(text))
 }
 
-fn text_into(name: &str, value: Attribute, put: impl FnOnce(String)) -> Result<(), InvalidCloudEvent> {
+fn text_into(
+    name: &str,
+    value: Attribute,
+    put: impl FnOnce(String),
+) -> Result<(), InvalidCloudEvent> {
     match value {
         Attribute::Text(text) if !text.is_empty() => {
             put(text);
@@ -208,20 +228,35 @@ fn finish(event: Incoming, version: Option<&str>) -> Result<Incoming, InvalidClo
         Some(_) => return Err(invalid("specversion", "must be 1.0")),
         None => return Err(invalid("specversion", "is missing")),
     }
-    for (name, value) in [("id", &event.id), ("source", &event.source), ("type", &event.event_type)] {
+    for (name, value) in [
+        ("id", &event.id),
+        ("source", &event.source),
+        ("type", &event.event_type),
+    ] {
         if value.is_empty() {
             return Err(invalid(name, "is missing"));
         }
     }
-    if event.time.as_deref().is_some_and(|time| time.parse::<jiff::Timestamp>().is_err()) {
-        return Err(invalid("time", "is not an RFC 3339 time, as in 2026-01-31T12:00:00Z"));
+    if event
+        .time
+        .as_deref()
+        .is_some_and(|time| time.parse::<jiff::Timestamp>().is_err())
+    {
+        return Err(invalid(
+            "time",
+            "is not an RFC 3339 time, as in 2026-01-31T12:00:00Z",
+        ));
     }
     Ok(event)
 }
 
 /// Decodes the percent-encoding of a binary-mode header value (HTTP binding 3.1.3.2).
 pub fn percent_decoded(value: &[u8]) -> Option<String> {
-    let hex = |byte: u8| (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let hex = |byte: u8| {
+        (byte as char)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.iter().copied();
     while let Some(byte) = rest.next() {
@@ -242,7 +277,9 @@ mod tests {
     const MINIMAL: &str = r#""specversion":"1.0","id":"1","source":"/s","type":"a.b""#;
 
     fn refused(members: &str) -> String {
-        structured(&format!("{{{members}}}")).unwrap_err().to_string()
+        structured(&format!("{{{members}}}"))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -264,9 +301,18 @@ mod tests {
     fn what_is_not_a_cloudevent_is_refused_by_name() {
         for (members, name) in [
             (r#""id":"1","source":"/s","type":"a.b""#, "specversion"),
-            (r#""specversion":"0.3","id":"1","source":"/s","type":"a.b""#, "specversion"),
-            (r#""specversion":"1.0","id":"","source":"/s","type":"a.b""#, "id"),
-            (r#""specversion":"1.0","id":1,"source":"/s","type":"a.b""#, "id"),
+            (
+                r#""specversion":"0.3","id":"1","source":"/s","type":"a.b""#,
+                "specversion",
+            ),
+            (
+                r#""specversion":"1.0","id":"","source":"/s","type":"a.b""#,
+                "id",
+            ),
+            (
+                r#""specversion":"1.0","id":1,"source":"/s","type":"a.b""#,
+                "id",
+            ),
             (&format!(r#"{MINIMAL},"Big":"x""#), "Big"),
             (&format!(r#"{MINIMAL},"x":{{}}"#), "x"),
             (&format!(r#"{MINIMAL},"x":5000000000"#), "x"),
@@ -275,7 +321,10 @@ mod tests {
             (&format!(r#"{MINIMAL},"data_base64":"%%""#), "data_base64"),
         ] {
             let sentence = refused(members);
-            assert!(sentence.contains(&format!("'{name}'")), "{members}: {sentence}");
+            assert!(
+                sentence.contains(&format!("'{name}'")),
+                "{members}: {sentence}"
+            );
         }
         assert!(refused(&format!(r#"{MINIMAL},"data":1,"data_base64":"AA==""#)).contains("either"));
         assert!(matches!(structured("[]"), Err(InvalidCloudEvent::Form(_))));
@@ -284,21 +333,37 @@ mod tests {
     #[test]
     fn binary_mode_takes_any_data() {
         let headers = || {
-            [("specversion", "1.0"), ("id", "1"), ("source", "/s"), ("type", "a.b")]
-                .into_iter()
-                .map(|(name, value)| (name, value.to_owned()))
+            [
+                ("specversion", "1.0"),
+                ("id", "1"),
+                ("source", "/s"),
+                ("type", "a.b"),
+            ]
+            .into_iter()
+            .map(|(name, value)| (name, value.to_owned()))
         };
-        let of = |content_type, body: &'static [u8]| binary(headers(), content_type, body.into()).map(|event| event.data);
+        let of = |content_type, body: &'static [u8]| {
+            binary(headers(), content_type, body.into()).map(|event| event.data)
+        };
         assert_eq!(of(Some("text/plain"), b"hi"), Ok(Data::Text("hi".into())));
-        assert_eq!(of(Some("image/png"), b"\xff"), Ok(Data::Binary(Bytes::from_static(b"\xff"))));
-        assert!(matches!(of(Some("application/json"), b"{\"a\":1}"), Ok(Data::Json(_))));
+        assert_eq!(
+            of(Some("image/png"), b"\xff"),
+            Ok(Data::Binary(Bytes::from_static(b"\xff")))
+        );
+        assert!(matches!(
+            of(Some("application/json"), b"{\"a\":1}"),
+            Ok(Data::Json(_))
+        ));
         assert!(of(Some("application/json"), b"{").is_err());
         assert_eq!(of(None, b""), Ok(Data::None));
     }
 
     #[test]
     fn percent_encoding_is_undone() {
-        assert_eq!(percent_decoded(b"Euro%20%E2%82%AC").as_deref(), Some("Euro €"));
+        assert_eq!(
+            percent_decoded(b"Euro%20%E2%82%AC").as_deref(),
+            Some("Euro €")
+        );
         assert_eq!(percent_decoded(b"%F"), None);
         assert_eq!(percent_decoded(b"%ff"), None);
     }

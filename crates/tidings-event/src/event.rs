@@ -12,9 +12,10 @@ use crate::json::RawJson;
 use crate::{EventType, SchemaVersion, TenantId};
 
 /// What an event carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Data {
     /// Nothing at all.
+    #[default]
     None,
     /// A JSON value, as it was sent.
     Json(RawJson),
@@ -126,14 +127,25 @@ impl Event {
             text("source", &self.source),
             text("type", self.event_type.as_str()),
             text("time", &self.time),
-            self.subject.as_deref().and_then(|value| text("subject", value)),
-            self.data_schema.as_deref().and_then(|value| text("dataschema", value)),
-            self.data_content_type.as_deref().and_then(|value| text("datacontenttype", value)),
+            self.subject
+                .as_deref()
+                .and_then(|value| text("subject", value)),
+            self.data_schema
+                .as_deref()
+                .and_then(|value| text("dataschema", value)),
+            self.data_content_type
+                .as_deref()
+                .and_then(|value| text("datacontenttype", value)),
             text("tenantid", self.tenant.as_str()),
             text("schemaversion", self.schema_version.as_str()),
-            self.traceparent.as_deref().and_then(|value| text("traceparent", value)),
+            self.traceparent
+                .as_deref()
+                .and_then(|value| text("traceparent", value)),
         ];
-        let extensions = self.extensions.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let extensions = self
+            .extensions
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.clone()));
         known.into_iter().flatten().chain(extensions)
     }
 
@@ -141,7 +153,8 @@ impl Event {
     pub fn to_structured(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.data.len() + 512);
         let mut serializer = serde_json::Serializer::new(&mut out);
-        self.write(&mut serializer, &[]).expect("an event is always writable as JSON");
+        self.write(&mut serializer, &[])
+            .expect("an event is always writable as JSON");
         out
     }
 
@@ -166,7 +179,8 @@ impl Event {
     pub fn to_platform(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.data.len() + 512);
         let mut serializer = serde_json::Serializer::new(&mut out);
-        self.write_platform(&mut serializer).expect("an event is always writable as JSON");
+        self.write_platform(&mut serializer)
+            .expect("an event is always writable as JSON");
         out
     }
 
@@ -199,7 +213,12 @@ fn write_data<M: SerializeMap>(map: &mut M, data: &Data) -> Result<(), M::Error>
 /// Whether a media type is JSON (RFC 6839: `application/json` or any `+json`); none at all means JSON.
 pub fn is_json(content_type: Option<&str>) -> bool {
     content_type.is_none_or(|content_type| {
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let essence = content_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
         essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
     })
 }
@@ -222,7 +241,10 @@ mod tests {
             subject: None,
             data_schema: None,
             data_content_type: Some("application/json".into()),
-            extensions: vec![("n".into(), Attribute::Integer(5)), ("b".into(), Attribute::Boolean(true))],
+            extensions: vec![
+                ("n".into(), Attribute::Integer(5)),
+                ("b".into(), Attribute::Boolean(true)),
+            ],
             data: Data::Json(RawJson::trusted(r#"{ "a" : 1.0 }"#)),
         }
     }

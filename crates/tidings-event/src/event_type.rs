@@ -20,7 +20,9 @@ pub enum InvalidEventType {
     #[error("event type {0:?} is {1} characters long; {MAX_LENGTH} is the limit")]
     TooLong(String, usize),
     /// Fewer than 2 or more than 8 segments.
-    #[error("event type {0:?} has {1} segment(s); use 2 to 8, separated by dots, as in crm.contact.created")]
+    #[error(
+        "event type {0:?} has {1} segment(s); use 2 to 8, separated by dots, as in crm.contact.created"
+    )]
     Segments(String, usize),
     /// A segment that does not fit `[a-z][a-z0-9_-]*`.
     #[error(
@@ -47,7 +49,10 @@ impl FromStr for EventType {
 
     fn from_str(text: &str) -> Result<Self, InvalidEventType> {
         if text.len() > MAX_LENGTH {
-            return Err(InvalidEventType::TooLong(clipped(text), text.chars().count()));
+            return Err(InvalidEventType::TooLong(
+                clipped(text),
+                text.chars().count(),
+            ));
         }
         let segments = text.split('.').count();
         if !(2..=8).contains(&segments) {
@@ -63,7 +68,8 @@ impl FromStr for EventType {
 fn is_segment(text: &str) -> bool {
     let mut bytes = text.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_lowercase())
-        && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
+        && bytes
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
 }
 
 impl fmt::Display for EventType {
@@ -108,17 +114,23 @@ impl FromStr for TypePattern {
 
     fn from_str(text: &str) -> Result<Self, InvalidEventType> {
         if text.len() > MAX_LENGTH {
-            return Err(InvalidEventType::TooLong(clipped(text), text.chars().count()));
+            return Err(InvalidEventType::TooLong(
+                clipped(text),
+                text.chars().count(),
+            ));
         }
         let count = text.split('.').count();
         if count > 8 {
             return Err(InvalidEventType::Segments(text.to_owned(), count));
         }
-        let bad = text.split('.').enumerate().find(|(index, segment)| match *segment {
-            "*" => false,
-            "**" => index + 1 != count,
-            other => !is_segment(other),
-        });
+        let bad = text
+            .split('.')
+            .enumerate()
+            .find(|(index, segment)| match *segment {
+                "*" => false,
+                "**" => index + 1 != count,
+                other => !is_segment(other),
+            });
         match bad {
             Some((_, bad)) => Err(InvalidEventType::Segment(text.to_owned(), bad.to_owned())),
             None => Ok(Self(text.into())),
@@ -140,13 +152,28 @@ mod tests {
     #[test]
     fn the_edges_of_the_rule() {
         let longest = format!("a.{}", "b".repeat(126));
-        for good in ["a.b", "crm.contact.created", "a.b.c.d.e.f.g.h", "x-1.y_2", longest.as_str()] {
+        for good in [
+            "a.b",
+            "crm.contact.created",
+            "a.b.c.d.e.f.g.h",
+            "x-1.y_2",
+            longest.as_str(),
+        ] {
             assert_eq!(good.parse::<EventType>().unwrap().as_str(), good);
         }
         let too_long = format!("a.{}", "b".repeat(127));
-        for bad in
-            ["", "a", "a.", ".a", "a..b", "A.b", "a.1b", "a.b.c.d.e.f.g.h.i", "a.b c", &too_long]
-        {
+        for bad in [
+            "",
+            "a",
+            "a.",
+            ".a",
+            "a..b",
+            "A.b",
+            "a.1b",
+            "a.b.c.d.e.f.g.h.i",
+            "a.b c",
+            &too_long,
+        ] {
             assert!(bad.parse::<EventType>().is_err(), "{bad:?}");
         }
     }
@@ -155,7 +182,11 @@ mod tests {
     fn patterns_stand_for_segments() {
         let check = |pattern: &str, event_type: &str, expected: bool| {
             let pattern: TypePattern = pattern.parse().unwrap();
-            assert_eq!(pattern.matches(&event_type.parse().unwrap()), expected, "{pattern} {event_type}");
+            assert_eq!(
+                pattern.matches(&event_type.parse().unwrap()),
+                expected,
+                "{pattern} {event_type}"
+            );
         };
         check("crm.contact.created", "crm.contact.created", true);
         check("crm.*", "crm.contact", true);

@@ -6,7 +6,9 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -66,10 +68,14 @@ impl<'de> Visitor<'de> for Members {
         let mut members: Self::Value = Vec::new();
         while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
             if members.len() == MAX_MEMBERS {
-                return Err(A::Error::custom(format_args!("more than {MAX_MEMBERS} members")));
+                return Err(A::Error::custom(format_args!(
+                    "more than {MAX_MEMBERS} members"
+                )));
             }
             if members.iter().any(|(other, _)| *other == name) {
-                return Err(A::Error::custom(format_args!("two members are called {name:?}")));
+                return Err(A::Error::custom(format_args!(
+                    "two members are called {name:?}"
+                )));
             }
             members.push((name, value));
         }
@@ -101,9 +107,13 @@ fn digest(kind: Kind, bytes: &[u8]) -> u128 {
 impl Value {
     fn inner<E: serde::de::Error>(&self) -> Result<Self, E> {
         if self.depth == MAX_DEPTH {
-            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")));
+            return Err(E::custom(format_args!(
+                "nested deeper than {MAX_DEPTH} levels"
+            )));
         }
-        Ok(Self { depth: self.depth + 1 })
+        Ok(Self {
+            depth: self.depth + 1,
+        })
     }
 }
 
@@ -142,7 +152,10 @@ impl<'de> Visitor<'de> for Value {
         // 1.0 and 1 are the same JSON number; beyond 2^53 a double no longer says which integer it was.
         const EXACT: f64 = 9_007_199_254_740_992.0;
         if value.fract() == 0.0 && value.abs() < EXACT {
-            #[expect(clippy::cast_possible_truncation, reason = "an integer below 2^53 fits")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "an integer below 2^53 fits"
+            )]
             let whole = value as i64;
             return Ok(digest(Kind::Integer, &i128::from(whole).to_le_bytes()));
         }
@@ -171,7 +184,9 @@ impl<'de> Visitor<'de> for Value {
         }
         seen.sort_unstable();
         if seen.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(A::Error::custom("an object has two members of the same name"));
+            return Err(A::Error::custom(
+                "an object has two members of the same name",
+            ));
         }
         let mut hasher = Xxh3::with_seed(Kind::Object as u64);
         for (name, value) in seen {
@@ -212,7 +227,10 @@ impl RawJson {
     /// Checks a text (see [`check`]) and keeps it, with its fingerprint.
     pub fn parse(text: &str) -> Result<(Self, Fingerprint), serde_json::Error> {
         let fingerprint = check(text)?;
-        Ok((Self(bytes::Bytes::copy_from_slice(text.trim().as_bytes())), fingerprint))
+        Ok((
+            Self(bytes::Bytes::copy_from_slice(text.trim().as_bytes())),
+            fingerprint,
+        ))
     }
 
     /// Takes a text that this program itself has written or has checked before.
@@ -256,7 +274,9 @@ impl<'de> Deserialize<'de> for RawJson {
     /// Takes the value as it stands, unchecked beyond being well-formed: for what we wrote ourselves.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        Ok(Self(bytes::Bytes::from(String::from(Box::<str>::from(raw)))))
+        Ok(Self(bytes::Bytes::from(String::from(Box::<str>::from(
+            raw,
+        )))))
     }
 }
 
@@ -276,9 +296,16 @@ mod tests {
 
     #[test]
     fn equal_values_have_equal_fingerprints() {
-        let same = |one: &str, other: &str| assert_eq!(check(one).unwrap(), check(other).unwrap(), "{one} {other}");
-        let differ = |one: &str, other: &str| assert_ne!(check(one).unwrap(), check(other).unwrap(), "{one} {other}");
-        same(r#"{"a":1,"b":[true,null]}"#, r#" { "b" : [ true , null ] , "a" : 1.0 } "#);
+        let same = |one: &str, other: &str| {
+            assert_eq!(check(one).unwrap(), check(other).unwrap(), "{one} {other}");
+        };
+        let differ = |one: &str, other: &str| {
+            assert_ne!(check(one).unwrap(), check(other).unwrap(), "{one} {other}");
+        };
+        same(
+            r#"{"a":1,"b":[true,null]}"#,
+            r#" { "b" : [ true , null ] , "a" : 1.0 } "#,
+        );
         same(r#""\u00e9""#, "\"é\"");
         same("100", "1e2");
         differ("1", "\"1\"");
@@ -294,7 +321,17 @@ mod tests {
     #[test]
     fn bad_texts_are_refused() {
         let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
-        for bad in ["", "{", r#"{"a":1,"a":2}"#, r#"[{"b":{"x":1,"x":1}}]"#, "01", "[1,]", "1 2", "NaN", &deep] {
+        for bad in [
+            "",
+            "{",
+            r#"{"a":1,"a":2}"#,
+            r#"[{"b":{"x":1,"x":1}}]"#,
+            "01",
+            "[1,]",
+            "1 2",
+            "NaN",
+            &deep,
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
         assert!(check(&format!("{}1{}", "[".repeat(64), "]".repeat(64))).is_ok());
@@ -307,13 +344,17 @@ mod tests {
             Just(json!(null)),
             any::<bool>().prop_map(|value| json!(value)),
             any::<i32>().prop_map(|value| json!(value)),
-            any::<f32>().prop_filter("a fraction", |value| value.is_finite() && value.fract() != 0.0).prop_map(|value| json!(value)),
+            any::<f32>()
+                .prop_filter("a fraction", |value| value.is_finite()
+                    && value.fract() != 0.0)
+                .prop_map(|value| json!(value)),
             ".{0,8}".prop_map(|value| json!(value)),
         ];
         leaf.prop_recursive(4, 32, 5, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..5).prop_map(|items| json!(items)),
-                prop::collection::btree_map(".{0,4}", inner, 0..5).prop_map(|members| json!(members)),
+                prop::collection::btree_map(".{0,4}", inner, 0..5)
+                    .prop_map(|members| json!(members)),
             ]
         })
     }

@@ -34,7 +34,10 @@ impl FromStr for TenantId {
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@-".contains(&byte);
-        let starts_well = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        let starts_well = text
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric());
         if text.len() <= 128 && starts_well && text.bytes().all(legal) {
             Ok(Self(text.into()))
         } else {
@@ -76,7 +79,8 @@ impl FromStr for ModuleId {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let mut bytes = text.bytes();
         let starts_well = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase());
-        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
+        let legal =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
         if starts_well && text.len() <= 64 && bytes.all(legal) {
             Ok(Self(text.into()))
         } else {
@@ -112,8 +116,13 @@ pub enum Service {
 
 impl Service {
     /// Every service there is.
-    pub const ALL: [Self; 5] =
-        [Self::Iam, Self::Money, Self::Billing, Self::Audit, Self::ModuleRegistry];
+    pub const ALL: [Self; 5] = [
+        Self::Iam,
+        Self::Money,
+        Self::Billing,
+        Self::Audit,
+        Self::ModuleRegistry,
+    ];
 
     /// The name as it stands in a token's `service` claim.
     pub const fn as_str(self) -> &'static str {
@@ -131,11 +140,14 @@ impl FromStr for Service {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        Self::ALL.into_iter().find(|service| service.as_str() == text).ok_or_else(|| InvalidName {
-            kind: "service",
-            value: clipped(text),
-            rule: "the kernel services are iam, money, billing, audit and module-registry",
-        })
+        Self::ALL
+            .into_iter()
+            .find(|service| service.as_str() == text)
+            .ok_or_else(|| InvalidName {
+                kind: "service",
+                value: clipped(text),
+                rule: "the kernel services are iam, money, billing, audit and module-registry",
+            })
     }
 }
 

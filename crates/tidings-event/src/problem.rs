@@ -99,7 +99,10 @@ impl Code {
 
     /// The codes explained on a slug's page.
     pub fn of_slug(slug: &str) -> impl Iterator<Item = Self> {
-        Self::ALL.iter().copied().filter(move |code| code.slug() == slug)
+        Self::ALL
+            .iter()
+            .copied()
+            .filter(move |code| code.slug() == slug)
     }
 }
 
@@ -130,9 +133,17 @@ mod tests {
     #[test]
     fn every_code_is_unique_and_has_its_page() {
         for (index, code) in Code::ALL.iter().enumerate() {
-            assert!(Code::ALL[..index].iter().all(|other| other.as_str() != code.as_str()));
+            assert!(
+                Code::ALL[..index]
+                    .iter()
+                    .all(|other| other.as_str() != code.as_str())
+            );
             let page = page(code.slug()).expect("a page for each slug");
-            assert!(page.contains(code.as_str()), "{} is not on its page", code.as_str());
+            assert!(
+                page.contains(code.as_str()),
+                "{} is not on its page",
+                code.as_str()
+            );
         }
     }
 }

@@ -11,7 +11,9 @@ pub struct SchemaVersion(Box<str>);
 
 /// The text is not `MAJOR.MINOR.PATCH`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("schemaVersion {0:?} is not MAJOR.MINOR.PATCH; write three numbers without leading zeros, as in 1.0.0")]
+#[error(
+    "schemaVersion {0:?} is not MAJOR.MINOR.PATCH; write three numbers without leading zeros, as in 1.0.0"
+)]
 pub struct InvalidSchemaVersion(String);
 
 impl SchemaVersion {
@@ -59,7 +61,19 @@ mod tests {
         for good in ["1.0.0", "0.0.0", "10.20.30", "999999999.0.1"] {
             assert!(good.parse::<SchemaVersion>().is_ok(), "{good}");
         }
-        for bad in ["", "1", "1.0", "1.0.0.0", "01.0.0", "1.0.0-rc.1", "1.0.0+b", "v1.0.0", "1.0.x", " 1.0.0", "1.0.1000000000"] {
+        for bad in [
+            "",
+            "1",
+            "1.0",
+            "1.0.0.0",
+            "01.0.0",
+            "1.0.0-rc.1",
+            "1.0.0+b",
+            "v1.0.0",
+            "1.0.x",
+            " 1.0.0",
+            "1.0.1000000000",
+        ] {
             assert!(bad.parse::<SchemaVersion>().is_err(), "{bad:?}");
         }
     }

@@ -12,7 +12,9 @@ pub struct Topic(Arc<str>);
 
 /// The text is not a legal topic name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("topic {0:?} is not a legal name; use 1 to 249 letters, digits, dots, _ or -, and not . or ..")]
+#[error(
+    "topic {0:?} is not a legal name; use 1 to 249 letters, digits, dots, _ or -, and not . or .."
+)]
 pub struct InvalidTopic(String);
 
 impl Topic {
@@ -27,7 +29,8 @@ impl FromStr for Topic {
 
     fn from_str(text: &str) -> Result<Self, InvalidTopic> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if (1..=249).contains(&text.len()) && text != "." && text != ".." && text.bytes().all(legal) {
+        if (1..=249).contains(&text.len()) && text != "." && text != ".." && text.bytes().all(legal)
+        {
             Ok(Self(text.into()))
         } else {
             Err(InvalidTopic(clipped(text)))

@@ -54,23 +54,45 @@ impl ApiKeys {
         new: NewApiKey,
     ) -> Result<(ApiKey, String), Refusal> {
         let tenant = administered(caller, tenant)?;
-        let created = self.access.api_keys().create(&tenant, new, self.clock.now_ms()).await;
+        let created = self
+            .access
+            .api_keys()
+            .create(&tenant, new, self.clock.now_ms())
+            .await;
         let (row, secret) = created.map_err(refused)?;
         tracing::info!(%tenant, key = %row.id, by = %caller.describe(), "api key created");
         Ok((row.into(), secret))
     }
 
     /// All keys of the tenant, without their secrets.
-    pub async fn list(&self, caller: &Caller, tenant: Option<TenantId>) -> Result<Vec<ApiKey>, Refusal> {
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        tenant: Option<TenantId>,
+    ) -> Result<Vec<ApiKey>, Refusal> {
         let tenant = administered(caller, tenant)?;
-        let rows = self.access.api_keys().list(&tenant).await.map_err(refused)?;
+        let rows = self
+            .access
+            .api_keys()
+            .list(&tenant)
+            .await
+            .map_err(refused)?;
         Ok(rows.into_iter().map(ApiKey::from).collect())
     }
 
     /// Ends a key at once.
-    pub async fn revoke(&self, caller: &Caller, tenant: Option<TenantId>, id: Uuid) -> Result<(), Refusal> {
+    pub async fn revoke(
+        &self,
+        caller: &Caller,
+        tenant: Option<TenantId>,
+        id: Uuid,
+    ) -> Result<(), Refusal> {
         let tenant = administered(caller, tenant)?;
-        let revoked = self.access.api_keys().revoke(&tenant, id, self.clock.now_ms()).await;
+        let revoked = self
+            .access
+            .api_keys()
+            .revoke(&tenant, id, self.clock.now_ms())
+            .await;
         if !revoked.map_err(refused)? {
             return Err(Refusal::not_found("API key"));
         }
@@ -94,12 +116,15 @@ fn refused(error: ApiKeyError) -> Refusal {
 fn administered(caller: &Caller, tenant: Option<TenantId>) -> Result<TenantId, Refusal> {
     match (caller.tenant(), tenant) {
         (None, Some(tenant)) if caller.is_operator() => Ok(tenant),
-        (None, None) if caller.is_operator() => {
-            Err(Refusal::invalid("tenantId", "An operator names the tenant that the key is for."))
-        }
+        (None, None) if caller.is_operator() => Err(Refusal::invalid(
+            "tenantId",
+            "An operator names the tenant that the key is for.",
+        )),
         (Some(own), None) if caller.is_admin() => Ok(own.clone()),
         (Some(own), Some(tenant)) if caller.is_admin() && *own == tenant => Ok(tenant),
-        _ => Err(Refusal::forbidden("API keys are managed with the role ADMIN of the tenant, or by an operator.")),
+        _ => Err(Refusal::forbidden(
+            "API keys are managed with the role ADMIN of the tenant, or by an operator.",
+        )),
     }
 }
 

@@ -37,14 +37,15 @@ impl Clock {
 
     /// A UUID v7: ordered within this process on the system's clock.
     pub fn new_id(&self) -> Uuid {
-        match &self.0 {
-            None => Uuid::now_v7(),
-            Some(_) => {
-                let ms = u64::try_from(self.now_ms()).unwrap_or_default();
-                #[expect(clippy::cast_possible_truncation, reason = "below 10^9 by the remainder")]
-                let nanos = (ms % 1_000 * 1_000_000) as u32;
-                Uuid::new_v7(Timestamp::from_unix(NoContext, ms / 1_000, nanos))
-            }
+        if self.0.is_none() {
+            return Uuid::now_v7();
         }
+        let ms = u64::try_from(self.now_ms()).unwrap_or_default();
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "below 10^9 by the remainder"
+        )]
+        let nanos = (ms % 1_000 * 1_000_000) as u32;
+        Uuid::new_v7(Timestamp::from_unix(NoContext, ms / 1_000, nanos))
     }
 }

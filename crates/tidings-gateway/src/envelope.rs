@@ -39,16 +39,22 @@ fn headers(event: &Event, kind: EnvelopeKind) -> Headers {
     let content_type = match kind {
         EnvelopeKind::Platform => "application/json",
         EnvelopeKind::Structured => "application/cloudevents+json; charset=UTF-8",
-        EnvelopeKind::Binary => event.data_content_type.as_deref().unwrap_or("application/json"),
+        EnvelopeKind::Binary => event
+            .data_content_type
+            .as_deref()
+            .unwrap_or("application/json"),
     };
     headers.push("content-type", content_type);
     headers.push(ENVELOPE, kind.as_str());
-    headers.push(DATA, match event.data {
-        Data::None => "none",
-        Data::Json(_) => "json",
-        Data::Text(_) => "text",
-        Data::Binary(_) => "binary",
-    });
+    headers.push(
+        DATA,
+        match event.data {
+            Data::None => "none",
+            Data::Json(_) => "json",
+            Data::Text(_) => "text",
+            Data::Binary(_) => "binary",
+        },
+    );
     headers.push("ce_specversion", "1.0");
     headers.push("ce_id", &event.id);
     headers.push("ce_source", &event.source);
@@ -74,7 +80,7 @@ fn headers(event: &Event, kind: EnvelopeKind) -> Headers {
             Attribute::Integer(_) => "integer",
             Attribute::Text(_) => continue,
         };
-        types.push_str(&format!("{name}={kind},"));
+        types.extend([name.as_str(), "=", kind, ","]);
     }
     if !types.is_empty() {
         headers.push(TYPES, &types);
@@ -86,14 +92,19 @@ fn headers(event: &Event, kind: EnvelopeKind) -> Headers {
 pub fn read(record: &Stored) -> Result<Event, Unreadable> {
     let fault = |what: &str| Unreadable(record.event_id, what.to_owned());
     let header = |name: &str| record.headers.get(name).map(str::to_owned);
-    let required = |name: &str| header(name).ok_or_else(|| fault(&format!("it has no header {name}")));
+    let required =
+        |name: &str| header(name).ok_or_else(|| fault(&format!("it has no header {name}")));
     Ok(Event {
         event_id: record.event_id,
         id: required("ce_id")?,
         source: required("ce_source")?,
-        event_type: required("ce_type")?.parse().map_err(|_| fault("its type is not one"))?,
+        event_type: required("ce_type")?
+            .parse()
+            .map_err(|_| fault("its type is not one"))?,
         tenant: record.tenant.clone(),
-        schema_version: required("ce_schemaversion")?.parse().map_err(|_| fault("its version is not one"))?,
+        schema_version: required("ce_schemaversion")?
+            .parse()
+            .map_err(|_| fault("its version is not one"))?,
         time: required("ce_time")?,
         received_at_ms: record.timestamp_ms,
         traceparent: header("ce_traceparent"),
@@ -101,17 +112,31 @@ pub fn read(record: &Stored) -> Result<Event, Unreadable> {
         data_schema: header("ce_dataschema"),
         data_content_type: header("ce_datacontenttype"),
         extensions: extensions(&record.headers),
-        data: data(record).ok_or_else(|| fault("its value is not the envelope its headers name"))?,
+        data: data(record)
+            .ok_or_else(|| fault("its value is not the envelope its headers name"))?,
     })
 }
 
 fn extensions(headers: &Headers) -> Vec<(String, Attribute)> {
     const KNOWN: [&str; 11] = [
-        "specversion", "id", "source", "type", "time", "tenantid", "schemaversion", "subject", "dataschema",
-        "datacontenttype", "traceparent",
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "time",
+        "tenantid",
+        "schemaversion",
+        "subject",
+        "dataschema",
+        "datacontenttype",
+        "traceparent",
     ];
-    let types = headers.get(TYPES).unwrap_or_default();
-    let kind_of = |name: &str| types.split(',').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let marked = headers.get(TYPES).unwrap_or_default();
+    let kind_of = |name: &str| {
+        marked
+            .split(',')
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    };
     let typed = |name: &str, value: &str| match kind_of(name) {
         Some("boolean") => value.parse().map(Attribute::Boolean).ok(),
         Some("integer") => value.parse().map(Attribute::Integer).ok(),

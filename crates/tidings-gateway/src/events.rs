@@ -57,7 +57,11 @@ pub struct Cursor(BTreeMap<String, u64>);
 impl Cursor {
     /// The wire form.
     pub fn encode(&self) -> String {
-        let text: Vec<String> = self.0.iter().map(|(topic, offset)| format!("{topic}:{offset}")).collect();
+        let text: Vec<String> = self
+            .0
+            .iter()
+            .map(|(topic, offset)| format!("{topic}:{offset}"))
+            .collect();
         URL_SAFE_NO_PAD.encode(text.join(","))
     }
 
@@ -67,9 +71,16 @@ impl Cursor {
         let text = String::from_utf8(bytes).ok()?;
         let pair = |pair: &str| {
             let (topic, offset) = pair.split_once(':')?;
-            Some((topic.parse::<Topic>().ok()?.as_str().to_owned(), offset.parse().ok()?))
+            Some((
+                topic.parse::<Topic>().ok()?.as_str().to_owned(),
+                offset.parse().ok()?,
+            ))
         };
-        text.split(',').filter(|part| !part.is_empty()).map(pair).collect::<Option<_>>().map(Self)
+        text.split(',')
+            .filter(|part| !part.is_empty())
+            .map(pair)
+            .collect::<Option<_>>()
+            .map(Self)
     }
 }
 
@@ -106,7 +117,10 @@ impl Events {
         let tenant = reader(caller)?;
         let mut cursor = query.cursor.clone().unwrap_or_default();
         let page = self.page(&tenant, query, &mut cursor).await?;
-        Ok(List { items: page.items, next: page.more.then_some(cursor) })
+        Ok(List {
+            items: page.items,
+            next: page.more.then_some(cursor),
+        })
     }
 
     /// The caller's tenant's events as they come, from a cursor or from now on.
@@ -121,86 +135,180 @@ impl Events {
             Some(cursor) => cursor,
             None => self.end(&tenant).await?,
         };
-        let query = Query { types, limit: 100, ..Query::default() };
+        let query = Query {
+            types,
+            limit: 100,
+            ..Query::default()
+        };
         let tail = self.bus.tail();
-        let state = (self.clone(), tenant, query, cursor, tail, Vec::new().into_iter());
-        Ok(futures_util::stream::unfold(state, async |(room, tenant, query, mut cursor, mut tail, mut ready)| {
-            loop {
-                if let Some((cursor_after, event)) = ready.next() {
-                    let item = Ok((cursor_after, event));
-                    return Some((item, (room, tenant, query, cursor, tail, ready)));
+        let state = (
+            self.clone(),
+            tenant,
+            query,
+            cursor,
+            tail,
+            Vec::new().into_iter(),
+        );
+        Ok(futures_util::stream::unfold(
+            state,
+            async |(room, tenant, query, mut cursor, mut tail, mut ready)| {
+                loop {
+                    if let Some((cursor_after, event)) = ready.next() {
+                        let item = Ok((cursor_after, event));
+                        return Some((item, (room, tenant, query, cursor, tail, ready)));
+                    }
+                    tail.mark_unchanged();
+                    let before = cursor.clone();
+                    let page = match room.page(&tenant, &query, &mut cursor).await {
+                        Ok(page) => page,
+                        Err(refusal) => {
+                            return Some((
+                                Err(refusal),
+                                (room, tenant, query, cursor, tail, ready),
+                            ));
+                        }
+                    };
+                    if page.items.is_empty() && !page.more {
+                        // The bus is gone when its tail is: the stream ends.
+                        tail.changed().await.ok()?;
+                    }
+                    ready = with_cursors(before, page.items).into_iter();
                 }
-                tail.mark_unchanged();
-                let before = cursor.clone();
-                let page = match room.page(&tenant, &query, &mut cursor).await {
-                    Ok(page) => page,
-                    Err(refusal) => return Some((Err(refusal), (room, tenant, query, cursor, tail, ready))),
-                };
-                if page.items.is_empty() && !page.more {
-                    // The bus is gone when its tail is: the stream ends.
-                    tail.changed().await.ok()?;
-                }
-                ready = with_cursors(before, page.items).into_iter();
-            }
-        }))
+            },
+        ))
     }
 
     /// The cursor behind everything there is.
     async fn end(&self, tenant: &TenantId) -> Result<Cursor, Refusal> {
         let mut cursor = Cursor::default();
         for partition in self.partitions(tenant, None).await? {
-            let bounds = self.bus.bounds(partition.clone()).await.map_err(unreadable)?;
-            cursor.0.insert(partition.topic.as_str().to_owned(), bounds.end);
+            let bounds = self
+                .bus
+                .bounds(partition.clone())
+                .await
+                .map_err(unreadable)?;
+            cursor
+                .0
+                .insert(partition.topic.as_str().to_owned(), bounds.end);
         }
         Ok(cursor)
     }
 
     /// A tenant's one partition in each topic: its id is the key of all its events.
-    async fn partitions(&self, tenant: &TenantId, only: Option<&Topic>) -> Result<Vec<Partition>, Refusal> {
+    async fn partitions(
+        &self,
+        tenant: &TenantId,
+        only: Option<&Topic>,
+    ) -> Result<Vec<Partition>, Refusal> {
         let topics = self.bus.topics().await.map_err(unreadable)?;
-        let wanted = topics.into_iter().filter(|(topic, _)| only.is_none_or(|only| only == topic));
+        let wanted = topics
+            .into_iter()
+            .filter(|(topic, _)| only.is_none_or(|only| only == topic));
         let key = tenant.as_str().as_bytes();
-        Ok(wanted.map(|(topic, count)| Partition { number: partition_of(key, count), topic }).collect())
+        Ok(wanted
+            .map(|(topic, count)| Partition {
+                number: partition_of(key, count),
+                topic,
+            })
+            .collect())
     }
 
-    async fn page(&self, tenant: &TenantId, query: &Query, cursor: &mut Cursor) -> Result<PageOf, Refusal> {
-        let mut found: Vec<Stored> = Vec::new();
-        let mut more = false;
-        let mut nexts = BTreeMap::new();
+    async fn page(
+        &self,
+        tenant: &TenantId,
+        query: &Query,
+        cursor: &mut Cursor,
+    ) -> Result<PageOf, Refusal> {
+        let mut found: Vec<(i64, Stored)> = Vec::new();
+        let mut stretches = BTreeMap::new();
         for partition in self.partitions(tenant, query.topic.as_ref()).await? {
-            let name = partition.topic.as_str().to_owned();
-            let from = match (cursor.0.get(&name), query.since_ms) {
-                (Some(offset), _) => *offset,
-                (None, Some(since)) => {
-                    self.bus.offset_at(partition.clone(), since).await.map_err(unreadable)?
-                }
-                (None, None) => 0,
-            };
-            let read = Read { from, tenant: Some(tenant.clone()), limit: query.limit + 1, scan: MAX_SCAN };
-            let page = self.bus.read(partition.clone(), read).await.map_err(unreadable)?;
-            let end = self.bus.bounds(partition).await.map_err(unreadable)?.end;
-            more |= page.next < end;
-            nexts.insert(name, page.next);
-            found.extend(page.records);
+            let topic = partition.topic.clone();
+            let (records, stretch) = self.stretch(partition, tenant, query, cursor).await?;
+            stretches.insert(topic, stretch);
+            // Times of neighbours may be swapped; the order of offsets must not be, or a cursor would lie.
+            let mut latest = i64::MIN;
+            found.extend(records.into_iter().map(|record| {
+                latest = latest.max(record.timestamp_ms);
+                (latest, record)
+            }));
         }
-        found.sort_by(|one, other| (one.timestamp_ms, &one.topic, one.offset).cmp(&(other.timestamp_ms, &other.topic, other.offset)));
+        found.sort_by(|(at, one), (when, other)| {
+            (at, &one.topic, one.offset).cmp(&(when, &other.topic, other.offset))
+        });
         let mut items = Vec::new();
-        for record in found {
-            let past = query.until_ms.is_some_and(|until| record.timestamp_ms >= until);
-            if items.len() == query.limit || past {
-                // Not taken: the next page begins at the first of each topic that was left.
-                let next = nexts.entry(record.topic.as_str().to_owned()).or_default();
-                *next = (*next).min(record.offset);
-                more |= !past;
-                continue;
-            }
-            let item = placed(record)?;
-            if wanted(&item.event, query) {
-                items.push(item);
+        for (at, record) in found {
+            let stretch = stretches
+                .get_mut(&record.topic)
+                .expect("each record is of a stretch");
+            if query.until_ms.is_some_and(|until| at >= until) {
+                stretch.leave(record.offset, false);
+            } else if items.len() == query.limit {
+                stretch.leave(record.offset, true);
+            } else {
+                let item = placed(record)?;
+                if wanted(&item.event, query) {
+                    items.push(item);
+                }
             }
         }
-        cursor.0.extend(nexts);
+        let more = stretches.values().any(|stretch| stretch.more);
+        let ends = stretches
+            .into_iter()
+            .map(|(topic, it)| (topic.as_str().to_owned(), it.next));
+        cursor.0.extend(ends);
         Ok(PageOf { items, more })
+    }
+
+    /// What one topic has for a page.
+    async fn stretch(
+        &self,
+        partition: Partition,
+        tenant: &TenantId,
+        query: &Query,
+        cursor: &Cursor,
+    ) -> Result<(Vec<Stored>, Stretch), Refusal> {
+        let from = match (cursor.0.get(partition.topic.as_str()), query.since_ms) {
+            (Some(offset), _) => Ok(*offset),
+            (None, Some(since)) => self.bus.offset_at(partition.clone(), since).await,
+            (None, None) => Ok(0),
+        };
+        let read = Read {
+            from: from.map_err(unreadable)?,
+            tenant: Some(tenant.clone()),
+            limit: query.limit + 1,
+            scan: MAX_SCAN,
+        };
+        let page = self.bus.read(partition.clone(), read).await;
+        let page = page.map_err(unreadable)?;
+        let bounds = self.bus.bounds(partition).await.map_err(unreadable)?;
+        let stretch = Stretch {
+            next: page.next,
+            more: page.next < bounds.end,
+            left: false,
+        };
+        Ok((page.records, stretch))
+    }
+}
+
+/// How far a page came in one topic.
+struct Stretch {
+    /// Where the next page goes on.
+    next: u64,
+    /// Whether it would find more.
+    more: bool,
+    left: bool,
+}
+
+impl Stretch {
+    /// The first record not taken is where the next page begins.
+    fn leave(&mut self, offset: u64, more: bool) {
+        if !self.left {
+            *self = Self {
+                next: offset,
+                more,
+                left: true,
+            };
+        }
     }
 }
 
@@ -210,14 +318,21 @@ struct PageOf {
 }
 
 fn wanted(event: &Event, query: &Query) -> bool {
-    query.types.as_ref().is_none_or(|pattern| pattern.matches(&event.event_type))
-        && query.since_ms.is_none_or(|since| event.received_at_ms >= since)
+    query
+        .types
+        .as_ref()
+        .is_none_or(|pattern| pattern.matches(&event.event_type))
+        && query
+            .since_ms
+            .is_none_or(|since| event.received_at_ms >= since)
 }
 
 /// Each event with the cursor behind it.
 fn with_cursors(mut cursor: Cursor, items: Vec<Placed>) -> Vec<(Cursor, Placed)> {
     let mut step = |item: Placed| {
-        cursor.0.insert(item.topic.as_str().to_owned(), item.offset + 1);
+        cursor
+            .0
+            .insert(item.topic.as_str().to_owned(), item.offset + 1);
         (cursor.clone(), item)
     };
     items.into_iter().map(&mut step).collect()
@@ -225,22 +340,30 @@ fn with_cursors(mut cursor: Cursor, items: Vec<Placed>) -> Vec<(Cursor, Placed)>
 
 /// The tenant whose events the caller may read.
 fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
-    if let Principal::ApiKey { scopes, .. } = caller.principal() {
-        if !scopes.contains(&Scope::ReadEvents) {
-            return Err(Refusal::forbidden(format!(
-                "{} may not read events; it lacks the scope events:read.",
-                caller.describe()
-            )));
-        }
+    if let Principal::ApiKey { scopes, .. } = caller.principal()
+        && !scopes.contains(&Scope::ReadEvents)
+    {
+        return Err(Refusal::forbidden(format!(
+            "{} may not read events; it lacks the scope events:read.",
+            caller.describe()
+        )));
     }
     caller.tenant().cloned().ok_or_else(|| {
-        Refusal::forbidden("An operator has no tenant, and so no events; use a token of the tenant.")
+        Refusal::forbidden(
+            "An operator has no tenant, and so no events; use a token of the tenant.",
+        )
     })
 }
 
 fn placed(record: Stored) -> Result<Placed, Refusal> {
-    let event = envelope::read(&record).map_err(|error| Refusal::fault("Reading an event", &error))?;
-    Ok(Placed { event, topic: record.topic, partition: record.partition, offset: record.offset })
+    let event =
+        envelope::read(&record).map_err(|error| Refusal::fault("Reading an event", &error))?;
+    Ok(Placed {
+        event,
+        topic: record.topic,
+        partition: record.partition,
+        offset: record.offset,
+    })
 }
 
 fn unreadable(error: ReadError) -> Refusal {
@@ -248,8 +371,12 @@ fn unreadable(error: ReadError) -> Refusal {
         ReadError::Corrupt(_) => Refusal::fault("Reading the log", &error),
         ReadError::Unavailable(_) => {
             tracing::warn!(%error, "the log could not be read");
-            Refusal::new(Code::BrokerUnavailable, Rule::Append, "The bus cannot be read now; retry shortly.")
-                .retry_after(std::time::Duration::from_secs(1))
+            Refusal::new(
+                Code::BrokerUnavailable,
+                Rule::Append,
+                "The bus cannot be read now; retry shortly.",
+            )
+            .retry_after(std::time::Duration::from_secs(1))
         }
     }
 }

@@ -24,9 +24,18 @@ mod tests {
 
     #[test]
     fn a_namespace_ends_at_a_dot() {
-        let check = |event_type: &str, owner| assert_eq!(owner_of(&event_type.parse().unwrap()), owner, "{event_type}");
+        let check = |event_type: &str, owner| {
+            assert_eq!(
+                owner_of(&event_type.parse().unwrap()),
+                owner,
+                "{event_type}"
+            );
+        };
         check("auth.user.created", Some(Service::Iam));
-        check("module.registry.manifest.updated", Some(Service::ModuleRegistry));
+        check(
+            "module.registry.manifest.updated",
+            Some(Service::ModuleRegistry),
+        );
         check("module.registry", Some(Service::ModuleRegistry));
         check("module.registryx.a", None);
         check("module.other", None);

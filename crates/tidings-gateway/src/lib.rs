@@ -70,11 +70,25 @@ impl Gateway {
         clock: Clock,
     ) -> Result<Self, Refusal> {
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
-        let line = Arc::new(Line::new(bus.clone(), shelf.clone(), clock.clone(), partitions));
+        let line = Arc::new(Line::new(
+            bus.clone(),
+            shelf.clone(),
+            clock.clone(),
+            partitions,
+        ));
         let manifests = Manifests::open(store.clone(), shelf, line.clone(), clock.clone()).await?;
         let api_keys = ApiKeys::new(access.clone(), clock.clone());
         let events = Events::new(bus.clone());
-        Ok(Self { access, events, manifests, api_keys, clock, line, bus, store })
+        Ok(Self {
+            access,
+            events,
+            manifests,
+            api_keys,
+            clock,
+            line,
+            bus,
+            store,
+        })
     }
 
     /// Publishes 1 to 1,000 events, and writes the one wide log line of it.
@@ -126,6 +140,9 @@ impl Gateway {
     /// Whether the parts can do their work.
     pub async fn readiness(&self) -> Readiness {
         let store = self.store.health().await.err();
-        Readiness { bus: self.bus.health(), store: store.map(|error| error.to_string()) }
+        Readiness {
+            bus: self.bus.health(),
+            store: store.map(|error| error.to_string()),
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use tidings_event::json::RawJson;
-use tidings_event::{Code, Data, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern};
+use tidings_event::{
+    Code, Data, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern,
+};
 use tidings_store::{Store, StoreError};
 use tokio::sync::Mutex;
 
@@ -65,7 +67,13 @@ impl Manifests {
         line: Arc<Line>,
         clock: Clock,
     ) -> Result<Self, Refusal> {
-        let room = Self { store, shelf, line, clock, writing: Mutex::new(()) };
+        let room = Self {
+            store,
+            shelf,
+            line,
+            clock,
+            writing: Mutex::new(()),
+        };
         room.put_in_force().await?;
         Ok(room)
     }
@@ -73,7 +81,13 @@ impl Manifests {
     /// Ids and versions of all modules; for any caller.
     pub async fn list(&self) -> Result<Vec<Module>, Refusal> {
         let rows = self.store.manifests().list().await.map_err(store_fault)?;
-        Ok(rows.into_iter().map(|row| Module { id: row.module_id, version: row.version }).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| Module {
+                id: row.module_id,
+                version: row.version,
+            })
+            .collect())
     }
 
     /// The manifest itself; for its module, module-registry and operators.
@@ -82,12 +96,23 @@ impl Manifests {
         if !own {
             may_write(caller)?;
         }
-        let row = self.store.manifests().get(module).await.map_err(store_fault)?;
-        row.map(|row| RawJson::trusted(row.document)).ok_or_else(|| Refusal::not_found("manifest"))
+        let row = self
+            .store
+            .manifests()
+            .get(module)
+            .await
+            .map_err(store_fault)?;
+        row.map(|row| RawJson::trusted(row.document))
+            .ok_or_else(|| Refusal::not_found("manifest"))
     }
 
     /// Puts a manifest in place of the one before, in force at once. Answers whether it changed anything.
-    pub async fn put(&self, caller: &Caller, module: &ModuleId, document: &str) -> Result<bool, Refusal> {
+    pub async fn put(
+        &self,
+        caller: &Caller,
+        module: &ModuleId,
+        document: &str,
+    ) -> Result<bool, Refusal> {
         may_write(caller)?;
         self.install(module, document).await
     }
@@ -96,12 +121,21 @@ impl Manifests {
     pub async fn install(&self, module: &ModuleId, document: &str) -> Result<bool, Refusal> {
         let manifest = parse(module, document)?;
         let _writing = self.writing.lock().await;
-        let before = self.store.manifests().get(module).await.map_err(store_fault)?;
+        let before = self
+            .store
+            .manifests()
+            .get(module)
+            .await
+            .map_err(store_fault)?;
         if before.is_some_and(|row| row.document == document) {
             return Ok(false);
         }
         let now = self.clock.now_ms();
-        let written = self.store.manifests().put(module, &manifest.version, document, now).await;
+        let written = self
+            .store
+            .manifests()
+            .put(module, &manifest.version, document, now)
+            .await;
         written.map_err(store_fault)?;
         self.put_in_force().await?;
         self.announce(module, Some(&manifest)).await?;
@@ -112,7 +146,13 @@ impl Manifests {
     pub async fn delete(&self, caller: &Caller, module: &ModuleId) -> Result<(), Refusal> {
         may_write(caller)?;
         let _writing = self.writing.lock().await;
-        if !self.store.manifests().delete(module).await.map_err(store_fault)? {
+        if !self
+            .store
+            .manifests()
+            .delete(module)
+            .await
+            .map_err(store_fault)?
+        {
             return Err(Refusal::not_found("manifest"));
         }
         self.put_in_force().await?;
@@ -132,7 +172,11 @@ impl Manifests {
     }
 
     /// `module.registry.manifest.updated`, an event of the tenant `platform`.
-    async fn announce(&self, module: &ModuleId, manifest: Option<&Manifest>) -> Result<(), Refusal> {
+    async fn announce(
+        &self,
+        module: &ModuleId,
+        manifest: Option<&Manifest>,
+    ) -> Result<(), Refusal> {
         let data = serde_json::json!({
             "moduleId": module.as_str(),
             "version": manifest.map(|manifest| &manifest.version),
@@ -140,7 +184,8 @@ impl Manifests {
             "publishes": manifest.map_or_else(Vec::new, |it| it.publishes.iter().map(EventType::as_str).collect()),
             "subscribes": manifest.map_or_else(Vec::new, |it| it.subscribes.iter().map(TypePattern::as_str).collect()),
         });
-        let (data, fingerprint) = RawJson::parse(&data.to_string()).expect("JSON made here is valid");
+        let (data, fingerprint) =
+            RawJson::parse(&data.to_string()).expect("JSON made here is valid");
         let draft = Draft {
             event_type: "module.registry.manifest.updated".to_owned(),
             schema_version: None,
@@ -150,7 +195,12 @@ impl Manifests {
             cloud: None,
         };
         let caller = on_behalf_of(Service::ModuleRegistry, TenantId::platform());
-        let command = Command { caller, drafts: vec![Ok(draft)], traceparent: None, alone: true };
+        let command = Command {
+            caller,
+            drafts: vec![Ok(draft)],
+            traceparent: None,
+            alone: true,
+        };
         self.line.publish(command).await.map(drop)
     }
 }
@@ -168,25 +218,50 @@ fn may_write(caller: &Caller) -> Result<(), Refusal> {
 /// Reads a manifest and checks all that it declares.
 fn parse(module: &ModuleId, document: &str) -> Result<Manifest, Refusal> {
     let refused = |error: serde_json::Error| {
-        let code = if error.is_data() { Code::InvalidRequest } else { Code::InvalidJson };
-        Refusal::new(code, Rule::Shape, format!("The manifest cannot be read: {error}."))
+        let code = if error.is_data() {
+            Code::InvalidRequest
+        } else {
+            Code::InvalidJson
+        };
+        Refusal::new(
+            code,
+            Rule::Shape,
+            format!("The manifest cannot be read: {error}."),
+        )
     };
     RawJson::parse(document).map_err(|error| {
-        Refusal::new(Code::InvalidJson, Rule::Shape, format!("The manifest cannot be read: {error}."))
+        Refusal::new(
+            Code::InvalidJson,
+            Rule::Shape,
+            format!("The manifest cannot be read: {error}."),
+        )
     })?;
     let document: Document = serde_json::from_str(document).map_err(refused)?;
     if document.id != module.as_str() {
-        let detail = format!("The manifest's id is '{}', but the module is '{module}'.", document.id);
+        let detail = format!(
+            "The manifest's id is '{}', but the module is '{module}'.",
+            document.id
+        );
         return Err(Refusal::invalid("id", detail));
     }
     let version: SchemaVersion = document.version.parse().map_err(|_| {
-        Refusal::invalid("version", format!("The version '{}' is not MAJOR.MINOR.PATCH.", document.version))
+        Refusal::invalid(
+            "version",
+            format!(
+                "The version '{}' is not MAJOR.MINOR.PATCH.",
+                document.version
+            ),
+        )
     })?;
-    let mut manifest = Manifest { version: version.as_str().to_owned(), ..Manifest::default() };
+    let mut manifest = Manifest {
+        version: version.as_str().to_owned(),
+        ..Manifest::default()
+    };
     for (index, text) in document.events.publishes.iter().enumerate() {
         let field = format!("events.publishes[{index}]");
-        let event_type: EventType =
-            text.parse().map_err(|error| Refusal::invalid(&*field, format!("{error}.")))?;
+        let event_type: EventType = text
+            .parse()
+            .map_err(|error| Refusal::invalid(&*field, format!("{error}.")))?;
         if let Some(owner) = owner_of(&event_type) {
             return Err(Refusal::new(
                 Code::KernelEventPublishForbidden,
@@ -202,7 +277,9 @@ fn parse(module: &ModuleId, document: &str) -> Result<Manifest, Refusal> {
     }
     for (index, text) in document.events.subscribes.iter().enumerate() {
         let field = format!("events.subscribes[{index}]");
-        let pattern = text.parse().map_err(|error| Refusal::invalid(field, format!("{error}.")))?;
+        let pattern = text
+            .parse()
+            .map_err(|error| Refusal::invalid(field, format!("{error}.")))?;
         manifest.subscribes.push(pattern);
     }
     Ok(manifest)
@@ -210,7 +287,11 @@ fn parse(module: &ModuleId, document: &str) -> Result<Manifest, Refusal> {
 
 pub(crate) fn store_fault(error: StoreError) -> Refusal {
     if error.is_full() {
-        return Refusal::new(Code::StorageFull, Rule::Append, "The store has no room left; nothing was changed.");
+        return Refusal::new(
+            Code::StorageFull,
+            Rule::Append,
+            "The store has no room left; nothing was changed.",
+        );
     }
     Refusal::fault("The store", &error)
 }

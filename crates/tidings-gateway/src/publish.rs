@@ -80,7 +80,11 @@ impl Trail {
 
     fn pass(&mut self, rule: Rule, detail: impl FnOnce() -> String) {
         if let Some(steps) = &mut self.0 {
-            steps.push(Step { rule, refused: None, detail: detail() });
+            steps.push(Step {
+                rule,
+                refused: None,
+                detail: detail(),
+            });
         }
     }
 }
@@ -116,7 +120,12 @@ pub struct Line {
 impl Line {
     /// A line over a bus whose new topics get so many partitions.
     pub fn new(bus: Arc<dyn Bus>, shelf: Arc<Shelf>, clock: Clock, partitions: u32) -> Self {
-        Self { bus, shelf, clock, partitions }
+        Self {
+            bus,
+            shelf,
+            clock,
+            partitions,
+        }
     }
 
     /// Publishes 1 to 1,000 events: all of them, or none.
@@ -133,11 +142,19 @@ impl Line {
         let outcome = outcome.map(|placed| {
             let record = &placed.records[0];
             let partition = partition_of(record.key.as_bytes(), self.partitions);
-            Destination { topic: record.topic.clone(), partition, envelope: record.value.clone() }
+            Destination {
+                topic: record.topic.clone(),
+                partition,
+                envelope: record.value.clone(),
+            }
         });
         if let Err(refusal) = &outcome {
             let (rule, detail) = (refusal.rule, refusal.detail.clone());
-            steps.push(Step { rule, refused: Some(refusal.code), detail });
+            steps.push(Step {
+                rule,
+                refused: Some(refusal.code),
+                detail,
+            });
         }
         Explanation { steps, outcome }
     }
@@ -148,32 +165,73 @@ impl Line {
         let shaped = shape(command, trail);
         let authorised = authorise(shaped, rulebook, trail)?;
         let valid = validate(authorised, trail)?;
-        Ok(place(valid, rulebook, self.clock.now_ms(), &|| self.clock.new_id(), trail))
+        Ok(place(
+            valid,
+            rulebook,
+            self.clock.now_ms(),
+            &|| self.clock.new_id(),
+            trail,
+        ))
     }
 }
 
 /// The last step, and the only place that appends.
 async fn append(bus: &dyn Bus, placed: Placed) -> Result<Vec<Published>, Refusal> {
-    let fresh: Vec<(Uuid, Topic)> =
-        placed.records.iter().map(|record| (record.event_id, record.topic.clone())).collect();
+    let fresh: Vec<(Uuid, Topic)> = placed
+        .records
+        .iter()
+        .map(|record| (record.event_id, record.topic.clone()))
+        .collect();
     let alone = fresh.len() == 1;
-    let outcomes = bus.append(placed.records).await.map_err(|error| refused(error, alone))?;
+    let outcomes = bus
+        .append(placed.records)
+        .await
+        .map_err(|error| refused(error, alone))?;
     let published = placed.placements.into_iter().zip(fresh).zip(outcomes);
-    Ok(published.map(|((placement, fresh), outcome)| receipt(placement, fresh, outcome)).collect())
+    Ok(published
+        .map(|((placement, fresh), outcome)| receipt(placement, fresh, outcome))
+        .collect())
 }
 
 fn receipt(placement: Placement, fresh: (Uuid, Topic), outcome: Appended) -> Published {
     let duplicate = matches!(outcome, Appended::Repeat(_));
-    let Receipt { event_id, topic, partition, offset } = match outcome {
+    let Receipt {
+        event_id,
+        topic,
+        partition,
+        offset,
+    } = match outcome {
         Appended::Repeat(receipt) => receipt,
-        Appended::At(Position { partition, offset }) => {
-            Receipt { event_id: fresh.0, topic: fresh.1, partition, offset }
-        }
+        Appended::At(Position { partition, offset }) => Receipt {
+            event_id: fresh.0,
+            topic: fresh.1,
+            partition,
+            offset,
+        },
     };
-    let Placement { id, source, key, event_type } = placement;
+    let Placement {
+        id,
+        source,
+        key,
+        event_type,
+    } = placement;
     // An event that is its own id repeats under the id of the first.
-    let id = if id == fresh.0.to_string() { event_id.to_string() } else { id };
-    Published { event_id, id, source, event_type, topic, partition, offset, duplicate, idempotency_key: key }
+    let id = if id == fresh.0.to_string() {
+        event_id.to_string()
+    } else {
+        id
+    };
+    Published {
+        event_id,
+        id,
+        source,
+        event_type,
+        topic,
+        partition,
+        offset,
+        duplicate,
+        idempotency_key: key,
+    }
 }
 
 fn refused(error: AppendError, alone: bool) -> Refusal {

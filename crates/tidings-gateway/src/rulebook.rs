@@ -76,7 +76,11 @@ pub struct Rulebook {
 impl Rulebook {
     /// One without any manifest.
     pub fn new(routes: Vec<Route>) -> Self {
-        Self { manifests: BTreeMap::new(), routes, fallback: Route::fallback() }
+        Self {
+            manifests: BTreeMap::new(),
+            routes,
+            fallback: Route::fallback(),
+        }
     }
 
     /// The manifest of a module.
@@ -86,14 +90,22 @@ impl Rulebook {
 
     /// Where events of a type go.
     pub fn route(&self, event_type: &EventType) -> &Route {
-        let fits = |route: &&Route| route.types.iter().any(|pattern| pattern.matches(event_type));
+        let fits = |route: &&Route| {
+            route
+                .types
+                .iter()
+                .any(|pattern| pattern.matches(event_type))
+        };
         self.routes.iter().find(fits).unwrap_or(&self.fallback)
     }
 
     /// The same with other manifests.
     #[must_use]
     pub fn with_manifests(&self, manifests: BTreeMap<ModuleId, Arc<Manifest>>) -> Self {
-        Self { manifests, ..self.clone() }
+        Self {
+            manifests,
+            ..self.clone()
+        }
     }
 }
 

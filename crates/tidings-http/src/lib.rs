@@ -33,7 +33,11 @@ impl House {
     /// Over a gateway; `public_url` begins the `type` of every problem.
     pub fn new(gateway: Gateway, public_url: &str) -> Self {
         let public_url = public_url.trim_end_matches('/').into();
-        Self { gateway: Arc::new(gateway), public_url, metrics: Arc::default() }
+        Self {
+            gateway: Arc::new(gateway),
+            public_url,
+            metrics: Arc::default(),
+        }
     }
 
     /// The gateway behind the surfaces.
@@ -59,7 +63,10 @@ pub fn router(house: House) -> Router {
             get(modules::get).put(modules::put).delete(modules::delete),
         )
         .route("/v1/api-keys", get(api_keys::list).post(api_keys::create))
-        .route("/v1/api-keys/{keyId}", axum::routing::delete(api_keys::revoke))
+        .route(
+            "/v1/api-keys/{keyId}",
+            axum::routing::delete(api_keys::revoke),
+        )
         .route("/healthz", get(operations::healthz))
         .route("/readyz", get(operations::readyz))
         .route("/metrics", get(operations::metrics))
@@ -67,7 +74,11 @@ pub fn router(house: House) -> Router {
         .route("/docs", get(documents::docs))
         .route("/problems/{slug}", get(documents::problem))
         .fallback(async || {
-            problem::Refused(Refusal::new(Code::NotFound, Rule::Shape, "There is nothing at this path; see /docs."))
+            problem::Refused(Refusal::new(
+                Code::NotFound,
+                Rule::Shape,
+                "There is nothing at this path; see /docs.",
+            ))
         })
         .method_not_allowed_fallback(async || {
             let detail = "This path exists, but not with this method; see /docs.";

@@ -110,12 +110,26 @@ pub(crate) struct Problem {
 #[openapi(
     info(title = "Tidings", description = "A multi-tenant event platform"),
     paths(
-        publish::publish, publish::publish_batch, publish::explain, cloudevents::publish,
-        events::get, events::list, events::stream,
-        modules::list, modules::get, modules::put, modules::delete,
-        api_keys::create, api_keys::list, api_keys::revoke,
-        operations::healthz, operations::readyz, operations::metrics,
-        documents::openapi, documents::docs, documents::problem,
+        publish::publish,
+        publish::publish_batch,
+        publish::explain,
+        cloudevents::publish,
+        events::get,
+        events::list,
+        events::stream,
+        modules::list,
+        modules::get,
+        modules::put,
+        modules::delete,
+        api_keys::create,
+        api_keys::list,
+        api_keys::revoke,
+        operations::healthz,
+        operations::readyz,
+        operations::metrics,
+        documents::openapi,
+        documents::docs,
+        documents::problem,
     ),
     components(schemas(Problem))
 )]
@@ -131,18 +145,31 @@ pub fn document(public_url: &str) -> String {
     }
     let problem = ResponseBuilder::new()
         .description("A problem; `code` says which")
-        .content("application/problem+json", Content::new(Some(Ref::from_schema_name("Problem"))))
+        .content(
+            "application/problem+json",
+            Content::new(Some(Ref::from_schema_name("Problem"))),
+        )
         .build();
     for (path, item) in &mut document.paths.paths {
         let secured = path.starts_with("/v1/");
-        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        let operations = [
+            &mut item.get,
+            &mut item.put,
+            &mut item.post,
+            &mut item.delete,
+        ];
         for operation in operations.into_iter().flatten() {
-            operation.responses.responses.insert("default".to_owned(), problem.clone().into());
+            operation
+                .responses
+                .responses
+                .insert("default".to_owned(), problem.clone().into());
             if secured {
                 let requirement = SecurityRequirement::new("bearer", Vec::<String>::new());
                 operation.security = Some(vec![requirement]);
             }
         }
     }
-    document.to_json().expect("the document is made of strings and numbers")
+    document
+        .to_json()
+        .expect("the document is made of strings and numbers")
 }

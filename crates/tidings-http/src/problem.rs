@@ -41,11 +41,19 @@ pub(crate) async fn around(State(house): State<House>, request: Request, next: N
         response = page(&house, &refusal, &path, trace.as_deref(), response);
     }
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    house.metrics.request(route, response.status().as_u16(), begun.elapsed());
+    house
+        .metrics
+        .request(route, response.status().as_u16(), begun.elapsed());
     response
 }
 
-fn page(house: &House, refusal: &Refusal, path: &str, trace: Option<&str>, before: Response) -> Response {
+fn page(
+    house: &House,
+    refusal: &Refusal,
+    path: &str,
+    trace: Option<&str>,
+    before: Response,
+) -> Response {
     let code = refusal.code;
     let trace_id = trace.map_or_else(
         || house.gateway.clock.new_id().simple().to_string(),
@@ -53,7 +61,10 @@ fn page(house: &House, refusal: &Refusal, path: &str, trace: Option<&str>, befor
     );
     let mut body = Map::new();
     let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    put("type", json!(format!("{}/problems/{}", house.public_url, code.slug())));
+    put(
+        "type",
+        json!(format!("{}/problems/{}", house.public_url, code.slug())),
+    );
     put("title", json!(code.title()));
     put("status", json!(code.status()));
     put("detail", json!(refusal.detail));
@@ -82,9 +93,15 @@ fn page(house: &House, refusal: &Refusal, path: &str, trace: Option<&str>, befor
     let status = StatusCode::from_u16(code.status()).expect("the table holds real statuses");
     let mut response = (status, Value::Object(body).to_string()).into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     if let Some(wait) = refusal.retry_after {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        headers.insert(
+            header::RETRY_AFTER,
+            HeaderValue::from(wait.as_secs().max(1)),
+        );
     }
     if code == Code::Unauthenticated {
         let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");

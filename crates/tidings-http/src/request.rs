@@ -25,12 +25,20 @@ impl FromRequestParts<House> for Authenticated {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, house: &House) -> Result<Self, Refused> {
-        let credential = parts.headers.get(header::AUTHORIZATION).map(|value| value.to_str());
+        let credential = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .map(|value| value.to_str());
         let refused = |detail: String| {
-            Refused(Refusal::new(Code::Unauthenticated, Rule::Authentication, detail))
+            Refused(Refusal::new(
+                Code::Unauthenticated,
+                Rule::Authentication,
+                detail,
+            ))
         };
         let credential = credential.transpose();
-        let credential = credential.map_err(|_| refused("The Authorization header is not ASCII.".into()))?;
+        let credential =
+            credential.map_err(|_| refused("The Authorization header is not ASCII.".into()))?;
         let now = house.gateway.clock.now_ms();
         let caller = house.gateway.access.authenticate(credential, now).await;
         caller.map(Self).map_err(|error| refused(error.to_string()))
@@ -38,12 +46,23 @@ impl FromRequestParts<House> for Authenticated {
 }
 
 /// Reads a body up to a limit; past it, `code` answers with both numbers.
-pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize, code: Code) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    code: Code,
+) -> Result<Bytes, Refusal> {
     let too_large = |actual: usize| {
-        Refusal::new(code, Rule::BodyLimits, format!("The body has {actual} bytes or more; {limit} is the limit."))
-            .limit(limit, actual)
+        Refusal::new(
+            code,
+            Rule::BodyLimits,
+            format!("The body has {actual} bytes or more; {limit} is the limit."),
+        )
+        .limit(limit, actual)
     };
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     if let Some(actual) = announced.filter(|actual| *actual > limit) {
         return Err(too_large(actual));
     }
@@ -62,15 +81,27 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limit: usize, code: Co
 pub(crate) fn text(body: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(body).map_err(|error| {
         let at = error.valid_up_to();
-        Refusal::new(Code::InvalidJson, Rule::Shape, format!("The body is not UTF-8 from byte {at} on."))
+        Refusal::new(
+            Code::InvalidJson,
+            Rule::Shape,
+            format!("The body is not UTF-8 from byte {at} on."),
+        )
     })
 }
 
 /// Refuses a body that says it is something other than JSON. Saying nothing is fine.
 pub(crate) fn expect_json(headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
     let content_type = content_type.to_str().unwrap_or_default();
-    if content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+    if content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .eq_ignore_ascii_case("application/json")
+    {
         return Ok(());
     }
     Err(Refusal::new(

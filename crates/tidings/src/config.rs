@@ -116,15 +116,17 @@ pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
     if let Some(file) = file {
         figment = figment.merge(Toml::file_exact(file));
     }
-    // The client's own variables share the prefix.
-    let client = ["url", "token", "profile", "config"];
-    let variables = Env::prefixed("TIDINGS_").ignore(&client).split("__");
+    // The client's own variables share the prefix; those of the configuration name a section.
+    let ours = |name: &figment::value::UncasedStr| name == "data" || name.as_str().contains("__");
+    let variables = Env::prefixed("TIDINGS_").filter(ours).split("__");
     figment.merge(variables).merge(Serialized::defaults(flags))
 }
 
 /// Reads and checks the configuration.
 pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
-    let config: Config = layers(file, flags).extract().context("the configuration cannot be read")?;
+    let config: Config = layers(file, flags)
+        .extract()
+        .context("the configuration cannot be read")?;
     let trusted = !config.auth.jwks_file.is_empty() || !config.auth.shared_secret.is_empty();
     if !config.server.listen.ip().is_loopback() && !trusted {
         bail!(
@@ -143,7 +145,8 @@ impl Config {
     /// The routes, parsed.
     pub(crate) fn routes(&self) -> Result<Vec<Route>> {
         let parse = |(index, route): (usize, &RouteConfig)| {
-            let types: Result<Vec<TypePattern>, _> = route.types.iter().map(|text| text.parse()).collect();
+            let types: Result<Vec<TypePattern>, _> =
+                route.types.iter().map(|text| text.parse()).collect();
             let topic: Result<Topic, _> = route.topic.parse();
             Ok(Route {
                 types: types.with_context(|| format!("routes[{index}].types"))?,
@@ -159,33 +162,50 @@ impl Config {
 pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
     use figment::value::Value;
     let figment = layers(file, flags);
-    let value: Value = figment.extract().context("the configuration cannot be read")?;
+    let value: Value = figment
+        .extract()
+        .context("the configuration cannot be read")?;
     let mut lines = Vec::new();
     let mut todo = vec![(String::new(), value)];
     while let Some((path, value)) = todo.pop() {
         if let Some(members) = value.as_dict() {
             for (name, member) in members.iter().rev() {
-                let inner = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let inner = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
                 todo.push((inner, member.clone()));
             }
             continue;
         }
         let shown: serde_json::Value = figment.extract_inner(&path)?;
-        let shown = if path.ends_with("secret") && shown != "" { "\"(hidden)\"".into() } else { shown.to_string() };
-        let origin = figment.find_metadata(&path).map_or("defaults", |metadata| match &*metadata.name {
-            name if name.contains("TOML source string") => "defaults",
-            name if name.contains("TOML") => "file",
-            name if name.contains("environment") => "environment",
-            _ => "flag",
-        });
+        let shown = if path.ends_with("secret") && shown != "" {
+            "\"(hidden)\"".into()
+        } else {
+            shown.to_string()
+        };
+        let origin =
+            figment
+                .find_metadata(&path)
+                .map_or("defaults", |metadata| match &*metadata.name {
+                    name if name.contains("TOML source string") => "defaults",
+                    name if name.contains("TOML") => "file",
+                    name if name.contains("environment") => "environment",
+                    _ => "flag",
+                });
         lines.push(format!("{path} = {shown}  # {origin}"));
     }
     Ok(lines.join("\n"))
 }
 
 fn parsed(text: &str) -> Result<Duration, String> {
-    let span: jiff::Span = text.parse().map_err(|error| format!("{text:?} is not a duration such as 30s or 7d: {error}"))?;
-    let exact = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|error| error.to_string())?;
+    let span: jiff::Span = text
+        .parse()
+        .map_err(|error| format!("{text:?} is not a duration such as 30s or 7d: {error}"))?;
+    let exact = span
+        .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+        .map_err(|error| error.to_string())?;
     Duration::try_from(exact).map_err(|error| error.to_string())
 }
 
@@ -197,9 +217,15 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     parsed(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
-fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+fn optional_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    if text.is_empty() { Ok(None) } else { parsed(&text).map(Some).map_err(serde::de::Error::custom) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        parsed(&text).map(Some).map_err(serde::de::Error::custom)
+    }
 }
 
 #[cfg(test)]
@@ -208,7 +234,10 @@ mod tests {
 
     #[test]
     fn the_defaults_are_complete_and_flags_win() {
-        let flags = Flags { data: Some("elsewhere".into()), ..Flags::default() };
+        let flags = Flags {
+            data: Some("elsewhere".into()),
+            ..Flags::default()
+        };
         let config: Config = layers(None, &flags).extract().unwrap();
         assert_eq!(config.data, Path::new("elsewhere"));
         assert_eq!(config.bus.partitions, 12);
@@ -217,8 +246,13 @@ mod tests {
 
     #[test]
     fn beyond_loopback_needs_a_key_of_ones_own() {
-        let server = ServerFlags { listen: Some("0.0.0.0:1".into()) };
-        let flags = Flags { server, ..Flags::default() };
+        let server = ServerFlags {
+            listen: Some("0.0.0.0:1".into()),
+        };
+        let flags = Flags {
+            server,
+            ..Flags::default()
+        };
         let error = load(None, &flags).unwrap_err().to_string();
         assert!(error.contains("auth.jwks_file"), "{error}");
     }

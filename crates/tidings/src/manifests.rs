@@ -24,7 +24,9 @@ pub(crate) async fn load(house: &House, folder: &Path) -> Result<()> {
         match install(house, &path).await {
             Ok(true) => tracing::info!(file = %path.display(), "manifest loaded"),
             Ok(false) => {}
-            Err(error) => tracing::error!(file = %path.display(), error = format!("{error:#}"), "manifest refused"),
+            Err(error) => {
+                tracing::error!(file = %path.display(), error = format!("{error:#}"), "manifest refused");
+            }
         }
     }
     Ok(())
@@ -54,12 +56,15 @@ fn found(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Loads the folder again whenever something in it changes, until the returned watcher is dropped.
-pub(crate) fn watch(house: House, folder: PathBuf) -> Result<(RecommendedWatcher, tokio::task::JoinHandle<()>)> {
-    let (changed, mut changes) = mpsc::channel::<()>(1);
+pub(crate) fn watch(
+    house: House,
+    folder: PathBuf,
+) -> Result<(RecommendedWatcher, tokio::task::JoinHandle<()>)> {
+    let (notice, mut changes) = mpsc::channel::<()>(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // A full channel already says that something changed.
         if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _ = changed.try_send(());
+            let _ = notice.try_send(());
         }
     })?;
     watcher.watch(&folder, RecursiveMode::Recursive)?;
@@ -67,7 +72,10 @@ pub(crate) fn watch(house: House, folder: PathBuf) -> Result<(RecommendedWatcher
         while changes.recv().await.is_some() {
             while let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await {}
             if let Err(error) = load(&house, &folder).await {
-                tracing::error!(error = format!("{error:#}"), "the manifests folder could not be read again");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the manifests folder could not be read again"
+                );
             }
         }
     });

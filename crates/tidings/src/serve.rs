@@ -23,9 +23,11 @@ use crate::config::{self, Config, Flags, LogFormat, ModulesFlags, ServerFlags};
 use crate::manifests;
 
 /// How long idempotency keys are honoured (source A).
-const KEY_TTL: Duration = Duration::from_secs(24 * 3600);
+const KEY_TTL: Duration = Duration::from_hours(24);
 /// How long the token of the printed command is valid.
-const FIRST_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+const FIRST_TOKEN_TTL: Duration = Duration::from_hours(24);
+/// How often the key set is read again.
+const KEY_REFRESH: Duration = Duration::from_mins(5);
 /// The sample module of a first start.
 const DEMO: &str = r#"{
   "id": "demo",
@@ -55,7 +57,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let flags = Flags {
         data: arguments.data,
-        server: ServerFlags { listen: arguments.listen },
+        server: ServerFlags {
+            listen: arguments.listen,
+        },
         modules: ModulesFlags {
             manifests: arguments.manifests,
             demo: arguments.no_demo.then_some(false),
@@ -63,13 +67,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     };
     let config = config::load(arguments.config.as_deref(), &flags)?;
     log(&config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(config))
 }
 
 fn log(config: &Config) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Json => lines.json().flatten_event(true).init(),
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
@@ -79,15 +87,24 @@ fn log(config: &Config) -> Result<()> {
 
 async fn serve(config: Config) -> Result<()> {
     let folder = &config.data;
-    std::fs::create_dir_all(folder).with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
     let clock = Clock::system();
     let first_start = !folder.join("bus.db").exists();
     let bus = open_bus(&config, &clock)?;
-    let store = Store::open(folder.join("store.db")).await.context("the store cannot be opened")?;
+    let store = Store::open(folder.join("store.db"))
+        .await
+        .context("the store cannot be opened")?;
     let access = open_access(&config, &store, &clock).await?;
     let port: Arc<dyn Bus> = bus.clone();
-    let gateway =
-        Gateway::open(port, config.bus.partitions, store.clone(), access.clone(), config.routes()?, clock.clone());
+    let gateway = Gateway::open(
+        port,
+        config.bus.partitions,
+        store.clone(),
+        access.clone(),
+        config.routes()?,
+        clock.clone(),
+    );
     let gateway = gateway.await.context("the gateway cannot be opened")?;
 
     let listener = TcpListener::bind(config.server.listen)
@@ -111,6 +128,7 @@ async fn serve(config: Config) -> Result<()> {
         Some(manifests::watch(house.clone(), watched.to_owned())?)
     };
     greet(&config, &public_url, &access, &clock);
+    let refreshing = tokio::spawn(refresh_keys(access.clone(), clock));
 
     let limits = Limits {
         connections: config.server.max_connections,
@@ -119,14 +137,16 @@ async fn serve(config: Config) -> Result<()> {
     };
     let router = tidings_http::router(house);
     tidings_http::serve(listener, router, limits, stopped()).await;
+    refreshing.abort();
     if let Some((watcher, task)) = watching {
         drop(watcher);
         task.await?;
     }
     store.close().await;
-    match Arc::into_inner(bus) {
-        Some(bus) => bus.close(),
-        None => tracing::warn!("a request that did not end still holds the log"),
+    if let Some(bus) = Arc::into_inner(bus) {
+        bus.close();
+    } else {
+        tracing::warn!("a request that did not end still holds the log");
     }
     tracing::info!("stopped");
     Ok(())
@@ -155,7 +175,20 @@ async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Ar
         audience: given(&auth.audience),
     };
     let access = Access::new(access, store.clone(), &config.data, clock.now_ms()).await;
-    Ok(Arc::new(access.context("the credentials cannot be set up")?))
+    Ok(Arc::new(
+        access.context("the credentials cannot be set up")?,
+    ))
+}
+
+/// Rereads the key set now and then, so that a key which its issuer has withdrawn does not stay in force.
+async fn refresh_keys(access: Arc<Access>, clock: Clock) {
+    let mut beats = tokio::time::interval(KEY_REFRESH);
+    loop {
+        beats.tick().await;
+        if let Err(error) = access.refresh_keys(clock.now_ms()).await {
+            tracing::warn!(%error, "the key set could not be read again; the keys in force stay");
+        }
+    }
 }
 
 /// Says where it listens, and how to publish a first event.
@@ -163,10 +196,18 @@ fn greet(config: &Config, url: &str, access: &Access, clock: &Clock) {
     println!("Tidings listens on {url}");
     println!("  data folder  {}", config.data.display());
     println!("  API          {url}/docs");
-    let Some(key) = access.local_key() else { return };
-    let module: Option<ModuleId> = config.modules.demo.then(|| "demo".parse().expect("a legal id"));
+    let Some(key) = access.local_key() else {
+        return;
+    };
+    let module: Option<ModuleId> = config
+        .modules
+        .demo
+        .then(|| "demo".parse().expect("a legal id"));
     if module.is_none() {
-        println!("  credentials  tidings token --data {} --tenant TENANT --module MODULE", config.data.display());
+        println!(
+            "  credentials  tidings token --data {} --tenant TENANT --module MODULE",
+            config.data.display()
+        );
         return;
     }
     let tenant: TenantId = "acme".parse().expect("a legal id");

@@ -61,8 +61,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         issuer: None,
         audience: None,
     };
-    let key = LocalKey::load_or_create(&arguments.data)
-        .with_context(|| format!("the key of the data folder {} cannot be read", arguments.data.display()))?;
-    println!("{}", key.mint(&claims, arguments.ttl, Clock::system().now_ms()));
+    let key = LocalKey::load_or_create(&arguments.data).with_context(|| {
+        format!(
+            "the key of the data folder {} cannot be read",
+            arguments.data.display()
+        )
+    })?;
+    println!(
+        "{}",
+        key.mint(&claims, arguments.ttl, Clock::system().now_ms())
+    );
     Ok(())
 }

@@ -36,9 +36,10 @@ pub struct Authorised {
 pub fn shape(command: Command, trail: &mut Trail) -> ShapedCommand {
     let entries = command.drafts.into_iter().map(|draft| {
         let draft = draft?;
-        let event_type: EventType = draft.event_type.parse().map_err(|error| {
-            Refusal::shape(Code::InvalidEventType, "type", format!("{error}."))
-        })?;
+        let event_type: EventType = draft
+            .event_type
+            .parse()
+            .map_err(|error| Refusal::shape(Code::InvalidEventType, "type", format!("{error}.")))?;
         trail.pass(Rule::Shape, || format!("'{event_type}' is an event type."));
         Ok(Shaped { event_type, draft })
     });
@@ -51,8 +52,17 @@ pub fn shape(command: Command, trail: &mut Trail) -> ShapedCommand {
 }
 
 /// Asks of each event whether the caller may publish it.
-pub fn authorise(shaped: ShapedCommand, rulebook: &Rulebook, trail: &mut Trail) -> Result<Authorised, Refusal> {
-    let ShapedCommand { entries, caller, traceparent, alone } = shaped;
+pub fn authorise(
+    shaped: ShapedCommand,
+    rulebook: &Rulebook,
+    trail: &mut Trail,
+) -> Result<Authorised, Refusal> {
+    let ShapedCommand {
+        entries,
+        caller,
+        traceparent,
+        alone,
+    } = shaped;
     let allowed = |entry: Result<Shaped, Refusal>| {
         let entry = entry?;
         kernel_namespace(&caller, &entry.event_type, trail)?;
@@ -61,9 +71,17 @@ pub fn authorise(shaped: ShapedCommand, rulebook: &Rulebook, trail: &mut Trail) 
     };
     let entries: Vec<Result<Shaped, Refusal>> = entries.into_iter().map(allowed).collect();
     match caller.tenant().cloned() {
-        Some(tenant) => Ok(Authorised { entries, caller, tenant, traceparent, alone }),
+        Some(tenant) => Ok(Authorised {
+            entries,
+            caller,
+            tenant,
+            traceparent,
+            alone,
+        }),
         // Nothing without a tenant passes `declared`, so there is a refusal to answer with.
-        None => Err(whole(entries, alone).err().unwrap_or_else(|| may_publish_nothing(&caller))),
+        None => Err(whole(entries, alone)
+            .err()
+            .unwrap_or_else(|| may_publish_nothing(&caller))),
     }
 }
 
@@ -80,19 +98,30 @@ pub(super) fn whole<T>(entries: Vec<Result<T, Refusal>>, alone: bool) -> Result<
     Refusal::of_batch(refusals, alone).map_or(Ok(good), Err)
 }
 
-fn kernel_namespace(caller: &Caller, event_type: &EventType, trail: &mut Trail) -> Result<(), Refusal> {
+fn kernel_namespace(
+    caller: &Caller,
+    event_type: &EventType,
+    trail: &mut Trail,
+) -> Result<(), Refusal> {
     let Some(owner) = owner_of(event_type) else {
-        trail.pass(Rule::KernelNamespace, || format!("'{event_type}' is not a kernel event."));
+        trail.pass(Rule::KernelNamespace, || {
+            format!("'{event_type}' is not a kernel event.")
+        });
         return Ok(());
     };
     if *caller.principal() == Principal::Service(owner) {
-        trail.pass(Rule::KernelNamespace, || format!("'{event_type}' belongs to service '{owner}'."));
+        trail.pass(Rule::KernelNamespace, || {
+            format!("'{event_type}' belongs to service '{owner}'.")
+        });
         return Ok(());
     }
     Err(Refusal::new(
         Code::KernelEventPublishForbidden,
         Rule::KernelNamespace,
-        format!("{} is not permitted to publish kernel event '{event_type}'.", caller.describe()),
+        format!(
+            "{} is not permitted to publish kernel event '{event_type}'.",
+            caller.describe()
+        ),
     )
     .field("type"))
 }
@@ -148,7 +177,10 @@ fn by_manifest(
         Some(manifest) if manifest.publishes.contains(event_type) => return Ok(()),
         Some(_) => format!("it is not in events.publishes of the manifest of module '{module}'"),
     };
-    Err(forbidden(format!("{} is not permitted to publish '{event_type}': {why}.", caller.describe())))
+    Err(forbidden(format!(
+        "{} is not permitted to publish '{event_type}': {why}.",
+        caller.describe()
+    )))
 }
 
 fn only_its_own(service: Service, event_type: &EventType) -> Refusal {

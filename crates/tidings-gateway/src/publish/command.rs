@@ -67,11 +67,24 @@ impl From<Incoming> for Draft {
             other => Fingerprint::of_bytes(other.as_bytes()),
         };
         let mut parts: Vec<String> = vec![format!("{:032x}", fingerprint.0)];
-        let known = [&event.time, &event.subject, &event.data_schema, &event.data_content_type];
-        parts.extend(known.into_iter().map(|part| part.clone().unwrap_or_default()));
+        let known = [
+            &event.time,
+            &event.subject,
+            &event.data_schema,
+            &event.data_content_type,
+        ];
+        parts.extend(
+            known
+                .into_iter()
+                .map(|part| part.clone().unwrap_or_default()),
+        );
         let mut extensions: Vec<_> = event.extensions.iter().collect();
         extensions.sort_by(|one, other| one.0.cmp(&other.0));
-        parts.extend(extensions.into_iter().flat_map(|(name, value)| [name.clone(), value.to_string()]));
+        parts.extend(
+            extensions
+                .into_iter()
+                .flat_map(|(name, value)| [name.clone(), value.to_string()]),
+        );
         Self {
             event_type: event.event_type,
             schema_version: event.schema_version,

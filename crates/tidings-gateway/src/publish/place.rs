@@ -35,12 +35,19 @@ pub fn place(
     new_id: &dyn Fn() -> Uuid,
     trail: &mut Trail,
 ) -> Placed {
-    let mut placed = Placed { records: Vec::new(), placements: Vec::new() };
+    let mut placed = Placed {
+        records: Vec::new(),
+        placements: Vec::new(),
+    };
     let scope = valid.caller.receipt_scope();
     for entry in valid.entries {
         let event_id = new_id();
         let fingerprint = fingerprint(&entry);
-        let ValidDraft { event_type, schema_version, draft } = entry;
+        let ValidDraft {
+            event_type,
+            schema_version,
+            draft,
+        } = entry;
         let key = draft.idempotency_key;
         let cloud = draft.cloud.map(|cloud| *cloud);
         let once = once(scope, event_id, key.as_deref(), cloud.as_ref(), fingerprint);
@@ -73,7 +80,12 @@ pub fn place(
         };
         let route = rulebook.route(&event.event_type);
         trail.pass(Rule::Append, || {
-            format!("'{}' goes to topic '{}' as {}.", event.event_type, route.topic, route.envelope.as_str())
+            format!(
+                "'{}' goes to topic '{}' as {}.",
+                event.event_type,
+                route.topic,
+                route.envelope.as_str()
+            )
         });
         let (headers, value) = envelope::write(&event, route.envelope);
         placed.records.push(Record {
@@ -87,7 +99,12 @@ pub fn place(
             once: Some(once),
         });
         let (id, source, event_type) = (event.id, event.source, event.event_type);
-        placed.placements.push(Placement { id, source, key: made, event_type });
+        placed.placements.push(Placement {
+            id,
+            source,
+            key: made,
+            event_type,
+        });
     }
     placed
 }
@@ -113,9 +130,21 @@ fn once(
         // A scope of its own, so that no Idempotency-Key header can name a CloudEvent's key.
         (_, Some(cloud)) => {
             let pair = Fingerprint::of_parts([cloud.source.as_bytes(), cloud.id.as_bytes()]);
-            Once { principal: format!("cloudevents/{scope}"), key: format!("{:032x}", pair.0), fingerprint }
+            Once {
+                principal: format!("cloudevents/{scope}"),
+                key: format!("{:032x}", pair.0),
+                fingerprint,
+            }
         }
-        (Some(key), None) => Once { principal: scope.to_owned(), key: key.to_owned(), fingerprint },
-        (None, None) => Once { principal: scope.to_owned(), key: event_id.to_string(), fingerprint },
+        (Some(key), None) => Once {
+            principal: scope.to_owned(),
+            key: key.to_owned(),
+            fingerprint,
+        },
+        (None, None) => Once {
+            principal: scope.to_owned(),
+            key: event_id.to_string(),
+            fingerprint,
+        },
     }
 }

@@ -73,7 +73,15 @@ impl Refusal {
     /// A refusal with its sentence.
     pub fn new(code: Code, rule: Rule, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self { code, rule, detail, field: None, limit: None, retry_after: None, errors: Vec::new() }
+        Self {
+            code,
+            rule,
+            detail,
+            field: None,
+            limit: None,
+            retry_after: None,
+            errors: Vec::new(),
+        }
     }
 
     /// The body does not have the right shape.
@@ -110,7 +118,9 @@ impl Refusal {
             .iter()
             .map(|(index, refusal)| (*index, refusal.code, refusal.detail.clone()))
             .collect();
-        let (index, mut first) = refusals.into_iter().min_by_key(|(index, it)| (it.rule, *index))?;
+        let (index, mut first) = refusals
+            .into_iter()
+            .min_by_key(|(index, it)| (it.rule, *index))?;
         if !alone {
             first.detail = format!("Event {index}: {}", first.detail);
             first.errors = errors;
@@ -120,7 +130,11 @@ impl Refusal {
 
     /// There is no such thing, or it is not the caller's: both are said alike.
     pub fn not_found(what: &str) -> Self {
-        Self::new(Code::NotFound, Rule::Append, format!("There is no such {what} for this credential."))
+        Self::new(
+            Code::NotFound,
+            Rule::Append,
+            format!("There is no such {what} for this credential."),
+        )
     }
 
     /// The caller is known, but may not do this.
@@ -136,6 +150,10 @@ impl Refusal {
     /// Something of ours failed. The cause goes to the log, not to the caller.
     pub fn fault(what: &'static str, cause: &dyn std::error::Error) -> Self {
         tracing::error!(cause = %cause, "{what} failed");
-        Self::new(Code::Internal, Rule::Append, format!("{what} failed on our side; the log knows why."))
+        Self::new(
+            Code::Internal,
+            Rule::Append,
+            format!("{what} failed on our side; the log knows why."),
+        )
     }
 }

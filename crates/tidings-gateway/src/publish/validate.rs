@@ -25,16 +25,32 @@ pub struct Valid {
 
 /// Checks each event; the answer to a batch is that of the earliest rule broken.
 pub fn validate(authorised: Authorised, trail: &mut Trail) -> Result<Valid, Refusal> {
-    let Authorised { entries, caller, tenant, traceparent, alone } = authorised;
-    let entries = entries.into_iter().map(|entry| valid(entry?, trail)).collect();
-    Ok(Valid { entries: whole(entries, alone)?, caller, tenant, traceparent })
+    let Authorised {
+        entries,
+        caller,
+        tenant,
+        traceparent,
+        alone,
+    } = authorised;
+    let entries = entries
+        .into_iter()
+        .map(|entry| valid(entry?, trail))
+        .collect();
+    Ok(Valid {
+        entries: whole(entries, alone)?,
+        caller,
+        tenant,
+        traceparent,
+    })
 }
 
 fn valid(entry: Shaped, trail: &mut Trail) -> Result<ValidDraft, Refusal> {
     let Shaped { event_type, draft } = entry;
     let schema_version = schema_version(draft.schema_version.as_deref(), trail)?;
     data_size(draft.data.len(), trail)?;
-    trail.pass(Rule::Contract, || format!("No contract is in force for '{event_type}'."));
+    trail.pass(Rule::Contract, || {
+        format!("No contract is in force for '{event_type}'.")
+    });
     if let Some(key) = &draft.idempotency_key {
         idempotency_key(key)?;
     }
@@ -43,18 +59,30 @@ fn valid(entry: Shaped, trail: &mut Trail) -> Result<ValidDraft, Refusal> {
         None if draft.cloud.is_some() => "source and id are the idempotency key.".into(),
         None => "No key given: one is made.".into(),
     });
-    Ok(ValidDraft { event_type, schema_version, draft })
+    Ok(ValidDraft {
+        event_type,
+        schema_version,
+        draft,
+    })
 }
 
 fn schema_version(given: Option<&str>, trail: &mut Trail) -> Result<SchemaVersion, Refusal> {
     let version = match given {
         None => SchemaVersion::default(),
-        Some(text) => text.parse().map_err(|error: tidings_event::InvalidSchemaVersion| {
-            Refusal::new(Code::InvalidSchemaVersion, Rule::SchemaVersion, format!("{error}."))
+        Some(text) => text
+            .parse()
+            .map_err(|error: tidings_event::InvalidSchemaVersion| {
+                Refusal::new(
+                    Code::InvalidSchemaVersion,
+                    Rule::SchemaVersion,
+                    format!("{error}."),
+                )
                 .field("schemaVersion")
-        })?,
+            })?,
     };
-    trail.pass(Rule::SchemaVersion, || format!("The schema version is {version}."));
+    trail.pass(Rule::SchemaVersion, || {
+        format!("The schema version is {version}.")
+    });
     Ok(version)
 }
 
@@ -68,7 +96,9 @@ fn data_size(actual: usize, trail: &mut Trail) -> Result<(), Refusal> {
         .field("data")
         .limit(MAX_DATA_BYTES, actual));
     }
-    trail.pass(Rule::DataSize, || format!("data has {actual} of {MAX_DATA_BYTES} bytes."));
+    trail.pass(Rule::DataSize, || {
+        format!("data has {actual} of {MAX_DATA_BYTES} bytes.")
+    });
     Ok(())
 }
 

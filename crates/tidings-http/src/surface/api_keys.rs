@@ -55,15 +55,26 @@ pub(crate) async fn create(
     expect_json(&headers)?;
     let body = text(&body)?;
     tidings_event::json::check(body).map_err(|error| {
-        Refusal::new(Code::InvalidJson, Rule::Shape, format!("The body is not valid JSON: {error}."))
+        Refusal::new(
+            Code::InvalidJson,
+            Rule::Shape,
+            format!("The body is not valid JSON: {error}."),
+        )
     })?;
-    let given: NewKey =
-        serde_json::from_str(body).map_err(|error| Refusal::invalid("body", format!("{error}.")))?;
-    let expires: Option<jiff::Timestamp> = given.expires_at.as_deref().map(str::parse).transpose().map_err(|_| {
-        Refusal::invalid("expiresAt", "'expiresAt' must be an RFC 3339 time.")
-    })?;
+    let given: NewKey = serde_json::from_str(body)
+        .map_err(|error| Refusal::invalid("body", format!("{error}.")))?;
+    let expires: Option<jiff::Timestamp> = given
+        .expires_at
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| Refusal::invalid("expiresAt", "'expiresAt' must be an RFC 3339 time."))?;
     let module = given.module.as_deref().map(str::parse).transpose();
-    let scopes = given.scopes.iter().map(|scope| scope.parse::<Scope>()).collect::<Result<_, _>>();
+    let scopes = given
+        .scopes
+        .iter()
+        .map(|scope| scope.parse::<Scope>())
+        .collect::<Result<_, _>>();
     let new = NewApiKey {
         name: given.name,
         module: module.map_err(|error| Refusal::invalid("module", format!("{error}.")))?,
@@ -99,17 +110,26 @@ pub(crate) async fn revoke(
     owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Refused> {
     let id = key.parse().map_err(|_| Refusal::not_found("API key"))?;
-    house.gateway.api_keys.revoke(&caller, of(owner)?, id).await?;
+    house
+        .gateway
+        .api_keys
+        .revoke(&caller, of(owner)?, id)
+        .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn of(owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>) -> Result<Option<TenantId>, Refusal> {
-    let Parameters(owner) = owner.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+fn of(
+    owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>,
+) -> Result<Option<TenantId>, Refusal> {
+    let Parameters(owner) =
+        owner.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
     tenant(owner.tenant_id.as_deref())
 }
 
 fn tenant(text: Option<&str>) -> Result<Option<TenantId>, Refusal> {
-    text.map(str::parse).transpose().map_err(|error| Refusal::invalid("tenantId", format!("{error}.")))
+    text.map(str::parse)
+        .transpose()
+        .map_err(|error| Refusal::invalid("tenantId", format!("{error}.")))
 }
 
 fn rendered(key: &ApiKey) -> Value {
@@ -117,7 +137,7 @@ fn rendered(key: &ApiKey) -> Value {
         "id": key.id,
         "tenantId": key.tenant.as_str(),
         "name": key.name,
-        "module": key.module.as_ref().map(|module| module.as_str()),
+        "module": key.module.as_ref().map(tidings_event::ModuleId::as_str),
         "scopes": key.scopes,
         "createdAt": rfc3339(key.created_at_ms),
         "expiresAt": key.expires_at_ms.map(rfc3339),

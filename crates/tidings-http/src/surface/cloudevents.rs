@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use tidings_event::cloudevents::{self, InvalidCloudEvent, percent_decoded};
 use tidings_event::Code;
+use tidings_event::cloudevents::{self, InvalidCloudEvent, percent_decoded};
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
@@ -39,53 +39,92 @@ pub(crate) async fn publish(
     let body = read(&headers, body, limit, code).await?;
     let alone = !matches!(mode, Some(Mode::Batched));
     let drafts = match mode {
-        Some(Mode::Structured) => vec![Ok(Draft::from(cloudevents::structured(text(&body)?).map_err(invalid)?))],
+        Some(Mode::Structured) => vec![Ok(Draft::from(
+            cloudevents::structured(text(&body)?).map_err(invalid)?,
+        ))],
         Some(Mode::Binary) => vec![Ok(binary(&headers, body)?)],
         Some(Mode::Batched) => {
             let events = cloudevents::batch(text(&body)?).map_err(invalid)?;
             within_a_batch(events.len())?;
-            events.into_iter().map(|event| event.map(Draft::from).map_err(invalid)).collect()
+            events
+                .into_iter()
+                .map(|event| event.map(Draft::from).map_err(invalid))
+                .collect()
         }
         None => return Err(Refused(unsupported())),
     };
-    let command = Command { caller, drafts, traceparent: traceparent(&headers), alone };
+    let command = Command {
+        caller,
+        drafts,
+        traceparent: traceparent(&headers),
+        alone,
+    };
     let mut published = house.gateway.publish(command).await?;
     if alone {
         return Ok(receipt(published.remove(0), true));
     }
-    let results = published.into_iter().map(|one| Receipt::of(one, true, true)).collect();
+    let results = published
+        .into_iter()
+        .map(|one| Receipt::of(one, true, true))
+        .collect();
     Ok((StatusCode::CREATED, axum::Json(Receipts { results })).into_response())
 }
 
 fn mode(headers: &HeaderMap) -> Option<Mode> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     match essence.as_str() {
         "application/cloudevents+json" => Some(Mode::Structured),
         "application/cloudevents-batch+json" => Some(Mode::Batched),
         other if other.starts_with("application/cloudevents") => None,
-        _ => headers.contains_key("ce-specversion").then_some(Mode::Binary),
+        _ => headers
+            .contains_key("ce-specversion")
+            .then_some(Mode::Binary),
     }
 }
 
 fn binary(headers: &HeaderMap, body: Bytes) -> Result<Draft, Refusal> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     let mut attributes: Vec<(&str, String)> = Vec::new();
     for (name, value) in headers {
-        let Some(name) = name.as_str().strip_prefix("ce-") else { continue };
+        let Some(name) = name.as_str().strip_prefix("ce-") else {
+            continue;
+        };
         if attributes.iter().any(|(other, _)| *other == name) {
-            return Err(invalid(InvalidCloudEvent::Attribute(name.to_owned(), "stands twice".to_owned())));
+            return Err(invalid(InvalidCloudEvent::Attribute(
+                name.to_owned(),
+                "stands twice".to_owned(),
+            )));
         }
         let value = percent_decoded(value.as_bytes()).ok_or_else(|| {
-            invalid(InvalidCloudEvent::Attribute(name.to_owned(), "is not percent-encoded UTF-8".to_owned()))
+            invalid(InvalidCloudEvent::Attribute(
+                name.to_owned(),
+                "is not percent-encoded UTF-8".to_owned(),
+            ))
         })?;
         attributes.push((name, value));
     }
-    cloudevents::binary(attributes.into_iter(), content_type, body).map(Draft::from).map_err(invalid)
+    cloudevents::binary(attributes.into_iter(), content_type, body)
+        .map(Draft::from)
+        .map_err(invalid)
 }
 
 fn invalid(error: InvalidCloudEvent) -> Refusal {
-    let refusal = Refusal::new(Code::InvalidCloudEvent, Rule::Shape, format!("This is not a CloudEvent: {error}."));
+    let refusal = Refusal::new(
+        Code::InvalidCloudEvent,
+        Rule::Shape,
+        format!("This is not a CloudEvent: {error}."),
+    );
     match error {
         InvalidCloudEvent::Attribute(name, _) => refusal.field(name),
         InvalidCloudEvent::Json(_) | InvalidCloudEvent::Form(_) => refusal,

@@ -30,7 +30,11 @@ pub(crate) async fn docs(State(house): State<House>) -> Response {
             let summary = escaped(operation["summary"].as_str().unwrap_or_default());
             let method = method.to_uppercase();
             // Writing to a String cannot fail.
-            let _ = write!(rows, "<tr><td>{method}</td><td><code>{}</code></td><td>{summary}</td></tr>", escaped(path));
+            let _ = write!(
+                rows,
+                "<tr><td>{method}</td><td><code>{}</code></td><td>{summary}</td></tr>",
+                escaped(path)
+            );
         }
     }
     let body = format!(
@@ -40,7 +44,14 @@ pub(crate) async fn docs(State(house): State<House>) -> Response {
          <body><h1>Tidings API</h1><p>Generated from the code. The whole description, with the bodies: \
          <a href=\"/openapi.json\">openapi.json</a>.</p><table>{rows}</table></body></html>"
     );
-    ([(header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")], Html(body)).into_response()
+    (
+        [(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'",
+        )],
+        Html(body),
+    )
+        .into_response()
 }
 
 /// The explanation of a problem.
@@ -48,9 +59,15 @@ pub(crate) async fn docs(State(house): State<House>) -> Response {
     responses((status = 200, content_type = "text/markdown")))]
 pub(crate) async fn problem(Path(slug): Path<String>) -> Result<Response, Refused> {
     let text = page(&slug).ok_or_else(|| Refusal::not_found("problem"))?;
-    Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], text).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "text/markdown; charset=utf-8")],
+        text,
+    )
+        .into_response())
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

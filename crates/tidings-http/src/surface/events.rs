@@ -76,12 +76,20 @@ pub(crate) async fn list(
     Authenticated(caller): Authenticated,
     parameters: Result<Parameters<ListParameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Refused> {
-    let Parameters(given) = parameters.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let Parameters(given) =
+        parameters.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
     let limit = match given.limit.as_deref() {
         None => 100,
-        Some(text) => text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit)).ok_or_else(|| {
-            Refusal::invalid("limit", format!("'limit' must be a number from 1 to {MAX_PAGE}."))
-        })?,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MAX_PAGE).contains(limit))
+            .ok_or_else(|| {
+                Refusal::invalid(
+                    "limit",
+                    format!("'limit' must be a number from 1 to {MAX_PAGE}."),
+                )
+            })?,
     };
     let query = Query {
         types: parsed("type", given.r#type.as_deref())?,
@@ -94,7 +102,11 @@ pub(crate) async fn list(
     let list = house.gateway.events.list(&caller, &query).await?;
     let items: Vec<Rendered> = list.items.into_iter().map(Rendered).collect();
     let next = list.next.map(|cursor| cursor.encode());
-    Ok(axum::Json(Page { items, next_cursor: next }).into_response())
+    Ok(axum::Json(Page {
+        items,
+        next_cursor: next,
+    })
+    .into_response())
 }
 
 #[derive(Serialize)]
@@ -121,12 +133,17 @@ pub(crate) async fn stream(
     headers: HeaderMap,
     parameters: Result<Parameters<StreamParameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Refused> {
-    let Parameters(given) = parameters.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let Parameters(given) =
+        parameters.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
     let types = parsed("type", given.r#type.as_deref())?;
-    let last = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("not ASCII"));
+    let last = headers
+        .get("last-event-id")
+        .map(|value| value.to_str().unwrap_or("not ASCII"));
     let after = cursor("Last-Event-ID", last)?;
     let events = house.gateway.events.stream(&caller, types, after).await?;
-    Ok(Sse::new(frames(events)).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response())
+    Ok(Sse::new(frames(events))
+        .keep_alive(KeepAlive::new().interval(HEARTBEAT))
+        .into_response())
 }
 
 /// Each event as a frame. A failure ends the stream: the client resumes from its last id.
@@ -134,24 +151,34 @@ fn frames(
     events: impl Stream<Item = Result<(Cursor, Placed), Refusal>>,
 ) -> impl Stream<Item = Result<Frame, Infallible>> {
     let good = events.take_while(|event| std::future::ready(event.is_ok()));
-    good.filter_map(async |event| event.ok()).map(|(cursor, event)| {
-        let text = serde_json::to_string(&Rendered(event)).expect("an event is always writable as JSON");
-        // A frame's data is one line: pretty-printed payloads lose their line breaks here.
-        Ok(Frame::default().id(cursor.encode()).event("event").data(text.replace(['\n', '\r'], " ")))
-    })
+    good.filter_map(async |event| event.ok())
+        .map(|(cursor, event)| {
+            let text = serde_json::to_string(&Rendered(event))
+                .expect("an event is always writable as JSON");
+            // A frame's data is one line: pretty-printed payloads lose their line breaks here.
+            Ok(Frame::default()
+                .id(cursor.encode())
+                .event("event")
+                .data(text.replace(['\n', '\r'], " ")))
+        })
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
     field: &str,
     text: Option<&str>,
 ) -> Result<Option<T>, Refusal> {
-    text.map(str::parse).transpose().map_err(|error: T::Err| Refusal::invalid(field, format!("{error}.")))
+    text.map(str::parse)
+        .transpose()
+        .map_err(|error: T::Err| Refusal::invalid(field, format!("{error}.")))
 }
 
 fn time(field: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
     let Some(text) = text else { return Ok(None) };
     let time: jiff::Timestamp = text.parse().map_err(|_| {
-        Refusal::invalid(field, format!("'{field}' must be an RFC 3339 time, as in 2026-01-31T12:00:00Z."))
+        Refusal::invalid(
+            field,
+            format!("'{field}' must be an RFC 3339 time, as in 2026-01-31T12:00:00Z."),
+        )
     })?;
     Ok(Some(time.as_millisecond()))
 }
@@ -159,5 +186,10 @@ fn time(field: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
 fn cursor(field: &str, text: Option<&str>) -> Result<Option<Cursor>, Refusal> {
     let Some(text) = text else { return Ok(None) };
     let decoded = Cursor::decode(text);
-    decoded.map(Some).ok_or_else(|| Refusal::invalid(field, format!("'{field}' is not a cursor that was given out here.")))
+    decoded.map(Some).ok_or_else(|| {
+        Refusal::invalid(
+            field,
+            format!("'{field}' is not a cursor that was given out here."),
+        )
+    })
 }

@@ -20,8 +20,10 @@ pub(crate) async fn list(
     Authenticated(_): Authenticated,
 ) -> Result<Response, Refused> {
     let modules = house.gateway.manifests.list().await?;
-    let items: Vec<_> =
-        modules.iter().map(|module| json!({ "id": module.id.as_str(), "version": module.version })).collect();
+    let items: Vec<_> = modules
+        .iter()
+        .map(|module| json!({ "id": module.id.as_str(), "version": module.version }))
+        .collect();
     Ok(axum::Json(json!({ "items": items, "nextCursor": null })).into_response())
 }
 
@@ -34,7 +36,11 @@ pub(crate) async fn get(
     Path(module): Path<String>,
 ) -> Result<Response, Refused> {
     let manifest = house.gateway.manifests.get(&caller, &id(&module)?).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], manifest.as_str().to_owned()).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        manifest.as_str().to_owned(),
+    )
+        .into_response())
 }
 
 /// Writes a module's manifest; it is in force at once.
@@ -49,7 +55,11 @@ pub(crate) async fn put(
 ) -> Result<Response, Refused> {
     let body = read(&headers, body, MAX_MANIFEST_BYTES, Code::InvalidRequest).await?;
     expect_json(&headers)?;
-    let changed = house.gateway.manifests.put(&caller, &id(&module)?, text(&body)?).await?;
+    let changed = house
+        .gateway
+        .manifests
+        .put(&caller, &id(&module)?, text(&body)?)
+        .await?;
     Ok(axum::Json(json!({ "id": module, "changed": changed })).into_response())
 }
 
@@ -61,10 +71,15 @@ pub(crate) async fn delete(
     Authenticated(caller): Authenticated,
     Path(module): Path<String>,
 ) -> Result<Response, Refused> {
-    house.gateway.manifests.delete(&caller, &id(&module)?).await?;
+    house
+        .gateway
+        .manifests
+        .delete(&caller, &id(&module)?)
+        .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 fn id(text: &str) -> Result<ModuleId, Refusal> {
-    text.parse().map_err(|error| Refusal::invalid("moduleId", format!("{error}.")))
+    text.parse()
+        .map_err(|error| Refusal::invalid("moduleId", format!("{error}.")))
 }

@@ -24,8 +24,16 @@ pub(crate) async fn readyz(State(house): State<House>) -> Response {
         Health::Degraded(why) => ("degraded", Some(why)),
         Health::Poisoned(why) => ("poisoned", Some(why)),
     };
-    let store = if readiness.store.is_none() { "ready" } else { "gone" };
-    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let store = if readiness.store.is_none() {
+        "ready"
+    } else {
+        "gone"
+    };
+    let status = if readiness.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let word = match (readiness.is_ready(), bus) {
         (false, _) => "unready",
         (true, "ready") => "ready",

@@ -77,8 +77,12 @@ pub(crate) async fn publish(
     body: Body,
 ) -> Result<Response, Refused> {
     let draft = single(&headers, body).await?;
-    let command =
-        Command { caller, drafts: vec![Ok(draft)], traceparent: traceparent(&headers), alone: true };
+    let command = Command {
+        caller,
+        drafts: vec![Ok(draft)],
+        traceparent: traceparent(&headers),
+        alone: true,
+    };
     let mut published = house.gateway.publish(command).await?;
     Ok(receipt(published.remove(0), false))
 }
@@ -87,7 +91,11 @@ pub(crate) async fn publish(
 pub(crate) fn receipt(mut published: Published, cloud: bool) -> Response {
     let duplicate = published.duplicate;
     let key = published.idempotency_key.take();
-    let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if duplicate {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     let mut response = (status, axum::Json(Receipt::of(published, false, cloud))).into_response();
     let headers = response.headers_mut();
     if let Some(key) = key.and_then(|key| HeaderValue::try_from(key).ok()) {
@@ -111,9 +119,17 @@ pub(crate) async fn publish_batch(
     let body = read(&headers, body, MAX_BATCH_BYTES, Code::BatchTooLarge).await?;
     expect_json(&headers)?;
     let drafts = batch(text(&body)?)?;
-    let command = Command { caller, drafts, traceparent: traceparent(&headers), alone: false };
+    let command = Command {
+        caller,
+        drafts,
+        traceparent: traceparent(&headers),
+        alone: false,
+    };
     let published = house.gateway.publish(command).await?;
-    let results = published.into_iter().map(|one| Receipt::of(one, true, false)).collect();
+    let results = published
+        .into_iter()
+        .map(|one| Receipt::of(one, true, false))
+        .collect();
     Ok((StatusCode::CREATED, axum::Json(Receipts { results })).into_response())
 }
 
@@ -127,8 +143,12 @@ pub(crate) async fn explain(
     body: Body,
 ) -> Result<Response, Refused> {
     let draft = single(&headers, body).await?;
-    let command =
-        Command { caller, drafts: vec![Ok(draft)], traceparent: traceparent(&headers), alone: true };
+    let command = Command {
+        caller,
+        drafts: vec![Ok(draft)],
+        traceparent: traceparent(&headers),
+        alone: true,
+    };
     Ok(axum::Json(explanation(&house.gateway.explain(command))).into_response())
 }
 
@@ -139,7 +159,10 @@ async fn single(headers: &HeaderMap, body: Body) -> Result<Draft, Refusal> {
     draft.idempotency_key = headers
         .get(KEY)
         // What is not ASCII keeps its bytes' number, and is refused where keys are.
-        .map(|key| key.to_str().map_or_else(|_| "\u{fffd}".to_owned(), str::to_owned));
+        .map(|key| {
+            key.to_str()
+                .map_or_else(|_| "\u{fffd}".to_owned(), str::to_owned)
+        });
     Ok(draft)
 }
 
@@ -152,16 +175,28 @@ fn batch(text: &str) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     if name != "events" {
         return Err(Refusal::shape(Code::InvalidEvent, name, SHAPE));
     }
-    let events: Vec<&RawValue> = serde_json::from_str(events.get())
-        .map_err(|_| Refusal::shape(Code::InvalidEvent, "events", "'events' must be an array of events."))?;
+    let events: Vec<&RawValue> = serde_json::from_str(events.get()).map_err(|_| {
+        Refusal::shape(
+            Code::InvalidEvent,
+            "events",
+            "'events' must be an array of events.",
+        )
+    })?;
     within_a_batch(events.len())?;
-    Ok(events.into_iter().map(|event| draft(event.get(), true)).collect())
+    Ok(events
+        .into_iter()
+        .map(|event| draft(event.get(), true))
+        .collect())
 }
 
 /// Refuses a batch of none or of too many.
 pub(crate) fn within_a_batch(events: usize) -> Result<(), Refusal> {
     if events == 0 {
-        return Err(Refusal::shape(Code::InvalidEvent, "events", "A batch has at least one event."));
+        return Err(Refusal::shape(
+            Code::InvalidEvent,
+            "events",
+            "A batch has at least one event.",
+        ));
     }
     if events > MAX_BATCH {
         return Err(Refusal::new(
@@ -186,7 +221,11 @@ fn draft(text: &str, in_batch: bool) -> Result<Draft, Refusal> {
             "tenantId" => drop(string("tenantId", value)?), // Always from the credential.
             "data" => data = Some(value),
             other => {
-                let place = if in_batch { "type, data, schemaVersion, idempotencyKey" } else { "type, data, schemaVersion" };
+                let place = if in_batch {
+                    "type, data, schemaVersion, idempotencyKey"
+                } else {
+                    "type, data, schemaVersion"
+                };
                 return Err(Refusal::shape(
                     Code::InvalidEvent,
                     other,
@@ -195,20 +234,42 @@ fn draft(text: &str, in_batch: bool) -> Result<Draft, Refusal> {
             }
         }
     }
-    let missing = |name: &str| Refusal::shape(Code::InvalidEvent, name, format!("The field '{name}' is missing."));
+    let missing = |name: &str| {
+        Refusal::shape(
+            Code::InvalidEvent,
+            name,
+            format!("The field '{name}' is missing."),
+        )
+    };
     let event_type = event_type.ok_or_else(|| missing("type"))?;
     let data = data.ok_or_else(|| missing("data"))?;
     let (data, fingerprint) = RawJson::parse(data.get()).map_err(|error| malformed(&error))?;
     if !data.is_object() {
-        return Err(Refusal::shape(Code::InvalidEvent, "data", "'data' must be a JSON object."));
+        return Err(Refusal::shape(
+            Code::InvalidEvent,
+            "data",
+            "'data' must be a JSON object.",
+        ));
     }
     let data = Data::Json(data);
-    Ok(Draft { event_type, schema_version, data, fingerprint, idempotency_key: key, cloud: None })
+    Ok(Draft {
+        event_type,
+        schema_version,
+        data,
+        fingerprint,
+        idempotency_key: key,
+        cloud: None,
+    })
 }
 
 fn string(name: &'static str, value: &RawValue) -> Result<String, Refusal> {
-    serde_json::from_str(value.get())
-        .map_err(|_| Refusal::shape(Code::InvalidEvent, name, format!("'{name}' must be a string.")))
+    serde_json::from_str(value.get()).map_err(|_| {
+        Refusal::shape(
+            Code::InvalidEvent,
+            name,
+            format!("'{name}' must be a string."),
+        )
+    })
 }
 
 /// What is not strict JSON, or not an object where one must be.
@@ -216,7 +277,11 @@ fn malformed(error: &serde_json::Error) -> Refusal {
     if error.to_string().starts_with("invalid type") {
         return Refusal::shape(Code::InvalidEvent, "", "The body must be a JSON object.");
     }
-    Refusal::new(Code::InvalidJson, Rule::Shape, format!("The body is not valid JSON: {error}."))
+    Refusal::new(
+        Code::InvalidJson,
+        Rule::Shape,
+        format!("The body is not valid JSON: {error}."),
+    )
 }
 
 fn explanation(explanation: &Explanation) -> serde_json::Value {
@@ -225,15 +290,24 @@ fn explanation(explanation: &Explanation) -> serde_json::Value {
         .steps
         .iter()
         .map(|step| {
-            let verdict = if step.refused.is_some() { "refused" } else { "passed" };
-            let mut one = json!({ "step": step.rule.as_str(), "verdict": verdict, "detail": step.detail });
+            let verdict = if step.refused.is_some() {
+                "refused"
+            } else {
+                "passed"
+            };
+            let mut one =
+                json!({ "step": step.rule.as_str(), "verdict": verdict, "detail": step.detail });
             if let Some(code) = step.refused {
                 one["code"] = json!(code.as_str());
             }
             one
         })
         .collect();
-    let verdict = if explanation.outcome.is_ok() { "accepted" } else { "refused" };
+    let verdict = if explanation.outcome.is_ok() {
+        "accepted"
+    } else {
+        "refused"
+    };
     let mut body = json!({ "verdict": verdict, "steps": steps, "subscriptions": [] });
     if let Ok(destination) = &explanation.outcome {
         body["topic"] = json!(destination.topic.as_str());
