@@ -201,14 +201,18 @@ impl Client {
         request.send(self).await?.json()
     }
 
-    /// The tenant's API keys.
-    pub async fn list_api_keys(&self) -> Result<Page<ApiKey>, Error> {
-        self.get(&["v1", "api-keys"]).await?.json()
+    /// The tenant's API keys. Only an operator names the tenant; others have their own.
+    pub async fn list_api_keys(&self, tenant: Option<&str>) -> Result<Page<ApiKey>, Error> {
+        let url = self.url_for(&["v1", "api-keys"], tenant);
+        let request = Request::new(Method::GET, url, Repeat::Safe);
+        request.send(self).await?.json()
     }
 
-    /// Ends an API key.
-    pub async fn revoke_api_key(&self, id: &str) -> Result<(), Error> {
-        self.delete(&["v1", "api-keys", id]).await
+    /// Ends an API key. Only an operator names the tenant; others have their own.
+    pub async fn revoke_api_key(&self, id: &str, tenant: Option<&str>) -> Result<(), Error> {
+        let url = self.url_for(&["v1", "api-keys", id], tenant);
+        let request = Request::new(Method::DELETE, url, Repeat::IfNotDone);
+        request.send(self).await.map(drop)
     }
 
     /// Whether the server can do something useful. Asked once, never repeated.
@@ -246,6 +250,14 @@ impl Client {
 
     fn post(&self, path: &[&str], repeat: Repeat, body: Value) -> Request {
         Request::new(Method::POST, self.url(path), repeat).json(body)
+    }
+
+    fn url_for(&self, path: &[&str], tenant: Option<&str>) -> Url {
+        let mut url = self.url(path);
+        if let Some(tenant) = tenant {
+            url.query_pairs_mut().append_pair("tenantId", tenant);
+        }
+        url
     }
 
     /// Each segment is encoded, so that no id can reach another endpoint.

@@ -152,6 +152,9 @@ pub struct NewApiKey {
     /// When it is to end by itself (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
+    /// Whose it is to be; only for operators, who have no tenant of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<String>,
 }
 
 /// An API key, without the key.
@@ -175,7 +178,7 @@ pub struct ApiKey {
 }
 
 /// A new API key with the key itself, which is told this once.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct CreatedApiKey {
     /// The key: what to authenticate with.
     pub key: String,

@@ -269,7 +269,7 @@ async fn what_must_not_happen_twice_is_not_repeated() {
         client.create_api_key(&new).await,
         Err(Error::Unreachable { .. })
     ));
-    let gateway = client.revoke_api_key("k1").await.unwrap_err();
+    let gateway = client.revoke_api_key("k1", None).await.unwrap_err();
     assert!(
         matches!(gateway, Error::Unexpected { status: 502, .. }),
         "{gateway}"
@@ -288,7 +288,7 @@ async fn nobody_there_is_said_without_the_credential() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let error = client(&base).revoke_api_key("k").await.unwrap_err();
+    let error = client(&base).revoke_api_key("k", None).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }));
     assert!(!format!("{error:?}").contains("tdk_secret"));
     for (base, credential) in [("not a url", "c"), ("ftp://h", "c"), ("http://h", "a\nb")] {
@@ -348,8 +348,8 @@ async fn every_method_asks_its_endpoint() {
         Value::Null
     );
     client.delete_manifest("crm").await.unwrap();
-    assert!(client.list_api_keys().await.unwrap().items.is_empty());
-    client.revoke_api_key("k1").await.unwrap();
+    assert!(client.list_api_keys(None).await.unwrap().items.is_empty());
+    client.revoke_api_key("k1", None).await.unwrap();
     let ready = client.ready().await.unwrap();
     assert_eq!(
         (ready.ready, &ready.report["status"]),

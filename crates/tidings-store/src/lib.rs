@@ -112,6 +112,24 @@ impl Store {
         Self::migrated(pool).await
     }
 
+    /// What SQLite's own check finds wrong with a store file. Only reads; the file may be in use.
+    pub async fn verify(path: &Path) -> Result<Vec<String>, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(PATIENCE);
+        let pool = SqlitePoolOptions::new().max_connections(1);
+        let pool = pool.connect_with(options).await;
+        let pool = pool.map_err(|source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&pool);
+        let lines: Vec<String> = lines.await.map_err(attempting("check the store"))?;
+        pool.close().await;
+        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+    }
+
     /// A store that is gone when dropped, for tests and the sandbox.
     pub async fn in_memory() -> Result<Self, StoreError> {
         let path = PathBuf::from(":memory:");

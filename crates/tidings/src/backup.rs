@@ -6,8 +6,6 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 use tidings_gateway::access::LOCAL_KEY_FILE_NAME;
 use tidings_store::Store;
@@ -54,7 +52,8 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             );
         }
     }
-    copy_log(from, to).with_context(|| format!("{BUS} could not be copied"))?;
+    tidings_bus::embedded::backup(from, to)
+        .with_context(|| format!("{BUS} could not be copied"))?;
     if from.join(STORE).is_file() {
         block_on(copy_store(&from.join(STORE), &to.join(STORE)))?;
     }
@@ -74,24 +73,6 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
         })
         .collect();
     output.list(&copied, &[("FILE", "file"), ("BYTES", "bytes")])
-}
-
-/// In one step, which is one read transaction; the name appears only when the copy is whole and synced.
-fn copy_log(from: &Path, to: &Path) -> Result<()> {
-    let partial = to.join("bus.db.partial");
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let source = Connection::open_with_flags(from.join(BUS), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let mut target = Connection::open(&partial)?;
-    match Backup::new(&source, &mut target)?.step(-1)? {
-        StepResult::Done => {}
-        other => bail!("it stopped half-way: {other:?}"),
-    }
-    drop(target);
-    File::open(&partial)?.sync_all()?;
-    Ok(fs::rename(&partial, to.join(BUS))?)
 }
 
 async fn copy_store(from: &Path, to: &Path) -> Result<()> {

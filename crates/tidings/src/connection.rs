@@ -3,9 +3,7 @@
 use std::future::Future;
 
 use anyhow::Result;
-use reqwest::{Method, Url};
-use serde_json::Value;
-use tidings_client::{Client, Error as ClientError, Problem};
+use tidings_client::Client;
 
 use crate::failure::Usage;
 
@@ -50,55 +48,6 @@ impl Connection {
             )
         };
         Ok(token.ok_or_else(absent)?)
-    }
-
-    /// One request for what the client has no method for: an operator's, for a tenant it names.
-    pub(crate) async fn ask(
-        &self,
-        method: Method,
-        path: &[&str],
-        tenant: Option<&str>,
-        body: Option<&Value>,
-    ) -> Result<Value> {
-        // Also sets up TLS, and refuses what is no base URL.
-        let _checked = self.client()?;
-        let mut url: Url = self
-            .url
-            .parse()
-            .map_err(|error| Usage(format!("{}: {error}", self.url)))?;
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        if let Some(tenant) = tenant {
-            url.query_pairs_mut().append_pair("tenantId", tenant);
-        }
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        let mut request = http
-            .request(method, url.clone())
-            .bearer_auth(self.credential()?);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            url: url.to_string(),
-            source: Box::new(error.without_url()),
-        };
-        let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        let text = response.text().await.map_err(unreachable)?;
-        let unexpected = |error: serde_json::Error| ClientError::Unexpected {
-            url: url.to_string(),
-            status: status.as_u16(),
-            reason: error.to_string(),
-        };
-        if status.is_success() {
-            let text = if text.is_empty() { "null" } else { &text };
-            return Ok(serde_json::from_str(text).map_err(unexpected)?);
-        }
-        let problem: Problem = serde_json::from_str(&text).map_err(unexpected)?;
-        Err(ClientError::Refused(Box::new(problem)).into())
     }
 }
 

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 use tidings_bus::embedded::{self, VerifyError};
+use tidings_store::Store;
 
 use crate::backup::{BUS, KEY, STORE};
+use crate::connection::block_on;
 use crate::failure::Reported;
 use crate::output::{Format, Output, plain, print_line};
 
@@ -220,7 +221,8 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
         ));
         return;
     }
-    let lines = look_at_store(&path).unwrap_or_else(|error| vec![error.to_string()]);
+    let lines = block_on(async { Ok(Store::verify(&path).await?) })
+        .unwrap_or_else(|error| vec![format!("{error:#}")]);
     if lines.is_empty() {
         findings.push(Finding::new(
             Verdict::Good,
@@ -235,24 +237,13 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
     );
 }
 
-/// Read only: opening it as the gateway does would bring its tables up to date.
-fn look_at_store(path: &Path) -> rusqlite::Result<Vec<String>> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let mut statement = connection.prepare("PRAGMA integrity_check")?;
-    let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let lines: rusqlite::Result<Vec<String>> = lines.collect();
-    Ok(lines?.into_iter().filter(|line| line != "ok").collect())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use tidings_bus::embedded::{Config, Embedded};
-    use tidings_store::Store;
 
     use super::*;
-    use crate::connection::block_on;
 
     fn worst(folder: &Path) -> Vec<(Verdict, &'static str)> {
         let mut findings = vec![in_use(folder)];

@@ -1,13 +1,11 @@
 //! `tidings keys`: the API keys that servers and tools authenticate with.
 
 use anyhow::Result;
-use reqwest::Method;
 use serde_json::{Value, json};
+use tidings_client::NewApiKey;
 
 use crate::connection::{Connection, block_on};
 use crate::output::{Format, Output};
-
-const PATH: [&str; 2] = ["v1", "api-keys"];
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -57,21 +55,18 @@ pub(crate) struct Create {
 pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     match command {
         Command::Create(create) => {
-            let body = create.body();
-            let asked = create
-                .connection
-                .ask(Method::POST, &PATH, None, Some(&body));
-            let created = block_on(asked)?;
-            output.one(&created)?;
+            let client = create.connection.client()?;
+            let created = block_on(async { Ok(client.create_api_key(&create.wanted()).await?) })?;
+            output.one(&json!(created))?;
             if output.format == Format::Table {
                 eprintln!("Keep the key now: it is not shown again.");
             }
             Ok(())
         }
         Command::List { connection, tenant } => {
-            let asked = connection.ask(Method::GET, &PATH, tenant.as_deref(), None);
-            let page = block_on(asked)?;
-            let items = page.get("items").and_then(Value::as_array);
+            let client = connection.client()?;
+            let page = block_on(async { Ok(client.list_api_keys(tenant.as_deref()).await?) })?;
+            let items: Vec<Value> = page.items.iter().map(|key| json!(key)).collect();
             let shown = [
                 ("ID", "id"),
                 ("NAME", "name"),
@@ -81,15 +76,15 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
                 ("EXPIRES", "expiresAt"),
                 ("REVOKED", "revokedAt"),
             ];
-            output.list(items.map_or(&[], Vec::as_slice), &shown)
+            output.list(&items, &shown)
         }
         Command::Revoke {
             connection,
             id,
             tenant,
         } => {
-            let path = [PATH[0], PATH[1], &id];
-            block_on(connection.ask(Method::DELETE, &path, tenant.as_deref(), None))?;
+            let client = connection.client()?;
+            block_on(async { Ok(client.revoke_api_key(&id, tenant.as_deref()).await?) })?;
             output.either(
                 &json!({ "id": id, "revoked": true }),
                 &format!("{id} is revoked"),
@@ -99,19 +94,14 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
 }
 
 impl Create {
-    fn body(&self) -> Value {
-        let mut body = json!({ "name": self.name, "scopes": self.scope });
-        let given = [
-            ("module", &self.module),
-            ("expiresAt", &self.expires),
-            ("tenantId", &self.tenant),
-        ];
-        for (name, value) in given {
-            if let Some(value) = value {
-                body[name] = json!(value);
-            }
+    fn wanted(&self) -> NewApiKey {
+        NewApiKey {
+            name: self.name.clone(),
+            module: self.module.clone(),
+            scopes: self.scope.clone(),
+            expires_at: self.expires.clone(),
+            tenant_id: self.tenant.clone(),
         }
-        body
     }
 }
 

@@ -28,8 +28,10 @@ pub enum BackupError {
     Copy(String),
 }
 
-/// Copies `bus.db`. The name appears only when the copy is whole and synced.
-pub(super) fn backup(source: &Path, target: &Path) -> Result<(), BackupError> {
+/// Copies `bus.db` of one folder to another, while a gateway uses it or not.
+///
+/// The name appears only when the copy is whole and synced.
+pub fn backup(source: &Path, target: &Path) -> Result<(), BackupError> {
     let fail = |source| BackupError::Target {
         path: target.to_owned(),
         source,

@@ -43,7 +43,7 @@ use image::{Image, Place};
 use reader::{Readers, Target};
 use writer::{Batch, Job, RETRY_AFTER, Writer};
 
-pub use backup::BackupError;
+pub use backup::{BackupError, backup};
 pub use verify::{Report, VerifyError, verify};
 
 /// Tells the time in ms since 1970.
