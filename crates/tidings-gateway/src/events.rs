@@ -164,7 +164,7 @@ impl Events {
     }
 
     async fn page(&self, tenant: &TenantId, query: &Query, cursor: &mut Cursor) -> Result<PageOf, Refusal> {
-        let mut found: Vec<Stored> = Vec::new();
+        let mut found: Vec<(i64, Stored)> = Vec::new();
         let mut more = false;
         let mut nexts = BTreeMap::new();
         for partition in self.partitions(tenant, query.topic.as_ref()).await? {
@@ -181,11 +181,19 @@ impl Events {
             let end = self.bus.bounds(partition).await.map_err(unreadable)?.end;
             more |= page.next < end;
             nexts.insert(name, page.next);
-            found.extend(page.records);
+            // Publishes that overlap are not appended in the order of their times. A page that took
+            // a topic out of the order of its offsets could not be left by one offset a topic.
+            let mut latest_ms = i64::MIN;
+            found.extend(page.records.into_iter().map(|record| {
+                latest_ms = latest_ms.max(record.timestamp_ms);
+                (latest_ms, record)
+            }));
         }
-        found.sort_by(|one, other| (one.timestamp_ms, &one.topic, one.offset).cmp(&(other.timestamp_ms, &other.topic, other.offset)));
+        found.sort_by(|(one_ms, one), (other_ms, other)| {
+            (one_ms, &one.topic, one.offset).cmp(&(other_ms, &other.topic, other.offset))
+        });
         let mut items = Vec::new();
-        for record in found {
+        for (_, record) in found {
             let past = query.until_ms.is_some_and(|until| record.timestamp_ms >= until);
             if items.len() == query.limit || past {
                 // Not taken: the next page begins at the first of each topic that was left.
