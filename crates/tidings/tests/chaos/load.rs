@@ -128,7 +128,7 @@ impl Load {
         let mut by_key: HashMap<&str, Vec<&str>> = HashMap::new();
         let mut offsets: BTreeMap<(&str, u64), Vec<u64>> = BTreeMap::new();
         for event in &events {
-            let text = |value: &'_ Value| value.as_str().is_some();
+            let text = |value: &Value| value.as_str().is_some();
             assert!(text(&event["eventId"]) && text(&event["data"]["key"]), "{event}");
             let key = event["data"]["key"].as_str().unwrap();
             by_key.entry(key).or_default().push(event["eventId"].as_str().unwrap());
@@ -145,7 +145,13 @@ impl Load {
             let whole = read.status == 200 && read.body["data"]["key"] == key.as_str();
             lost += usize::from(!listed || !whole);
         }
-        let duplicates = by_key.values().filter(|ids| ids.len() > 1).count();
+        let repeated: Vec<_> = by_key.iter().filter(|(_, ids)| ids.len() > 1).collect();
+        for (key, ids) in &repeated {
+            let twice = events.iter().filter(|event| event["data"]["key"] == **key);
+            let places = twice.map(|event| &event["offset"]).collect::<Vec<_>>();
+            println!("{test}: {key} stands at {places:?} as {ids:?}");
+        }
+        let duplicates = repeated.len();
         let acknowledged = self.acknowledged.len();
         println!(
             "{test}: rounds {rounds}, acknowledged {acknowledged}, lost {lost}, \

@@ -7,5 +7,6 @@ mod fsync;
 mod full;
 mod kill;
 mod load;
+mod power;
 mod server;
 mod shutdown;
