@@ -35,7 +35,11 @@ fn a_flipped_bit_is_reported_or_harmless() {
         bytes[at] ^= 1 << bit;
         std::fs::write(&file, bytes).unwrap();
         if verify(&copy).is_ok_and(|report| report.findings.is_empty()) {
-            assert_eq!(served(&copy, &token), before, "bit {bit} of byte {at} went unnoticed");
+            assert_eq!(
+                served(&copy, &token),
+                before,
+                "bit {bit} of byte {at} went unnoticed"
+            );
             harmless += 1;
         } else {
             reported += 1;

@@ -7,7 +7,11 @@ use crate::server::{Connection, Server, compile, token};
 fn a_full_disk_refuses_publishes_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let shim = compile(folder.path(), include_str!("faults.c"), &["-shared", "-fPIC"]);
+    let shim = compile(
+        folder.path(),
+        include_str!("faults.c"),
+        &["-shared", "-fPIC"],
+    );
     let trigger = folder.path().join("full");
     let variables = [
         ("LD_PRELOAD", shim.as_os_str()),

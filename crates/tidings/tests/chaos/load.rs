@@ -49,7 +49,10 @@ impl Gate {
     /// Where to publish, `None` at the end.
     fn address(&self) -> Option<String> {
         let target = self.target.lock().unwrap();
-        let target = self.changed.wait_while(target, |target| *target == Target::Down).unwrap();
+        let target = self
+            .changed
+            .wait_while(target, |target| *target == Target::Down)
+            .unwrap();
         match &*target {
             Target::Up(address) => Some(address.clone()),
             Target::Down | Target::Stopped => None,
@@ -68,14 +71,22 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn start(server: &Server, token: &str) -> Self {
         let target = Mutex::new(Target::Up(server.address.clone()));
-        let gate = Arc::new(Gate { target, changed: Condvar::new() });
+        let gate = Arc::new(Gate {
+            target,
+            changed: Condvar::new(),
+        });
         let (report, attempts) = channel();
         let writer = |number| {
             let (gate, report, token) = (Arc::clone(&gate), report.clone(), token.to_owned());
             std::thread::spawn(move || write(number, &gate, &token, &report))
         };
         let writers = (0..WRITERS).map(writer).collect();
-        Self { gate, attempts, writers, acknowledged: HashMap::new() }
+        Self {
+            gate,
+            attempts,
+            writers,
+            acknowledged: HashMap::new(),
+        }
     }
 
     /// The next attempt's outcome, remembered if it is an acknowledgement.
@@ -88,8 +99,14 @@ impl Load {
     fn remember(&mut self, attempt: &Attempt) {
         if let (true, Some(answer)) = (attempt.is_acknowledged(), &attempt.answer) {
             let event_id = answer.body["eventId"].as_str().unwrap().to_owned();
-            let before = self.acknowledged.insert(attempt.key.clone(), event_id.clone());
-            assert!(before.is_none_or(|before| before == event_id), "{} has two ids", attempt.key);
+            let before = self
+                .acknowledged
+                .insert(attempt.key.clone(), event_id.clone());
+            assert!(
+                before.is_none_or(|before| before == event_id),
+                "{} has two ids",
+                attempt.key
+            );
         }
     }
 
@@ -129,9 +146,15 @@ impl Load {
         let mut offsets: BTreeMap<(&str, u64), Vec<u64>> = BTreeMap::new();
         for event in &events {
             let text = |value: &Value| value.as_str().is_some();
-            assert!(text(&event["eventId"]) && text(&event["data"]["key"]), "{event}");
+            assert!(
+                text(&event["eventId"]) && text(&event["data"]["key"]),
+                "{event}"
+            );
             let key = event["data"]["key"].as_str().unwrap();
-            by_key.entry(key).or_default().push(event["eventId"].as_str().unwrap());
+            by_key
+                .entry(key)
+                .or_default()
+                .push(event["eventId"].as_str().unwrap());
             let topic = event["topic"].as_str().unwrap();
             let partition = event["partition"].as_u64().unwrap();
             let offset = event["offset"].as_u64().unwrap();
@@ -141,7 +164,9 @@ impl Load {
         let mut lost = 0;
         for (key, id) in &self.acknowledged {
             let read = connection.get(&format!("/v1/events/{id}")).unwrap();
-            let listed = by_key.get(key.as_str()).is_some_and(|ids| ids.contains(&id.as_str()));
+            let listed = by_key
+                .get(key.as_str())
+                .is_some_and(|ids| ids.contains(&id.as_str()));
             let whole = read.status == 200 && read.body["data"]["key"] == key.as_str();
             lost += usize::from(!listed || !whole);
         }
@@ -160,7 +185,10 @@ impl Load {
         assert_eq!((lost, duplicates), (0, 0));
         for (place, mut offsets) in offsets {
             offsets.sort_unstable();
-            assert!(offsets.iter().copied().eq(0..offsets.len() as u64), "gap in {place:?}");
+            assert!(
+                offsets.iter().copied().eq(0..offsets.len() as u64),
+                "gap in {place:?}"
+            );
         }
     }
 }
@@ -170,17 +198,25 @@ fn write(writer: usize, gate: &Gate, token: &str, report: &Sender<Attempt>) {
     for number in 0_u64.. {
         let key = format!("w{writer}-{number}");
         loop {
-            let Some(address) = gate.address() else { return };
+            let Some(address) = gate.address() else {
+                return;
+            };
             if connection.is_none() {
                 connection = Connection::open(&address, token).ok();
             }
-            let Some(open) = &mut connection else { continue };
+            let Some(open) = &mut connection else {
+                continue;
+            };
             let sent = Instant::now();
             let answer = open.publish(&key).ok();
             if answer.is_none() {
                 connection = None;
             }
-            let attempt = Attempt { key: key.clone(), sent, answer };
+            let attempt = Attempt {
+                key: key.clone(),
+                sent,
+                answer,
+            };
             let done = attempt.is_acknowledged();
             if report.send(attempt).is_err() {
                 return;

@@ -25,12 +25,16 @@ fn what_was_acknowledged_survives_a_power_cut() {
     let cut = compile(folder.path(), CUT, &[]);
     let mut random = Random::seeded("power");
     std::fs::create_dir(&disk).unwrap();
-    std::fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
+    std::fs::File::create(&image)
+        .unwrap()
+        .set_len(512 << 20)
+        .unwrap();
     if let Err(why) = run("mkfs.ext4", &["-q".as_ref(), &image]).and_then(|()| mount(&image, &disk))
     {
         println!("power: skipped, no ext4 image can be mounted: {why}");
         return;
     }
+    let _mounted = Mounted(&disk);
     let data = disk.join("data");
     let rounds = rounds(2);
     let mut server = Server::start(&data, &[]);
@@ -50,8 +54,16 @@ fn what_was_acknowledged_survives_a_power_cut() {
     load.until_acknowledged(100);
     load.stop();
     load.judge("power", rounds, &server, &token);
-    server.kill();
-    run("umount", &[&disk]).unwrap();
+}
+
+/// Unmounts, also when the test fails.
+struct Mounted<'d>(&'d Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // A failed round may have left it unmounted.
+        let _ = run("umount", &["-l".as_ref(), self.0]);
+    }
 }
 
 fn mount(image: &Path, disk: &Path) -> Result<(), String> {
@@ -59,7 +71,14 @@ fn mount(image: &Path, disk: &Path) -> Result<(), String> {
 }
 
 fn run(program: &str, arguments: &[&Path]) -> Result<(), String> {
-    let output = Command::new(program).args(arguments).output().map_err(|e| e.to_string())?;
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|e| e.to_string())?;
     let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("{program}: {why}")) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("{program}: {why}"))
+    }
 }

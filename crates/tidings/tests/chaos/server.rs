@@ -32,7 +32,13 @@ impl Server {
             .env_remove("TIDINGS_CHAOS_SEED")
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
-            .stderr(File::options().create(true).append(true).open(&log).unwrap())
+            .stderr(
+                File::options()
+                    .create(true)
+                    .append(true)
+                    .open(&log)
+                    .unwrap(),
+            )
             .spawn()
             .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -41,7 +47,12 @@ impl Server {
         let address = line.trim().strip_prefix("Tidings listens on http://");
         let log_text = || std::fs::read_to_string(&log).unwrap();
         let address = address.unwrap_or_else(|| panic!("it did not start: {}", log_text()));
-        Self { child, address: address.to_owned(), log, _stdout: stdout }
+        Self {
+            child,
+            address: address.to_owned(),
+            log,
+            _stdout: stdout,
+        }
     }
 
     pub(crate) fn kill(&mut self) {
@@ -52,7 +63,13 @@ impl Server {
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
@@ -75,7 +92,9 @@ impl Drop for Server {
 
 /// A credential of module `demo` of tenant `acme`.
 pub(crate) fn token(data: &Path) -> String {
-    let arguments = ["token", "--tenant", "acme", "--module", "demo", "--ttl", "12h", "--data"];
+    let arguments = [
+        "token", "--tenant", "acme", "--module", "demo", "--ttl", "12h", "--data",
+    ];
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     let output = command.args(arguments).arg(data).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -99,7 +118,10 @@ impl Connection {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream), token: token.to_owned() })
+        Ok(Self {
+            stream: BufReader::new(stream),
+            token: token.to_owned(),
+        })
     }
 
     pub(crate) fn get(&mut self, path: &str) -> io::Result<Answer> {
@@ -122,14 +144,20 @@ impl Connection {
         let broken = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).and_then(|text| text.parse().ok()).ok_or_else(broken)?;
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(broken)?;
         let (mut length, mut content_type) = (0, String::new());
         loop {
             line.clear();
             if self.stream.read_line(&mut line)? == 0 {
                 return Err(broken());
             }
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            let Some((name, value)) = line.trim_end().split_once(": ") else {
+                break;
+            };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = value.parse().map_err(io::Error::other)?,
                 "content-type" => value.clone_into(&mut content_type),
@@ -139,7 +167,11 @@ impl Connection {
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        Ok(Answer { status, content_type, body })
+        Ok(Answer {
+            status,
+            content_type,
+            body,
+        })
     }
 }
 
@@ -166,7 +198,13 @@ pub(crate) fn compile(folder: &Path, source: &str, flags: &[&str]) -> PathBuf {
     let (file, compiled) = (folder.join("source.c"), folder.join("compiled"));
     std::fs::write(&file, source).unwrap();
     let mut command = Command::new("cc");
-    let status = command.args(flags).arg("-o").arg(&compiled).arg(&file).status().unwrap();
+    let status = command
+        .args(flags)
+        .arg("-o")
+        .arg(&compiled)
+        .arg(&file)
+        .status()
+        .unwrap();
     assert!(status.success());
     compiled
 }
@@ -178,7 +216,12 @@ impl Random {
     /// From `TIDINGS_CHAOS_SEED` or the time; the seed is printed.
     pub(crate) fn seeded(test: &str) -> Self {
         let given = std::env::var("TIDINGS_CHAOS_SEED").ok();
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_secs()
+        };
         let seed = given.map_or_else(now, |text| text.parse().unwrap());
         println!("{test}: TIDINGS_CHAOS_SEED={seed}");
         Self(seed)

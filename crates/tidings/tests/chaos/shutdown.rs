@@ -21,7 +21,9 @@ fn sigterm_answers_what_was_sent_and_ends_in_time() {
         let took = signalled.elapsed();
         let rest = load.stop();
         let sent_before = rest.iter().filter(|attempt| attempt.sent < signalled);
-        let dropped = sent_before.filter(|attempt| attempt.answer.is_none()).count();
+        let dropped = sent_before
+            .filter(|attempt| attempt.answer.is_none())
+            .count();
         println!("shutdown: {took:?}, {status}, {dropped} requests without an answer");
         assert!(status.success(), "{}", server.log());
         assert!(took < Duration::from_secs(10));
