@@ -1,0 +1,223 @@
+//! What is not an event: each gets its code and its sentence, and appends nothing.
+
+use std::io::Write as _;
+use std::net::{Shutdown, TcpStream};
+
+use crate::harness::{Answer, BATCH, PUBLISH, Server};
+
+const MB: usize = 1024 * 1024;
+
+/// What is sent, the status, the code, and the field that the problem names.
+type Row = (String, u16, &'static str, Option<&'static str>);
+
+fn row(body: &str, code: &'static str, field: Option<&'static str>) -> Row {
+    (body.to_owned(), 400, code, field)
+}
+
+fn rows() -> Vec<Row> {
+    const TYPE: &str = r#""type":"crm.contact.created""#;
+    let data = |data: &str| format!("{{{TYPE},\"data\":{data}}}");
+    let deep = |levels: usize| {
+        format!(
+            r#"{{"a":{}{}}}"#,
+            "[".repeat(levels - 1),
+            "]".repeat(levels - 1)
+        )
+    };
+    let long = format!(r#"{{"type":"crm.{}","data":{{}}}}"#, "a".repeat(125));
+    vec![
+        row("", "INVALID_JSON", None),
+        row("{", "INVALID_JSON", None),
+        row("{} x", "INVALID_JSON", None),
+        row(
+            &format!("{{{TYPE},\"data\":{{\"a\":01}}}}"),
+            "INVALID_JSON",
+            None,
+        ),
+        row(
+            &format!("{{{TYPE},\"data\":{{\"a\":1,}}}}"),
+            "INVALID_JSON",
+            None,
+        ),
+        row(&data(&deep(65)), "INVALID_JSON", None),
+        row(&data(&"[".repeat(100_000)), "INVALID_JSON", None),
+        row(
+            &format!("{{{TYPE},{TYPE},\"data\":{{}}}}"),
+            "INVALID_JSON",
+            None,
+        ),
+        row(&data(r#"{"a":1,"a":1}"#), "INVALID_JSON", None),
+        row(
+            &data(r#"{"a":[{"b":{"c":1,"\u0063":2}}]}"#),
+            "INVALID_JSON",
+            None,
+        ),
+        row("[]", "INVALID_EVENT", None),
+        row("null", "INVALID_EVENT", None),
+        row("{}", "INVALID_EVENT", Some("type")),
+        row(&format!("{{{TYPE}}}"), "INVALID_EVENT", Some("data")),
+        row(r#"{"type":1,"data":{}}"#, "INVALID_EVENT", Some("type")),
+        row(r#"{"type":null,"data":{}}"#, "INVALID_EVENT", Some("type")),
+        row(&data("[]"), "INVALID_EVENT", Some("data")),
+        row(&data("\"text\""), "INVALID_EVENT", Some("data")),
+        row(&data("null"), "INVALID_EVENT", Some("data")),
+        row(
+            &format!("{{{TYPE},\"data\":{{}},\"schemaVersion\":1}}"),
+            "INVALID_EVENT",
+            Some("schemaVersion"),
+        ),
+        row(
+            &format!("{{{TYPE},\"data\":{{}},\"colour\":1}}"),
+            "INVALID_EVENT",
+            Some("colour"),
+        ),
+        row(
+            &format!("{{{TYPE},\"data\":{{}},\"idempotencyKey\":\"k\"}}"),
+            "INVALID_EVENT",
+            Some("idempotencyKey"),
+        ),
+        row(
+            r#"{"type":"","data":{}}"#,
+            "INVALID_EVENT_TYPE",
+            Some("type"),
+        ),
+        row(
+            r#"{"type":"crm","data":{}}"#,
+            "INVALID_EVENT_TYPE",
+            Some("type"),
+        ),
+        row(
+            r#"{"type":"Crm.a","data":{}}"#,
+            "INVALID_EVENT_TYPE",
+            Some("type"),
+        ),
+        row(
+            r#"{"type":"crm..a","data":{}}"#,
+            "INVALID_EVENT_TYPE",
+            Some("type"),
+        ),
+        row(
+            r#"{"type":"a.b.c.d.e.f.g.h.i","data":{}}"#,
+            "INVALID_EVENT_TYPE",
+            Some("type"),
+        ),
+        row(&long, "INVALID_EVENT_TYPE", Some("type")),
+        row(
+            &format!("{{{TYPE},\"data\":{{}},\"schemaVersion\":\"\"}}"),
+            "INVALID_SCHEMA_VERSION",
+            Some("schemaVersion"),
+        ),
+        row(
+            &format!("{{{TYPE},\"data\":{{}},\"schemaVersion\":\"01.0.0\"}}"),
+            "INVALID_SCHEMA_VERSION",
+            Some("schemaVersion"),
+        ),
+    ]
+}
+
+fn json(server: &Server, path: &str, token: &str, body: impl Into<Vec<u8>>) -> Answer {
+    let call = server.call("POST", path).bearer(token);
+    call.header("Content-Type", "application/json")
+        .body(body)
+        .send()
+}
+
+#[test]
+fn each_gets_its_code_and_field_and_a_page() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    for (body, status, code, field) in rows() {
+        let shown: String = body.chars().take(80).collect();
+        println!("{shown}");
+        let problem = json(&server, PUBLISH, &token, body).problem(status, code);
+        if field.is_some() {
+            assert_eq!(problem["field"].as_str(), field, "{shown}: {problem}");
+        }
+        let page = problem["type"]
+            .as_str()
+            .unwrap()
+            .split_once("/problems/")
+            .unwrap()
+            .1;
+        let page = server
+            .call("GET", &format!("/problems/{page}"))
+            .send()
+            .expect(200);
+        assert!(page.text().contains(code));
+    }
+    let invalid = b"{\"type\":\"crm.contact.created\",\"data\":{\"a\":\"\xff\"}}".to_vec();
+    json(&server, PUBLISH, &token, invalid).problem(400, "INVALID_JSON");
+    let call = server
+        .call("POST", PUBLISH)
+        .bearer(&token)
+        .header("Content-Type", "text/plain");
+    call.body("{}")
+        .send()
+        .problem(415, "UNSUPPORTED_MEDIA_TYPE");
+    for key in ["", "with space", &"k".repeat(256)] {
+        let call = server
+            .call("POST", PUBLISH)
+            .bearer(&token)
+            .header("Idempotency-Key", key);
+        let call = call.header("Content-Type", "application/json");
+        let call = call.body(r#"{"type":"crm.contact.created","data":{}}"#);
+        call.send().problem(400, "INVALID_IDEMPOTENCY_KEY");
+    }
+    assert_eq!(server.count(&token), 0);
+}
+
+#[test]
+fn data_of_one_megabyte_is_taken_and_one_byte_more_is_not() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let sized = |bytes: usize| {
+        let text = "x".repeat(bytes - r#"{"x":""}"#.len());
+        format!(r#"{{"type":"crm.contact.created","data":{{"x":"{text}"}}}}"#)
+    };
+    let problem = json(&server, PUBLISH, &token, sized(MB + 1));
+    let problem = problem.problem(400, "EVENT_PAYLOAD_TOO_LARGE");
+    assert_eq!(problem["actual"].as_u64(), Some(MB as u64 + 1));
+    assert_eq!(server.count(&token), 0);
+    json(&server, PUBLISH, &token, sized(MB)).expect(201);
+}
+
+#[test]
+fn a_body_over_its_limit_is_refused_announced_or_not() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let problem = json(&server, PUBLISH, &token, vec![b' '; 2 * MB + 1]);
+    let problem = problem.problem(400, "EVENT_PAYLOAD_TOO_LARGE");
+    assert_eq!(problem["limit"].as_u64(), Some(2 * MB as u64));
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let head = format!(
+        "POST {PUBLISH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+        2 * MB + 1
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let _ = stream.write_all(&vec![b' '; 2 * MB + 1]);
+    Answer::read(stream).problem(400, "EVENT_PAYLOAD_TOO_LARGE");
+    let batch = json(&server, BATCH, &token, vec![b' '; 16 * MB + 1]);
+    batch.problem(400, "BATCH_TOO_LARGE");
+    assert_eq!(server.count(&token), 0);
+}
+
+#[test]
+fn half_a_request_and_a_smuggled_one_append_nothing() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let body = r#"{"type":"crm.contact.created","data":{}}"#;
+    let head = format!("POST {PUBLISH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n");
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let half = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len() + 1);
+    stream.write_all(half.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut stream, &mut rest);
+    assert!(
+        !rest.starts_with(b"HTTP/1.1 20"),
+        "{}",
+        String::from_utf8_lossy(&rest)
+    );
+    assert_eq!(server.count(&token), 0);
+}

@@ -1,0 +1,285 @@
+//! A running `tidings serve` over a folder of its own, and a small HTTP client that adds nothing.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_tidings");
+/// Nothing here takes so long: a test that would hang fails instead.
+const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PUBLISH: &str = "/v1/events/publish";
+pub(crate) const BATCH: &str = "/v1/events/publish/batch";
+
+/// A folder that goes when the test does.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("it-{}-{number}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The process. Ends with the test, however the test ends.
+pub(crate) struct Server {
+    child: Child,
+    _output: BufReader<ChildStdout>,
+    pub(crate) address: String,
+    pub(crate) folder: Folder,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// On an empty folder, with module `crm` declaring two types.
+    pub(crate) fn start() -> Self {
+        let server = Self::start_in(Folder::new(), &[]);
+        server.declare("crm", &["crm.contact.created", "crm.contact.updated"]);
+        server
+    }
+
+    pub(crate) fn start_in(folder: Folder, extra: &[&str]) -> Self {
+        let mut child = Command::new(BINARY)
+            .arg("serve")
+            .arg("--data")
+            .arg(folder.path())
+            .args(["--listen", "127.0.0.1:0"])
+            .args(extra)
+            .env("TIDINGS_LOG__LEVEL", "error")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a first line");
+        let address = line.trim().strip_prefix("Tidings listens on http://");
+        let address = address
+            .unwrap_or_else(|| panic!("not an address: {line:?}"))
+            .to_owned();
+        Self {
+            child,
+            _output: output,
+            address,
+            folder,
+        }
+    }
+
+    /// Stopped as an operator stops it, and started again over the same folder.
+    pub(crate) fn restart(mut self) -> Self {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+        assert!(
+            self.child.wait().expect("it ends").success(),
+            "SIGTERM must end it cleanly"
+        );
+        let folder = std::mem::replace(&mut self.folder, Folder(PathBuf::new()));
+        Self::start_in(folder, &[])
+    }
+
+    pub(crate) fn token(&self, arguments: &[&str]) -> String {
+        let run = Command::new(BINARY)
+            .arg("token")
+            .arg("--data")
+            .arg(self.folder.path())
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        assert!(
+            run.status.success(),
+            "{}",
+            String::from_utf8_lossy(&run.stderr)
+        );
+        String::from_utf8(run.stdout)
+            .expect("text")
+            .trim()
+            .to_owned()
+    }
+
+    /// A token of module `crm`.
+    pub(crate) fn crm(&self, tenant: &str) -> String {
+        self.token(&["--tenant", tenant, "--module", "crm"])
+    }
+
+    pub(crate) fn declare(&self, module: &str, types: &[&str]) {
+        let operator = self.token(&["--role", "OPERATOR"]);
+        let manifest =
+            json!({ "id": module, "version": "1.0.0", "events": { "publishes": types } });
+        let path = format!("/v1/modules/{module}/manifest");
+        self.call("PUT", &path)
+            .bearer(&operator)
+            .json(&manifest)
+            .send()
+            .expect(200);
+    }
+
+    pub(crate) fn call(&self, method: &str, path: &str) -> Request {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
+            self.address
+        );
+        Request {
+            address: self.address.clone(),
+            head,
+            body: Vec::new(),
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str, token: &str) -> Answer {
+        self.call("GET", path).bearer(token).send()
+    }
+
+    pub(crate) fn post(&self, path: &str, token: &str, body: &Value) -> Answer {
+        self.call("POST", path).bearer(token).json(body).send()
+    }
+
+    /// How many events the tenant of the token has.
+    pub(crate) fn count(&self, token: &str) -> usize {
+        let page = self.get("/v1/events?limit=1000", token).expect(200).json();
+        page["items"].as_array().expect("items").len()
+    }
+}
+
+pub(crate) struct Request {
+    address: String,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.head += &format!("{name}: {value}\r\n");
+        self
+    }
+
+    pub(crate) fn bearer(self, token: &str) -> Self {
+        self.header("Authorization", &format!("Bearer {token}"))
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub(crate) fn json(self, body: &Value) -> Self {
+        self.header("Content-Type", "application/json")
+            .body(body.to_string())
+    }
+
+    pub(crate) fn send(self) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).expect("it accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let head = format!("{}Content-Length: {}\r\n\r\n", self.head, self.body.len());
+        stream
+            .write_all(head.as_bytes())
+            .expect("the head is taken");
+        // A server that has refused already need not read the rest.
+        let _ = stream.write_all(&self.body);
+        Answer::read(stream)
+    }
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn read(mut stream: TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        // A reset after the answer is the end too.
+        let _ = stream.read_to_end(&mut bytes);
+        let split = bytes
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .expect("an answer");
+        let head = String::from_utf8(bytes[..split].to_vec()).expect("a head of text");
+        let mut lines = head.lines();
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .expect("a status");
+        let status = status.parse().expect("a number");
+        let pairs = lines.filter_map(|line| line.split_once(':'));
+        let headers = pairs
+            .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+            .collect();
+        Self {
+            status,
+            headers,
+            body: bytes[split + 4..].to_vec(),
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text());
+        self
+    }
+
+    /// The problem, complete and with this code.
+    pub(crate) fn problem(&self, status: u16, code: &str) -> Value {
+        let problem = self.json();
+        assert_eq!(
+            (self.status, problem["code"].as_str()),
+            (status, Some(code)),
+            "{problem}"
+        );
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
+        assert_eq!(problem["status"], status);
+        for member in ["type", "title", "detail", "instance", "traceId"] {
+            assert!(
+                problem[member]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty()),
+                "{member}: {problem}"
+            );
+        }
+        problem
+    }
+}
