@@ -179,7 +179,9 @@ impl Events {
             let read = Read { from, tenant: Some(tenant.clone()), limit: query.limit + 1, scan: MAX_SCAN };
             let page = self.bus.read(partition.clone(), read).await.map_err(unreadable)?;
             let end = self.bus.bounds(partition).await.map_err(unreadable)?.end;
-            more |= page.next < end;
+            // Past `until` nothing of this topic is wanted any more: without this a walk never ends.
+            let over = page.records.last().zip(query.until_ms);
+            more |= page.next < end && over.is_none_or(|(last, until)| last.timestamp_ms < until);
             nexts.insert(name, page.next);
             found.extend(page.records);
         }
