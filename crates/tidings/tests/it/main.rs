@@ -3,6 +3,7 @@
 mod bad_input;
 mod batch;
 mod cloudevents;
+mod codes;
 mod credentials;
 mod events;
 mod harness;
