@@ -219,5 +219,19 @@ fn half_a_request_and_a_smuggled_one_append_nothing() {
         "{}",
         String::from_utf8_lossy(&rest)
     );
+    // Two lengths: what stands behind the end that is in force is no request of its own.
+    let inner = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let length = 5 + inner.len();
+    let both =
+        format!("{head}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream
+        .write_all(format!("{both}{inner}").as_bytes())
+        .unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut stream, &mut rest);
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(!rest.contains("HTTP/1.1 20"), "{rest}");
     assert_eq!(server.count(&token), 0);
 }

@@ -2,7 +2,12 @@
 
 mod bad_input;
 mod batch;
+mod cloudevents;
+mod codes;
+mod credentials;
+mod events;
 mod harness;
 mod isolation;
+mod manifests;
 mod order_of_rules;
 mod publish;

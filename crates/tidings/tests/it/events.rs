@@ -1,0 +1,143 @@
+//! Reading back: filters, pages, and a stream that resumes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{BATCH, Server};
+
+fn publish(server: &Server, token: &str, numbers: std::ops::Range<usize>) {
+    let event = |number| {
+        let name = if number % 2 == 0 {
+            "created"
+        } else {
+            "updated"
+        };
+        json!({ "type": format!("crm.contact.{name}"), "data": { "number": number } })
+    };
+    let events: Vec<Value> = numbers.map(event).collect();
+    server
+        .post(BATCH, token, &json!({ "events": events }))
+        .expect(201);
+}
+
+fn number(event: &Value) -> usize {
+    usize::try_from(event["data"]["number"].as_u64().expect("a number")).expect("small")
+}
+
+#[test]
+fn pages_walk_everything_once_and_filters_hold() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    publish(&server, &token, 0..50);
+    let walk = |filter: &str| {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = server.get(&format!("/v1/events?limit=7{filter}{cursor}"), &token);
+            let page = page.expect(200).json();
+            seen.extend(page["items"].as_array().unwrap().iter().map(number));
+            match page["nextCursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return seen,
+            }
+        }
+    };
+    let all: Vec<usize> = (0..50).collect();
+    let even: Vec<usize> = (0..50).step_by(2).collect();
+    assert_eq!(walk(""), all);
+    assert_eq!(walk("&type=crm.**"), all);
+    assert_eq!(walk("&type=crm.contact.created"), even);
+    assert_eq!(walk("&topic=platform.data.events"), all);
+    assert_eq!(walk("&since=2020-01-01T00:00:00Z"), all);
+    for none in [
+        "&type=shop.**",
+        "&topic=other",
+        "&until=2020-01-01T00:00:00Z",
+    ] {
+        assert!(walk(none).is_empty(), "{none}");
+    }
+    for bad in [
+        "limit=0",
+        "limit=1001",
+        "since=yesterday",
+        "cursor=%21",
+        "colour=red",
+        "type=A",
+    ] {
+        let answer = server.get(&format!("/v1/events?{bad}"), &token);
+        answer.problem(400, "INVALID_REQUEST");
+    }
+}
+
+/// A stream of events: the head was read, so what is published from now on arrives.
+struct Stream(BufReader<TcpStream>);
+
+impl Stream {
+    fn open(server: &Server, token: &str, last: Option<&str>) -> Self {
+        let mut stream = TcpStream::connect(&server.address).expect("it accepts");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a timeout");
+        let last = last
+            .map(|id| format!("Last-Event-ID: {id}\r\n"))
+            .unwrap_or_default();
+        let head = format!(
+            "GET /v1/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{last}\r\n"
+        );
+        stream
+            .write_all(head.as_bytes())
+            .expect("the head is taken");
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).expect("a status");
+        assert!(line.contains("200"), "{line}");
+        while line.trim() != "" {
+            line.clear();
+            stream.read_line(&mut line).expect("a head");
+        }
+        Self(stream)
+    }
+
+    /// The id and the event of the next frame.
+    fn next(&mut self) -> (String, Value) {
+        let mut id = String::new();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(
+                self.0.read_line(&mut line).expect("a line") > 0,
+                "the stream ended"
+            );
+            if let Some(text) = line.strip_prefix("id: ") {
+                text.trim().clone_into(&mut id);
+            }
+            if let Some(text) = line.strip_prefix("data: ") {
+                return (id, serde_json::from_str(text).expect("an event"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_resumes_where_it_was_cut() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    publish(&server, &token, 0..3);
+    let mut stream = Stream::open(&server, &token, None);
+    publish(&server, &server.crm("other"), 90..95);
+    publish(&server, &token, 3..13);
+    let mut last = String::new();
+    for expected in 3..8 {
+        let (id, event) = stream.next();
+        assert_eq!(number(&event), expected);
+        last = id;
+    }
+    drop(stream);
+    publish(&server, &token, 13..20);
+    let mut stream = Stream::open(&server, &token, Some(&last));
+    for expected in 8..20 {
+        assert_eq!(number(&stream.next().1), expected);
+    }
+}
