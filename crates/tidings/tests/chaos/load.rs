@@ -145,9 +145,9 @@ impl Load {
         let mut by_key: HashMap<&str, Vec<&str>> = HashMap::new();
         let mut offsets: BTreeMap<(&str, u64), Vec<u64>> = BTreeMap::new();
         for event in &events {
-            let text = |value: &Value| value.as_str().is_some();
+            let is_text = |value: &Value| value.as_str().is_some();
             assert!(
-                text(&event["eventId"]) && text(&event["data"]["key"]),
+                is_text(&event["eventId"]) && is_text(&event["data"]["key"]),
                 "{event}"
             );
             let key = event["data"]["key"].as_str().unwrap();

@@ -2,6 +2,8 @@
 //!
 //! `TIDINGS_CHAOS_ROUNDS` and `TIDINGS_CHAOS_SEED` lengthen a run and repeat one.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod flips;
 mod fsync;
 mod full;

@@ -8,7 +8,7 @@ use crate::load::Load;
 use crate::server::{Random, Server, compile, rounds, token};
 
 /// `EXT4_IOC_SHUTDOWN` with NOLOGFLUSH: what is only in memory is gone.
-const CUT: &str = r#"
+const CUT: &str = r"
 #include <fcntl.h>
 #include <sys/ioctl.h>
 int main(int count, char **arguments) {
@@ -16,7 +16,7 @@ int main(int count, char **arguments) {
     int fd = count == 2 ? open(arguments[1], O_RDONLY) : -1;
     return fd < 0 || ioctl(fd, 0x8004587d, &flag) < 0;
 }
-"#;
+";
 
 #[test]
 fn what_was_acknowledged_survives_a_power_cut() {

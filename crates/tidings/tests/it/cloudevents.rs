@@ -74,9 +74,9 @@ fn binary_keeps_data_that_is_not_json() {
 
 #[test]
 fn a_batch_answers_each_and_bad_ones_append_nothing() {
+    const BATCHED: &str = "application/cloudevents-batch+json";
     let server = Server::start();
     let token = server.crm("acme");
-    const BATCHED: &str = "application/cloudevents-batch+json";
     let body = json!([event("1"), event("2"), event("1")]).to_string();
     let answer = send(&server, &token, BATCHED, &body).expect(201).json();
     let flags: Vec<_> = answer["results"]

@@ -78,7 +78,7 @@ impl Stream {
     fn open(server: &Server, token: &str, last: Option<&str>) -> Self {
         let mut stream = TcpStream::connect(&server.address).expect("it accepts");
         stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
+            .set_read_timeout(Some(Duration::from_mins(1)))
             .expect("a timeout");
         let last = last
             .map(|id| format!("Last-Event-ID: {id}\r\n"))

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidings");
 /// Nothing here takes so long: a test that would hang fails instead.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const PUBLISH: &str = "/v1/events/publish";
 pub(crate) const BATCH: &str = "/v1/events/publish/batch";
 
@@ -175,7 +175,7 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
-        self.head += &format!("{name}: {value}\r\n");
+        self.head.extend([name, ": ", value, "\r\n"]);
         self
     }
 

@@ -138,7 +138,7 @@ fn without_a_credential_that_holds_nothing_but_the_public_answers() {
         Some("Bearer x.y.z".to_owned()),
         Some("Basic YWNtZTphY21l".to_owned()),
         Some(format!("Bearer {elsewhere}")),
-        Some(format!("Bearer {}x", token)),
+        Some(format!("Bearer {token}x")),
     ];
     for (method, path, foreign) in TABLE {
         for credential in &credentials {
