@@ -11,6 +11,11 @@ use uuid::Uuid;
 pub struct Headers(String);
 
 impl Headers {
+    /// None yet, with room for so many bytes of names and values.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(String::with_capacity(bytes))
+    }
+
     /// Adds a header. Line breaks and other control characters in the value become spaces.
     pub fn push(&mut self, name: &str, value: &str) {
         self.0.push_str(name);

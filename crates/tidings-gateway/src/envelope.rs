@@ -19,6 +19,9 @@ const DATA: &str = "tidings-data";
 /// Extensions that are not text: `name=integer` or `name=boolean`, separated by commas.
 const TYPES: &str = "tidings-types";
 
+/// Most events' headers fit into so many bytes.
+const USUAL_HEADERS: usize = 512;
+
 /// A record that is not what Tidings writes.
 #[derive(Debug, thiserror::Error)]
 #[error("event {0} in the log cannot be read: {1}")]
@@ -35,7 +38,7 @@ pub fn write(event: &Event, kind: EnvelopeKind) -> (Headers, Bytes) {
 }
 
 fn headers(event: &Event, kind: EnvelopeKind) -> Headers {
-    let mut headers = Headers::default();
+    let mut headers = Headers::with_capacity(USUAL_HEADERS);
     let content_type = match kind {
         EnvelopeKind::Platform => "application/json",
         EnvelopeKind::Structured => "application/cloudevents+json; charset=UTF-8",

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tidings_event::Code;
 use tidings_gateway::Gateway;
@@ -21,23 +20,33 @@ pub use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use server::{Limits, serve};
 
-/// What every handler can reach.
+/// What every handler can reach. Cheap to clone.
 #[derive(Clone)]
-pub struct House {
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) public_url: Arc<str>,
-    pub(crate) metrics: Arc<Metrics>,
+pub struct House(Arc<Inside>);
+
+/// What is in it.
+pub struct Inside {
+    pub(crate) gateway: Gateway,
+    pub(crate) public_url: String,
+    pub(crate) metrics: Metrics,
+}
+
+impl std::ops::Deref for House {
+    type Target = Inside;
+
+    fn deref(&self) -> &Inside {
+        &self.0
+    }
 }
 
 impl House {
     /// Over a gateway; `public_url` begins the `type` of every problem.
     pub fn new(gateway: Gateway, public_url: &str) -> Self {
-        let public_url = public_url.trim_end_matches('/').into();
-        Self {
-            gateway: Arc::new(gateway),
-            public_url,
-            metrics: Arc::default(),
-        }
+        Self(Arc::new(Inside {
+            gateway,
+            public_url: public_url.trim_end_matches('/').to_owned(),
+            metrics: Metrics::default(),
+        }))
     }
 
     /// The gateway behind the surfaces.
@@ -46,8 +55,8 @@ impl House {
     }
 }
 
-/// Every operation there is.
-pub fn router(house: House) -> Router {
+/// Every operation there is. [`problem::around`] goes around it, in `server.rs`.
+pub(crate) fn router(house: House) -> Router {
     use surface::{api_keys, cloudevents, documents, events, modules, operations, publish};
     Router::new()
         .route("/v1/events/publish", post(publish::publish))
@@ -86,6 +95,5 @@ pub fn router(house: House) -> Router {
         })
         // Bodies are read, with limits of their own, after the caller is known.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(house.clone(), problem::around))
         .with_state(house)
 }

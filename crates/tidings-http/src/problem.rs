@@ -1,12 +1,13 @@
 //! The one place where a refusal becomes problem+json (RFC 9457), and where requests are counted.
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::Router;
+use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tidings_event::Code;
 use tidings_gateway::publish::refusal::Refusal;
+use tower::Service as _;
 
 use crate::House;
 use crate::request::traceparent;
@@ -31,19 +32,21 @@ impl IntoResponse for Refused {
 }
 
 /// Around every request: counts it, and writes the problem of one that was refused.
-pub(crate) async fn around(State(house): State<House>, request: Request, next: Next) -> Response {
+///
+/// It stands outside the router: as a layer it would be boxed and cloned for each request.
+pub(crate) async fn around(house: &House, mut router: Router, request: Request) -> Response {
     let begun = std::time::Instant::now();
     let path = request.uri().path().to_owned();
-    let route = request.extensions().get::<MatchedPath>().cloned();
     let trace = traceparent(request.headers());
-    let mut response = next.run(request).await;
+    let mut response = match router.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
     if let Some(Refused(refusal)) = response.extensions_mut().remove::<Refused>() {
-        response = page(&house, &refusal, &path, trace.as_deref(), response);
+        response = page(house, &refusal, &path, trace.as_deref(), response);
     }
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    house
-        .metrics
-        .request(route, response.status().as_u16(), begun.elapsed());
+    let status = response.status().as_u16();
+    house.metrics.request(&path, status, begun.elapsed());
     response
 }
 

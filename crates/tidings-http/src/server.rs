@@ -1,15 +1,20 @@
 //! Accepting connections: with limits on what a slow or greedy client can hold, and a drain at the end.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+
+use crate::House;
+use crate::problem::around;
 
 /// What one client can take.
 #[derive(Debug, Clone)]
@@ -44,7 +49,7 @@ const MAX_RESETS: usize = 20;
 /// Serves until `stop` is ready, then lets what is in flight end.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    house: House,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
@@ -63,6 +68,7 @@ pub async fn serve(
         .max_pending_accept_reset_streams(MAX_RESETS)
         .keep_alive_interval(limits.header_timeout)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("64 KiB fits"));
+    let router = crate::router(house.clone());
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut stop = std::pin::pin!(stop);
@@ -80,7 +86,11 @@ pub async fn serve(
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let (house, router) = (house.clone(), router.clone());
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let (house, router) = (house.clone(), router.clone());
+            async move { Ok::<_, Infallible>(around(&house, router, request.map(Body::new)).await) }
+        });
         let connection = builder
             .serve_connection_with_upgrades(TokioIo::new(stream), service)
             .into_owned();

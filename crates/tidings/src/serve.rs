@@ -135,8 +135,7 @@ async fn serve(config: Config) -> Result<()> {
         header_timeout: config.server.header_timeout,
         drain: config.server.drain,
     };
-    let router = tidings_http::router(house);
-    tidings_http::serve(listener, router, limits, stopped()).await;
+    tidings_http::serve(listener, house, limits, stopped()).await;
     refreshing.abort();
     if let Some((watcher, task)) = watching {
         drop(watcher);

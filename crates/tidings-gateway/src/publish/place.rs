@@ -36,8 +36,8 @@ pub fn place(
     trail: &mut Trail,
 ) -> Placed {
     let mut placed = Placed {
-        records: Vec::new(),
-        placements: Vec::new(),
+        records: Vec::with_capacity(valid.entries.len()),
+        placements: Vec::with_capacity(valid.entries.len()),
     };
     let scope = valid.caller.receipt_scope();
     for entry in valid.entries {
