@@ -93,7 +93,8 @@ pub enum AppendError {
         /// When a retry may be worth it.
         retry_after: Duration,
     },
-    /// A failed sync has made the storage untrustworthy: nothing is acknowledged until a restart.
+    /// Nothing was appended, because an earlier failed sync has made the storage untrustworthy: nothing is
+    /// acknowledged until a restart.
     #[error("the storage failed to sync and refuses all further writes")]
     Poisoned,
     /// It is not known whether the batch was appended. A retry must carry the same event ids and keys.

@@ -4,7 +4,6 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use crate::event::is_json;
 use crate::json::{self, RawJson};
@@ -62,15 +61,16 @@ pub fn structured(text: &str) -> Result<Incoming, InvalidCloudEvent> {
     from_checked(text)
 }
 
-/// Batched mode: an array of events. Each may be refused on its own.
-pub fn batch(text: &str) -> Result<Vec<Result<Incoming, InvalidCloudEvent>>, InvalidCloudEvent> {
+/// The events of a batch, each of which may have been refused on its own.
+pub type Batch = Vec<Result<Incoming, InvalidCloudEvent>>;
+
+/// Batched mode: the first `most` events of an array, and how many there are in all.
+pub fn batch(text: &str, most: usize) -> Result<(Batch, usize), InvalidCloudEvent> {
     json::check(text).map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
-    let items: Vec<&RawValue> = serde_json::from_str(text)
+    let (items, count) = json::elements(text, most)
         .map_err(|_| InvalidCloudEvent::Form("a CloudEvents batch is a JSON array of events"))?;
-    Ok(items
-        .into_iter()
-        .map(|item| from_checked(item.get()))
-        .collect())
+    let events = items.into_iter().map(|item| from_checked(item.get()));
+    Ok((events.collect(), count))
 }
 
 /// Binary mode: attributes from `ce-` headers (names without the prefix, values already percent-decoded).
@@ -200,6 +200,12 @@ fn set(
         "traceparent" => &mut event.traceparent,
         "tenantid" => return Ok(()), // Always from the credential.
         "data" => return Err(invalid(name, "is reserved for the payload")),
+        "topic" | "partition" | "offset" => {
+            return Err(invalid(
+                name,
+                "is what an event's place is answered as; use another name",
+            ));
+        }
         _ => {
             event.extensions.push((name.to_owned(), value));
             return Ok(());
@@ -314,6 +320,7 @@ mod tests {
                 "id",
             ),
             (&format!(r#"{MINIMAL},"Big":"x""#), "Big"),
+            (&format!(r#"{MINIMAL},"topic":"t""#), "topic"),
             (&format!(r#"{MINIMAL},"x":{{}}"#), "x"),
             (&format!(r#"{MINIMAL},"x":5000000000"#), "x"),
             (&format!(r#"{MINIMAL},"x":"a\nb""#), "x"),
@@ -372,7 +379,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".{0,200}") {
             let _ = structured(&text);
-            let _ = batch(&text);
+            let _ = batch(&text, 10);
             let _ = percent_decoded(text.as_bytes());
         }
     }

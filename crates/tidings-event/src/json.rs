@@ -55,6 +55,37 @@ pub fn members(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error
     Ok(members)
 }
 
+/// The elements of an array, each as its text: the first `most`, and how many there are in all.
+pub fn elements(text: &str, most: usize) -> Result<(Vec<&RawValue>, usize), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let elements = deserializer.deserialize_seq(Elements { most })?;
+    deserializer.end()?;
+    Ok(elements)
+}
+
+struct Elements {
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = (Vec<&'de RawValue>, usize);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let (mut first, mut count) = (Vec::new(), 0);
+        while let Some(item) = items.next_element::<&RawValue>()? {
+            count += 1;
+            if count <= self.most {
+                first.push(item);
+            }
+        }
+        Ok((first, count))
+    }
+}
+
 struct Members;
 
 impl<'de> Visitor<'de> for Members {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::access::{Access, ApiKeyError, Caller, NewApiKey};
 use crate::clock::Clock;
-use crate::manifests::store_fault;
+use crate::manifests::{store_fault, to_its_end};
 use crate::publish::refusal::Refusal;
 
 /// A key as its owner may see it. The secret itself is shown once, when it is made.
@@ -88,12 +88,12 @@ impl ApiKeys {
         id: Uuid,
     ) -> Result<(), Refusal> {
         let tenant = administered(caller, tenant)?;
-        let revoked = self
-            .access
-            .api_keys()
-            .revoke(&tenant, id, self.clock.now_ms())
-            .await;
-        if !revoked.map_err(refused)? {
+        let (access, now, of) = (self.access.clone(), self.clock.now_ms(), tenant.clone());
+        let revoked = to_its_end(async move {
+            let revoked = access.api_keys().revoke(&of, id, now).await;
+            revoked.map_err(refused)
+        });
+        if !revoked.await? {
             return Err(Refusal::not_found("API key"));
         }
         tracing::info!(%tenant, key = %id, by = %caller.describe(), "api key revoked");

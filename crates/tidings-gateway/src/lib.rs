@@ -33,7 +33,7 @@ pub struct Gateway {
     /// Reading back.
     pub events: Events,
     /// What modules declare.
-    pub manifests: Manifests,
+    pub manifests: Arc<Manifests>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// Time and ids.
@@ -82,7 +82,7 @@ impl Gateway {
         Ok(Self {
             access,
             events,
-            manifests,
+            manifests: Arc::new(manifests),
             api_keys,
             clock,
             line,

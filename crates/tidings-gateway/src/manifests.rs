@@ -1,6 +1,6 @@
 //! What modules declare (source A, `module.manifest.json`): kept in the store, in force in the rulebook.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -55,8 +55,9 @@ pub struct Manifests {
     shelf: Arc<Shelf>,
     line: Arc<Line>,
     clock: Clock,
-    /// One change at a time, so that the rulebook ends as the store does.
-    writing: Mutex<()>,
+    /// One change at a time, so that the rulebook ends as the store does; and the modules whose last
+    /// change has no event yet.
+    writing: Mutex<BTreeSet<ModuleId>>,
 }
 
 impl Manifests {
@@ -72,7 +73,7 @@ impl Manifests {
             shelf,
             line,
             clock,
-            writing: Mutex::new(()),
+            writing: Mutex::default(),
         };
         room.put_in_force().await?;
         Ok(room)
@@ -108,7 +109,7 @@ impl Manifests {
 
     /// Puts a manifest in place of the one before, in force at once. Answers whether it changed anything.
     pub async fn put(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         module: &ModuleId,
         document: &str,
@@ -118,45 +119,65 @@ impl Manifests {
     }
 
     /// The same for a manifest from the operator's own folder.
-    pub async fn install(&self, module: &ModuleId, document: &str) -> Result<bool, Refusal> {
+    pub async fn install(
+        self: &Arc<Self>,
+        module: &ModuleId,
+        document: &str,
+    ) -> Result<bool, Refusal> {
         let manifest = parse(module, document)?;
-        let _writing = self.writing.lock().await;
-        let before = self
-            .store
-            .manifests()
-            .get(module)
-            .await
-            .map_err(store_fault)?;
-        if before.is_some_and(|row| row.document == document) {
-            return Ok(false);
-        }
-        let now = self.clock.now_ms();
-        let written = self
-            .store
-            .manifests()
-            .put(module, &manifest.version, document, now)
-            .await;
-        written.map_err(store_fault)?;
-        self.put_in_force().await?;
-        self.announce(module, Some(&manifest)).await?;
-        Ok(true)
+        let (room, module, document) = (self.clone(), module.clone(), document.to_owned());
+        to_its_end(async move { room.write(&module, &document, &manifest).await }).await
     }
 
     /// Removes a manifest: its module may publish nothing any more.
-    pub async fn delete(&self, caller: &Caller, module: &ModuleId) -> Result<(), Refusal> {
+    pub async fn delete(
+        self: &Arc<Self>,
+        caller: &Caller,
+        module: &ModuleId,
+    ) -> Result<(), Refusal> {
         may_write(caller)?;
-        let _writing = self.writing.lock().await;
-        if !self
-            .store
-            .manifests()
-            .delete(module)
-            .await
-            .map_err(store_fault)?
-        {
+        let (room, module) = (self.clone(), module.clone());
+        to_its_end(async move { room.remove(&module).await }).await
+    }
+
+    async fn write(
+        &self,
+        module: &ModuleId,
+        document: &str,
+        manifest: &Manifest,
+    ) -> Result<bool, Refusal> {
+        let mut unannounced = self.writing.lock().await;
+        let before = self.store.manifests().get(module).await;
+        let before = before.map_err(store_fault)?;
+        let changed = before.is_none_or(|row| row.document != document);
+        if changed {
+            let (now, version) = (self.clock.now_ms(), &manifest.version);
+            let rooms = self.store.manifests();
+            let written = rooms.put(module, version, document, now).await;
+            written.map_err(store_fault)?;
+            unannounced.insert(module.clone());
+            self.put_in_force().await?;
+        }
+        // A change whose event failed is announced by the repeat.
+        if unannounced.contains(module) {
+            self.announce(module, Some(manifest)).await?;
+            unannounced.remove(module);
+        }
+        Ok(changed)
+    }
+
+    async fn remove(&self, module: &ModuleId) -> Result<(), Refusal> {
+        let mut unannounced = self.writing.lock().await;
+        let removed = self.store.manifests().delete(module).await;
+        if removed.map_err(store_fault)? {
+            unannounced.insert(module.clone());
+            self.put_in_force().await?;
+        } else if !unannounced.contains(module) {
             return Err(Refusal::not_found("manifest"));
         }
-        self.put_in_force().await?;
-        self.announce(module, None).await
+        self.announce(module, None).await?;
+        unannounced.remove(module);
+        Ok(())
     }
 
     async fn put_in_force(&self) -> Result<(), Refusal> {
@@ -203,6 +224,14 @@ impl Manifests {
         };
         self.line.publish(command).await.map(drop)
     }
+}
+
+/// Runs a change to its end even when its caller stops waiting: store and rulebook must agree.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::spawn(change).await;
+    done.unwrap_or_else(|error| Err(Refusal::fault("The change", &error)))
 }
 
 fn may_write(caller: &Caller) -> Result<(), Refusal> {

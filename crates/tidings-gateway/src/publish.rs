@@ -182,7 +182,7 @@ async fn append(bus: &dyn Bus, placed: Placed) -> Result<Vec<Published>, Refusal
         .iter()
         .map(|record| (record.event_id, record.topic.clone()))
         .collect();
-    let alone = fresh.len() == 1;
+    let alone = placed.alone;
     let outcomes = bus
         .append(placed.records)
         .await

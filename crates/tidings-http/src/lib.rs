@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use tidings_event::Code;
 use tidings_gateway::Gateway;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
+use tokio::sync::watch;
 
 pub use metrics::Metrics;
 pub use openapi::document as openapi;
@@ -29,6 +30,8 @@ pub struct Inside {
     pub(crate) gateway: Gateway,
     pub(crate) public_url: String,
     pub(crate) metrics: Metrics,
+    /// Becomes true when streams are to end.
+    pub(crate) closing: watch::Sender<bool>,
 }
 
 impl std::ops::Deref for House {
@@ -46,7 +49,13 @@ impl House {
             gateway,
             public_url: public_url.trim_end_matches('/').to_owned(),
             metrics: Metrics::default(),
+            closing: watch::Sender::new(false),
         }))
+    }
+
+    /// Ends every stream: they would go on for ever, and a client resumes one anyway.
+    pub(crate) fn close_streams(&self) {
+        self.closing.send_replace(true);
     }
 
     /// The gateway behind the surfaces.

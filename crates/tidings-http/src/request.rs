@@ -1,5 +1,7 @@
 //! What handlers take from a request: the caller first, then the body within its limit.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -17,6 +19,9 @@ use crate::problem::Refused;
 pub(crate) const MAX_SINGLE_BYTES: usize = 2 * 1024 * 1024;
 /// The largest body of a batch, in bytes.
 pub(crate) const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// The time that a whole body gets to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who is calling: extracted before anything is read of the body.
 pub(crate) struct Authenticated(pub(crate) Caller);
@@ -66,7 +71,16 @@ pub(crate) async fn read(
     if let Some(actual) = announced.filter(|actual| *actual > limit) {
         return Err(too_large(actual));
     }
-    match Limited::new(body, limit).collect().await {
+    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
+    let Ok(body) = body else {
+        let waited = BODY_TIMEOUT.as_secs();
+        return Err(Refusal::new(
+            Code::InvalidRequest,
+            Rule::BodyLimits,
+            format!("The body did not arrive within {waited} s; send it again, faster."),
+        ));
+    };
+    match body {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit + 1)),
         Err(error) => Err(Refusal::new(

@@ -1,17 +1,22 @@
 //! Accepting connections: with limits on what a slow or greedy client can hold, and a drain at the end.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::House;
 use crate::problem::around;
@@ -53,6 +58,83 @@ pub async fn serve(
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
+    let builder = builder(&limits);
+    let router = crate::router(house.clone());
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = &mut stop => break,
+        };
+        let (stream, place) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: the pause lets some be closed.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let spoken = Arc::new(AtomicBool::new(false));
+        let service = Answering {
+            house: house.clone(),
+            router: router.clone(),
+            spoken: spoken.clone(),
+        };
+        let connection = builder
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned();
+        let connection = graceful.watch(connection);
+        connections.spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            // The timer for heads runs only once the protocol is known, which a silent client puts off.
+            let first = tokio::time::timeout(limits.header_timeout, &mut connection).await;
+            let ended = match first {
+                Err(_) if !spoken.load(Ordering::Relaxed) => return drop(place),
+                Err(_) => connection.await,
+                Ok(ended) => ended,
+            };
+            if let Err(error) = ended {
+                tracing::debug!(error, "a connection ended early");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    house.close_streams();
+    let drained = tokio::time::timeout(limits.drain, graceful.shutdown()).await;
+    if drained.is_err() {
+        tracing::warn!("some requests did not end within the drain time");
+    }
+    connections.shutdown().await;
+}
+
+/// What a connection is served with.
+#[derive(Clone)]
+struct Answering {
+    house: House,
+    router: Router,
+    /// Whether a whole head has come.
+    spoken: Arc<AtomicBool>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Answering {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.spoken.store(true, Ordering::Relaxed);
+        let (house, router) = (self.house.clone(), self.router.clone());
+        Box::pin(async move { Ok(around(&house, router, request.map(Body::new)).await) })
+    }
+}
+
+fn builder(limits: &Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -68,45 +150,7 @@ pub async fn serve(
         .max_pending_accept_reset_streams(MAX_RESETS)
         .keep_alive_interval(limits.header_timeout)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).expect("64 KiB fits"));
-    let router = crate::router(house.clone());
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(limits.connections));
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
-            () = &mut stop => break,
-        };
-        let (stream, place) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: the pause lets some be closed.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let (house, router) = (house.clone(), router.clone());
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let (house, router) = (house.clone(), router.clone());
-            async move { Ok::<_, Infallible>(around(&house, router, request.map(Body::new)).await) }
-        });
-        let connection = builder
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "a connection ended early");
-            }
-            drop(place);
-        });
-    }
-    drop(listener);
-    let drained = tokio::time::timeout(limits.drain, graceful.shutdown()).await;
-    if drained.is_err() {
-        tracing::warn!("some requests did not end within the drain time");
-    }
+    builder
 }
 
 async fn accept(

@@ -53,11 +53,12 @@ fn run(connection: &Connection, woken: &Receiver<()>, shared: &Shared) {
         if shared.is_poisoned() {
             continue;
         }
-        let done = checkpoint(connection, "PASSIVE").and_then(|frames| {
-            if frames > RESTART_FRAMES {
-                checkpoint(connection, "RESTART")
+        let done = checkpoint(connection, "PASSIVE").and_then(|walked| {
+            // With a reader on old frames (a backup) a restart would only hold up the writer.
+            if walked.frames > RESTART_FRAMES && walked.copied == walked.frames {
+                checkpoint(connection, "RESTART").map(drop)
             } else {
-                Ok(frames)
+                Ok(())
             }
         });
         if let Err(fault) = done {
@@ -66,10 +67,24 @@ fn run(connection: &Connection, woken: &Receiver<()>, shared: &Shared) {
     }
 }
 
-/// Runs one and says how many frames the WAL has.
-pub(super) fn checkpoint(connection: &Connection, kind: &str) -> Result<i64, Fault> {
+/// How far a checkpoint came.
+pub(super) struct Walked {
+    /// Frames in the WAL.
+    pub(super) frames: i64,
+    /// Frames that are in the database.
+    pub(super) copied: i64,
+}
+
+/// Runs one.
+pub(super) fn checkpoint(connection: &Connection, kind: &str) -> Result<Walked, Fault> {
     let sql = format!("PRAGMA wal_checkpoint({kind})");
-    Ok(connection.query_row(&sql, [], |row| row.get(1))?)
+    let walked = |row: &rusqlite::Row<'_>| {
+        Ok(Walked {
+            frames: row.get(1)?,
+            copied: row.get(2)?,
+        })
+    };
+    Ok(connection.query_row(&sql, [], walked)?)
 }
 
 /// After a failed sync the pages that did not reach the disk count as clean: a second try would

@@ -33,7 +33,7 @@ const CLOCK_SLACK_MS: i64 = 300_000;
 pub(super) struct Readers {
     folder: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Readers {
@@ -42,7 +42,7 @@ impl Readers {
         Arc::new(Self {
             folder,
             idle,
-            permits: Semaphore::new(READERS),
+            permits: Arc::new(Semaphore::new(READERS)),
         })
     }
 
@@ -52,9 +52,15 @@ impl Readers {
         read: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
         let stopped = |_| ReadError::Unavailable("the bus is stopping".into());
-        let _permit = self.permits.acquire().await.map_err(stopped)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(stopped)?;
         let this = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || this.with_connection(read));
+        // The permit goes along: a caller that stops waiting does not stop the read.
+        let task = tokio::task::spawn_blocking(move || {
+            let read = this.with_connection(read);
+            drop(permit);
+            read
+        });
         task.await
             .map_err(|error| ReadError::Unavailable(error.to_string()))?
     }

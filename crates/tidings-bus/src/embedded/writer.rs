@@ -240,7 +240,11 @@ impl Writer {
             }
             _ => {
                 self.shared.poison(&fault.to_string());
-                AppendError::Poisoned
+                // Frames that were written but not synced may come back after a restart.
+                match stage {
+                    Stage::Commit => AppendError::Unknown(fault.to_string()),
+                    Stage::Write => AppendError::Poisoned,
+                }
             }
         }
     }

@@ -25,6 +25,7 @@ pub(super) struct Placement {
 pub struct Placed {
     pub(super) records: Vec<Record>,
     pub(super) placements: Vec<Placement>,
+    pub(super) alone: bool,
 }
 
 /// Gives every event its id, its topic and its envelope. Ids and time come from outside.
@@ -38,6 +39,7 @@ pub fn place(
     let mut placed = Placed {
         records: Vec::with_capacity(valid.entries.len()),
         placements: Vec::with_capacity(valid.entries.len()),
+        alone: valid.alone,
     };
     let scope = valid.caller.receipt_scope();
     for entry in valid.entries {

@@ -21,6 +21,7 @@ pub struct Valid {
     pub(super) caller: Caller,
     pub(super) tenant: TenantId,
     pub(super) traceparent: Option<String>,
+    pub(super) alone: bool,
 }
 
 /// Checks each event; the answer to a batch is that of the earliest rule broken.
@@ -41,6 +42,7 @@ pub fn validate(authorised: Authorised, trail: &mut Trail) -> Result<Valid, Refu
         caller,
         tenant,
         traceparent,
+        alone,
     })
 }
 

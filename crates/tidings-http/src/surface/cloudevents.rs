@@ -10,7 +10,7 @@ use tidings_event::cloudevents::{self, InvalidCloudEvent, percent_decoded};
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
-use super::publish::{Receipt, Receipts, receipt, within_a_batch};
+use super::publish::{MAX_BATCH, Receipt, Receipts, receipt, within_a_batch};
 use crate::House;
 use crate::problem::Refused;
 use crate::request::{Authenticated, MAX_BATCH_BYTES, MAX_SINGLE_BYTES, read, text, traceparent};
@@ -44,8 +44,9 @@ pub(crate) async fn publish(
         ))],
         Some(Mode::Binary) => vec![Ok(binary(&headers, body)?)],
         Some(Mode::Batched) => {
-            let events = cloudevents::batch(text(&body)?).map_err(invalid)?;
-            within_a_batch(events.len())?;
+            let batch = cloudevents::batch(text(&body)?, MAX_BATCH);
+            let (events, count) = batch.map_err(invalid)?;
+            within_a_batch(count)?;
             events
                 .into_iter()
                 .map(|event| event.map(Draft::from).map_err(invalid))

@@ -1,10 +1,11 @@
 //! Reading events back: one, a list, a stream.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, Query as Parameters, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
@@ -141,17 +142,44 @@ pub(crate) async fn stream(
         .map(|value| value.to_str().unwrap_or("not ASCII"));
     let after = cursor("Last-Event-ID", last)?;
     let events = house.gateway.events.stream(&caller, types, after).await?;
-    Ok(Sse::new(frames(events))
+    let credential = headers.get(header::AUTHORIZATION);
+    let credential = credential
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    Ok(Sse::new(frames(house, credential, events))
         .keep_alive(KeepAlive::new().interval(HEARTBEAT))
         .into_response())
 }
 
-/// Each event as a frame. A failure ends the stream: the client resumes from its last id.
+/// Each event as a frame, until the credential ends or the process stops.
+///
+/// A failure ends the stream too: the client resumes from its last id.
 fn frames(
+    house: House,
+    credential: Option<String>,
     events: impl Stream<Item = Result<(Cursor, Placed), Refusal>>,
 ) -> impl Stream<Item = Result<Frame, Infallible>> {
-    let good = events.take_while(|event| std::future::ready(event.is_ok()));
-    good.filter_map(async |event| event.ok())
+    let mut closing = house.closing.subscribe();
+    let closed = async move {
+        // An error says that the house is gone, which also ends the stream.
+        let _ended = closing.wait_for(|closing| *closing).await;
+    };
+    let credential: Arc<Option<String>> = Arc::new(credential);
+    let allowed = move |event: &Result<_, Refusal>| {
+        let (good, house, credential) = (event.is_ok(), house.clone(), credential.clone());
+        async move {
+            let now = house.gateway.clock.now_ms();
+            let caller = house
+                .gateway
+                .access
+                .authenticate(credential.as_deref(), now);
+            good && caller.await.is_ok()
+        }
+    };
+    events
+        .take_until(closed)
+        .take_while(allowed)
+        .filter_map(async |event| event.ok())
         .map(|(cursor, event)| {
             let text = serde_json::to_string(&Rendered(event))
                 .expect("an event is always writable as JSON");

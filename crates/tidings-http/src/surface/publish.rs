@@ -175,14 +175,14 @@ fn batch(text: &str) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     if name != "events" {
         return Err(Refusal::shape(Code::InvalidEvent, name, SHAPE));
     }
-    let events: Vec<&RawValue> = serde_json::from_str(events.get()).map_err(|_| {
+    let (events, count) = json::elements(events.get(), MAX_BATCH).map_err(|_| {
         Refusal::shape(
             Code::InvalidEvent,
             "events",
             "'events' must be an array of events.",
         )
     })?;
-    within_a_batch(events.len())?;
+    within_a_batch(count)?;
     Ok(events
         .into_iter()
         .map(|event| draft(event.get(), true))

@@ -1,7 +1,8 @@
 //! What is not an event: each gets its code and its sentence, and appends nothing.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use crate::harness::{Answer, BATCH, PUBLISH, Server};
 
@@ -234,4 +235,23 @@ fn half_a_request_and_a_smuggled_one_append_nothing() {
     let rest = String::from_utf8_lossy(&rest);
     assert!(!rest.contains("HTTP/1.1 20"), "{rest}");
     assert_eq!(server.count(&token), 0);
+}
+
+#[test]
+fn a_client_that_says_nothing_or_half_a_head_is_cut() {
+    let server = Server::start_with("[server]\nheader_timeout = \"100ms\"\n");
+    for beginning in ["", "PRI * HT", "GET /v1/ev", "GET / HTTP/1.1\r\nHost:"] {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_mins(1)))
+            .unwrap();
+        stream.write_all(beginning.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // An error other than a timeout is a reset, which is cut too.
+        if let Err(error) = stream.read_to_end(&mut answer) {
+            let waited = error.kind() == std::io::ErrorKind::WouldBlock;
+            assert!(!waited, "{beginning:?} was never cut");
+        }
+        assert!(!answer.starts_with(b"HTTP/1.1 2"), "{beginning:?}");
+    }
 }

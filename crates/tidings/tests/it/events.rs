@@ -100,6 +100,20 @@ impl Stream {
         Self(stream)
     }
 
+    /// Whether the stream ends before another event comes.
+    fn ends(&mut self) -> bool {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.0.read_line(&mut line).expect("a line or the end") == 0 {
+                return true;
+            }
+            if line.starts_with("data: ") {
+                return false;
+            }
+        }
+    }
+
     /// The id and the event of the next frame.
     fn next(&mut self) -> (String, Value) {
         let mut id = String::new();
@@ -140,4 +154,34 @@ fn a_stream_resumes_where_it_was_cut() {
     for expected in 8..20 {
         assert_eq!(number(&stream.next().1), expected);
     }
+}
+
+#[test]
+fn a_stream_ends_with_its_credential() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let admin = server.token(&["--tenant", "acme", "--user", "ada", "--role", "ADMIN"]);
+    let body = serde_json::json!({ "name": "reader", "scopes": ["events:read"] });
+    let made = server
+        .post("/v1/api-keys", &admin, &body)
+        .expect(201)
+        .json();
+    let mut stream = Stream::open(&server, made["key"].as_str().expect("a key"), None);
+    publish(&server, &token, 0..1);
+    assert_eq!(number(&stream.next().1), 0);
+    let path = format!("/v1/api-keys/{}", made["id"].as_str().expect("an id"));
+    let revoked = server.call("DELETE", &path).bearer(&admin).send();
+    revoked.expect(204);
+    publish(&server, &token, 1..2);
+    assert!(stream.ends(), "an event after the revocation");
+}
+
+#[test]
+fn a_stop_ends_open_streams_without_waiting_for_the_drain() {
+    let server = Server::start_with("[server]\ndrain = \"1h\"\n");
+    server.declare("crm", &["crm.contact.created"]);
+    let mut stream = Stream::open(&server, &server.crm("acme"), None);
+    let stopping = std::thread::spawn(move || server.restart());
+    assert!(stream.ends());
+    stopping.join().expect("it stops and starts");
 }

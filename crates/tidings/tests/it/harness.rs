@@ -62,6 +62,15 @@ impl Server {
         server
     }
 
+    /// On an empty folder, with a configuration file of this text.
+    pub(crate) fn start_with(config: &str) -> Self {
+        let folder = Folder::new();
+        let file = folder.path().join("tidings.toml");
+        std::fs::create_dir_all(folder.path()).expect("a folder");
+        std::fs::write(&file, config).expect("a file");
+        Self::start_in(folder, &["--config", &file.to_string_lossy()])
+    }
+
     pub(crate) fn start_in(folder: Folder, extra: &[&str]) -> Self {
         let mut child = Command::new(BINARY)
             .arg("serve")
