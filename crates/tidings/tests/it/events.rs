@@ -105,7 +105,9 @@ impl Stream {
         let mut line = String::new();
         loop {
             line.clear();
-            if self.0.read_line(&mut line).expect("a line or the end") == 0 {
+            let read = self.0.read_line(&mut line).expect("a line or the end");
+            // The last chunk of a body that ended, or the end of the connection.
+            if read == 0 || line.trim() == "0" {
                 return true;
             }
             if line.starts_with("data: ") {
