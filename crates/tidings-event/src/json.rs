@@ -3,6 +3,8 @@
 //! One walk over a text checks that it is well-formed, at most [`MAX_DEPTH`] deep and free of duplicate
 //! members, and yields a [`Fingerprint`] of its *value*: spacing, member order and the spelling of
 //! numbers and escapes make no difference. Nothing is built in memory.
+//!
+//! Numbers beyond 64-bit integers are compared as doubles, so two that round to the same double count as equal.
 
 use std::fmt;
 

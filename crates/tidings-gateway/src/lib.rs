@@ -133,8 +133,8 @@ impl Gateway {
     }
 
     /// What a publish would do. Appends nothing.
-    pub fn explain(&self, command: Command) -> Explanation {
-        self.line.explain(command)
+    pub async fn explain(&self, command: Command) -> Explanation {
+        self.line.explain(command).await
     }
 
     /// Whether the parts can do their work.

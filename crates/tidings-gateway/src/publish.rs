@@ -17,7 +17,7 @@ pub mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{AppendError, Appended, Bus, Position, Receipt, partition_of};
+use tidings_bus::{AppendError, Appended, Bus, Position, Receipt, Record, partition_of};
 use tidings_event::{Code, EventType, Topic};
 use uuid::Uuid;
 
@@ -135,28 +135,37 @@ impl Line {
     }
 
     /// What [`publish`](Self::publish) would do with one event. Appends nothing.
-    pub fn explain(&self, command: Command) -> Explanation {
+    pub async fn explain(&self, command: Command) -> Explanation {
         let mut trail = Trail::on();
         let outcome = self.prepare(command, &mut trail);
         let mut steps = trail.0.unwrap_or_default();
-        let outcome = outcome.map(|placed| {
-            let record = &placed.records[0];
-            let partition = partition_of(record.key.as_bytes(), self.partitions);
-            Destination {
-                topic: record.topic.clone(),
-                partition,
-                envelope: record.value.clone(),
-            }
-        });
+        let outcome = match outcome {
+            Ok(placed) => self.destination(&placed.records[0]).await,
+            Err(refusal) => Err(refusal),
+        };
         if let Err(refusal) = &outcome {
             let (rule, detail) = (refusal.rule, refusal.detail.clone());
+            let refused = Some(refusal.code);
             steps.push(Step {
                 rule,
-                refused: Some(refusal.code),
+                refused,
                 detail,
             });
         }
         Explanation { steps, outcome }
+    }
+
+    /// A topic keeps the partitions it was made with, whatever new ones get.
+    async fn destination(&self, record: &Record) -> Result<Destination, Refusal> {
+        let topics = self.bus.topics().await;
+        let topics = topics.map_err(|error| Refusal::fault("Asking the bus", &error))?;
+        let known = topics.iter().find(|(topic, _)| *topic == record.topic);
+        let partitions = known.map_or(self.partitions, |(_, partitions)| *partitions);
+        Ok(Destination {
+            topic: record.topic.clone(),
+            partition: partition_of(record.key.as_bytes(), partitions),
+            envelope: record.value.clone(),
+        })
     }
 
     /// The pure part of the line.

@@ -95,7 +95,7 @@ pub(super) fn bucket_tables(id: i64) -> [(String, String); 2] {
 /// The table of a generation of keys, with its name.
 pub(super) fn generation_table(id: i64) -> (String, String) {
     let keys = format!("keys_{id}");
-    // Clustered by key first: keys made by UUID v7 then append, at twice the rate (docs/decisions).
+    // Clustered by key first: keys made by UUID v7 then append instead of landing anywhere.
     let sql = format!(
         "CREATE TABLE {keys} (key TEXT NOT NULL, tenant TEXT NOT NULL, principal TEXT NOT NULL, \
          fingerprint BLOB NOT NULL, event_id BLOB NOT NULL, position INTEGER NOT NULL, \

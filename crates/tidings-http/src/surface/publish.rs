@@ -149,7 +149,7 @@ pub(crate) async fn explain(
         traceparent: traceparent(&headers),
         alone: true,
     };
-    Ok(axum::Json(explanation(&house.gateway.explain(command))).into_response())
+    Ok(axum::Json(explanation(&house.gateway.explain(command).await)).into_response())
 }
 
 async fn single(headers: &HeaderMap, body: Body) -> Result<Draft, Refusal> {
