@@ -224,15 +224,16 @@ fn write_data<M: SerializeMap>(map: &mut M, data: &Data) -> Result<(), M::Error>
     }
 }
 
+/// A media type without its parameters, in lower case.
+pub fn essence(content_type: &str) -> String {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}
+
 /// Whether a media type is JSON (RFC 6839: `application/json` or any `+json`); none at all means JSON.
 pub fn is_json(content_type: Option<&str>) -> bool {
     content_type.is_none_or(|content_type| {
-        let essence = content_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
+        let essence = essence(content_type);
         essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
     })
 }

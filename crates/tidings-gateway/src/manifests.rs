@@ -216,12 +216,7 @@ impl Manifests {
             cloud: None,
         };
         let caller = on_behalf_of(Service::ModuleRegistry, TenantId::platform());
-        let command = Command {
-            caller,
-            drafts: vec![Ok(draft)],
-            traceparent: None,
-            alone: true,
-        };
+        let command = Command::one(caller, draft, None);
         self.line.publish(command).await.map(drop)
     }
 }

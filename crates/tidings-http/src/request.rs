@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tidings_event::Code;
+use tidings_event::event::essence;
 use tidings_gateway::access::Caller;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
@@ -109,13 +110,7 @@ pub(crate) fn expect_json(headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     };
     let content_type = content_type.to_str().unwrap_or_default();
-    if content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .eq_ignore_ascii_case("application/json")
-    {
+    if essence(content_type) == "application/json" {
         return Ok(());
     }
     Err(Refusal::new(

@@ -20,6 +20,18 @@ pub struct Command {
     pub alone: bool,
 }
 
+impl Command {
+    /// For one event alone.
+    pub fn one(caller: Caller, draft: Draft, traceparent: Option<String>) -> Self {
+        Self {
+            caller,
+            drafts: vec![Ok(draft)],
+            traceparent,
+            alone: true,
+        }
+    }
+}
+
 /// One event as its producer wrote it, well-formed but not yet checked.
 #[derive(Debug, Clone)]
 pub struct Draft {

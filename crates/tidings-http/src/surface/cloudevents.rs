@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tidings_event::Code;
 use tidings_event::cloudevents::{self, InvalidCloudEvent, percent_decoded};
+use tidings_event::event::essence;
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
@@ -76,13 +77,7 @@ fn mode(headers: &HeaderMap) -> Option<Mode> {
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let essence = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    match essence.as_str() {
+    match essence(content_type).as_str() {
         "application/cloudevents+json" => Some(Mode::Structured),
         "application/cloudevents-batch+json" => Some(Mode::Batched),
         other if other.starts_with("application/cloudevents") => None,

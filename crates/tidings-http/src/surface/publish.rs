@@ -77,12 +77,7 @@ pub(crate) async fn publish(
     body: Body,
 ) -> Result<Response, Refused> {
     let draft = single(&headers, body).await?;
-    let command = Command {
-        caller,
-        drafts: vec![Ok(draft)],
-        traceparent: traceparent(&headers),
-        alone: true,
-    };
+    let command = Command::one(caller, draft, traceparent(&headers));
     let mut published = house.gateway.publish(command).await?;
     Ok(receipt(published.remove(0), false))
 }
@@ -143,12 +138,7 @@ pub(crate) async fn explain(
     body: Body,
 ) -> Result<Response, Refused> {
     let draft = single(&headers, body).await?;
-    let command = Command {
-        caller,
-        drafts: vec![Ok(draft)],
-        traceparent: traceparent(&headers),
-        alone: true,
-    };
+    let command = Command::one(caller, draft, traceparent(&headers));
     Ok(axum::Json(explanation(&house.gateway.explain(command).await)).into_response())
 }
 
