@@ -120,7 +120,7 @@ fn from_checked(text: &str) -> Result<Incoming, InvalidCloudEvent> {
     let mut event = Incoming::default();
     let (mut version, mut data, mut base64) = (None, None, None);
     for (name, value) in members {
-        match name.as_str() {
+        match &*name {
             "data" => data = Some(value),
             "data_base64" => base64 = Some(value),
             _ if value.get() == "null" => {} // CloudEvents JSON format 3.1: the same as absent.

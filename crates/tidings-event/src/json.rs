@@ -6,13 +6,14 @@
 //!
 //! Numbers beyond 64-bit integers are compared as doubles, so two that round to the same double count as equal.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
-};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// The deepest nesting of arrays and objects that is read.
 pub const MAX_DEPTH: usize = 64;
@@ -29,12 +30,12 @@ impl Fingerprint {
 
     /// One fingerprint for several parts, each told apart from its neighbours.
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut hasher = Xxh3::new();
+        let mut bytes = Vec::with_capacity(128);
         for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
+            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(part);
         }
-        Self(hasher.digest128())
+        Self::of_bytes(&bytes)
     }
 }
 
@@ -49,12 +50,24 @@ pub fn check(text: &str) -> Result<Fingerprint, serde_json::Error> {
     Ok(Fingerprint(fingerprint))
 }
 
-/// The members of an object in the order given, each value as its text. Duplicates are refused.
-pub fn members(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
+/// The members of an object in the order given, each value as its text.
+pub type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+
+/// The members of an object. Duplicates are refused.
+pub fn members(text: &str) -> Result<Members<'_>, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let members = deserializer.deserialize_map(Members)?;
+    let members = MembersOf.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(members)
+}
+
+/// The members of each object of an array, where a text is `{name: [{…}, …]}` with 1 to `most` objects;
+/// `None` if it is anything else. One walk instead of one for each level.
+pub fn rows<'a>(text: &'a str, name: &str, most: usize) -> Option<Vec<Members<'a>>> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let rows = deserializer.deserialize_map(Rows { name, most }).ok()?;
+    deserializer.end().ok()?;
+    Some(rows)
 }
 
 /// The elements of an array, each as its text: the first `most`, and how many there are in all.
@@ -88,10 +101,70 @@ impl<'de> Visitor<'de> for Elements {
     }
 }
 
-struct Members;
+struct Rows<'n> {
+    name: &'n str,
+    most: usize,
+}
 
-impl<'de> Visitor<'de> for Members {
-    type Value = Vec<(String, &'de RawValue)>;
+impl<'de> Visitor<'de> for Rows<'_> {
+    type Value = Vec<Members<'de>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with one member")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let unexpected = || A::Error::custom("another form");
+        let MemberName(name) = map.next_key()?.ok_or_else(unexpected)?;
+        if name != self.name {
+            return Err(unexpected());
+        }
+        let rows = map.next_value_seed(self)?;
+        match map.next_key::<MemberName<'_>>()? {
+            None => Ok(rows),
+            Some(_) => Err(unexpected()),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut rows = Vec::new();
+        while let Some(row) = items.next_element_seed(MembersOf)? {
+            if rows.len() == self.most {
+                return Err(A::Error::custom("too many elements"));
+            }
+            rows.push(row);
+        }
+        if rows.is_empty() {
+            return Err(A::Error::custom("no elements"));
+        }
+        Ok(rows)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Rows<'_> {
+    type Value = Vec<Members<'de>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, array: D) -> Result<Self::Value, D::Error> {
+        array.deserialize_seq(self)
+    }
+}
+
+/// A member's name, borrowed from the text unless it holds escapes.
+#[derive(Deserialize)]
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
+
+struct MembersOf;
+
+impl<'de> DeserializeSeed<'de> for MembersOf {
+    type Value = Members<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, object: D) -> Result<Self::Value, D::Error> {
+        object.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MembersOf {
+    type Value = Members<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -99,7 +172,7 @@ impl<'de> Visitor<'de> for Members {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members: Self::Value = Vec::new();
-        while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+        while let Some((MemberName(name), value)) = map.next_entry::<_, &RawValue>()? {
             if members.len() == MAX_MEMBERS {
                 return Err(A::Error::custom(format_args!(
                     "more than {MAX_MEMBERS} members"
@@ -201,11 +274,11 @@ impl<'de> Visitor<'de> for Value {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<u128, A::Error> {
         let depth = self.inner::<A::Error>()?.depth;
-        let mut hasher = Xxh3::with_seed(Kind::Array as u64);
+        let mut bytes = Vec::new();
         while let Some(item) = items.next_element_seed(Self { depth })? {
-            hasher.update(&item.to_le_bytes());
+            bytes.extend_from_slice(&item.to_le_bytes());
         }
-        Ok(hasher.digest128())
+        Ok(digest(Kind::Array, &bytes))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<u128, A::Error> {
@@ -221,12 +294,12 @@ impl<'de> Visitor<'de> for Value {
                 "an object has two members of the same name",
             ));
         }
-        let mut hasher = Xxh3::with_seed(Kind::Object as u64);
+        let mut bytes = Vec::with_capacity(32 * seen.len());
         for (name, value) in seen {
-            hasher.update(&name.to_le_bytes());
-            hasher.update(&value.to_le_bytes());
+            bytes.extend_from_slice(&name.to_le_bytes());
+            bytes.extend_from_slice(&value.to_le_bytes());
         }
-        Ok(hasher.digest128())
+        Ok(digest(Kind::Object, &bytes))
     }
 }
 
@@ -254,20 +327,29 @@ impl Visitor<'_> for Name {
 
 /// A text that is known to be one valid JSON value, kept as it was sent.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RawJson(bytes::Bytes);
+pub struct RawJson(Bytes);
 
 impl RawJson {
+    /// As [`parse`](Self::parse), for a part of a text that is kept with it instead of copied.
+    pub fn parse_within(
+        whole: &Bytes,
+        part: &str,
+    ) -> Result<(Self, Fingerprint), serde_json::Error> {
+        let fingerprint = check(part)?;
+        Ok((Self(whole.slice_ref(part.trim().as_bytes())), fingerprint))
+    }
+
     /// Checks a text (see [`check`]) and keeps it, with its fingerprint.
     pub fn parse(text: &str) -> Result<(Self, Fingerprint), serde_json::Error> {
         let fingerprint = check(text)?;
         Ok((
-            Self(bytes::Bytes::copy_from_slice(text.trim().as_bytes())),
+            Self(Bytes::copy_from_slice(text.trim().as_bytes())),
             fingerprint,
         ))
     }
 
     /// Takes a text that this program itself has written or has checked before.
-    pub fn trusted(text: impl Into<bytes::Bytes>) -> Self {
+    pub fn trusted(text: impl Into<Bytes>) -> Self {
         Self(text.into())
     }
 
@@ -307,9 +389,7 @@ impl<'de> Deserialize<'de> for RawJson {
     /// Takes the value as it stands, unchecked beyond being well-formed: for what we wrote ourselves.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        Ok(Self(bytes::Bytes::from(String::from(Box::<str>::from(
-            raw,
-        )))))
+        Ok(Self(Bytes::from(String::from(Box::<str>::from(raw)))))
     }
 }
 
@@ -349,6 +429,25 @@ mod tests {
         differ("null", "false");
         differ("0", "false");
         differ("1.5", "1.25");
+    }
+
+    #[test]
+    fn rows_are_read_in_one_form_only() {
+        let rows = rows(r#" {"events": [{"a":1,"\u0062":[2]}, {}]} "#, "events", 2).unwrap();
+        assert_eq!(rows.len(), 2);
+        assert_eq!((&*rows[0][1].0, rows[0][1].1.get()), ("b", "[2]"));
+        for other in [
+            r#"{"events":[]}"#,
+            r#"{"events":[{},{},{}]}"#,
+            r#"{"events":[1]}"#,
+            r#"{"events":[{"a":1,"a":1}]}"#,
+            r#"{"other":[{}]}"#,
+            r#"{"events":[{}],"more":1}"#,
+            "[{}]",
+            r#"{"events":[{}]} 1"#,
+        ] {
+            assert!(super::rows(other, "events", 2).is_none(), "{other}");
+        }
     }
 
     #[test]

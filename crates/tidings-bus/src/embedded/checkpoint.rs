@@ -1,10 +1,13 @@
 //! Moves pages from the WAL to the file, on a thread and connection of its own.
 //!
-//! The passive kind never waits for anybody. Only a WAL over its bound is restarted, which holds up
-//! the writer for what was appended since the passive one a moment before.
+//! The passive kind never waits for anybody. When a WAL over its bound has been moved but for what was
+//! appended meanwhile, the writer moves that rest itself: its next commit then begins the WAL anew and,
+//! unlike after a restart from here, it keeps its page cache. Only where readers prevent that for long
+//! is the WAL restarted from here, which waits for them.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -14,12 +17,15 @@ use super::Shared;
 use super::fault::Fault;
 use super::schema::open_checkpointer;
 
-/// A WAL of more frames than this is restarted: 64 MiB.
-const RESTART_FRAMES: i64 = 16_384;
+/// A WAL of more frames than this is begun anew by the writer: 64 MiB.
+const RENEW_FRAMES: i64 = 16_384;
+/// One of more frames than this is restarted from here, whatever it costs: 256 MiB.
+const RESTART_FRAMES: i64 = 4 * RENEW_FRAMES;
 
 /// The thread, and how to wake it.
 pub(super) struct Checkpointer {
     wake: SyncSender<()>,
+    caught_up: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -27,16 +33,27 @@ impl Checkpointer {
     pub(super) fn start(folder: &Path, shared: Arc<Shared>) -> Result<Self, Fault> {
         let connection = open_checkpointer(folder)?;
         let (wake, woken) = sync_channel(1);
+        let caught_up = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&caught_up);
         let thread = std::thread::Builder::new()
             .name("bus-checkpoint".into())
-            .spawn(move || run(&connection, &woken, &shared))
+            .spawn(move || run(&connection, &woken, &shared, &tell))
             .expect("the system can start a thread");
-        Ok(Self { wake, thread })
+        Ok(Self {
+            wake,
+            caught_up,
+            thread,
+        })
     }
 
     /// Asks for a checkpoint. One that is asked for already will do.
     pub(super) fn wake(&self) {
         let _asked_already = self.wake.try_send(());
+    }
+
+    /// Whether a large WAL has just been moved, so that it is the writer's turn to move the rest.
+    pub(super) fn take_caught_up(&self) -> bool {
+        self.caught_up.swap(false, Ordering::Relaxed)
     }
 
     /// Waits until the thread has ended.
@@ -48,16 +65,19 @@ impl Checkpointer {
     }
 }
 
-fn run(connection: &Connection, woken: &Receiver<()>, shared: &Shared) {
+fn run(connection: &Connection, woken: &Receiver<()>, shared: &Shared, caught_up: &AtomicBool) {
     while woken.recv().is_ok() {
         if shared.is_poisoned() {
             continue;
         }
         let done = checkpoint(connection, "PASSIVE").and_then(|walked| {
             // With a reader on old frames (a backup) a restart would only hold up the writer.
-            if walked.frames > RESTART_FRAMES && walked.copied == walked.frames {
+            if walked.copied < walked.frames {
+                Ok(())
+            } else if walked.frames > RESTART_FRAMES {
                 checkpoint(connection, "RESTART").map(drop)
             } else {
+                caught_up.store(walked.frames > RENEW_FRAMES, Ordering::Relaxed);
                 Ok(())
             }
         });

@@ -26,11 +26,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidings_event::{TenantId, Topic};
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
@@ -150,6 +151,8 @@ pub(crate) struct Shared {
     health: Mutex<Health>,
     names: RwLock<Arc<Names>>,
     queued_bytes: AtomicUsize,
+    /// Where the callers run.
+    runtime: OnceLock<Handle>,
 }
 
 /// The topics that are committed.
@@ -166,6 +169,7 @@ impl Shared {
             health: Mutex::new(Health::Ready),
             names: RwLock::default(),
             queued_bytes: AtomicUsize::new(0),
+            runtime: OnceLock::new(),
         };
         this.publish(image);
         this
@@ -456,6 +460,7 @@ fn prepare(folder: &Path) -> Result<Result<(rusqlite::Connection, Image), i64>, 
 impl Bus for Embedded {
     fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
         Box::pin(async move {
+            self.shared.runtime.get_or_init(Handle::current);
             let answer = self.submit(records)?;
             let lost = |_| AppendError::Unknown("the writer stopped".into());
             answer.await.map_err(lost)?

@@ -22,6 +22,8 @@ const GROUP_RECORDS: usize = 4096;
 const GROUP_BYTES: usize = 16 << 20;
 /// How much is written between two checkpoints.
 const CHECKPOINT_BYTES: usize = 16 << 20;
+/// A group of so many batches is answered from within the runtime.
+const LARGE_GROUP: usize = 8;
 /// What a commit writes besides its records: the pages of heads, spans, counters, inner nodes.
 const COMMIT_BYTES: usize = 32 << 10;
 /// How often an idle writer looks for what retention should drop.
@@ -148,15 +150,29 @@ impl Writer {
         match outcomes {
             Ok(outcomes) => {
                 self.shared.publish(&self.image);
-                for (batch, outcome) in group.into_iter().zip(outcomes) {
-                    let _nobody_waits = batch.reply.send(outcome);
-                }
+                self.answer(group, outcomes);
             }
             Err(error) => {
                 for batch in group {
                     let _nobody_waits = batch.reply.send(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    /// Answers a group, a large one from within the callers' runtime: there a wake-up needs neither lock
+    /// nor system call, and the records are freed by the threads that made them.
+    fn answer(&self, group: Vec<Batch>, outcomes: Vec<Outcome>) {
+        let large = group.len() >= LARGE_GROUP;
+        let answer = move || {
+            for (batch, outcome) in group.into_iter().zip(outcomes) {
+                let _nobody_waits = batch.reply.send(outcome);
+            }
+        };
+        match self.shared.runtime.get() {
+            // It ends by itself at once, so nobody needs to join it.
+            Some(runtime) if large => drop(runtime.spawn(async move { answer() })),
+            _ => answer(),
         }
     }
 
@@ -265,6 +281,11 @@ impl Writer {
     }
 
     fn note_written(&mut self, bytes: usize) {
+        if self.checkpointer.take_caught_up()
+            && let Err(fault) = checkpoint::checkpoint(&self.connection, "PASSIVE")
+        {
+            checkpoint::report(&fault, &self.shared);
+        }
         // Pages are written whole and index pages besides: about twice what the records have.
         self.unmoved_bytes += 2 * bytes + COMMIT_BYTES;
         if self.unmoved_bytes >= CHECKPOINT_BYTES {

@@ -42,6 +42,7 @@ pub fn place(
         alone: valid.alone,
     };
     let scope = valid.caller.receipt_scope();
+    let (own_source, received) = (format!("/{}", scope.replacen(':', "/", 1)), rfc3339(now_ms));
     for entry in valid.entries {
         let event_id = new_id();
         let fingerprint = fingerprint(&entry);
@@ -56,7 +57,7 @@ pub fn place(
         let made = cloud.is_none().then(|| once.key.clone());
         let own = cloud.unwrap_or_else(|| CloudAttributes {
             id: event_id.to_string(),
-            source: format!("/{}", scope.replacen(':', "/", 1)),
+            source: own_source.clone(),
             time: None,
             subject: None,
             data_schema: None,
@@ -71,7 +72,7 @@ pub fn place(
             event_type,
             tenant: valid.tenant.clone(),
             schema_version,
-            time: own.time.unwrap_or_else(|| rfc3339(now_ms)),
+            time: own.time.unwrap_or_else(|| received.clone()),
             received_at_ms: now_ms,
             traceparent: own.traceparent.or_else(|| valid.traceparent.clone()),
             subject: own.subject,

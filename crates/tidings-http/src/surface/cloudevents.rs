@@ -1,7 +1,6 @@
 //! CloudEvents over HTTP (HTTP protocol binding 1.0): structured, binary and batched mode.
 
-use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -29,9 +28,10 @@ enum Mode {
 pub(crate) async fn publish(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Refused> {
+    let (head, body) = request.into_parts();
+    let headers = head.headers;
     let mode = mode(&headers);
     let (limit, code) = match mode {
         Some(Mode::Batched) => (MAX_BATCH_BYTES, Code::BatchTooLarge),

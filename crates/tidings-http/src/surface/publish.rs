@@ -1,16 +1,19 @@
 //! Source A's REST publish, its batch, and explain.
 
-use axum::body::Body;
-use axum::extract::State;
+use std::fmt::Display;
+
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tidings_event::json::{self, RawJson};
-use tidings_event::{Code, Data};
+use tidings_event::json::{self, Members, RawJson};
+use tidings_event::{Code, Data, EventType, Topic};
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tidings_gateway::publish::{Explanation, Published};
+use uuid::Uuid;
 
 use crate::House;
 use crate::problem::Refused;
@@ -29,9 +32,14 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Receipt {
     /// UUID v7.
-    event_id: String,
-    r#type: String,
-    topic: String,
+    #[schema(value_type = String)]
+    event_id: Uuid,
+    #[schema(value_type = String)]
+    #[serde(serialize_with = "as_text")]
+    r#type: EventType,
+    #[schema(value_type = String)]
+    #[serde(serialize_with = "as_text")]
+    topic: Topic,
     partition: u32,
     offset: u64,
     /// In a batch: whether the key was known, so that nothing was appended.
@@ -51,12 +59,16 @@ pub(crate) struct Receipts {
     pub(crate) results: Vec<Receipt>,
 }
 
+fn as_text<S: serde::Serializer>(text: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(text)
+}
+
 impl Receipt {
     pub(crate) fn of(published: Published, batch: bool, cloud: bool) -> Self {
         Self {
-            event_id: published.event_id.to_string(),
-            r#type: published.event_type.as_str().to_owned(),
-            topic: published.topic.as_str().to_owned(),
+            event_id: published.event_id,
+            r#type: published.event_type,
+            topic: published.topic,
             partition: published.partition,
             offset: published.offset,
             duplicate: batch.then_some(published.duplicate),
@@ -73,11 +85,10 @@ impl Receipt {
 pub(crate) async fn publish(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Refused> {
-    let draft = single(&headers, body).await?;
-    let command = Command::one(caller, draft, traceparent(&headers));
+    let (draft, traceparent) = single(request).await?;
+    let command = Command::one(caller, draft, traceparent);
     let mut published = house.gateway.publish(command).await?;
     Ok(receipt(published.remove(0), false))
 }
@@ -108,16 +119,16 @@ pub(crate) fn receipt(mut published: Published, cloud: bool) -> Response {
 pub(crate) async fn publish_batch(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Refused> {
-    let body = read(&headers, body, MAX_BATCH_BYTES, Code::BatchTooLarge).await?;
-    expect_json(&headers)?;
-    let drafts = batch(text(&body)?)?;
+    let (head, body) = request.into_parts();
+    let body = read(&head.headers, body, MAX_BATCH_BYTES, Code::BatchTooLarge).await?;
+    expect_json(&head.headers)?;
+    let drafts = batch(&body)?;
     let command = Command {
         caller,
         drafts,
-        traceparent: traceparent(&headers),
+        traceparent: traceparent(&head.headers),
         alone: false,
     };
     let published = house.gateway.publish(command).await?;
@@ -134,36 +145,48 @@ pub(crate) async fn publish_batch(
 pub(crate) async fn explain(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Refused> {
-    let draft = single(&headers, body).await?;
-    let command = Command::one(caller, draft, traceparent(&headers));
+    let (draft, traceparent) = single(request).await?;
+    let command = Command::one(caller, draft, traceparent);
     Ok(axum::Json(explanation(&house.gateway.explain(command).await)).into_response())
 }
 
-async fn single(headers: &HeaderMap, body: Body) -> Result<Draft, Refusal> {
-    let body = read(headers, body, MAX_SINGLE_BYTES, Code::EventPayloadTooLarge).await?;
-    expect_json(headers)?;
-    let mut draft = draft(text(&body)?, false)?;
-    draft.idempotency_key = headers
+/// The event of a body alone, and the trace context of its request.
+async fn single(request: Request) -> Result<(Draft, Option<String>), Refusal> {
+    let (head, body) = request.into_parts();
+    let headers = head.headers;
+    let body = read(&headers, body, MAX_SINGLE_BYTES, Code::EventPayloadTooLarge).await?;
+    expect_json(&headers)?;
+    let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
+    let mut draft = draft(&body, members, false)?;
+    draft.idempotency_key = key(&headers);
+    Ok((draft, traceparent(&headers)))
+}
+
+fn key(headers: &HeaderMap) -> Option<String> {
+    headers
         .get(KEY)
         // What is not ASCII keeps its bytes' number, and is refused where keys are.
         .map(|key| {
             key.to_str()
                 .map_or_else(|_| "\u{fffd}".to_owned(), str::to_owned)
-        });
-    Ok(draft)
+        })
 }
 
-fn batch(text: &str) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
+fn batch(body: &Bytes) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     const SHAPE: &str = "A batch is {\"events\": [...]} and nothing else.";
+    let text = text(body)?;
+    if let Some(rows) = json::rows(text, "events", MAX_BATCH) {
+        return Ok(rows.into_iter().map(|row| draft(body, row, true)).collect());
+    }
+    // Something is wrong, or unusual: level by level, to say what.
     let members = json::members(text).map_err(|error| malformed(&error))?;
     let [(name, events)] = members.as_slice() else {
         return Err(Refusal::shape(Code::InvalidEvent, "events", SHAPE));
     };
     if name != "events" {
-        return Err(Refusal::shape(Code::InvalidEvent, name, SHAPE));
+        return Err(Refusal::shape(Code::InvalidEvent, &**name, SHAPE));
     }
     let (events, count) = json::elements(events.get(), MAX_BATCH).map_err(|_| {
         Refusal::shape(
@@ -175,7 +198,10 @@ fn batch(text: &str) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     within_a_batch(count)?;
     Ok(events
         .into_iter()
-        .map(|event| draft(event.get(), true))
+        .map(|event| {
+            let members = json::members(event.get()).map_err(|error| malformed(&error))?;
+            draft(body, members, true)
+        })
         .collect())
 }
 
@@ -200,11 +226,10 @@ pub(crate) fn within_a_batch(events: usize) -> Result<(), Refusal> {
 }
 
 /// Reads one event. Fields of other names are refused by name.
-fn draft(text: &str, in_batch: bool) -> Result<Draft, Refusal> {
-    let members = json::members(text).map_err(|error| malformed(&error))?;
+fn draft(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Refusal> {
     let (mut event_type, mut schema_version, mut key, mut data) = (None, None, None, None);
     for (name, value) in members {
-        match name.as_str() {
+        match &*name {
             "type" => event_type = Some(string("type", value)?),
             "schemaVersion" => schema_version = Some(string("schemaVersion", value)?),
             "idempotencyKey" if in_batch => key = Some(string("idempotencyKey", value)?),
@@ -233,7 +258,8 @@ fn draft(text: &str, in_batch: bool) -> Result<Draft, Refusal> {
     };
     let event_type = event_type.ok_or_else(|| missing("type"))?;
     let data = data.ok_or_else(|| missing("data"))?;
-    let (data, fingerprint) = RawJson::parse(data.get()).map_err(|error| malformed(&error))?;
+    let (data, fingerprint) =
+        RawJson::parse_within(body, data.get()).map_err(|error| malformed(&error))?;
     if !data.is_object() {
         return Err(Refusal::shape(
             Code::InvalidEvent,
