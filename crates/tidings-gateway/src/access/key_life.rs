@@ -77,7 +77,7 @@ async fn an_issuer_that_fails_leaves_the_keys_in_force() {
     let good = token(&json!({}));
     assert_eq!(
         ask(&door, &good, NOW).await.unwrap_err(),
-        Unauthenticated::UnknownKey
+        Unauthenticated::NoKeysYet
     );
     issuer.now_has(Ok(key_set()));
     assert!(ask(&door, &good, NOW + 5_000).await.is_ok());
