@@ -8,6 +8,8 @@ mod credentials;
 mod events;
 mod harness;
 mod isolation;
+mod issuer;
+mod jwt_attacks;
 mod manifests;
 mod order_of_rules;
 mod publish;
