@@ -1,6 +1,7 @@
 //! `tidings serve`: where the parts are put together, started and stopped.
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use tidings_http::{House, Limits};
 use tidings_store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
@@ -124,10 +127,8 @@ async fn serve(config: Config) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let address = listener.local_addr()?;
-    let public_url = match config.server.public_url.as_str() {
-        "" => format!("http://{address}"),
-        url => url.to_owned(),
-    };
+    let public_url = public_url(&config, address);
+    let (stop_relay, relaying) = relay(&gateway);
     let house = House::new(gateway, &public_url);
     if first_start && config.modules.demo {
         let demo: ModuleId = "demo".parse()?;
@@ -156,6 +157,8 @@ async fn serve(config: Config) -> Result<()> {
         drop(watcher);
         task.await?;
     }
+    drop(stop_relay);
+    relaying.await?;
     store.close().await;
     if let Some(bus) = Arc::into_inner(bus) {
         bus.close();
@@ -164,6 +167,24 @@ async fn serve(config: Config) -> Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+fn public_url(config: &Config, address: SocketAddr) -> String {
+    match config.server.public_url.as_str() {
+        "" => format!("http://{address}"),
+        url => url.to_owned(),
+    }
+}
+
+/// Publishes the installation's own events that wait, until the sender is dropped.
+fn relay(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let outbox = gateway.outbox.clone();
+    let (stop, stopped) = oneshot::channel();
+    let relaying = tokio::spawn(async move {
+        // Nothing is ever sent: that the sender is gone is the word.
+        outbox.relay(async { drop(stopped.await) }).await;
+    });
+    (stop, relaying)
 }
 
 fn open_bus(config: &Config, clock: &Clock) -> Result<Arc<Embedded>> {

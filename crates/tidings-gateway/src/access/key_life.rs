@@ -240,9 +240,18 @@ async fn api_keys_come_in_by_the_same_door() {
         expires_at_ms: None,
     };
     let acme = "acme".parse().unwrap();
-    let (row, text) = door.api_keys().create(&acme, new, NOW).await.unwrap();
+    let (row, text) = door
+        .api_keys()
+        .create(&acme, new, NOW, |_| Vec::new())
+        .await
+        .unwrap();
     let caller = ask(&door, &text, NOW).await.unwrap();
     assert_eq!(caller.describe(), "API key 'ci'");
-    assert!(door.api_keys().revoke(&acme, row.id, NOW).await.unwrap());
+    assert!(
+        door.api_keys()
+            .revoke(&acme, row.id, NOW, &[])
+            .await
+            .unwrap()
+    );
     check(&door, "revoked", &text, Some(Unauthenticated::ApiKey)).await;
 }

@@ -1,5 +1,6 @@
 //! The real binary, from the outside: what each operation answers, and what it must never do.
 
+mod audit;
 mod bad_input;
 mod batch;
 mod cloudevents;
