@@ -136,7 +136,8 @@ impl Guard {
         Self { allowed }
     }
 
-    /// Whether this address may be connected to for this host ([`Target::host`](crate::Target::host)).
+    /// Whether this address may be connected to for this host, which is a
+    /// [`Target::host`](crate::Target::host).
     pub fn admit(&self, host: &str, address: IpAddr) -> Result<(), RefusedAddress> {
         match closed(address) {
             Some(kind) if !self.allows(host, address) => Err(RefusedAddress {

@@ -59,7 +59,8 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// The host as it is compared with names the operator allows: lower case, IDNA, IPv6 in brackets.
+    /// The host as it is compared with names that the operator allows: lower case, IDNA, IPv6 in
+    /// brackets.
     pub fn host(&self) -> &str {
         self.0
             .host_str()

@@ -132,7 +132,8 @@ impl ApiKeys {
         Ok(self.store.api_keys().list(tenant).await?)
     }
 
-    /// Ends the tenant's key, with the events that tell of it. False when it has no such key, or ended it before.
+    /// Ends the tenant's key, with the events that tell of it. False when it has no such key, or
+    /// ended it before.
     pub async fn revoke(
         &self,
         tenant: &TenantId,
