@@ -199,8 +199,8 @@ impl Manifests {
         Ok(())
     }
 
-    /// What a change is told by: `module.registry.manifest.updated` and its audit event, both of the
-    /// tenant `platform`.
+    /// What a change is told by: `module.registry.manifest.updated` and its audit event, both of
+    /// the tenant `platform`.
     fn events(
         &self,
         actor: &Actor,

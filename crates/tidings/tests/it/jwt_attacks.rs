@@ -1,5 +1,5 @@
-//! Tokens of an identity provider at the front door: good ones of every algorithm, and what is tried
-//! with forged, stale and foreign ones. The keys come from a file, a secret or a URL.
+//! Tokens of an identity provider at the front door: good ones of every algorithm, and what is
+//! tried with forged, stale and foreign ones. The keys come from a file, a secret or a URL.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
