@@ -168,7 +168,12 @@ impl Access {
             Err(Unauthenticated::UnknownKey) if self.keys.can_change() => {
                 // A failed fetch is logged there; the keys in force then decide again.
                 let _ = self.keys.refresh(now_ms).await;
-                self.verify(credential, now_ms)
+                self.verify(credential, now_ms).map_err(|reason| {
+                    if self.keys.current().is_empty() {
+                        return Unauthenticated::NoKeysYet;
+                    }
+                    reason
+                })
             }
             decided => decided,
         }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use tidings_event::{ModuleId, TenantId};
 use tidings_store::ApiKeyRow;
 use uuid::Uuid;
 
 use crate::access::{Access, ApiKeyError, Caller, NewApiKey};
+use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::manifests::{store_fault, to_its_end};
+use crate::outbox::Outbox;
 use crate::publish::refusal::Refusal;
 
 /// A key as its owner may see it. The secret itself is shown once, when it is made.
@@ -35,13 +38,18 @@ pub struct ApiKey {
 /// The room.
 pub struct ApiKeys {
     access: Arc<Access>,
+    outbox: Arc<Outbox>,
     clock: Clock,
 }
 
 impl ApiKeys {
     /// Over the keys that `access` holds.
-    pub(crate) fn new(access: Arc<Access>, clock: Clock) -> Self {
-        Self { access, clock }
+    pub(crate) fn new(access: Arc<Access>, outbox: Arc<Outbox>, clock: Clock) -> Self {
+        Self {
+            access,
+            outbox,
+            clock,
+        }
     }
 
     /// Makes a key and answers it with its secret, for ADMINs of the tenant and operators.
@@ -54,12 +62,31 @@ impl ApiKeys {
         new: NewApiKey,
     ) -> Result<(ApiKey, String), Refusal> {
         let tenant = administered(caller, tenant)?;
-        let created = self
-            .access
-            .api_keys()
-            .create(&tenant, new, self.clock.now_ms())
-            .await;
-        let (row, secret) = created.map_err(refused)?;
+        let (access, outbox) = (self.access.clone(), self.outbox.clone());
+        let (now, of) = (self.clock.now_ms(), tenant.clone());
+        let actor = Actor::Caller(caller.clone());
+        let created = to_its_end(async move {
+            let events = |row: &ApiKeyRow| {
+                let target = json!({
+                    "kind": "api-key",
+                    "id": row.id,
+                    "name": row.name,
+                    "module": row.module.as_ref().map(ModuleId::as_str),
+                    "scopes": row.scopes,
+                });
+                vec![audit::row(
+                    &outbox,
+                    of.clone(),
+                    "api-key.created",
+                    &actor,
+                    &target,
+                )]
+            };
+            let created = access.api_keys().create(&of, new, now, events).await;
+            outbox.deliver().await;
+            created.map_err(refused)
+        });
+        let (row, secret) = created.await?;
         tracing::info!(%tenant, key = %row.id, by = %caller.describe(), "api key created");
         Ok((row.into(), secret))
     }
@@ -89,8 +116,12 @@ impl ApiKeys {
     ) -> Result<(), Refusal> {
         let tenant = administered(caller, tenant)?;
         let (access, now, of) = (self.access.clone(), self.clock.now_ms(), tenant.clone());
+        let (outbox, actor) = (self.outbox.clone(), Actor::Caller(caller.clone()));
         let revoked = to_its_end(async move {
-            let revoked = access.api_keys().revoke(&of, id, now).await;
+            let target = json!({ "kind": "api-key", "id": id });
+            let event = audit::row(&outbox, of.clone(), "api-key.revoked", &actor, &target);
+            let revoked = access.api_keys().revoke(&of, id, now, &[event]).await;
+            outbox.deliver().await;
             revoked.map_err(refused)
         });
         if !revoked.await? {

@@ -2,11 +2,15 @@
 
 pub mod access;
 pub mod api_keys;
+mod audit;
 pub mod clock;
 pub mod envelope;
 pub mod events;
 pub mod kernel_namespaces;
 pub mod manifests;
+pub mod outbox;
+#[cfg(test)]
+mod outbox_life;
 pub mod publish;
 pub mod rulebook;
 
@@ -21,6 +25,7 @@ use api_keys::ApiKeys;
 use clock::Clock;
 use events::Events;
 use manifests::Manifests;
+use outbox::Outbox;
 use publish::command::Command;
 use publish::refusal::Refusal;
 use publish::{Explanation, Line, Published};
@@ -36,6 +41,8 @@ pub struct Gateway {
     pub manifests: Arc<Manifests>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
+    /// The installation's own events on their way to the bus; its relay wants to be run.
+    pub outbox: Arc<Outbox>,
     /// Time and ids.
     pub clock: Clock,
     line: Arc<Line>,
@@ -76,14 +83,17 @@ impl Gateway {
             clock.clone(),
             partitions,
         ));
-        let manifests = Manifests::open(store.clone(), shelf, line.clone(), clock.clone()).await?;
-        let api_keys = ApiKeys::new(access.clone(), clock.clone());
+        let outbox = Arc::new(Outbox::new(store.clone(), line.clone(), clock.clone()));
+        let manifests =
+            Manifests::open(store.clone(), shelf, outbox.clone(), clock.clone()).await?;
+        let api_keys = ApiKeys::new(access.clone(), outbox.clone(), clock.clone());
         let events = Events::new(bus.clone());
         Ok(Self {
             access,
             events,
             manifests: Arc::new(manifests),
             api_keys,
+            outbox,
             clock,
             line,
             bus,

@@ -1,21 +1,20 @@
 //! What modules declare (source A, `module.manifest.json`): kept in the store, in force in the rulebook.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::json;
 use tidings_event::json::RawJson;
-use tidings_event::{
-    Code, Data, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern,
-};
-use tidings_store::{Store, StoreError};
+use tidings_event::{Code, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern};
+use tidings_store::{OutboxRow, Store, StoreError};
 use tokio::sync::Mutex;
 
-use crate::access::{Caller, Principal, on_behalf_of};
+use crate::access::{Caller, Principal};
+use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::kernel_namespaces::owner_of;
-use crate::publish::Line;
-use crate::publish::command::{Command, Draft};
+use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Manifest, Shelf};
 
@@ -53,11 +52,10 @@ struct Declared {
 pub struct Manifests {
     store: Store,
     shelf: Arc<Shelf>,
-    line: Arc<Line>,
+    outbox: Arc<Outbox>,
     clock: Clock,
-    /// One change at a time, so that the rulebook ends as the store does; and the modules whose last
-    /// change has no event yet.
-    writing: Mutex<BTreeSet<ModuleId>>,
+    /// One change at a time, so that the rulebook ends as the store does.
+    writing: Mutex<()>,
 }
 
 impl Manifests {
@@ -65,13 +63,13 @@ impl Manifests {
     pub async fn open(
         store: Store,
         shelf: Arc<Shelf>,
-        line: Arc<Line>,
+        outbox: Arc<Outbox>,
         clock: Clock,
     ) -> Result<Self, Refusal> {
         let room = Self {
             store,
             shelf,
-            line,
+            outbox,
             clock,
             writing: Mutex::default(),
         };
@@ -115,7 +113,8 @@ impl Manifests {
         document: &str,
     ) -> Result<bool, Refusal> {
         may_write(caller)?;
-        self.install(module, document).await
+        self.change(Actor::Caller(caller.clone()), module, document)
+            .await
     }
 
     /// The same for a manifest from the operator's own folder.
@@ -124,9 +123,18 @@ impl Manifests {
         module: &ModuleId,
         document: &str,
     ) -> Result<bool, Refusal> {
+        self.change(Actor::Installation, module, document).await
+    }
+
+    async fn change(
+        self: &Arc<Self>,
+        actor: Actor,
+        module: &ModuleId,
+        document: &str,
+    ) -> Result<bool, Refusal> {
         let manifest = parse(module, document)?;
         let (room, module, document) = (self.clone(), module.clone(), document.to_owned());
-        to_its_end(async move { room.write(&module, &document, &manifest).await }).await
+        to_its_end(async move { room.write(&actor, &module, &document, &manifest).await }).await
     }
 
     /// Removes a manifest: its module may publish nothing any more.
@@ -137,47 +145,46 @@ impl Manifests {
     ) -> Result<(), Refusal> {
         may_write(caller)?;
         let (room, module) = (self.clone(), module.clone());
-        to_its_end(async move { room.remove(&module).await }).await
+        let actor = Actor::Caller(caller.clone());
+        to_its_end(async move { room.remove(&actor, &module).await }).await
     }
 
     async fn write(
         &self,
+        actor: &Actor,
         module: &ModuleId,
         document: &str,
         manifest: &Manifest,
     ) -> Result<bool, Refusal> {
-        let mut unannounced = self.writing.lock().await;
-        let before = self.store.manifests().get(module).await;
-        let before = before.map_err(store_fault)?;
-        let changed = before.is_none_or(|row| row.document != document);
-        if changed {
-            let (now, version) = (self.clock.now_ms(), &manifest.version);
-            let rooms = self.store.manifests();
-            let written = rooms.put(module, version, document, now).await;
-            written.map_err(store_fault)?;
-            unannounced.insert(module.clone());
-            self.put_in_force().await?;
+        let _alone = self.writing.lock().await;
+        let rooms = self.store.manifests();
+        let before = rooms.get(module).await.map_err(store_fault)?;
+        if before.is_some_and(|row| row.document == document) {
+            return Ok(false);
         }
-        // A change whose event failed is announced by the repeat.
-        if unannounced.contains(module) {
-            self.announce(module, Some(manifest)).await?;
-            unannounced.remove(module);
-        }
-        Ok(changed)
+        let events = self.events(actor, module, Some(manifest))?;
+        let (now, version) = (self.clock.now_ms(), &manifest.version);
+        let written = rooms.put(module, version, document, now, &events).await;
+        written.map_err(store_fault)?;
+        self.changed().await?;
+        Ok(true)
     }
 
-    async fn remove(&self, module: &ModuleId) -> Result<(), Refusal> {
-        let mut unannounced = self.writing.lock().await;
-        let removed = self.store.manifests().delete(module).await;
-        if removed.map_err(store_fault)? {
-            unannounced.insert(module.clone());
-            self.put_in_force().await?;
-        } else if !unannounced.contains(module) {
+    async fn remove(&self, actor: &Actor, module: &ModuleId) -> Result<(), Refusal> {
+        let _alone = self.writing.lock().await;
+        let events = self.events(actor, module, None)?;
+        let removed = self.store.manifests().delete(module, &events).await;
+        if !removed.map_err(store_fault)? {
             return Err(Refusal::not_found("manifest"));
         }
-        self.announce(module, None).await?;
-        unannounced.remove(module);
-        Ok(())
+        self.changed().await
+    }
+
+    /// The change is made: it is put in force and told of, whichever of the two fails.
+    async fn changed(&self) -> Result<(), Refusal> {
+        let in_force = self.put_in_force().await;
+        self.outbox.deliver().await;
+        in_force
     }
 
     async fn put_in_force(&self) -> Result<(), Refusal> {
@@ -192,32 +199,34 @@ impl Manifests {
         Ok(())
     }
 
-    /// `module.registry.manifest.updated`, an event of the tenant `platform`.
-    async fn announce(
+    /// What a change is told by: `module.registry.manifest.updated` and its audit event, both of
+    /// the tenant `platform`.
+    fn events(
         &self,
+        actor: &Actor,
         module: &ModuleId,
         manifest: Option<&Manifest>,
-    ) -> Result<(), Refusal> {
-        let data = serde_json::json!({
+    ) -> Result<[OutboxRow; 2], Refusal> {
+        let version = manifest.map(|manifest| &manifest.version);
+        let data = json!({
             "moduleId": module.as_str(),
-            "version": manifest.map(|manifest| &manifest.version),
+            "version": version,
             "deleted": manifest.is_none(),
             "publishes": manifest.map_or_else(Vec::new, |it| it.publishes.iter().map(EventType::as_str).collect()),
             "subscribes": manifest.map_or_else(Vec::new, |it| it.subscribes.iter().map(TypePattern::as_str).collect()),
         });
-        let (data, fingerprint) =
-            RawJson::parse(&data.to_string()).expect("JSON made here is valid");
-        let draft = Draft {
-            event_type: "module.registry.manifest.updated".to_owned(),
-            schema_version: None,
-            data: Data::Json(data),
-            fingerprint,
-            idempotency_key: None,
-            cloud: None,
+        let (outbox, platform) = (&self.outbox, TenantId::platform());
+        let event_type = "module.registry.manifest.updated";
+        let updated = outbox.row(Service::ModuleRegistry, platform.clone(), event_type, &data);
+        let action = match manifest {
+            Some(_) => "manifest.written",
+            None => "manifest.removed",
         };
-        let caller = on_behalf_of(Service::ModuleRegistry, TenantId::platform());
-        let command = Command::one(caller, draft, None);
-        self.line.publish(command).await.map(drop)
+        let target = json!({ "kind": "manifest", "id": module.as_str(), "version": version });
+        let audited = audit::row(outbox, platform, action, actor, &target);
+        outbox.check(&updated)?;
+        outbox.check(&audited)?;
+        Ok([updated, audited])
     }
 }
 

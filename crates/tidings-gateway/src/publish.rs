@@ -134,6 +134,11 @@ impl Line {
         append(&*self.bus, placed).await
     }
 
+    /// Whether [`publish`](Self::publish) would get as far as the bus. Pure.
+    pub(crate) fn check(&self, command: Command) -> Result<(), Refusal> {
+        self.prepare(command, &mut Trail::off()).map(drop)
+    }
+
     /// What [`publish`](Self::publish) would do with one event. Appends nothing.
     pub async fn explain(&self, command: Command) -> Explanation {
         let mut trail = Trail::on();

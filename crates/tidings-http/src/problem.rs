@@ -36,29 +36,34 @@ impl IntoResponse for Refused {
 /// It stands outside the router: as a layer it would be boxed and cloned for each request.
 pub(crate) async fn around(house: &House, mut router: Router, request: Request) -> Response {
     let begun = std::time::Instant::now();
-    let path = request.uri().path().to_owned();
-    let trace = traceparent(request.headers());
+    let asked = Asked {
+        path: request.uri().path().to_owned(),
+        trace: traceparent(request.headers()),
+        has_credential: request.headers().contains_key(header::AUTHORIZATION),
+    };
     let mut response = match router.call(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     };
     if let Some(Refused(refusal)) = response.extensions_mut().remove::<Refused>() {
-        response = page(house, &refusal, &path, trace.as_deref(), response);
+        response = page(house, &refusal, &asked, &response);
     }
     let status = response.status().as_u16();
-    house.metrics.request(&path, status, begun.elapsed());
+    house.metrics.request(&asked.path, status, begun.elapsed());
     response
 }
 
-fn page(
-    house: &House,
-    refusal: &Refusal,
-    path: &str,
-    trace: Option<&str>,
-    before: Response,
-) -> Response {
+/// What a problem page tells of its request.
+struct Asked {
+    path: String,
+    trace: Option<String>,
+    has_credential: bool,
+}
+
+fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> Response {
     let code = refusal.code;
-    let trace_id = trace.map_or_else(
+    let path = asked.path.as_str();
+    let trace_id = asked.trace.as_deref().map_or_else(
         || house.gateway.clock.new_id().simple().to_string(),
         |trace| tidings_event::event::trace_id(trace).to_owned(),
     );
@@ -107,8 +112,16 @@ fn page(
         );
     }
     if code == Code::Unauthenticated {
-        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-        headers.insert(header::WWW_AUTHENTICATE, challenge);
+        // RFC 6750, section 3.1: who sent no credential is not told that it is invalid.
+        let challenge = if asked.has_credential {
+            "Bearer error=\"invalid_token\""
+        } else {
+            "Bearer"
+        };
+        headers.insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static(challenge),
+        );
     }
     if let Some(allow) = before.headers().get(header::ALLOW) {
         headers.insert(header::ALLOW, allow.clone());

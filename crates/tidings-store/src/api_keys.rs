@@ -5,6 +5,7 @@ use sqlx::{Pool, Row, Sqlite};
 use tidings_event::{ModuleId, TenantId};
 use uuid::Uuid;
 
+use crate::outbox::{self, OutboxRow};
 use crate::{StoreError, attempting, parsed};
 
 /// An API key as it is kept. The key itself is nowhere, only its hash.
@@ -41,8 +42,10 @@ impl<'a> ApiKeys<'a> {
         Self { pool }
     }
 
-    /// Keeps a new key.
-    pub async fn insert(&self, key: &ApiKeyRow) -> Result<(), StoreError> {
+    /// Keeps a new key, with the events that tell of it.
+    pub async fn insert(&self, key: &ApiKeyRow, events: &[OutboxRow]) -> Result<(), StoreError> {
+        let keeping = || attempting("keep an API key");
+        let mut transaction = self.pool.begin().await.map_err(keeping())?;
         sqlx::query(
             "INSERT INTO api_keys (id, tenant, name, module, scopes, hash, created_at_ms, \
              expires_at_ms, revoked_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -56,10 +59,11 @@ impl<'a> ApiKeys<'a> {
         .bind(key.created_at_ms)
         .bind(key.expires_at_ms)
         .bind(key.revoked_at_ms)
-        .execute(self.pool)
+        .execute(&mut *transaction)
         .await
-        .map_err(attempting("keep an API key"))?;
-        Ok(())
+        .map_err(keeping())?;
+        outbox::write(&mut transaction, events).await?;
+        transaction.commit().await.map_err(keeping())
     }
 
     /// The tenant's keys, oldest first, revoked and expired ones too.
@@ -74,13 +78,17 @@ impl<'a> ApiKeys<'a> {
             .collect()
     }
 
-    /// Ends a key of the tenant. False when the tenant has no such key or it was revoked before.
+    /// Ends a key of the tenant, with the events that tell of it. False when the tenant has no such
+    /// key or it was revoked before: then nothing is told either.
     pub async fn revoke(
         &self,
         tenant: &TenantId,
         id: Uuid,
         at_ms: i64,
+        events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
+        let revoking = || attempting("revoke an API key");
+        let mut transaction = self.pool.begin().await.map_err(revoking())?;
         let done = sqlx::query(
             "UPDATE api_keys SET revoked_at_ms = $1 \
              WHERE tenant = $2 AND id = $3 AND revoked_at_ms IS NULL",
@@ -88,10 +96,15 @@ impl<'a> ApiKeys<'a> {
         .bind(at_ms)
         .bind(tenant.as_str())
         .bind(id.to_string())
-        .execute(self.pool)
+        .execute(&mut *transaction)
         .await
-        .map_err(attempting("revoke an API key"))?;
-        Ok(done.rows_affected() > 0)
+        .map_err(revoking())?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        outbox::write(&mut transaction, events).await?;
+        transaction.commit().await.map_err(revoking())?;
+        Ok(true)
     }
 
     /// The key with this hash, revoked and expired ones too. Takes no tenant: the key tells it.
@@ -172,7 +185,7 @@ mod tests {
         let store = Store::in_memory().await.unwrap();
         let keys = store.api_keys();
         for kept in [key(1, "acme"), key(2, "acme"), key(3, "globex")] {
-            keys.insert(&kept).await.unwrap();
+            keys.insert(&kept, &[]).await.unwrap();
         }
         let acme = "acme".parse().unwrap();
         assert_eq!(
@@ -184,7 +197,7 @@ mod tests {
             Some(key(3, "globex"))
         );
         assert_eq!(keys.by_hash(&[9; 32]).await.unwrap(), None);
-        assert!(keys.insert(&key(1, "acme")).await.is_err());
+        assert!(keys.insert(&key(1, "acme"), &[]).await.is_err());
     }
 
     #[tokio::test]
@@ -193,11 +206,11 @@ mod tests {
         let keys = store.api_keys();
         let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
         let kept = key(1, "acme");
-        keys.insert(&kept).await.unwrap();
-        assert!(!keys.revoke(&globex, kept.id, 200).await.unwrap());
+        keys.insert(&kept, &[]).await.unwrap();
+        assert!(!keys.revoke(&globex, kept.id, 200, &[]).await.unwrap());
         assert_eq!(keys.all_active().await.unwrap().len(), 1);
-        assert!(keys.revoke(&acme, kept.id, 201).await.unwrap());
-        assert!(!keys.revoke(&acme, kept.id, 202).await.unwrap());
+        assert!(keys.revoke(&acme, kept.id, 201, &[]).await.unwrap());
+        assert!(!keys.revoke(&acme, kept.id, 202, &[]).await.unwrap());
         assert!(keys.all_active().await.unwrap().is_empty());
         assert_eq!(keys.list(&acme).await.unwrap()[0].revoked_at_ms, Some(201));
         assert_eq!(

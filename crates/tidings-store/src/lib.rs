@@ -2,6 +2,7 @@
 
 pub mod api_keys;
 pub mod manifests;
+pub mod outbox;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use sqlx::{Pool, Row, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use manifests::{ManifestRow, Manifests};
+pub use outbox::{Outbox, OutboxRow};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -166,6 +168,11 @@ impl Store {
         ApiKeys::new(&self.pool)
     }
 
+    /// Events that wait to be published.
+    pub fn outbox(&self) -> Outbox<'_> {
+        Outbox::new(&self.pool)
+    }
+
     /// Whether the store answers.
     pub async fn health(&self) -> Result<(), StoreError> {
         let asked = sqlx::query("SELECT 1").fetch_one(&self.pool).await;
@@ -249,7 +256,7 @@ mod tests {
     async fn with_one_manifest(store: &Store) {
         store
             .manifests()
-            .put(&"crm".parse().unwrap(), "1.2.0", "{}", 7)
+            .put(&"crm".parse().unwrap(), "1.2.0", "{}", 7, &[])
             .await
             .unwrap();
     }

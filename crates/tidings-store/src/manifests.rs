@@ -4,6 +4,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Pool, Row, Sqlite};
 use tidings_event::ModuleId;
 
+use crate::outbox::{self, OutboxRow};
 use crate::{StoreError, attempting, parsed};
 
 /// A manifest as it is kept.
@@ -30,14 +31,17 @@ impl<'a> Manifests<'a> {
         Self { pool }
     }
 
-    /// Writes the module's manifest in place of the one before.
+    /// Writes the module's manifest in place of the one before, with the events that tell of it.
     pub async fn put(
         &self,
         module_id: &ModuleId,
         version: &str,
         document: &str,
         at_ms: i64,
+        events: &[OutboxRow],
     ) -> Result<(), StoreError> {
+        let writing = || attempting("write a manifest");
+        let mut transaction = self.pool.begin().await.map_err(writing())?;
         sqlx::query(
             "INSERT INTO manifests (module_id, version, document, updated_at_ms) \
              VALUES ($1, $2, $3, $4) \
@@ -48,10 +52,11 @@ impl<'a> Manifests<'a> {
         .bind(version)
         .bind(document)
         .bind(at_ms)
-        .execute(self.pool)
+        .execute(&mut *transaction)
         .await
-        .map_err(attempting("write a manifest"))?;
-        Ok(())
+        .map_err(writing())?;
+        outbox::write(&mut transaction, events).await?;
+        transaction.commit().await.map_err(writing())
     }
 
     /// The module's manifest, if it has one.
@@ -77,14 +82,26 @@ impl<'a> Manifests<'a> {
             .collect()
     }
 
-    /// Removes the module's manifest. False when there was none.
-    pub async fn delete(&self, module_id: &ModuleId) -> Result<bool, StoreError> {
+    /// Removes the module's manifest, with the events that tell of it. False when there was none:
+    /// then nothing is told either.
+    pub async fn delete(
+        &self,
+        module_id: &ModuleId,
+        events: &[OutboxRow],
+    ) -> Result<bool, StoreError> {
+        let removing = || attempting("remove a manifest");
+        let mut transaction = self.pool.begin().await.map_err(removing())?;
         let done = sqlx::query("DELETE FROM manifests WHERE module_id = $1")
             .bind(module_id.as_str())
-            .execute(self.pool)
+            .execute(&mut *transaction)
             .await
-            .map_err(attempting("remove a manifest"))?;
-        Ok(done.rows_affected() > 0)
+            .map_err(removing())?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        outbox::write(&mut transaction, events).await?;
+        transaction.commit().await.map_err(removing())?;
+        Ok(true)
     }
 }
 
@@ -117,10 +134,13 @@ mod tests {
         let manifests = store.manifests();
         let (crm, abc) = ("crm".parse().unwrap(), "abc".parse().unwrap());
         assert_eq!(manifests.get(&crm).await.unwrap(), None);
-        manifests.put(&crm, "1.0.0", "{\"a\":1}", 10).await.unwrap();
-        manifests.put(&abc, "0.1.0", "{}", 11).await.unwrap();
         manifests
-            .put(&crm, "1.1.0", "{\"a\": 2}", 12)
+            .put(&crm, "1.0.0", "{\"a\":1}", 10, &[])
+            .await
+            .unwrap();
+        manifests.put(&abc, "0.1.0", "{}", 11, &[]).await.unwrap();
+        manifests
+            .put(&crm, "1.1.0", "{\"a\": 2}", 12, &[])
             .await
             .unwrap();
 
@@ -139,8 +159,8 @@ mod tests {
             .collect();
         assert_eq!(ids, [abc, crm.clone()]);
 
-        assert!(manifests.delete(&crm).await.unwrap());
-        assert!(!manifests.delete(&crm).await.unwrap());
+        assert!(manifests.delete(&crm, &[]).await.unwrap());
+        assert!(!manifests.delete(&crm, &[]).await.unwrap());
         assert_eq!(manifests.list().await.unwrap().len(), 1);
     }
 }

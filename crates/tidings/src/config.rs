@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize};
+use tidings_egress::{AllowedTarget, Guard, Target};
 use tidings_event::{Topic, TypePattern};
 use tidings_gateway::rulebook::{EnvelopeKind, Route};
 
@@ -21,6 +22,7 @@ pub(crate) struct Config {
     pub(crate) data: PathBuf,
     pub(crate) server: Server,
     pub(crate) auth: Auth,
+    pub(crate) egress: Egress,
     pub(crate) bus: Bus,
     pub(crate) modules: Modules,
     pub(crate) log: Log,
@@ -44,9 +46,16 @@ pub(crate) struct Server {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Auth {
     pub(crate) jwks_file: String,
+    jwks_url: String,
     pub(crate) shared_secret: String,
     pub(crate) issuer: String,
     pub(crate) audience: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Egress {
+    allow_targets: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -93,6 +102,7 @@ pub(crate) struct Flags {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<PathBuf>,
     pub(crate) server: ServerFlags,
+    pub(crate) egress: EgressFlags,
     pub(crate) modules: ModulesFlags,
 }
 
@@ -100,6 +110,12 @@ pub(crate) struct Flags {
 pub(crate) struct ServerFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) listen: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct EgressFlags {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) allow_targets: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -127,11 +143,16 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
     let config: Config = layers(file, flags)
         .extract()
         .context("the configuration cannot be read")?;
-    let trusted = !config.auth.jwks_file.is_empty() || !config.auth.shared_secret.is_empty();
+    let auth = &config.auth;
+    if !auth.jwks_file.is_empty() && !auth.jwks_url.is_empty() {
+        bail!("auth.jwks_file and auth.jwks_url are both set; the keys come from one of them");
+    }
+    let keys = [&auth.jwks_file, &auth.jwks_url, &auth.shared_secret];
+    let trusted = keys.iter().any(|key| !key.is_empty());
     if !config.server.listen.ip().is_loopback() && !trusted {
         bail!(
             "refusing to listen on {}: beyond loopback the local signing key is no protection. Configure \
-             auth.jwks_file or auth.shared_secret, or listen on 127.0.0.1",
+             auth.jwks_url, auth.jwks_file or auth.shared_secret, or listen on 127.0.0.1",
             config.server.listen
         );
     }
@@ -142,6 +163,20 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
 }
 
 impl Config {
+    /// Where the identity provider publishes its keys, if configured.
+    pub(crate) fn jwks_url(&self) -> Result<Option<Target>> {
+        let url = &self.auth.jwks_url;
+        let target = (!url.is_empty()).then(|| url.parse()).transpose();
+        target.context("auth.jwks_url")
+    }
+
+    /// What may be connected to.
+    pub(crate) fn guard(&self) -> Result<Guard> {
+        let allowed = self.egress.allow_targets.iter().map(|text| text.parse());
+        let allowed: Result<Vec<AllowedTarget>, _> = allowed.collect();
+        Ok(Guard::new(allowed.context("egress.allow_targets")?))
+    }
+
     /// The routes, parsed.
     pub(crate) fn routes(&self) -> Result<Vec<Route>> {
         let parse = |(index, route): (usize, &RouteConfig)| {
@@ -255,5 +290,28 @@ mod tests {
         };
         let error = load(None, &flags).unwrap_err().to_string();
         assert!(error.contains("auth.jwks_file"), "{error}");
+    }
+
+    #[test]
+    fn keys_come_from_one_place_and_targets_are_read() {
+        let config = |text: &str| -> Config {
+            let figment = layers(None, &Flags::default()).merge(Toml::string(text));
+            figment.extract().unwrap()
+        };
+        let good = config(
+            "auth.jwks_url = 'https://id.example/keys'\negress.allow_targets = ['10.0.0.0/8', 'id']",
+        );
+        assert!(good.jwks_url().unwrap().is_some());
+        let inward = [10, 0, 0, 1].into();
+        assert!(good.guard().unwrap().admit("any", inward).is_ok());
+        let none = config("");
+        assert!(none.jwks_url().unwrap().is_none());
+        assert!(none.guard().unwrap().admit("any", inward).is_err());
+        assert!(config("auth.jwks_url = 'file:///keys'").jwks_url().is_err());
+        assert!(
+            config("egress.allow_targets = ['http://a']")
+                .guard()
+                .is_err()
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `tidings serve`: where the parts are put together, started and stopped.
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tidings_bus::Bus;
 use tidings_bus::embedded::{self, Embedded};
+use tidings_egress::{Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::Gateway;
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
@@ -16,10 +18,12 @@ use tidings_http::{House, Limits};
 use tidings_store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-use crate::config::{self, Config, Flags, LogFormat, ModulesFlags, ServerFlags};
+use crate::config::{self, Config, EgressFlags, Flags, LogFormat, ModulesFlags, ServerFlags};
 use crate::manifests;
 
 /// How long idempotency keys are honoured (source A).
@@ -28,6 +32,12 @@ const KEY_TTL: Duration = Duration::from_hours(24);
 const FIRST_TOKEN_TTL: Duration = Duration::from_hours(24);
 /// How often the key set is read again.
 const KEY_REFRESH: Duration = Duration::from_mins(5);
+/// What fetching the key set may take. Whoever waits for it waits 4 s at most.
+const KEY_LIMITS: EgressLimits = EgressLimits {
+    connect_timeout: Duration::from_secs(3),
+    total_timeout: Duration::from_secs(4),
+    body_bytes: 256 * 1024,
+};
 /// The sample module of a first start.
 const DEMO: &str = r#"{
   "id": "demo",
@@ -46,6 +56,9 @@ pub(crate) struct Arguments {
     /// A folder of module manifests, loaded and watched
     #[arg(long)]
     manifests: Option<String>,
+    /// A host, address or range that outgoing URLs may reach although it lies inward; repeatable
+    #[arg(long, value_name = "HOST|RANGE")]
+    allow_target: Vec<String>,
     /// A configuration file
     #[arg(long, env = "TIDINGS_CONFIG")]
     config: Option<PathBuf>,
@@ -59,6 +72,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         data: arguments.data,
         server: ServerFlags {
             listen: arguments.listen,
+        },
+        egress: EgressFlags {
+            allow_targets: arguments.allow_target,
         },
         modules: ModulesFlags {
             manifests: arguments.manifests,
@@ -111,10 +127,8 @@ async fn serve(config: Config) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", config.server.listen))?;
     let address = listener.local_addr()?;
-    let public_url = match config.server.public_url.as_str() {
-        "" => format!("http://{address}"),
-        url => url.to_owned(),
-    };
+    let public_url = public_url(&config, address);
+    let (stop_relay, relaying) = relay(&gateway);
     let house = House::new(gateway, &public_url);
     if first_start && config.modules.demo {
         let demo: ModuleId = "demo".parse()?;
@@ -137,10 +151,14 @@ async fn serve(config: Config) -> Result<()> {
     };
     tidings_http::serve(listener, house, limits, stopped()).await;
     refreshing.abort();
+    // Cancelled, as it has just been asked to be.
+    let _ = refreshing.await;
     if let Some((watcher, task)) = watching {
         drop(watcher);
         task.await?;
     }
+    drop(stop_relay);
+    relaying.await?;
     store.close().await;
     if let Some(bus) = Arc::into_inner(bus) {
         bus.close();
@@ -149,6 +167,24 @@ async fn serve(config: Config) -> Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+fn public_url(config: &Config, address: SocketAddr) -> String {
+    match config.server.public_url.as_str() {
+        "" => format!("http://{address}"),
+        url => url.to_owned(),
+    }
+}
+
+/// Publishes the installation's own events that wait, until the sender is dropped.
+fn relay(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let outbox = gateway.outbox.clone();
+    let (stop, stopped) = oneshot::channel();
+    let relaying = tokio::spawn(async move {
+        // Nothing is ever sent: that the sender is gone is the word.
+        outbox.relay(async { drop(stopped.await) }).await;
+    });
+    (stop, relaying)
 }
 
 fn open_bus(config: &Config, clock: &Clock) -> Result<Arc<Embedded>> {
@@ -167,8 +203,13 @@ fn open_bus(config: &Config, clock: &Clock) -> Result<Arc<Embedded>> {
 async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Arc<Access>> {
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let auth = &config.auth;
+    let file = given(&auth.jwks_file).map(|file| KeySource::File(file.into()));
+    let keys = match config.jwks_url()? {
+        Some(url) => Some(behind(url, config)?),
+        None => file,
+    };
     let access = AccessConfig {
-        keys: given(&auth.jwks_file).map(|file| KeySource::File(file.into())),
+        keys,
         shared_secret: given(&auth.shared_secret).map(|secret| Zeroizing::new(secret.into_bytes())),
         issuer: given(&auth.issuer),
         audience: given(&auth.audience),
@@ -179,14 +220,25 @@ async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Ar
     ))
 }
 
+/// The key set behind a URL, fetched through the guard.
+fn behind(url: Target, config: &Config) -> Result<KeySource> {
+    let client = Client::new(config.guard()?, KEY_LIMITS)?;
+    Ok(KeySource::Fetch(Arc::new(move || {
+        let (client, url) = (client.clone(), url.clone());
+        Box::pin(async move {
+            let fetched = client.get(&url).await;
+            fetched.map_err(|error| format!("{url}: {error}"))
+        })
+    })))
+}
+
 /// Rereads the key set now and then, so that a key which its issuer has withdrawn does not stay in force.
 async fn refresh_keys(access: Arc<Access>, clock: Clock) {
     let mut beats = tokio::time::interval(KEY_REFRESH);
     loop {
         beats.tick().await;
-        if let Err(error) = access.refresh_keys(clock.now_ms()).await {
-            tracing::warn!(%error, "the key set could not be read again; the keys in force stay");
-        }
+        // What fails is logged there, and the keys in force stay.
+        let _ = access.refresh_keys(clock.now_ms()).await;
     }
 }
 

@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The arrows of ARCHITECTURE.md: a crate and the own crates it may depend on.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("tidings-event", &[]),
     ("tidings-bus", &["tidings-event"]),
     ("tidings-store", &["tidings-event"]),
     ("tidings-client", &["tidings-event"]),
+    ("tidings-egress", &[]),
     (
         "tidings-gateway",
         &["tidings-bus", "tidings-event", "tidings-store"],
@@ -25,6 +26,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
         &[
             "tidings-bus",
             "tidings-client",
+            "tidings-egress",
             "tidings-event",
             "tidings-gateway",
             "tidings-http",
@@ -39,7 +41,7 @@ const CONFINED: [(&str, &[&str]); 6] = [
     ("rusqlite", &["tidings-bus"]),
     ("sqlx", &["tidings-store"]),
     ("jsonwebtoken", &["tidings-gateway"]),
-    ("reqwest", &["tidings-client"]),
+    ("reqwest", &["tidings-client", "tidings-egress"]),
     ("figment", &["tidings"]),
 ];
 

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tidings_event::{ModuleId, TenantId};
-use tidings_store::{ApiKeyRow, Store, StoreError};
+use tidings_store::{ApiKeyRow, OutboxRow, Store, StoreError};
 use uuid::Uuid;
 
 use super::caller::{Caller, Principal, Scope};
@@ -94,12 +94,14 @@ impl ApiKeys {
         })
     }
 
-    /// Makes a key for the tenant. The text is given out here and never again.
+    /// Makes a key for the tenant, with the events that tell of it. The text is given out here and
+    /// never again.
     pub async fn create(
         &self,
         tenant: &TenantId,
         new: NewApiKey,
         now_ms: i64,
+        events: impl FnOnce(&ApiKeyRow) -> Vec<OutboxRow>,
     ) -> Result<(ApiKeyRow, String), ApiKeyError> {
         check(&new, now_ms)?;
         let mut bytes = [0; 32];
@@ -116,7 +118,7 @@ impl ApiKeys {
             expires_at_ms: new.expires_at_ms,
             revoked_at_ms: None,
         };
-        self.store.api_keys().insert(&row).await?;
+        self.store.api_keys().insert(&row, &events(&row)).await?;
         if let Some(key) = Active::new(&row) {
             self.change(|active| {
                 active.insert(key.hash, key.clone());
@@ -130,14 +132,17 @@ impl ApiKeys {
         Ok(self.store.api_keys().list(tenant).await?)
     }
 
-    /// Ends the tenant's key. False when it has no such key, or ended it before.
+    /// Ends the tenant's key, with the events that tell of it. False when it has no such key, or
+    /// ended it before.
     pub async fn revoke(
         &self,
         tenant: &TenantId,
         id: Uuid,
         now_ms: i64,
+        events: &[OutboxRow],
     ) -> Result<bool, ApiKeyError> {
-        let revoked = self.store.api_keys().revoke(tenant, id, now_ms).await?;
+        let keys = self.store.api_keys();
+        let revoked = keys.revoke(tenant, id, now_ms, events).await?;
         self.change(|active| {
             active.retain(|_, key| key.id != id || key.caller.tenant() != Some(tenant));
         });
@@ -221,6 +226,10 @@ mod tests {
 
     const NOW: i64 = 1_700_000_000_000;
 
+    fn none(_: &ApiKeyRow) -> Vec<OutboxRow> {
+        Vec::new()
+    }
+
     fn wanted(expires_at_ms: Option<i64>) -> NewApiKey {
         NewApiKey {
             name: "ci".into(),
@@ -236,7 +245,7 @@ mod tests {
         let keys = ApiKeys::load(store.clone()).await.unwrap();
         let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
         let (row, text) = keys
-            .create(&acme, wanted(Some(NOW + 10)), NOW)
+            .create(&acme, wanted(Some(NOW + 10)), NOW, none)
             .await
             .unwrap();
         assert_eq!((text.len(), text.starts_with(PREFIX)), (LENGTH, true));
@@ -254,14 +263,14 @@ mod tests {
 
         let expired = keys.authenticate(&text, NOW + 10).unwrap_err();
         assert_eq!(expired, Unauthenticated::ApiKeyExpired);
-        assert!(!keys.revoke(&globex, row.id, NOW).await.unwrap());
+        assert!(!keys.revoke(&globex, row.id, NOW, &[]).await.unwrap());
         assert!(keys.authenticate(&text, NOW).is_ok());
         // What another process of this installation sees at its start.
         let elsewhere = ApiKeys::load(store.clone()).await.unwrap();
         assert!(elsewhere.authenticate(&text, NOW).is_ok());
 
-        assert!(keys.revoke(&acme, row.id, NOW + 1).await.unwrap());
-        assert!(!keys.revoke(&acme, row.id, NOW + 2).await.unwrap());
+        assert!(keys.revoke(&acme, row.id, NOW + 1, &[]).await.unwrap());
+        assert!(!keys.revoke(&acme, row.id, NOW + 2, &[]).await.unwrap());
         assert_eq!(
             keys.authenticate(&text, NOW).unwrap_err(),
             Unauthenticated::ApiKey
@@ -284,7 +293,7 @@ mod tests {
             .await
             .unwrap();
         let acme = "acme".parse().unwrap();
-        let (_, text) = keys.create(&acme, wanted(None), NOW).await.unwrap();
+        let (_, text) = keys.create(&acme, wanted(None), NOW, none).await.unwrap();
         let foreign = format!("{PREFIX}{}", "A".repeat(43));
         let longer = format!("{text}A");
         for bad in ["tdk_", &text[..46], &longer, &foreign, &text.to_uppercase()] {
@@ -316,7 +325,7 @@ mod tests {
         };
         for bad in [nameless, forging, powerless, wanted(Some(NOW))] {
             assert!(
-                keys.create(&acme, bad.clone(), NOW).await.is_err(),
+                keys.create(&acme, bad.clone(), NOW, none).await.is_err(),
                 "{bad:?}"
             );
         }

@@ -84,6 +84,11 @@ impl KeySet {
         }
     }
 
+    /// Whether it trusts nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// The set of one Ed25519 key.
     pub(super) fn of_ed25519(id: &str, public: &[u8; 32]) -> Self {
         let key = DecodingKey::from_ed_der(public);

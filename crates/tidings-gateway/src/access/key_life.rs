@@ -77,7 +77,7 @@ async fn an_issuer_that_fails_leaves_the_keys_in_force() {
     let good = token(&json!({}));
     assert_eq!(
         ask(&door, &good, NOW).await.unwrap_err(),
-        Unauthenticated::UnknownKey
+        Unauthenticated::NoKeysYet
     );
     issuer.now_has(Ok(key_set()));
     assert!(ask(&door, &good, NOW + 5_000).await.is_ok());
@@ -240,9 +240,18 @@ async fn api_keys_come_in_by_the_same_door() {
         expires_at_ms: None,
     };
     let acme = "acme".parse().unwrap();
-    let (row, text) = door.api_keys().create(&acme, new, NOW).await.unwrap();
+    let (row, text) = door
+        .api_keys()
+        .create(&acme, new, NOW, |_| Vec::new())
+        .await
+        .unwrap();
     let caller = ask(&door, &text, NOW).await.unwrap();
     assert_eq!(caller.describe(), "API key 'ci'");
-    assert!(door.api_keys().revoke(&acme, row.id, NOW).await.unwrap());
+    assert!(
+        door.api_keys()
+            .revoke(&acme, row.id, NOW, &[])
+            .await
+            .unwrap()
+    );
     check(&door, "revoked", &text, Some(Unauthenticated::ApiKey)).await;
 }

@@ -50,6 +50,9 @@ pub enum Unauthenticated {
     /// No trusted key has this `kid`, or there is none and more than one key.
     #[error("the token is signed with a key that is not trusted here")]
     UnknownKey,
+    /// The issuer's keys could not be fetched since the start.
+    #[error("the keys that tokens are verified with could not be fetched yet; try again soon")]
+    NoKeysYet,
     /// The signature does not fit.
     #[error("the token's signature is not valid")]
     Signature,
@@ -89,13 +92,6 @@ pub enum Unauthenticated {
     /// The key's own end has come.
     #[error("the API key has expired; make a new one")]
     ApiKeyExpired,
-}
-
-impl Unauthenticated {
-    /// Whether a credential was sent at all: a challenge names `invalid_token` only then.
-    pub fn credential_was_sent(self) -> bool {
-        self != Self::Missing
-    }
 }
 
 /// What a token is held to, beside its keys.

@@ -1,5 +1,6 @@
 //! The real binary, from the outside: what each operation answers, and what it must never do.
 
+mod audit;
 mod bad_input;
 mod batch;
 mod cloudevents;
@@ -8,6 +9,8 @@ mod credentials;
 mod events;
 mod harness;
 mod isolation;
+mod issuer;
+mod jwt_attacks;
 mod manifests;
 mod order_of_rules;
 mod publish;

@@ -1,0 +1,344 @@
+//! The client behind the guard. What it connects to has passed the guard, and nothing is resolved
+//! twice: the addresses that were checked are the ones the connector gets.
+//!
+//! The connector never asks a resolver about a host that is an address, so those are checked before
+//! a request is made. A connection is kept for a while after its request; it stays the connection
+//! that was checked.
+
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::ClientBuilder;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
+
+use crate::guard::{Guard, RefusedAddress};
+use crate::target::Target;
+
+/// How long an unused connection is kept.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What one request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// To resolve the name, connect and shake hands.
+    pub connect_timeout: Duration,
+    /// From the beginning to the last byte of the body.
+    pub total_timeout: Duration,
+    /// The largest body, in bytes.
+    pub body_bytes: usize,
+}
+
+/// Why a request was not made or brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// The guard refused; no connection was made.
+    #[error(transparent)]
+    Refused(#[from] RefusedAddress),
+    /// The system has no root certificates, so that no server can prove who it is.
+    #[error("https cannot be used, the system has no root certificates: {0}")]
+    NoRoots(String),
+    /// Longer than the limits allow.
+    #[error("no complete answer in time")]
+    Timeout,
+    /// The name, the connection or the handshake failed, or the connection broke.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
+    /// Another status than 2xx. A redirect too: it is not followed.
+    #[error("it answered with status {0}")]
+    Status(u16),
+    /// The body is larger than the limit, in bytes.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The client itself could not be made.
+    #[error("no HTTP client can be made: {0}")]
+    Setup(#[source] reqwest::Error),
+}
+
+/// Sends requests to what the guard admits.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    guard: Arc<Guard>,
+    limits: Limits,
+    no_roots: Option<String>,
+}
+
+impl Client {
+    /// With this guard and these limits. The system's root certificates are read here.
+    pub fn new(guard: Guard, limits: Limits) -> Result<Self, EgressError> {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Failing means that another thread has just installed one, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let guard = Arc::new(guard);
+        let (http, no_roots) = match builder(&guard, &limits).build() {
+            Ok(http) => (http, None),
+            // Without root certificates plain http still works, and https trusts nobody.
+            Err(error) => {
+                let http = builder(&guard, &limits).tls_certs_only([]).build();
+                (http.map_err(EgressError::Setup)?, Some(cause_of(&error)))
+            }
+        };
+        Ok(Self {
+            http,
+            guard,
+            limits,
+            no_roots,
+        })
+    }
+
+    /// The body of a good answer.
+    pub async fn get(&self, target: &Target) -> Result<Vec<u8>, EgressError> {
+        if let Some(address) = target.address() {
+            self.guard.admit(target.host(), address)?;
+        }
+        if let (true, Some(reason)) = (target.is_https(), &self.no_roots) {
+            return Err(EgressError::NoRoots(reason.clone()));
+        }
+        let answer = self.http.get(target.url().clone()).send().await;
+        let mut answer = answer.map_err(failed)?;
+        if !answer.status().is_success() {
+            return Err(EgressError::Status(answer.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > self.limits.body_bytes {
+                return Err(EgressError::TooLarge(self.limits.body_bytes));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+fn builder(guard: &Arc<Guard>, limits: &Limits) -> ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("tidings/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(Arc::new(Guarded(guard.clone())))
+        .redirect(Policy::none())
+        // A proxy would resolve and connect for us, past the guard.
+        .no_proxy()
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
+        .connect_timeout(limits.connect_timeout)
+        .timeout(limits.total_timeout)
+        .pool_idle_timeout(IDLE)
+}
+
+/// The system's resolver with the guard after it.
+struct Guarded(Arc<Guard>);
+
+impl Resolve for Guarded {
+    fn resolve(&self, name: Name) -> Resolving {
+        let guard = self.0.clone();
+        Box::pin(async move {
+            // Port 0 stands for that of the URL.
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let addresses: Vec<SocketAddr> = found.collect();
+            let plain: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+            guard.admit_all(name.as_str(), &plain)?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// What a failure of the library means here. The guard's refusal comes back out of the connector.
+fn failed(error: reqwest::Error) -> EgressError {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(refused) = inner.downcast_ref::<RefusedAddress>() {
+            return EgressError::Refused(refused.clone());
+        }
+        source = inner.source();
+    }
+    if error.is_timeout() {
+        return EgressError::Timeout;
+    }
+    EgressError::Unreachable(cause_of(&error))
+}
+
+/// The innermost cause: what wraps it only repeats the URL.
+fn cause_of(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        connect_timeout: Duration::from_secs(5),
+        total_timeout: Duration::from_secs(5),
+        body_bytes: 1_000,
+    };
+
+    fn client(allowed: &[&str], limits: Limits) -> Client {
+        let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
+        Client::new(Guard::new(allowed), limits).unwrap()
+    }
+
+    /// A server on loopback that gives everybody this answer, and its port. It ends with the test.
+    async fn answering(answer: String) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4_096];
+                let _ = stream.read(&mut head).await;
+                // A client that has seen enough may be gone.
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        port
+    }
+
+    fn answer(status: &str, headers: &str, body: &str) -> String {
+        let length = body.len();
+        format!(
+            "HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        )
+    }
+
+    async fn get(client: &Client, url: &str) -> Result<Vec<u8>, EgressError> {
+        client.get(&url.parse().unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn no_notation_of_loopback_gets_a_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = client(&[], LIMITS);
+        for host in [
+            "127.0.0.1",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "0177.0.0.1",
+            "127.0.0.1.",
+            "0",
+            "[::1]",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "[64:ff9b:1::7f00:1]",
+            "[2002:7f00:1::]",
+            "localhost",
+            "LOCALHOST",
+            "%6cocalhost",
+            "169.254.169.254",
+            "10.0.0.1",
+            "[fe80::1]",
+            "[fd00::1]",
+        ] {
+            for scheme in ["http", "https"] {
+                let refused = get(&client, &format!("{scheme}://{host}:{port}/")).await;
+                assert!(
+                    matches!(refused, Err(EgressError::Refused(_))),
+                    "{scheme}://{host}: {refused:?}"
+                );
+            }
+        }
+        // Not every system's resolver knows it; where one does, the guard does too.
+        assert!(
+            get(&client, &format!("http://localhost.:{port}/"))
+                .await
+                .is_err()
+        );
+        let waiting = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(waiting.is_err(), "nothing has connected");
+    }
+
+    #[tokio::test]
+    async fn what_is_allowed_by_address_or_by_name_is_fetched() {
+        let port = answering(answer("200 OK", "", "the keys")).await;
+        for (allowed, host) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.0/8", "127.1"),
+            ("localhost", "localhost"),
+        ] {
+            let body = get(
+                &client(&[allowed], LIMITS),
+                &format!("http://{host}:{port}/"),
+            )
+            .await;
+            assert_eq!(body.unwrap(), b"the keys", "{host}");
+        }
+        let other = get(
+            &client(&["localhost"], LIMITS),
+            &format!("http://127.0.0.1:{port}/"),
+        )
+        .await;
+        assert!(matches!(other, Err(EgressError::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_and_is_not_followed() {
+        let inner = answering(answer("200 OK", "", "secret")).await;
+        let location = format!("Location: http://127.0.0.1:{inner}/\r\n");
+        let port = answering(answer("302 Found", &location, "")).await;
+        let url = format!("http://127.0.0.1:{port}/");
+        let refused = get(&client(&["127.0.0.1"], LIMITS), &url).await;
+        assert!(
+            matches!(refused, Err(EgressError::Status(302))),
+            "{refused:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_past_the_limit_is_cut_off_and_a_compressed_one_left_packed() {
+        let client = client(&["127.0.0.1"], LIMITS);
+        let fits = answering(answer(
+            "200 OK",
+            "Content-Encoding: gzip\r\n",
+            &"a".repeat(1_000),
+        ))
+        .await;
+        let body = get(&client, &format!("http://127.0.0.1:{fits}/"))
+            .await
+            .unwrap();
+        assert_eq!(body.len(), 1_000);
+        let endless = "HTTP/1.1 200 OK\r\n\r\n".to_owned() + &"a".repeat(100_000);
+        let over = answering(endless).await;
+        let refused = get(&client, &format!("http://127.0.0.1:{over}/")).await;
+        assert!(
+            matches!(refused, Err(EgressError::TooLarge(1_000))),
+            "{refused:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn who_never_answers_or_does_not_listen_is_given_up() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let hasty = Limits {
+            total_timeout: Duration::from_millis(100),
+            ..LIMITS
+        };
+        let client = client(&["127.0.0.1"], hasty);
+        let url = format!("http://127.0.0.1:{port}/");
+        assert!(matches!(
+            get(&client, &url).await,
+            Err(EgressError::Timeout)
+        ));
+        drop(silent);
+        assert!(matches!(
+            get(&client, &url).await,
+            Err(EgressError::Unreachable(_))
+        ));
+    }
+}

@@ -1,0 +1,53 @@
+//! What the audit trail says of an administrative action: an event `audit.<noun>.<verb>` of service
+//! `audit`, in the tenant whose thing it is. It never holds a secret.
+
+use serde_json::{Value, json};
+use tidings_event::event::rfc3339;
+use tidings_event::{Service, TenantId};
+use tidings_store::OutboxRow;
+
+use crate::access::{Caller, Principal};
+use crate::outbox::Outbox;
+
+/// Who did it.
+#[derive(Debug, Clone)]
+pub(crate) enum Actor {
+    /// Whoever asked.
+    Caller(Caller),
+    /// Nobody who asked: the manifests folder, or the sample of a first start.
+    Installation,
+}
+
+impl Actor {
+    fn describe(&self) -> Value {
+        let Self::Caller(caller) = self else {
+            return json!({ "kind": "installation", "name": "tidings" });
+        };
+        let mut actor = match caller.principal() {
+            Principal::Module(module) => json!({ "kind": "module", "name": module.as_str() }),
+            Principal::Service(service) => json!({ "kind": "service", "name": service.as_str() }),
+            Principal::User(sub) => json!({ "kind": "user", "name": sub }),
+            Principal::Operator(sub) => json!({ "kind": "operator", "name": sub }),
+            Principal::ApiKey { id, name, .. } => {
+                json!({ "kind": "api-key", "name": name, "id": id })
+            }
+        };
+        if let Some(tenant) = caller.tenant() {
+            actor["tenant"] = tenant.as_str().into();
+        }
+        actor
+    }
+}
+
+/// The event of an action, named `<noun>.<verb>`.
+pub(crate) fn row(
+    outbox: &Outbox,
+    tenant: TenantId,
+    action: &str,
+    actor: &Actor,
+    target: &Value,
+) -> OutboxRow {
+    let at = rfc3339(outbox.now_ms());
+    let data = json!({ "action": action, "actor": actor.describe(), "target": target, "at": at });
+    outbox.row(Service::Audit, tenant, &format!("audit.{action}"), &data)
+}

@@ -1,0 +1,226 @@
+//! What the outbox goes through: a process that died, a bus that is away, and its return.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tidings_bus::memory::Memory;
+use tidings_bus::{
+    AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Read, ReadError, Record,
+    Stored,
+};
+use tidings_event::{ModuleId, Service, TenantId, Topic};
+use tidings_store::{OutboxRow, Store};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::Gateway;
+use crate::access::{Access, AccessConfig, on_behalf_of};
+use crate::clock::Clock;
+use crate::events::Query;
+
+const NOW: i64 = 1_700_000_000_000;
+/// Nothing here takes so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A bus that takes nothing while it is away, and counts what it refuses.
+struct Leaving {
+    bus: Memory,
+    away: AtomicBool,
+    refused: AtomicUsize,
+}
+
+impl Leaving {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            bus: Memory::new(3, Arc::new(|| NOW)),
+            away: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
+        })
+    }
+
+    fn is_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+}
+
+impl Bus for Leaving {
+    fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
+        if self.away.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            let retry_after = Duration::from_secs(1);
+            return Box::pin(async move { Err(AppendError::Unavailable { retry_after }) });
+        }
+        self.bus.append(records)
+    }
+
+    fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
+        self.bus.read(partition, read)
+    }
+
+    fn find(&self, of: TenantId, id: Uuid) -> Pending<'_, Result<Option<Stored>, ReadError>> {
+        self.bus.find(of, id)
+    }
+
+    fn topics(&self) -> Pending<'_, Result<Vec<(Topic, u32)>, ReadError>> {
+        self.bus.topics()
+    }
+
+    fn bounds(&self, partition: Partition) -> Pending<'_, Result<Bounds, ReadError>> {
+        self.bus.bounds(partition)
+    }
+
+    fn offset_at(&self, partition: Partition, at_ms: i64) -> Pending<'_, Result<u64, ReadError>> {
+        self.bus.offset_at(partition, at_ms)
+    }
+
+    fn tail(&self) -> watch::Receiver<u64> {
+        self.bus.tail()
+    }
+
+    fn health(&self) -> Health {
+        self.bus.health()
+    }
+
+    fn keeps_receipts(&self) -> bool {
+        self.bus.keeps_receipts()
+    }
+}
+
+async fn gateway(bus: &Arc<Leaving>, store: &Store) -> Gateway {
+    let folder = tempfile::tempdir().unwrap();
+    let access = AccessConfig::default();
+    let access = Access::new(access, store.clone(), folder.path(), NOW).await;
+    let (bus, access) = (bus.clone(), Arc::new(access.unwrap()));
+    let clock = Clock::manual(NOW);
+    let opened = Gateway::open(bus, 3, store.clone(), access, Vec::new(), clock);
+    opened.await.unwrap()
+}
+
+/// Runs the relay until nothing waits.
+async fn relayed(gateway: &Gateway, store: &Store) {
+    let emptied = async {
+        let deadline = Instant::now() + PATIENCE;
+        while !store.outbox().waiting(1).await.unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "the outbox was not worked off");
+            tokio::task::yield_now().await;
+        }
+    };
+    gateway.outbox.relay(emptied).await;
+}
+
+/// The types of the tenant's events, in their order.
+async fn types(gateway: &Gateway, tenant: &str) -> Vec<String> {
+    let caller = on_behalf_of(Service::Audit, tenant.parse().unwrap());
+    let query = Query {
+        limit: 100,
+        ..Query::default()
+    };
+    let page = gateway.events.list(&caller, &query).await.unwrap();
+    let types = page.items.iter();
+    types
+        .map(|placed| placed.event.event_type.as_str().to_owned())
+        .collect()
+}
+
+fn manifest(version: &str) -> String {
+    format!(r#"{{"id":"crm","version":"{version}","events":{{"publishes":["crm.a.b"]}}}}"#)
+}
+
+fn waiting(event_type: &str) -> OutboxRow {
+    OutboxRow {
+        id: Uuid::now_v7(),
+        service: Service::Audit,
+        tenant: "acme".parse().unwrap(),
+        event_type: event_type.parse().unwrap(),
+        data: r#"{"n":1}"#.into(),
+        created_at_ms: NOW,
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_is_published_once_however_often_it_is_tried() {
+    let (bus, store) = (Leaving::new(), Store::in_memory().await.unwrap());
+    let crm: ModuleId = "crm".parse().unwrap();
+    let (row, document) = (waiting("audit.manifest.written"), manifest("1.0.0"));
+    // Twice: the second time as if the process had died between publishing and taking out.
+    for round in 0..2 {
+        let manifests = store.manifests();
+        let events = [row.clone()];
+        let kept = manifests.put(&crm, "1.0.0", &document, round, &events);
+        kept.await.unwrap();
+        let gateway = gateway(&bus, &store).await;
+        relayed(&gateway, &store).await;
+        assert_eq!(types(&gateway, "acme").await, ["audit.manifest.written"]);
+    }
+}
+
+#[tokio::test]
+async fn a_change_while_the_bus_is_away_is_made_and_told_of_later_in_order() {
+    let (bus, store) = (Leaving::new(), Store::in_memory().await.unwrap());
+    let gateway = gateway(&bus, &store).await;
+    let crm: ModuleId = "crm".parse().unwrap();
+    let install = async |version: &str| {
+        let manifests = &gateway.manifests;
+        manifests.install(&crm, &manifest(version)).await.unwrap()
+    };
+    assert!(install("1.0.0").await);
+    let both = ["module.registry.manifest.updated", "audit.manifest.written"];
+    assert_eq!(types(&gateway, "platform").await, both);
+    assert!(!install("1.0.0").await, "the same again changes nothing");
+
+    bus.is_away(true);
+    assert!(install("1.0.1").await);
+    assert!(install("1.0.2").await);
+    assert_eq!(types(&gateway, "platform").await, both);
+    assert_eq!(store.outbox().waiting(9).await.unwrap().len(), 4);
+    let listed = gateway.manifests.list().await.unwrap();
+    assert_eq!(listed[0].version, "1.0.2");
+    bus.is_away(false);
+    relayed(&gateway, &store).await;
+    assert_eq!(types(&gateway, "platform").await, both.repeat(3));
+}
+
+#[tokio::test]
+async fn the_relay_tries_again_while_the_bus_is_away_and_stops_when_asked() {
+    let (bus, store) = (Leaving::new(), Store::in_memory().await.unwrap());
+    let gateway = gateway(&bus, &store).await;
+    let crm: ModuleId = "crm".parse().unwrap();
+    bus.is_away(true);
+    let document = manifest("1.0.0");
+    gateway.manifests.install(&crm, &document).await.unwrap();
+    let back = async {
+        // Once for the change itself and once for the relay; a later round does not fail.
+        let deadline = Instant::now() + PATIENCE;
+        while bus.refused.load(Ordering::SeqCst) < 2 {
+            assert!(Instant::now() < deadline, "the relay did not try");
+            tokio::task::yield_now().await;
+        }
+        bus.is_away(false);
+    };
+    tokio::join!(relayed(&gateway, &store), back);
+    assert_eq!(types(&gateway, "platform").await.len(), 2);
+    bus.is_away(true);
+    gateway.outbox.relay(std::future::ready(())).await;
+}
+
+#[tokio::test]
+async fn an_event_that_can_never_be_published_does_not_hold_up_the_others() {
+    let (bus, store) = (Leaving::new(), Store::in_memory().await.unwrap());
+    let crm: ModuleId = "crm".parse().unwrap();
+    // Service audit may not publish another's event, and a text is no JSON.
+    let foreign = waiting("auth.user.created");
+    let torn = OutboxRow {
+        data: "{".into(),
+        ..waiting("audit.manifest.written")
+    };
+    let good = waiting("audit.manifest.removed");
+    let events = [foreign, torn, good];
+    let manifests = store.manifests();
+    let document = manifest("1.0.0");
+    let kept = manifests.put(&crm, "1.0.0", &document, NOW, &events);
+    kept.await.unwrap();
+    let gateway = gateway(&bus, &store).await;
+    relayed(&gateway, &store).await;
+    assert_eq!(types(&gateway, "acme").await, ["audit.manifest.removed"]);
+}
