@@ -6,6 +6,7 @@ pub mod clock;
 pub mod envelope;
 pub mod events;
 pub mod kernel_namespaces;
+pub mod limits;
 pub mod manifests;
 pub mod publish;
 pub mod rulebook;
@@ -20,6 +21,7 @@ use access::Access;
 use api_keys::ApiKeys;
 use clock::Clock;
 use events::Events;
+use limits::Limits;
 use manifests::Manifests;
 use publish::command::Command;
 use publish::refusal::Refusal;
@@ -38,6 +40,8 @@ pub struct Gateway {
     pub api_keys: ApiKeys,
     /// Time and ids.
     pub clock: Clock,
+    /// What one tenant may ask for at once; the defaults until it is set.
+    pub limits: Limits,
     line: Arc<Line>,
     bus: Arc<dyn Bus>,
     store: Store,
@@ -85,6 +89,7 @@ impl Gateway {
             manifests: Arc::new(manifests),
             api_keys,
             clock,
+            limits: Limits::default(),
             line,
             bus,
             store,

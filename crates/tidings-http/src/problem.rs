@@ -1,5 +1,7 @@
 //! The one place where a refusal becomes problem+json (RFC 9457), and where requests are counted.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -81,8 +83,9 @@ fn page(
         put("limit", json!(limit));
         put("actual", json!(actual));
     }
-    if let Some(wait) = refusal.retry_after {
-        put("retryAfter", json!(wait.as_secs().max(1)));
+    let retry_after = refusal.retry_after.map(whole_seconds);
+    if let Some(seconds) = retry_after {
+        put("retryAfter", json!(seconds));
     }
     if !refusal.errors.is_empty() {
         let errors = refusal.errors.iter().map(|(index, code, detail)| {
@@ -100,11 +103,8 @@ fn page(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
     );
-    if let Some(wait) = refusal.retry_after {
-        headers.insert(
-            header::RETRY_AFTER,
-            HeaderValue::from(wait.as_secs().max(1)),
-        );
+    if let Some(seconds) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if code == Code::Unauthenticated {
         let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
@@ -114,4 +114,9 @@ fn page(
         headers.insert(header::ALLOW, allow.clone());
     }
     response
+}
+
+/// At least one, and never so few that the retry comes too early.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }

@@ -24,7 +24,7 @@ pub(crate) const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// The time that a whole body gets to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who is calling: extracted before anything is read of the body.
+/// Who is calling, within its tenant's rate: extracted before anything is read of the body.
 pub(crate) struct Authenticated(pub(crate) Caller);
 
 impl FromRequestParts<House> for Authenticated {
@@ -47,7 +47,9 @@ impl FromRequestParts<House> for Authenticated {
             credential.map_err(|_| refused("The Authorization header is not ASCII.".into()))?;
         let now = house.gateway.clock.now_ms();
         let caller = house.gateway.access.authenticate(credential, now).await;
-        caller.map(Self).map_err(|error| refused(error.to_string()))
+        let caller = caller.map_err(|error| refused(error.to_string()))?;
+        house.gateway.limits.admit(&caller)?;
+        Ok(Self(caller))
     }
 }
 

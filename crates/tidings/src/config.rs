@@ -23,6 +23,7 @@ pub(crate) struct Config {
     pub(crate) auth: Auth,
     pub(crate) bus: Bus,
     pub(crate) modules: Modules,
+    pub(crate) limits: Limits,
     pub(crate) log: Log,
     #[serde(default)]
     routes: Vec<RouteConfig>,
@@ -63,6 +64,14 @@ pub(crate) struct Bus {
 pub(crate) struct Modules {
     pub(crate) manifests: String,
     pub(crate) demo: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Limits {
+    pub(crate) requests_per_second: u32,
+    pub(crate) burst: u32,
+    pub(crate) streams_per_tenant: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

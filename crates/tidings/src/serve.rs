@@ -105,7 +105,13 @@ async fn serve(config: Config) -> Result<()> {
         config.routes()?,
         clock.clone(),
     );
-    let gateway = gateway.await.context("the gateway cannot be opened")?;
+    let mut gateway = gateway.await.context("the gateway cannot be opened")?;
+    let limits = &config.limits;
+    gateway.limits = tidings_gateway::limits::Limits::new(
+        limits.requests_per_second,
+        limits.burst,
+        limits.streams_per_tenant,
+    );
 
     let listener = TcpListener::bind(config.server.listen)
         .await

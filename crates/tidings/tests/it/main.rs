@@ -8,6 +8,7 @@ mod credentials;
 mod events;
 mod harness;
 mod isolation;
+mod limits;
 mod manifests;
 mod order_of_rules;
 mod publish;
