@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod heads;
 mod metrics;
 mod openapi;
 mod problem;

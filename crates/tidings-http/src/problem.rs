@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tidings_event::Code;
-use tidings_gateway::publish::refusal::Refusal;
+use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tower::Service as _;
 
 use crate::House;
@@ -49,6 +49,24 @@ pub(crate) async fn around(house: &House, mut router: Router, request: Request) 
     }
     let status = response.status().as_u16();
     house.metrics.request(&path, status, begun.elapsed());
+    response
+}
+
+/// The answer to a request that gives its length twice: where it ends, nobody can say, so the connection ends.
+pub(crate) fn two_lengths<B>(house: &House, request: &axum::http::Request<B>) -> Response {
+    let refusal = Refusal::new(
+        Code::InvalidRequest,
+        Rule::BodyLimits,
+        "A request has Content-Length or Transfer-Encoding, not both.",
+    )
+    .field("Content-Length");
+    let path = request.uri().path();
+    let trace = traceparent(request.headers());
+    let mut response = page(house, &refusal, path, trace.as_deref(), Response::default());
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    let status = response.status().as_u16();
+    house.metrics.request(path, status, Duration::ZERO);
     response
 }
 
