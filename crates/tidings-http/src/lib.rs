@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod coding;
 mod heads;
 mod metrics;
 mod openapi;

@@ -12,6 +12,7 @@ use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tower::Service as _;
 
 use crate::House;
+use crate::coding::{ACCEPTED_CODINGS, ENCODING_FIELD};
 use crate::request::traceparent;
 
 /// A refusal on its way out.
@@ -123,6 +124,9 @@ fn page(
     );
     if let Some(seconds) = retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if code == Code::UnsupportedMediaType && refusal.field.as_deref() == Some(ENCODING_FIELD) {
+        headers.insert(header::ACCEPT_ENCODING, ACCEPTED_CODINGS);
     }
     if code == Code::Unauthenticated {
         let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");

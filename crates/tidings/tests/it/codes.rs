@@ -12,11 +12,12 @@ const ELSEWHERE: [Code; 4] = [
     Code::BrokerUnavailable,
 ];
 
-const TESTS: [&str; 10] = [
+const TESTS: [&str; 11] = [
     include_str!("bad_input.rs"),
     include_str!("batch.rs"),
     include_str!("cloudevents.rs"),
     include_str!("codes.rs"),
+    include_str!("compressed.rs"),
     include_str!("credentials.rs"),
     include_str!("events.rs"),
     include_str!("limits.rs"),

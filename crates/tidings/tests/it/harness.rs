@@ -169,6 +169,15 @@ impl Server {
         self.call("POST", path).bearer(token).json(body).send()
     }
 
+    /// The most memory that the process ever had at once, in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a process has a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|rest| rest.split_whitespace().next());
+        number.expect("a peak").parse().expect("a number")
+    }
+
     /// How many events the tenant of the token has.
     pub(crate) fn count(&self, token: &str) -> usize {
         let page = self.get("/v1/events?limit=1000", token).expect(200).json();
