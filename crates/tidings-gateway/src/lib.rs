@@ -108,6 +108,10 @@ impl Gateway {
         match &outcome {
             Ok(published) => {
                 let first = &published[0];
+                if tracing::span_enabled!(target: "tidings::trace", tracing::Level::DEBUG) {
+                    let id = tracing::field::display(first.event_id);
+                    tracing::Span::current().record("tidings.event_id", id);
+                }
                 tracing::info!(
                     tenant,
                     principal = caller.receipt_scope(),

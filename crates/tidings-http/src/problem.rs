@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use tidings_event::Code;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tower::Service as _;
+use tracing::Instrument as _;
 
 use crate::House;
 use crate::coding::{ACCEPTED_CODINGS, ENCODING_FIELD};
@@ -41,14 +42,25 @@ pub(crate) async fn around(house: &House, mut router: Router, request: Request) 
     let begun = std::time::Instant::now();
     let path = request.uri().path().to_owned();
     let trace = traceparent(request.headers());
-    let mut response = match router.call(request).await {
+    let span = crate::trace::span(house.adopt, &request);
+    let answer = router.call(request);
+    let answer = match &span {
+        Some(span) => answer.instrument(span.clone()).await,
+        None => answer.await,
+    };
+    let mut response = match answer {
         Ok(response) => response,
         Err(never) => match never {},
     };
-    if let Some(Refused(refusal)) = response.extensions_mut().remove::<Refused>() {
-        response = page(house, &refusal, &path, trace.as_deref(), response);
+    let refused = response.extensions_mut().remove::<Refused>();
+    if let Some(Refused(refusal)) = &refused {
+        response = page(house, refusal, &path, trace.as_deref(), response);
     }
     let status = response.status().as_u16();
+    if let Some(span) = span {
+        let code = refused.map(|Refused(refusal)| refusal.code.as_str());
+        crate::trace::answered(&span, status, code);
+    }
     house.metrics.request(&path, status, begun.elapsed());
     response
 }

@@ -49,6 +49,7 @@ impl FromRequestParts<House> for Authenticated {
         let now = house.gateway.clock.now_ms();
         let caller = house.gateway.access.authenticate(credential, now).await;
         let caller = caller.map_err(|error| refused(error.to_string()))?;
+        crate::trace::caller(&caller);
         house.gateway.limits.admit(&caller)?;
         Ok(Self(caller))
     }

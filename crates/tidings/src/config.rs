@@ -25,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) modules: Modules,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
+    pub(crate) telemetry: Telemetry,
     #[serde(default)]
     routes: Vec<RouteConfig>,
 }
@@ -81,6 +82,13 @@ pub(crate) struct Log {
     pub(crate) level: String,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Telemetry {
+    pub(crate) otlp_endpoint: String,
+    pub(crate) otlp_protocol: String,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
@@ -128,7 +136,16 @@ pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
     // The client's own variables share the prefix; those of the configuration name a section.
     let ours = |name: &figment::value::UncasedStr| name == "data" || name.as_str().contains("__");
     let variables = Env::prefixed("TIDINGS_").filter(ours).split("__");
-    figment.merge(variables).merge(Serialized::defaults(flags))
+    // The names that every exporter of OpenTelemetry reads; ours go before them.
+    let standard = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+    let standard = Env::raw().only(&standard).map(|name| {
+        let key = name.as_str().to_lowercase();
+        key.replace("otel_exporter_", "telemetry.").into()
+    });
+    figment
+        .merge(standard)
+        .merge(variables)
+        .merge(Serialized::defaults(flags))
 }
 
 /// Reads and checks the configuration.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_tidings");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tidings");
 /// Nothing here takes so long: a test that would hang fails instead.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const PUBLISH: &str = "/v1/events/publish";
 pub(crate) const BATCH: &str = "/v1/events/publish/batch";
 

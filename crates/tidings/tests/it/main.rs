@@ -13,3 +13,4 @@ mod limits;
 mod manifests;
 mod order_of_rules;
 mod publish;
+mod telemetry;
