@@ -1,5 +1,6 @@
 //! Configuration: one struct, four layers, the later ones winning. The environment is read here and nowhere else.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize};
 use tidings_event::{Topic, TypePattern};
 use tidings_gateway::rulebook::{EnvelopeKind, Route};
+
+use crate::failure::Usage;
 
 /// The first layer, which is also the reference page.
 const DEFAULTS: &str = include_str!("../tidings.default.toml");
@@ -223,6 +226,77 @@ pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
         lines.push(format!("{path} = {shown}  # {origin}"));
     }
     Ok(lines.join("\n"))
+}
+
+/// Which gateway a client command speaks to, and as whom.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Gateway {
+    pub(crate) url: String,
+    pub(crate) token: Option<String>,
+}
+
+/// What a profile or the flags say of a gateway.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GatewayFlags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<String>,
+}
+
+/// The gateway of a client command: flags, then the profile that a flag names, then `TIDINGS_URL` and
+/// `TIDINGS_TOKEN`, then the profile that `TIDINGS_PROFILE` names. What is typed wins over what is set.
+pub(crate) fn gateway(profile: Option<&str>, flags: &GatewayFlags) -> Result<Gateway> {
+    let mut figment = Figment::from(Serialized::default("url", "http://127.0.0.1:8080"));
+    let variables = Env::prefixed("TIDINGS_").only(&["url", "token"]);
+    match (profile, variable("TIDINGS_PROFILE")) {
+        (Some(name), _) => {
+            figment = figment.merge(variables);
+            figment = figment.merge(Serialized::defaults(self::profile(name)?));
+        }
+        (None, Some(name)) => {
+            figment = figment.merge(Serialized::defaults(self::profile(&name)?));
+            figment = figment.merge(variables);
+        }
+        (None, None) => figment = figment.merge(variables),
+    }
+    let gateway = figment.merge(Serialized::defaults(flags)).extract();
+    gateway.context("the gateway's address and credential cannot be read")
+}
+
+/// A profile of `tidings/profiles.toml` in the user's configuration folder.
+fn profile(name: &str) -> Result<GatewayFlags> {
+    let folder = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let folder = folder.or_else(|| Some(Path::new(&variable("HOME")?).join(".config")));
+    let file = folder.map(|folder| folder.join("tidings").join("profiles.toml"));
+    let file = file.filter(|file| file.is_file()).ok_or_else(|| {
+        Usage(format!(
+            "there is no profile {name:?}: write its url and token under [{name}] in \
+             ~/.config/tidings/profiles.toml"
+        ))
+    })?;
+    let profiles: BTreeMap<String, GatewayFlags> = Figment::from(Toml::file_exact(&file))
+        .extract()
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    let known: Vec<&str> = profiles.keys().map(String::as_str).collect();
+    let found = profiles.get(name).cloned().ok_or_else(|| {
+        let (file, known) = (file.display(), known.join(", "));
+        Usage(format!("{file} has no profile {name:?}; it has {known}"))
+    });
+    Ok(found?)
+}
+
+/// Whether `NO_COLOR` is absent or empty, as its convention has it.
+pub(crate) fn colours_wanted() -> bool {
+    variable("NO_COLOR").is_none()
+}
+
+/// A variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(|value| value.to_string_lossy().into_owned())
 }
 
 fn parsed(text: &str) -> Result<Duration, String> {

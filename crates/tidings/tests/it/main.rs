@@ -4,6 +4,7 @@ mod bad_input;
 mod batch;
 mod cloudevents;
 mod codes;
+mod command_line;
 mod compressed;
 mod credentials;
 mod events;
