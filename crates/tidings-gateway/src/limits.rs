@@ -1,7 +1,7 @@
 //! What one tenant may ask for: requests a second, and streams at once, so that a loud tenant leaves room
 //! for the others.
 //!
-//! Operators have no tenant and are never held back: they are who can end a flood. A batch is one request,
+//! Operators are never held back, even in a tenant's name: they are who can end a flood. A batch is one request,
 //! whatever it holds; its size has a limit of its own.
 //!
 //! Rates follow GCRA (the crate `governor`), which keeps one number for each tenant. They are measured on the
@@ -57,7 +57,7 @@ impl Limits {
 
     /// Counts a request of the caller's tenant, or refuses it.
     pub fn admit(&self, caller: &Caller) -> Result<(), Refusal> {
-        match (&self.rates, caller.tenant()) {
+        match (&self.rates, counted(caller)) {
             (Some(rates), Some(tenant)) => rates.admit(tenant),
             _ => Ok(()),
         }
@@ -65,8 +65,13 @@ impl Limits {
 
     /// A place for one more stream of the caller's tenant. It is free again when the place is dropped.
     pub fn place(&self, caller: &Caller) -> Result<StreamPlace, Refusal> {
-        self.streams.place(caller.tenant())
+        self.streams.place(counted(caller))
     }
+}
+
+/// The tenant whose share a caller uses.
+fn counted(caller: &Caller) -> Option<&TenantId> {
+    caller.tenant().filter(|_| !caller.is_operator())
 }
 
 struct Rates<C: Clock> {

@@ -31,9 +31,11 @@ fn a_tenant_at_its_rate_gets_429_and_another_does_not() {
         assert_eq!(problem["retryAfter"], 1);
     }
     server.post(PUBLISH, &quiet, &event).expect(201);
-    let operator = server.token(&["--role", "OPERATOR"]);
-    for _ in 0..10 {
-        server.get(MODULES, &operator).expect(200);
+    for tenant in [&[][..], &["--tenant", "loud"]] {
+        let operator = server.token(&[&["--role", "OPERATOR"], tenant].concat());
+        for _ in 0..10 {
+            server.get(MODULES, &operator).expect(200);
+        }
     }
     // Who is not known is not counted: it is told so before its tenant's rate is asked for.
     server
