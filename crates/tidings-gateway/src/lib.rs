@@ -7,6 +7,7 @@ pub mod clock;
 pub mod envelope;
 pub mod events;
 pub mod kernel_namespaces;
+pub mod limits;
 pub mod manifests;
 pub mod outbox;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use access::Access;
 use api_keys::ApiKeys;
 use clock::Clock;
 use events::Events;
+use limits::Limits;
 use manifests::Manifests;
 use outbox::Outbox;
 use publish::command::Command;
@@ -45,6 +47,8 @@ pub struct Gateway {
     pub outbox: Arc<Outbox>,
     /// Time and ids.
     pub clock: Clock,
+    /// What one tenant may ask for at once; the defaults until it is set.
+    pub limits: Limits,
     line: Arc<Line>,
     bus: Arc<dyn Bus>,
     store: Store,
@@ -95,6 +99,7 @@ impl Gateway {
             api_keys,
             outbox,
             clock,
+            limits: Limits::default(),
             line,
             bus,
             store,
@@ -113,6 +118,10 @@ impl Gateway {
         match &outcome {
             Ok(published) => {
                 let first = &published[0];
+                if tracing::span_enabled!(target: "tidings::trace", tracing::Level::DEBUG) {
+                    let id = tracing::field::display(first.event_id);
+                    tracing::Span::current().record("tidings.event_id", id);
+                }
                 tracing::info!(
                     tenant,
                     principal = caller.receipt_scope(),

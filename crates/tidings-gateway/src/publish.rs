@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tidings_bus::{AppendError, Appended, Bus, Position, Receipt, Record, partition_of};
 use tidings_event::{Code, EventType, Topic};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -131,7 +132,8 @@ impl Line {
     /// Publishes 1 to 1,000 events: all of them, or none.
     pub async fn publish(&self, command: Command) -> Result<Vec<Published>, Refusal> {
         let placed = self.prepare(command, &mut Trail::off())?;
-        append(&*self.bus, placed).await
+        let span = tracing::debug_span!(target: "tidings::trace", "append");
+        append(&*self.bus, placed).instrument(span).await
     }
 
     /// Whether [`publish`](Self::publish) would get as far as the bus. Pure.

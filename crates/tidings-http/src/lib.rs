@@ -1,11 +1,14 @@
 #![doc = include_str!("../README.md")]
 
+mod coding;
+mod heads;
 mod metrics;
 mod openapi;
 mod problem;
 mod request;
 mod server;
 mod surface;
+mod trace;
 
 use std::sync::Arc;
 
@@ -20,6 +23,7 @@ use tokio::sync::watch;
 pub use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use server::{Limits, serve};
+pub use trace::Adopt;
 
 /// What every handler can reach. Cheap to clone.
 #[derive(Clone)]
@@ -30,6 +34,7 @@ pub struct Inside {
     pub(crate) gateway: Gateway,
     pub(crate) public_url: String,
     pub(crate) metrics: Metrics,
+    pub(crate) adopt: Option<Adopt>,
     /// Becomes true when streams are to end.
     pub(crate) closing: watch::Sender<bool>,
 }
@@ -43,12 +48,13 @@ impl std::ops::Deref for House {
 }
 
 impl House {
-    /// Over a gateway; `public_url` begins the `type` of every problem.
-    pub fn new(gateway: Gateway, public_url: &str) -> Self {
+    /// Over a gateway; `public_url` begins the `type` of every problem. With `adopt`, each request has a span.
+    pub fn new(gateway: Gateway, public_url: &str, adopt: Option<Adopt>) -> Self {
         Self(Arc::new(Inside {
             gateway,
             public_url: public_url.trim_end_matches('/').to_owned(),
             metrics: Metrics::default(),
+            adopt,
             closing: watch::Sender::new(false),
         }))
     }

@@ -37,7 +37,7 @@ const ROUTES: [&str; 17] = [
 ];
 
 /// The first template that a path fits, or `none`.
-fn route_of(path: &str) -> &'static str {
+pub(crate) fn route_of(path: &str) -> &'static str {
     let fits = |template: &&str| {
         let (mut wanted, mut given) = (template.split('/'), path.split('/'));
         loop {

@@ -1,15 +1,19 @@
 //! The one place where a refusal becomes problem+json (RFC 9457), and where requests are counted.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tidings_event::Code;
-use tidings_gateway::publish::refusal::Refusal;
+use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tower::Service as _;
+use tracing::Instrument as _;
 
 use crate::House;
+use crate::coding::{ACCEPTED_CODINGS, ENCODING_FIELD};
 use crate::request::traceparent;
 
 /// A refusal on its way out.
@@ -36,20 +40,44 @@ impl IntoResponse for Refused {
 /// It stands outside the router: as a layer it would be boxed and cloned for each request.
 pub(crate) async fn around(house: &House, mut router: Router, request: Request) -> Response {
     let begun = std::time::Instant::now();
-    let asked = Asked {
-        path: request.uri().path().to_owned(),
-        trace: traceparent(request.headers()),
-        has_credential: request.headers().contains_key(header::AUTHORIZATION),
+    let asked = Asked::of(&request);
+    let span = crate::trace::span(house.adopt, &request);
+    let answer = router.call(request);
+    let answer = match &span {
+        Some(span) => answer.instrument(span.clone()).await,
+        None => answer.await,
     };
-    let mut response = match router.call(request).await {
+    let mut response = match answer {
         Ok(response) => response,
         Err(never) => match never {},
     };
-    if let Some(Refused(refusal)) = response.extensions_mut().remove::<Refused>() {
-        response = page(house, &refusal, &asked, &response);
+    let refused = response.extensions_mut().remove::<Refused>();
+    if let Some(Refused(refusal)) = &refused {
+        response = page(house, refusal, &asked, &response);
     }
     let status = response.status().as_u16();
+    if let Some(span) = span {
+        let code = refused.map(|Refused(refusal)| refusal.code.as_str());
+        crate::trace::answered(&span, status, code);
+    }
     house.metrics.request(&asked.path, status, begun.elapsed());
+    response
+}
+
+/// The answer to a request that gives its length twice: where it ends, nobody can say, so the connection ends.
+pub(crate) fn two_lengths<B>(house: &House, request: &axum::http::Request<B>) -> Response {
+    let refusal = Refusal::new(
+        Code::InvalidRequest,
+        Rule::BodyLimits,
+        "A request has Content-Length or Transfer-Encoding, not both.",
+    )
+    .field("Content-Length");
+    let asked = Asked::of(request);
+    let mut response = page(house, &refusal, &asked, &Response::default());
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    let status = response.status().as_u16();
+    house.metrics.request(&asked.path, status, Duration::ZERO);
     response
 }
 
@@ -58,6 +86,16 @@ struct Asked {
     path: String,
     trace: Option<String>,
     has_credential: bool,
+}
+
+impl Asked {
+    fn of<B>(request: &axum::http::Request<B>) -> Self {
+        Self {
+            path: request.uri().path().to_owned(),
+            trace: traceparent(request.headers()),
+            has_credential: request.headers().contains_key(header::AUTHORIZATION),
+        }
+    }
 }
 
 fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> Response {
@@ -86,8 +124,9 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
         put("limit", json!(limit));
         put("actual", json!(actual));
     }
-    if let Some(wait) = refusal.retry_after {
-        put("retryAfter", json!(wait.as_secs().max(1)));
+    let retry_after = refusal.retry_after.map(whole_seconds);
+    if let Some(seconds) = retry_after {
+        put("retryAfter", json!(seconds));
     }
     if !refusal.errors.is_empty() {
         let errors = refusal.errors.iter().map(|(index, code, detail)| {
@@ -105,11 +144,11 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
     );
-    if let Some(wait) = refusal.retry_after {
-        headers.insert(
-            header::RETRY_AFTER,
-            HeaderValue::from(wait.as_secs().max(1)),
-        );
+    if let Some(seconds) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if code == Code::UnsupportedMediaType && refusal.field.as_deref() == Some(ENCODING_FIELD) {
+        headers.insert(header::ACCEPT_ENCODING, ACCEPTED_CODINGS);
     }
     if code == Code::Unauthenticated {
         // RFC 6750, section 3.1: who sent no credential is not told that it is invalid.
@@ -127,4 +166,9 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
         headers.insert(header::ALLOW, allow.clone());
     }
     response
+}
+
+/// At least one, and never so few that the retry comes too early.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }

@@ -7,13 +7,14 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Collected, Limited};
 use tidings_event::Code;
 use tidings_event::event::essence;
 use tidings_gateway::access::Caller;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
 use crate::House;
+use crate::coding::{Coding, ENCODING_FIELD, coding, inflate, too_long};
 use crate::problem::Refused;
 
 /// The largest body of a single publish, in bytes.
@@ -24,7 +25,7 @@ pub(crate) const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// The time that a whole body gets to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who is calling: extracted before anything is read of the body.
+/// Who is calling, within its tenant's rate: extracted before anything is read of the body.
 pub(crate) struct Authenticated(pub(crate) Caller);
 
 impl FromRequestParts<House> for Authenticated {
@@ -47,7 +48,10 @@ impl FromRequestParts<House> for Authenticated {
             credential.map_err(|_| refused("The Authorization header is not ASCII.".into()))?;
         let now = house.gateway.clock.now_ms();
         let caller = house.gateway.access.authenticate(credential, now).await;
-        caller.map(Self).map_err(|error| refused(error.to_string()))
+        let caller = caller.map_err(|error| refused(error.to_string()))?;
+        crate::trace::caller(&caller);
+        house.gateway.limits.admit(&caller)?;
+        Ok(Self(caller))
     }
 }
 
@@ -66,14 +70,22 @@ pub(crate) async fn read(
         )
         .limit(limit, actual)
     };
+    let coding = coding(headers)?;
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok());
     if let Some(actual) = announced.filter(|actual| *actual > limit) {
         return Err(too_large(actual));
     }
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
-    let Ok(body) = body else {
+    // What stands on the wire has the same limit as what comes out of it.
+    let body = Limited::new(body, limit);
+    let body = tokio::time::timeout(BODY_TIMEOUT, async {
+        match coding {
+            Coding::Identity => body.collect().await.map(Collected::to_bytes),
+            Coding::Gzip => inflate(body, limit).await,
+        }
+    });
+    let Ok(body) = body.await else {
         let waited = BODY_TIMEOUT.as_secs();
         return Err(Refusal::new(
             Code::InvalidRequest,
@@ -82,8 +94,14 @@ pub(crate) async fn read(
         ));
     };
     match body {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit + 1)),
+        Ok(body) => Ok(body),
+        Err(error) if too_long(&error) => Err(too_large(limit + 1)),
+        Err(error) if error.is::<std::io::Error>() => Err(Refusal::new(
+            Code::InvalidRequest,
+            Rule::BodyLimits,
+            format!("The body is not the gzip that Content-Encoding says it is: {error}."),
+        )
+        .field(ENCODING_FIELD)),
         Err(error) => Err(Refusal::new(
             Code::InvalidRequest,
             Rule::BodyLimits,

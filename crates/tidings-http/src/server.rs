@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,7 +19,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::House;
-use crate::problem::around;
+use crate::heads::{TwoLengths, Watched};
+use crate::problem::{around, two_lengths};
 
 /// What one client can take.
 #[derive(Debug, Clone)]
@@ -79,22 +80,23 @@ pub async fn serve(
                 continue;
             }
         };
-        let spoken = Arc::new(AtomicBool::new(false));
+        let requests = Arc::new(AtomicU64::new(0));
+        let two_lengths = TwoLengths::default();
         let service = Answering {
             house: house.clone(),
             router: router.clone(),
-            spoken: spoken.clone(),
+            requests: requests.clone(),
+            two_lengths: two_lengths.clone(),
         };
-        let connection = builder
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
+        let stream = TokioIo::new(Watched::new(stream, two_lengths));
+        let connection = builder.serve_connection(stream, service).into_owned();
         let connection = graceful.watch(connection);
         connections.spawn(async move {
             let mut connection = std::pin::pin!(connection);
             // The timer for heads runs only once the protocol is known, which a silent client puts off.
             let first = tokio::time::timeout(limits.header_timeout, &mut connection).await;
             let ended = match first {
-                Err(_) if !spoken.load(Ordering::Relaxed) => return drop(place),
+                Err(_) if requests.load(Ordering::Relaxed) == 0 => return drop(place),
                 Err(_) => connection.await,
                 Ok(ended) => ended,
             };
@@ -118,8 +120,9 @@ pub async fn serve(
 struct Answering {
     house: House,
     router: Router,
-    /// Whether a whole head has come.
-    spoken: Arc<AtomicBool>,
+    /// How many heads have come.
+    requests: Arc<AtomicU64>,
+    two_lengths: TwoLengths,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Answering {
@@ -128,8 +131,12 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.spoken.store(true, Ordering::Relaxed);
-        let (house, router) = (self.house.clone(), self.router.clone());
+        let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let house = self.house.clone();
+        if self.two_lengths.at(number) {
+            return Box::pin(async move { Ok(two_lengths(&house, &request)) });
+        }
+        let router = self.router.clone();
         Box::pin(async move { Ok(around(&house, router, request.map(Body::new)).await) })
     }
 }
@@ -141,8 +148,7 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .pipeline_flush(true);
+        .max_headers(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())

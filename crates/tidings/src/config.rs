@@ -1,5 +1,6 @@
 //! Configuration: one struct, four layers, the later ones winning. The environment is read here and nowhere else.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tidings_egress::{AllowedTarget, Guard, Target};
 use tidings_event::{Topic, TypePattern};
 use tidings_gateway::rulebook::{EnvelopeKind, Route};
+
+use crate::failure::Usage;
 
 /// The first layer, which is also the reference page.
 const DEFAULTS: &str = include_str!("../tidings.default.toml");
@@ -25,7 +28,9 @@ pub(crate) struct Config {
     pub(crate) egress: Egress,
     pub(crate) bus: Bus,
     pub(crate) modules: Modules,
+    pub(crate) limits: Limits,
     pub(crate) log: Log,
+    pub(crate) telemetry: Telemetry,
     #[serde(default)]
     routes: Vec<RouteConfig>,
 }
@@ -76,9 +81,24 @@ pub(crate) struct Modules {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Limits {
+    pub(crate) requests_per_second: u32,
+    pub(crate) burst: u32,
+    pub(crate) streams_per_tenant: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Log {
     pub(crate) format: LogFormat,
     pub(crate) level: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Telemetry {
+    pub(crate) otlp_endpoint: String,
+    pub(crate) otlp_protocol: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -135,7 +155,16 @@ pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
     // The client's own variables share the prefix; those of the configuration name a section.
     let ours = |name: &figment::value::UncasedStr| name == "data" || name.as_str().contains("__");
     let variables = Env::prefixed("TIDINGS_").filter(ours).split("__");
-    figment.merge(variables).merge(Serialized::defaults(flags))
+    // The names that every exporter of OpenTelemetry reads; ours go before them.
+    let standard = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+    let standard = Env::raw().only(&standard).map(|name| {
+        let key = name.as_str().to_lowercase();
+        key.replace("otel_exporter_", "telemetry.").into()
+    });
+    figment
+        .merge(standard)
+        .merge(variables)
+        .merge(Serialized::defaults(flags))
 }
 
 /// Reads and checks the configuration.
@@ -232,6 +261,77 @@ pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
         lines.push(format!("{path} = {shown}  # {origin}"));
     }
     Ok(lines.join("\n"))
+}
+
+/// Which gateway a client command speaks to, and as whom.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Gateway {
+    pub(crate) url: String,
+    pub(crate) token: Option<String>,
+}
+
+/// What a profile or the flags say of a gateway.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GatewayFlags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<String>,
+}
+
+/// The gateway of a client command: flags, then the profile that a flag names, then `TIDINGS_URL` and
+/// `TIDINGS_TOKEN`, then the profile that `TIDINGS_PROFILE` names. What is typed wins over what is set.
+pub(crate) fn gateway(profile: Option<&str>, flags: &GatewayFlags) -> Result<Gateway> {
+    let mut figment = Figment::from(Serialized::default("url", "http://127.0.0.1:8080"));
+    let variables = Env::prefixed("TIDINGS_").only(&["url", "token"]);
+    match (profile, variable("TIDINGS_PROFILE")) {
+        (Some(name), _) => {
+            figment = figment.merge(variables);
+            figment = figment.merge(Serialized::defaults(self::profile(name)?));
+        }
+        (None, Some(name)) => {
+            figment = figment.merge(Serialized::defaults(self::profile(&name)?));
+            figment = figment.merge(variables);
+        }
+        (None, None) => figment = figment.merge(variables),
+    }
+    let gateway = figment.merge(Serialized::defaults(flags)).extract();
+    gateway.context("the gateway's address and credential cannot be read")
+}
+
+/// A profile of `tidings/profiles.toml` in the user's configuration folder.
+fn profile(name: &str) -> Result<GatewayFlags> {
+    let folder = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let folder = folder.or_else(|| Some(Path::new(&variable("HOME")?).join(".config")));
+    let file = folder.map(|folder| folder.join("tidings").join("profiles.toml"));
+    let file = file.filter(|file| file.is_file()).ok_or_else(|| {
+        Usage(format!(
+            "there is no profile {name:?}: write its url and token under [{name}] in \
+             ~/.config/tidings/profiles.toml"
+        ))
+    })?;
+    let profiles: BTreeMap<String, GatewayFlags> = Figment::from(Toml::file_exact(&file))
+        .extract()
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    let known: Vec<&str> = profiles.keys().map(String::as_str).collect();
+    let found = profiles.get(name).cloned().ok_or_else(|| {
+        let (file, known) = (file.display(), known.join(", "));
+        Usage(format!("{file} has no profile {name:?}; it has {known}"))
+    });
+    Ok(found?)
+}
+
+/// Whether `NO_COLOR` is absent or empty, as its convention has it.
+pub(crate) fn colours_wanted() -> bool {
+    variable("NO_COLOR").is_none()
+}
+
+/// A variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(|value| value.to_string_lossy().into_owned())
 }
 
 fn parsed(text: &str) -> Result<Duration, String> {

@@ -5,49 +5,40 @@ use std::future::Future;
 use anyhow::Result;
 use tidings_client::Client;
 
+use crate::config::{self, Gateway, GatewayFlags};
 use crate::failure::Usage;
 
 /// The flags that every client command has.
 #[derive(clap::Args)]
 pub(crate) struct Connection {
-    /// The gateway's address
-    #[arg(
-        long,
-        env = "TIDINGS_URL",
-        default_value = "http://127.0.0.1:8080",
-        help_heading = "Connection"
-    )]
-    url: String,
-    /// A token or an API key; 'tidings token' makes a token
-    #[arg(
-        long,
-        env = "TIDINGS_TOKEN",
-        hide_env_values = true,
-        help_heading = "Connection"
-    )]
+    /// The gateway's address, if not that of TIDINGS_URL or the profile [default: http://127.0.0.1:8080]
+    #[arg(long, help_heading = "Connection")]
+    url: Option<String>,
+    /// A token or an API key, if not that of TIDINGS_TOKEN or the profile; 'tidings token' makes a token
+    #[arg(long, help_heading = "Connection")]
     token: Option<String>,
+    /// Address and credential by this name in ~/.config/tidings/profiles.toml, or TIDINGS_PROFILE
+    #[arg(long, help_heading = "Connection")]
+    profile: Option<String>,
 }
 
 impl Connection {
     /// The client.
     pub(crate) fn client(&self) -> Result<Client> {
-        Ok(Client::new(&self.url, self.credential()?)?)
-    }
-
-    fn credential(&self) -> Result<&str> {
-        let token = self
-            .token
-            .as_deref()
-            .map(str::trim)
-            .filter(|token| !token.is_empty());
-        let absent = || {
+        let flags = GatewayFlags {
+            url: self.url.clone(),
+            token: self.token.clone(),
+        };
+        let Gateway { url, token } = config::gateway(self.profile.as_deref(), &flags)?;
+        let token = token.as_deref().map(str::trim);
+        let token = token.filter(|token| !token.is_empty()).ok_or_else(|| {
             Usage(
-                "there is no credential: give --token or set TIDINGS_TOKEN; 'tidings token --data DIR \
-                 --tenant TENANT --module MODULE' makes one"
+                "there is no credential: give --token or --profile, or set TIDINGS_TOKEN; 'tidings token \
+                 --data DIR --tenant TENANT --module MODULE' makes one"
                     .to_owned(),
             )
-        };
-        Ok(token.ok_or_else(absent)?)
+        })?;
+        Ok(Client::new(&url, token)?)
     }
 }
 

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Error;
 use tidings_client::{Error as ClientError, Problem};
 
-use crate::output::{colours_wanted, paint, plain};
+use crate::config::colours_wanted;
+use crate::output::{paint, plain};
 
 /// Printed below the help of the whole program.
 pub(crate) const EXIT_CODES: &str = "\
@@ -17,7 +18,8 @@ Exit codes:
   3  the gateway cannot be reached
 
 Client commands take the gateway's address from --url or TIDINGS_URL and the credential from
---token or TIDINGS_TOKEN. Results are a table on a terminal and JSON lines in a pipe; -o chooses.
+--token or TIDINGS_TOKEN, or both from a profile: [NAME] with url and token in
+~/.config/tidings/profiles.toml, named by --profile or TIDINGS_PROFILE. Results are a table on a terminal and JSON lines in a pipe; -o chooses.
 NO_COLOR turns colours off.";
 
 const REFUSED: u8 = 1;

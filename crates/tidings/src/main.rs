@@ -17,6 +17,7 @@ mod output;
 mod publish;
 mod serve;
 mod tail;
+mod telemetry;
 mod token;
 
 use std::path::PathBuf;

@@ -7,6 +7,8 @@ use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
+use crate::config::colours_wanted;
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -107,11 +109,6 @@ impl Output {
     pub(crate) fn verdict(self, good: bool, text: &str) -> String {
         paint(self.colours, if good { "32" } else { "31" }, text)
     }
-}
-
-/// Whether `NO_COLOR` is absent or empty, as its convention has it.
-pub(crate) fn colours_wanted() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// With this SGR code where colours are on.

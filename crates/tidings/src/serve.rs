@@ -3,8 +3,8 @@
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tidings_bus::Bus;
@@ -14,17 +14,20 @@ use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::Gateway;
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
 use tidings_gateway::clock::Clock;
-use tidings_http::{House, Limits};
+use tidings_http::{Adopt, House, Limits};
 use tidings_store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 use zeroize::Zeroizing;
 
 use crate::config::{self, Config, EgressFlags, Flags, LogFormat, ModulesFlags, ServerFlags};
 use crate::manifests;
+use crate::telemetry::{self, Telemetry};
 
 /// How long idempotency keys are honoured (source A).
 const KEY_TTL: Duration = Duration::from_hours(24);
@@ -82,26 +85,50 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         },
     };
     let config = config::load(arguments.config.as_deref(), &flags)?;
-    log(&config)?;
+    let telemetry = Telemetry::new(&config.telemetry)?;
+    log(&config, telemetry.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config))
-}
-
-fn log(config: &Config) -> Result<()> {
-    let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+    let adopt: Option<Adopt> = telemetry.is_some().then_some(telemetry::adopt);
+    let left = runtime.block_on(serve(config, adopt))?;
+    if let Some(telemetry) = telemetry {
+        telemetry.shutdown(left);
     }
     Ok(())
 }
 
-async fn serve(config: Config) -> Result<()> {
+fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<()> {
+    let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
+    let json = config.log.format == LogFormat::Json;
+    let colours = std::io::stderr().is_terminal();
+    let Some(telemetry) = telemetry else {
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
+        if json {
+            lines.json().flatten_event(true).init();
+        } else {
+            lines.with_ansi(colours).init();
+        }
+        return Ok(());
+    };
+    // A filter for each: what traces are made of must not depend on what is logged.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if json {
+        lines.json().flatten_event(true).boxed()
+    } else {
+        lines.with_ansi(colours).boxed()
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(telemetry.layer())
+        .init();
+    Ok(())
+}
+
+/// Serves until it is told to stop. What remains of the drain time comes back.
+async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     let folder = &config.data;
     std::fs::create_dir_all(folder)
         .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
@@ -121,7 +148,13 @@ async fn serve(config: Config) -> Result<()> {
         config.routes()?,
         clock.clone(),
     );
-    let gateway = gateway.await.context("the gateway cannot be opened")?;
+    let mut gateway = gateway.await.context("the gateway cannot be opened")?;
+    let limits = &config.limits;
+    gateway.limits = tidings_gateway::limits::Limits::new(
+        limits.requests_per_second,
+        limits.burst,
+        limits.streams_per_tenant,
+    );
 
     let listener = TcpListener::bind(config.server.listen)
         .await
@@ -129,7 +162,7 @@ async fn serve(config: Config) -> Result<()> {
     let address = listener.local_addr()?;
     let public_url = public_url(&config, address);
     let (stop_relay, relaying) = relay(&gateway);
-    let house = House::new(gateway, &public_url);
+    let house = House::new(gateway, &public_url, adopt);
     if first_start && config.modules.demo {
         let demo: ModuleId = "demo".parse()?;
         house.gateway().manifests.install(&demo, DEMO).await?;
@@ -149,7 +182,12 @@ async fn serve(config: Config) -> Result<()> {
         header_timeout: config.server.header_timeout,
         drain: config.server.drain,
     };
-    tidings_http::serve(listener, house, limits, stopped()).await;
+    let stopping = OnceLock::new();
+    let stop = async {
+        stopped().await;
+        stopping.get_or_init(Instant::now);
+    };
+    tidings_http::serve(listener, house, limits, stop).await;
     refreshing.abort();
     // Cancelled, as it has just been asked to be.
     let _ = refreshing.await;
@@ -166,7 +204,8 @@ async fn serve(config: Config) -> Result<()> {
         tracing::warn!("a request that did not end still holds the log");
     }
     tracing::info!("stopped");
-    Ok(())
+    let spent = stopping.get().map_or(Duration::ZERO, Instant::elapsed);
+    Ok(config.server.drain.saturating_sub(spent))
 }
 
 fn public_url(config: &Config, address: SocketAddr) -> String {

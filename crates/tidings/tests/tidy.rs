@@ -36,13 +36,14 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Outside crates that may be used in these crates only.
-const CONFINED: [(&str, &[&str]); 6] = [
+const CONFINED: [(&str, &[&str]); 7] = [
     ("axum", &["tidings-http", "tidings"]),
     ("rusqlite", &["tidings-bus"]),
     ("sqlx", &["tidings-store"]),
     ("jsonwebtoken", &["tidings-gateway"]),
     ("reqwest", &["tidings-client", "tidings-egress"]),
     ("figment", &["tidings"]),
+    ("opentelemetry", &["tidings"]),
 ];
 
 /// Longest file, in lines.

@@ -1,17 +1,19 @@
 //! Looks at everything a log holds and lists what is not as it was written. Never changes anything.
 
 use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use tidings_event::Topic;
 
+use super::check_wal;
 use super::fault::Fault;
 use super::group::key_of;
 use super::image::{Image, Span, load_counter, span_of};
 use super::reader::{DAMAGED, event_of};
 use super::schema::{self, slot_and_offset};
-use super::{OpenError, check_wal, lock};
 
 /// A damaged file can have as many findings as rows; this many tell enough.
 const MAX_FINDINGS: usize = 1000;
@@ -51,14 +53,22 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
     }
     let mut report = Report::default();
     // A WAL that is being written looks torn; only one that nobody writes can be judged.
-    match lock(folder) {
-        Ok(_lock) => {
+    // No lock file is made: nobody writes where there is none.
+    let lock = match File::open(folder.join(schema::LOCK_FILE)) {
+        Ok(file) => file.try_lock().map(|()| Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(TryLockError::Error(error)),
+    };
+    match lock {
+        Ok(_held) => {
             if let Err(error) = check_wal(folder) {
                 report.add(error.to_string());
             }
         }
-        Err(OpenError::Locked { .. }) => {}
-        Err(error) => report.add(error.to_string()),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => {
+            report.add(format!("{}: {error}", schema::LOCK_FILE));
+        }
     }
     if let Err(fault) = look(folder, &mut report) {
         report.add(fault.to_string());

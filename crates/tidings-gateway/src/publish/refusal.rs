@@ -11,6 +11,8 @@ use tidings_event::Code;
 pub enum Rule {
     /// Who is calling.
     Authentication,
+    /// How much the tenant asks of the gateway.
+    RateLimit,
     /// How large the body is.
     BodyLimits,
     /// What the body looks like, and the form of the event type.
@@ -36,6 +38,7 @@ impl Rule {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Authentication => "authentication",
+            Self::RateLimit => "rate-limit",
             Self::BodyLimits => "body-limits",
             Self::Shape => "shape",
             Self::KernelNamespace => "kernel-namespace",

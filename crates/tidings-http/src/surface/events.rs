@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidings_event::event::rfc3339;
 use tidings_gateway::events::{Cursor, MAX_PAGE, Placed, Query};
+use tidings_gateway::limits::StreamPlace;
 use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
@@ -141,12 +142,13 @@ pub(crate) async fn stream(
         .get("last-event-id")
         .map(|value| value.to_str().unwrap_or("not ASCII"));
     let after = cursor("Last-Event-ID", last)?;
+    let place = house.gateway.limits.place(&caller)?;
     let events = house.gateway.events.stream(&caller, types, after).await?;
     let credential = headers.get(header::AUTHORIZATION);
     let credential = credential
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
-    Ok(Sse::new(frames(house, credential, events))
+    Ok(Sse::new(frames(house, credential, place, events))
         .keep_alive(KeepAlive::new().interval(HEARTBEAT))
         .into_response())
 }
@@ -157,6 +159,7 @@ pub(crate) async fn stream(
 fn frames(
     house: House,
     credential: Option<String>,
+    place: StreamPlace,
     events: impl Stream<Item = Result<(Cursor, Placed), Refusal>>,
 ) -> impl Stream<Item = Result<Frame, Infallible>> {
     let mut closing = house.closing.subscribe();
@@ -180,7 +183,9 @@ fn frames(
         .take_until(closed)
         .take_while(allowed)
         .filter_map(async |event| event.ok())
-        .map(|(cursor, event)| {
+        .map(move |(cursor, event)| {
+            // Held until the stream is dropped.
+            let _place = &place;
             let text = serde_json::to_string(&Rendered(event))
                 .expect("an event is always writable as JSON");
             // A frame's data is one line: pretty-printed payloads lose their line breaks here.

@@ -214,27 +214,80 @@ fn half_a_request_and_a_smuggled_one_append_nothing() {
     stream.write_all(half.as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut rest = Vec::new();
-    let _ = std::io::Read::read_to_end(&mut stream, &mut rest);
+    let _ = stream.read_to_end(&mut rest);
     assert!(
         !rest.starts_with(b"HTTP/1.1 20"),
         "{}",
         String::from_utf8_lossy(&rest)
     );
-    // Two lengths: what stands behind the end that is in force is no request of its own.
-    let inner = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-    let length = 5 + inner.len();
-    let both =
-        format!("{head}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
-    let mut stream = TcpStream::connect(&server.address).unwrap();
-    stream
-        .write_all(format!("{both}{inner}").as_bytes())
-        .unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    let mut rest = Vec::new();
-    let _ = std::io::Read::read_to_end(&mut stream, &mut rest);
-    let rest = String::from_utf8_lossy(&rest);
-    assert!(!rest.contains("HTTP/1.1 20"), "{rest}");
     assert_eq!(server.count(&token), 0);
+}
+
+/// All that is answered on one connection to bytes that come in these pieces.
+fn answered(server: &Server, pieces: &[&[u8]]) -> String {
+    let mut stream = TcpStream::connect(&server.address).expect("it accepts");
+    stream.set_nodelay(true).expect("an option");
+    for piece in pieces {
+        // A server that has refused already need not read the rest.
+        let _ = stream.write_all(piece);
+    }
+    stream
+        .set_read_timeout(Some(Duration::from_mins(1)))
+        .expect("a timeout");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn two_lengths_are_refused_and_what_follows_them_is_no_request() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let body = r#"{"type":"crm.contact.created","data":{}}"#;
+    let head = format!("POST {PUBLISH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n");
+    let inner = format!(
+        "{head}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let length = format!("Content-Length: {}\r\n", 5 + inner.len());
+    let chunks = "Transfer-Encoding: chunked\r\n";
+    let before = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    for fields in [format!("{length}{chunks}"), format!("{chunks}{length}")] {
+        let smuggled = format!("{head}{fields}\r\n0\r\n\r\n{inner}");
+        for first in ["", before] {
+            let all = format!("{first}{smuggled}");
+            let bytes: Vec<&[u8]> = all.as_bytes().chunks(1).collect();
+            for pieces in [vec![all.as_bytes()], bytes] {
+                let answer = answered(&server, &pieces);
+                let answer = answer.strip_prefix("HTTP/1.1 200").unwrap_or(&answer);
+                assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+                let refused = answer.contains("HTTP/1.1 400") && answer.contains("INVALID_REQUEST");
+                assert!(refused, "{answer}");
+                assert!(answer.contains("connection: close"), "{answer}");
+            }
+        }
+    }
+    assert_eq!(server.count(&token), 0);
+    // The same words in a body are only words.
+    let words = r#"{"type":"crm.contact.created","data":{
+Transfer-Encoding: chunked
+Content-Length: 3
+
+"#;
+    let legal = format!(
+        "{head}{chunks}\r\n{:x}\r\n{words}\r\n1\r\n}}\r\n1\r\n}}\r\n0\r\n\r\n{inner}",
+        words.len()
+    );
+    let answer = answered(&server, &[legal.as_bytes()]);
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("INVALID_JSON"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("HTTP/1.1 201"),
+        "the next is its own: {answer}"
+    );
+    assert_eq!(server.count(&token), 1);
 }
 
 #[test]

@@ -5,21 +5,22 @@ use tidings_event::Code;
 use crate::harness::{PUBLISH, Server};
 
 /// What these tests cannot bring about: a fault of ours, or a part that is not there yet.
-const ELSEWHERE: [Code; 5] = [
+const ELSEWHERE: [Code; 4] = [
     Code::Internal,
     Code::EventSchemaViolation,
-    Code::RateLimited,
     Code::StorageFull,
     Code::BrokerUnavailable,
 ];
 
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 11] = [
     include_str!("bad_input.rs"),
     include_str!("batch.rs"),
     include_str!("cloudevents.rs"),
     include_str!("codes.rs"),
+    include_str!("compressed.rs"),
     include_str!("credentials.rs"),
     include_str!("events.rs"),
+    include_str!("limits.rs"),
     include_str!("manifests.rs"),
     include_str!("order_of_rules.rs"),
     include_str!("publish.rs"),

@@ -72,10 +72,15 @@ fn pages_walk_everything_once_and_filters_hold() {
 }
 
 /// A stream of events: the head was read, so what is published from now on arrives.
-struct Stream(BufReader<TcpStream>);
+pub(crate) struct Stream(BufReader<TcpStream>);
 
 impl Stream {
-    fn open(server: &Server, token: &str, last: Option<&str>) -> Self {
+    pub(crate) fn open(server: &Server, token: &str, last: Option<&str>) -> Self {
+        Self::ask(server, token, last).unwrap_or_else(|status| panic!("{status}"))
+    }
+
+    /// The stream, or the status line of a refusal.
+    pub(crate) fn ask(server: &Server, token: &str, last: Option<&str>) -> Result<Self, String> {
         let mut stream = TcpStream::connect(&server.address).expect("it accepts");
         stream
             .set_read_timeout(Some(Duration::from_mins(1)))
@@ -92,12 +97,14 @@ impl Stream {
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
         stream.read_line(&mut line).expect("a status");
-        assert!(line.contains("200"), "{line}");
+        if !line.contains("200") {
+            return Err(line);
+        }
         while line.trim() != "" {
             line.clear();
             stream.read_line(&mut line).expect("a head");
         }
-        Self(stream)
+        Ok(Self(stream))
     }
 
     /// Whether the stream ends before another event comes.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_tidings");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tidings");
 /// Nothing here takes so long: a test that would hang fails instead.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const PUBLISH: &str = "/v1/events/publish";
 pub(crate) const BATCH: &str = "/v1/events/publish/batch";
 
@@ -167,6 +167,15 @@ impl Server {
 
     pub(crate) fn post(&self, path: &str, token: &str, body: &Value) -> Answer {
         self.call("POST", path).bearer(token).json(body).send()
+    }
+
+    /// The most memory that the process ever had at once, in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a process has a status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|rest| rest.split_whitespace().next());
+        number.expect("a peak").parse().expect("a number")
     }
 
     /// How many events the tenant of the token has.

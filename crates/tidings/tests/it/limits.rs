@@ -1,0 +1,65 @@
+//! What a loud tenant meets: its rate, its number of streams; and that another tenant meets nothing.
+
+use serde_json::json;
+
+use crate::events::Stream;
+use crate::harness::{BATCH, PUBLISH, Server};
+
+const MODULES: &str = "/v1/modules";
+
+#[test]
+fn a_tenant_at_its_rate_gets_429_and_another_does_not() {
+    let server = Server::start_with("[limits]\nrequests_per_second = 1\nburst = 3\n");
+    server.declare("crm", &["crm.contact.created"]);
+    let (loud, quiet) = (server.crm("loud"), server.crm("quiet"));
+    let event = json!({ "type": "crm.contact.created", "data": {} });
+    let answers: Vec<_> = (0..30)
+        .map(|number| match number % 3 {
+            0 => server.post(PUBLISH, &loud, &event),
+            1 => server.post(BATCH, &loud, &json!({ "events": [event] })),
+            _ => server.get(MODULES, &loud),
+        })
+        .collect();
+    let (limited, admitted): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == 429);
+    assert!(admitted.len() >= 3, "the burst is {}", admitted.len());
+    assert!(admitted.iter().all(|answer| answer.status < 300));
+    assert!(!limited.is_empty(), "30 requests of one second's 1");
+    for answer in limited {
+        let problem = answer.problem(429, "RATE_LIMITED");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        assert_eq!(problem["retryAfter"], 1);
+    }
+    server.post(PUBLISH, &quiet, &event).expect(201);
+    for tenant in [&[][..], &["--tenant", "loud"]] {
+        let operator = server.token(&[&["--role", "OPERATOR"], tenant].concat());
+        for _ in 0..10 {
+            server.get(MODULES, &operator).expect(200);
+        }
+    }
+    // Who is not known is not counted: it is told so before its tenant's rate is asked for.
+    server
+        .get(MODULES, "nobody")
+        .problem(401, "UNAUTHENTICATED");
+}
+
+#[test]
+fn a_tenant_has_so_many_streams_and_a_place_is_free_when_one_ends() {
+    let server = Server::start_with("[limits]\nstreams_per_tenant = 2\n");
+    server.declare("crm", &["crm.contact.created"]);
+    let token = server.crm("acme");
+    let first = Stream::open(&server, &token, None);
+    let _second = Stream::open(&server, &token, None);
+    let third = server.get("/v1/events/stream", &token);
+    let problem = third.problem(429, "RATE_LIMITED");
+    assert!(third.header("retry-after").is_some());
+    assert_eq!(problem["limit"], 2);
+    drop(Stream::open(&server, &server.crm("other"), None));
+    drop(first);
+    // The server learns of the end when it next looks; until then it may refuse, and after it must not.
+    let begun = std::time::Instant::now();
+    while let Err(status) = Stream::ask(&server, &token, None) {
+        assert!(status.contains("429"), "{status}");
+        assert!(begun.elapsed().as_secs() < 60, "the place is never free");
+    }
+}
