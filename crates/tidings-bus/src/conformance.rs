@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     AppendError, Appended, Bus, Headers, Once, Partition, Position, Read, Record, Stored,
-    partition_of,
+    partition_of, time_of,
 };
 
 /// How long a case waits for what must come.
@@ -53,12 +53,13 @@ fn tenant(name: &str) -> TenantId {
 }
 
 fn record(topic: &Topic, key: &str, value: &str) -> Record {
+    let event_id = Uuid::now_v7();
     Record {
         topic: topic.clone(),
         key: key.to_owned(),
         tenant: tenant("acme"),
-        event_id: Uuid::now_v7(),
-        timestamp_ms: 1_700_000_000_000,
+        event_id,
+        timestamp_ms: time_of(event_id).expect("it is a UUID v7"),
         headers: Headers::default(),
         value: Bytes::copy_from_slice(value.as_bytes()),
         once: None,

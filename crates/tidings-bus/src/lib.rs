@@ -2,6 +2,8 @@
 
 pub mod conformance;
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod memory;
 mod partitioner;
 mod record;
@@ -15,7 +17,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use partitioner::partition_of;
-pub use record::{Headers, Once, Receipt, Record, Stored};
+pub use record::{Headers, Once, Receipt, Record, Stored, time_of};
 
 /// A future that a [`Bus`] returns, so that a bus can be chosen at start.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -87,6 +89,9 @@ pub enum AppendError {
     /// Nothing was appended: the storage has no room.
     #[error("the storage is full")]
     Full,
+    /// Nothing was appended: a record is larger than the bus takes.
+    #[error("the record is larger than the bus takes")]
+    TooLarge,
     /// Nothing was appended: the bus cannot be reached or is shutting down. A retry can help.
     #[error("the bus is not available")]
     Unavailable {

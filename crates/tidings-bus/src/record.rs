@@ -73,7 +73,7 @@ pub struct Record {
     pub tenant: TenantId,
     /// UUID v7, made by the gateway; what it is found by.
     pub event_id: Uuid,
-    /// When the gateway received it, in ms since 1970.
+    /// When the gateway received it, in ms since 1970: the [time](time_of) of its id, or it may not be found.
     pub timestamp_ms: i64,
     /// CloudEvents attributes and what else a reader needs.
     pub headers: Headers,
@@ -117,4 +117,13 @@ pub struct Stored {
     pub headers: Headers,
     /// The envelope.
     pub value: Bytes,
+}
+
+/// The time in a UUID v7, in ms since 1970.
+pub fn time_of(event_id: Uuid) -> Option<i64> {
+    if event_id.get_version_num() != 7 {
+        return None;
+    }
+    let (seconds, nanos) = event_id.get_timestamp()?.to_unix();
+    i64::try_from(seconds * 1_000 + u64::from(nanos) / 1_000_000).ok()
 }

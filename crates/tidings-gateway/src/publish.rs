@@ -266,6 +266,10 @@ fn refused(error: AppendError, alone: bool) -> Refusal {
             append(Code::StorageFull, "The storage of the log has no room left; nothing was published.")
                 .retry_after(Duration::from_secs(10))
         }
+        AppendError::TooLarge => append(
+            Code::EventPayloadTooLarge,
+            "The event with its envelope is larger than the bus takes; nothing was published.",
+        ),
         AppendError::Unavailable { retry_after } => append(
             Code::BrokerUnavailable,
             "The bus cannot take events now; nothing was published. Retry with the same idempotency key.",

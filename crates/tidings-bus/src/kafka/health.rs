@@ -1,0 +1,154 @@
+//! Whether brokers answer. A delivery that failed makes a probe ask them; only while the probe gets no
+//! answer are appends refused at once. A single partition without a leader thus holds up nobody else.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaType;
+
+use super::{Config, OpenError};
+use crate::Health;
+
+/// Between two questions of the probe while brokers are gone.
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the probe waits for an answer.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a failed delivery is told of when no other has succeeded since.
+const TOLD_FOR: Duration = Duration::from_secs(5);
+
+/// What the clients share.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    inside: Mutex<Inside>,
+    changed: Condvar,
+    /// Beside the lock, since every append asks.
+    down: AtomicBool,
+    /// Beside the lock, since every delivery asks: whether one failed and none succeeded since.
+    troubled: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    failed: Option<(Instant, String)>,
+    asked: bool,
+    stopping: bool,
+}
+
+impl State {
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no broker answers, as far as is known.
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// A delivery failed, or a client says that brokers are gone.
+    pub(super) fn failed(&self, why: &str) {
+        let mut inside = self.inside();
+        if inside.failed.is_none() {
+            tracing::warn!(why, "Kafka does not take records");
+        }
+        inside.failed = Some((Instant::now(), why.to_owned()));
+        inside.asked = true;
+        self.troubled.store(true, Ordering::Relaxed);
+        drop(inside);
+        self.changed.notify_all();
+    }
+
+    /// A delivery succeeded.
+    pub(super) fn succeeded(&self) {
+        if self.troubled.load(Ordering::Relaxed) {
+            let mut inside = self.inside();
+            self.troubled.store(false, Ordering::Relaxed);
+            self.down.store(false, Ordering::Relaxed);
+            inside.failed = None;
+            tracing::info!("Kafka takes records again");
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let inside = self.inside();
+        match &inside.failed {
+            Some((at, why)) if self.is_down() || at.elapsed() < TOLD_FOR => {
+                Health::Degraded(format!("Kafka does not take records: {why}"))
+            }
+            _ => Health::Ready,
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.inside().stopping = true;
+        self.changed.notify_all();
+    }
+
+    /// Starts the probe, which asks once at the beginning too.
+    pub(super) fn start_probe(self: &Arc<Self>, config: &Config) -> Result<(), OpenError> {
+        let client = config.client(&[]);
+        let native = client.create_native_config()?;
+        let client = Client::new(&client, native, RDKafkaType::RD_KAFKA_PRODUCER, Quiet)?;
+        self.inside().asked = true;
+        let state = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("kafka-probe".into())
+            .spawn(move || state.probe(&client))?;
+        Ok(())
+    }
+
+    fn probe(&self, client: &Client<Quiet>) {
+        loop {
+            let mut inside = self.inside();
+            while !inside.asked && !inside.stopping {
+                inside = self
+                    .changed
+                    .wait(inside)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            if inside.stopping {
+                return;
+            }
+            inside.asked = false;
+            drop(inside);
+            match client.fetch_metadata(Some("tidings.probe"), PROBE_PATIENCE) {
+                Ok(_) => {
+                    if self.down.swap(false, Ordering::Relaxed) {
+                        tracing::info!("Kafka answers again");
+                    }
+                }
+                Err(error) => {
+                    self.down.store(true, Ordering::Relaxed);
+                    self.failed(&error.to_string());
+                    let inside = self.inside();
+                    let paused =
+                        self.changed
+                            .wait_timeout_while(inside, PROBE_INTERVAL, |inside| !inside.stopping);
+                    drop(paused);
+                }
+            }
+        }
+    }
+}
+
+/// Logs of librdkafka at debug level: what matters of them is said by [`State`].
+#[derive(Debug, Clone)]
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+/// A line of librdkafka's log.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    tracing::debug!(?level, facility, message, "librdkafka");
+}

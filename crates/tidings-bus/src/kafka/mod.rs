@@ -1,0 +1,209 @@
+//! A real Apache Kafka as the bus, through librdkafka.
+//!
+//! [`producer`] appends with an idempotent producer and `acks=all`; [`reader`] reads with a few consumers
+//! that belong to no group; [`topics`] knows which topics are ours and makes them; [`tail`] watches for what
+//! other replicas append; [`health`] tells a broker that is gone from one that is slow. How a record looks
+//! on the wire is in [`wire`].
+//!
+//! What Kafka cannot promise as the embedded log does:
+//! - Records of a batch for one partition are handed over together, so they stand adjacent and in order
+//!   among this replica's. They are atomic as far as they fit into one Kafka record batch
+//!   (`batch.size`, `max.message.bytes`); where one is cut, the answer is [`AppendError::Unknown`].
+//! - Keys are not kept here ([`Bus::keeps_receipts`] is false).
+//! - An event is found by its UUID v7's time, which must be its record's timestamp.
+
+mod health;
+mod producer;
+mod reader;
+mod tail;
+mod topics;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use tidings_event::{TenantId, Topic};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{
+    AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Read, ReadError, Record,
+    Stored,
+};
+use health::State;
+use producer::Producer;
+use reader::Readers;
+use tail::Tail;
+use topics::Topics;
+
+/// How long a record may take to be acknowledged; a caller hears within 2 s (spec/kafka.md).
+const DELIVERY: Duration = Duration::from_millis(1_700);
+/// How long any other question to a broker may take.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// When a caller may try again after a passing failure.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Which Kafka, and how topics are made.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `host:port`, separated by commas.
+    pub brokers: String,
+    /// Settings of librdkafka, laid over ours: SASL, TLS, compression and so on.
+    pub properties: BTreeMap<String, String>,
+    /// Whether a topic that is not there is made.
+    pub create_topics: bool,
+    /// How many partitions a topic made here gets.
+    pub partitions: u32,
+    /// How many replicas it gets; `None` leaves it to the broker.
+    pub replication: Option<u32>,
+    /// The topics that hold events of ours, beside those appended to. Others are never read.
+    pub topics: Vec<Topic>,
+}
+
+impl Config {
+    /// 12 partitions, replicas as the broker says, topics made when missing.
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            properties: BTreeMap::new(),
+            create_topics: true,
+            partitions: 12,
+            replication: None,
+            topics: Vec::new(),
+        }
+    }
+
+    /// Ours, then a client's own, then the operator's.
+    fn client(&self, own: &[(&str, &str)]) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        let patience = PATIENCE.as_millis().to_string();
+        let common = [
+            ("bootstrap.servers", self.brokers.as_str()),
+            ("client.id", "tidings"),
+            ("socket.keepalive.enable", "true"),
+            ("socket.timeout.ms", &patience),
+            ("socket.connection.setup.timeout.ms", &patience),
+            ("reconnect.backoff.ms", "50"),
+            ("reconnect.backoff.max.ms", "500"),
+            ("topic.metadata.refresh.interval.ms", "30000"),
+            ("topic.metadata.refresh.fast.interval.ms", "50"),
+        ];
+        let given = self
+            .properties
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in common.into_iter().chain(own.iter().copied()).chain(given) {
+            client.set(name, value);
+        }
+        client
+    }
+}
+
+/// Why the bus could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A setting is unknown to librdkafka or makes no sense to it.
+    #[error("the Kafka client refuses its configuration")]
+    Configuration(#[from] KafkaError),
+    /// A thread could not be started.
+    #[error("a thread could not be started")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The bus. Opening it needs no broker: until one answers, it is degraded.
+#[derive(Debug)]
+pub struct Kafka {
+    state: Arc<State>,
+    topics: Arc<Topics>,
+    producer: Producer,
+    readers: Arc<Readers>,
+    tail: Tail,
+}
+
+impl Kafka {
+    /// Sets the clients up.
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        let state = Arc::new(State::default());
+        let topics = Arc::new(Topics::new(config)?);
+        let producer = Producer::new(config, Arc::clone(&state), Arc::clone(&topics))?;
+        let readers = Readers::new(config, Arc::clone(&topics));
+        let tail = Tail::start(config, Arc::clone(&topics))?;
+        state.start_probe(config)?;
+        Ok(Self {
+            state,
+            topics,
+            producer,
+            readers,
+            tail,
+        })
+    }
+
+    /// Counts these topics among ours from now on.
+    pub fn carry(&self, topics: impl IntoIterator<Item = Topic>) {
+        self.topics.carry(topics);
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.state.stop();
+        self.tail.stop();
+        self.producer.flush();
+    }
+}
+
+impl Bus for Kafka {
+    fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
+        Box::pin(async move {
+            let appended = self.producer.append(records).await?;
+            self.tail.bump();
+            Ok(appended)
+        })
+    }
+
+    fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
+        Box::pin(self.readers.read(partition, read))
+    }
+
+    fn find(
+        &self,
+        tenant: TenantId,
+        event_id: Uuid,
+    ) -> Pending<'_, Result<Option<Stored>, ReadError>> {
+        Box::pin(async move {
+            let found = self.readers.find(event_id).await?;
+            Ok(found.filter(|stored| stored.tenant == tenant))
+        })
+    }
+
+    fn topics(&self) -> Pending<'_, Result<Vec<(Topic, u32)>, ReadError>> {
+        Box::pin(async move { self.topics.list().await.map_err(unavailable) })
+    }
+
+    fn bounds(&self, partition: Partition) -> Pending<'_, Result<Bounds, ReadError>> {
+        Box::pin(self.readers.bounds(partition))
+    }
+
+    fn offset_at(&self, partition: Partition, time_ms: i64) -> Pending<'_, Result<u64, ReadError>> {
+        Box::pin(self.readers.offset_at(partition, time_ms))
+    }
+
+    fn tail(&self) -> watch::Receiver<u64> {
+        self.tail.subscribe()
+    }
+
+    fn health(&self) -> Health {
+        self.state.health()
+    }
+
+    fn keeps_receipts(&self) -> bool {
+        false
+    }
+}
+
+fn unavailable(error: KafkaError) -> ReadError {
+    ReadError::Unavailable(error.to_string())
+}

@@ -1,0 +1,317 @@
+//! Appending: an idempotent producer, `acks=all`, one answer for each batch.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use tidings_event::Topic;
+use tokio::sync::oneshot;
+
+use super::health::{State, log};
+use super::topics::Topics;
+use super::{Config, DELIVERY, OpenError, RETRY_AFTER, wire};
+use crate::{AppendError, Appended, Position, Record, partition_of};
+
+/// So many bytes wait in the producer at most; more is refused as unavailable.
+const QUEUE_BYTES: usize = 64 << 20;
+/// librdkafka's own bounds stay above ours, so that no batch is cut by a full queue.
+const QUEUE_KIB: &str = "262144";
+const QUEUE_MESSAGES: &str = "1000000";
+/// The largest message: 1 MB of data, its envelope and headers.
+const MAX_MESSAGE_BYTES: &str = "2097152";
+const UNAVAILABLE: AppendError = AppendError::Unavailable {
+    retry_after: RETRY_AFTER,
+};
+
+/// The producer, and how batches stay together in it.
+pub(super) struct Producer {
+    client: ThreadedProducer<Context>,
+    state: Arc<State>,
+    topics: Arc<Topics>,
+    /// Singles share it, a batch holds it alone while it is handed over, so that nothing comes between.
+    handing_over: RwLock<()>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").finish_non_exhaustive()
+    }
+}
+
+impl Producer {
+    pub(super) fn new(
+        config: &Config,
+        state: Arc<State>,
+        topics: Arc<Topics>,
+    ) -> Result<Self, OpenError> {
+        let delivery = DELIVERY.as_millis().to_string();
+        let client = config.client(&[
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            ("linger.ms", "2"),
+            ("batch.num.messages", "10000"),
+            ("batch.size", "1000000"),
+            ("message.max.bytes", MAX_MESSAGE_BYTES),
+            ("message.timeout.ms", &delivery),
+            ("request.timeout.ms", &delivery),
+            ("queue.buffering.max.kbytes", QUEUE_KIB),
+            ("queue.buffering.max.messages", QUEUE_MESSAGES),
+        ]);
+        let context = Context(Arc::clone(&state));
+        let producer = client.create_with_context(context)?;
+        Ok(Self {
+            client: producer,
+            state,
+            topics,
+            handing_over: RwLock::new(()),
+            queued_bytes: Arc::default(),
+        })
+    }
+
+    /// Appends a batch and answers when every record of it is acknowledged by all in-sync replicas.
+    pub(super) async fn append(&self, records: Vec<Record>) -> Result<Vec<Appended>, AppendError> {
+        if self.state.is_down() {
+            return Err(UNAVAILABLE);
+        }
+        let partitions = self.partitions(&records).await.map_err(|error| {
+            self.state.failed(&error.to_string());
+            UNAVAILABLE
+        })?;
+        let answer = self.hand_over(&records, &partitions)?;
+        let delivered = answer
+            .await
+            .map_err(|_| AppendError::Unknown("the producer stopped".into()))?;
+        delivered.map(|positions| positions.into_iter().map(Appended::At).collect())
+    }
+
+    /// Which partition each record goes to.
+    async fn partitions(&self, records: &[Record]) -> Result<Vec<u32>, KafkaError> {
+        let mut counts: HashMap<&Topic, u32> = HashMap::with_capacity(1);
+        let mut partitions = Vec::with_capacity(records.len());
+        for record in records {
+            let count = if let Some(count) = counts.get(&record.topic) {
+                *count
+            } else {
+                let count = self.topics.ensure(&record.topic).await?;
+                counts.insert(&record.topic, count);
+                count
+            };
+            partitions.push(partition_of(record.key.as_bytes(), count));
+        }
+        Ok(partitions)
+    }
+
+    /// Gives a batch to librdkafka without waiting for anything.
+    fn hand_over(
+        &self,
+        records: &[Record],
+        partitions: &[u32],
+    ) -> Result<oneshot::Receiver<Delivered>, AppendError> {
+        let bytes: usize = records.iter().map(size).sum();
+        let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let queued = Queued(Arc::clone(&self.queued_bytes), bytes);
+        // One batch larger than the bound may still pass an empty queue.
+        if before > 0 && before + bytes > QUEUE_BYTES {
+            return Err(UNAVAILABLE);
+        }
+        let lock = &self.handing_over;
+        let alone =
+            (records.len() > 1).then(|| lock.write().unwrap_or_else(PoisonError::into_inner));
+        let shared = alone
+            .is_none()
+            .then(|| lock.read().unwrap_or_else(PoisonError::into_inner));
+        let (batch, answer) = Batch::new(records.len(), queued);
+        for (index, (record, partition)) in records.iter().zip(partitions).enumerate() {
+            let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
+            let slot = Box::new(Slot {
+                batch: Arc::clone(&batch),
+                index,
+            });
+            let message = BaseRecord::with_opaque_to(record.topic.as_str(), slot)
+                .partition(partition)
+                .key(&record.key)
+                .payload(&record.value[..])
+                .timestamp(record.timestamp_ms)
+                .headers(wire::headers(record));
+            if let Err((error, _)) = self.client.send(message) {
+                if index == 0 {
+                    return Err(refused(&error).unwrap_or(UNAVAILABLE));
+                }
+                batch.fail_rest(index, &error);
+                break;
+            }
+        }
+        drop((alone, shared));
+        Ok(answer)
+    }
+
+    /// Sends what waits, as far as brokers answer in time. It blocks.
+    pub(super) fn flush(&self) {
+        if let Err(error) = self.client.flush(DELIVERY) {
+            tracing::warn!(%error, "records were left in the Kafka producer; their callers were not answered");
+        }
+    }
+}
+
+/// About what a record takes in the producer.
+fn size(record: &Record) -> usize {
+    512 + record.value.len() + record.headers.as_text().len() + record.key.len()
+}
+
+/// Bytes that wait, until dropped.
+struct Queued(Arc<AtomicUsize>, usize);
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// What a batch's caller is told.
+type Delivered = Result<Vec<Position>, AppendError>;
+
+/// A batch under way.
+struct Batch(Mutex<UnderWay>);
+
+struct UnderWay {
+    positions: Vec<Position>,
+    left: usize,
+    failures: Vec<KafkaError>,
+    reply: Option<oneshot::Sender<Delivered>>,
+    _queued: Queued,
+}
+
+/// One record's place in its batch.
+struct Slot {
+    batch: Arc<Batch>,
+    index: usize,
+}
+
+impl Batch {
+    fn new(records: usize, queued: Queued) -> (Arc<Self>, oneshot::Receiver<Delivered>) {
+        let (reply, answer) = oneshot::channel();
+        let nowhere = Position {
+            partition: 0,
+            offset: 0,
+        };
+        let batch = Self(Mutex::new(UnderWay {
+            positions: vec![nowhere; records],
+            left: records,
+            failures: Vec::new(),
+            reply: Some(reply),
+            _queued: queued,
+        }));
+        (Arc::new(batch), answer)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut UnderWay)) {
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut under_way);
+        if under_way.left == 0
+            && let Some(reply) = under_way.reply.take()
+        {
+            let _nobody_waits = reply.send(under_way.outcome());
+        }
+    }
+
+    /// Everything from an index on was not handed over.
+    fn fail_rest(&self, index: usize, error: &KafkaError) {
+        self.with(|under_way| {
+            let rest = under_way.positions.len() - index;
+            under_way.left -= rest;
+            under_way
+                .failures
+                .extend(std::iter::repeat_n(error.clone(), rest));
+        });
+    }
+}
+
+impl UnderWay {
+    fn outcome(&mut self) -> Delivered {
+        let Some(first) = self.failures.first() else {
+            return Ok(std::mem::take(&mut self.positions));
+        };
+        let known = self
+            .failures
+            .iter()
+            .map(refused)
+            .collect::<Option<Vec<_>>>();
+        match known {
+            Some(mut refusals) if refusals.len() == self.positions.len() => {
+                Err(refusals.swap_remove(0))
+            }
+            _ => Err(AppendError::Unknown(first.to_string())),
+        }
+    }
+}
+
+/// What an error means after which the record certainly does not stand in the log.
+fn refused(error: &KafkaError) -> Option<AppendError> {
+    use RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code()? {
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
+            Some(AppendError::TooLarge)
+        }
+        Code::QueueFull
+        | Code::NotEnoughReplicas
+        | Code::UnknownTopic
+        | Code::UnknownTopicOrPartition
+        | Code::UnknownPartition
+        | Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::PolicyViolation => Some(UNAVAILABLE),
+        _ => None,
+    }
+}
+
+/// Where librdkafka reports to.
+struct Context(Arc<State>);
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.0.failed(reason);
+        } else {
+            tracing::debug!(%error, reason, "librdkafka");
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Slot>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
+        match result {
+            Ok(message) => {
+                self.0.succeeded();
+                let position = Position {
+                    partition: u32::try_from(message.partition()).unwrap_or_default(),
+                    offset: u64::try_from(message.offset()).unwrap_or_default(),
+                };
+                slot.batch.with(|under_way| {
+                    under_way.positions[slot.index] = position;
+                    under_way.left -= 1;
+                });
+            }
+            Err((error, _)) => {
+                if refused(error) != Some(AppendError::TooLarge) {
+                    self.0.failed(&error.to_string());
+                }
+                slot.batch.with(|under_way| {
+                    under_way.failures.push(error.clone());
+                    under_way.left -= 1;
+                });
+            }
+        }
+    }
+}

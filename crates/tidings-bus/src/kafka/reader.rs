@@ -1,0 +1,344 @@
+//! Reading with a few consumers that belong to no group: each serves one question at a time.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use tidings_event::Topic;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::topics::Topics;
+use super::{Config, PATIENCE, unavailable, wire};
+use crate::{Bounds, Page, Partition, Read, ReadError, Stored, time_of};
+
+/// So many questions are answered at once; more wait.
+const CONSUMERS: usize = 6;
+/// How far behind its own time a record may stand: what a delivery and two replicas' clocks differ by.
+const DISORDER_MS: i64 = 10_000;
+/// How many records a search by id looks at.
+const SEARCHED: usize = 50_000;
+
+/// The consumers, made when they are first needed.
+pub(super) struct Readers {
+    config: ClientConfig,
+    topics: Arc<Topics>,
+    idle: Mutex<Vec<BaseConsumer>>,
+    places: Semaphore,
+}
+
+impl std::fmt::Debug for Readers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Readers").finish_non_exhaustive()
+    }
+}
+
+impl Readers {
+    pub(super) fn new(config: &Config, topics: Arc<Topics>) -> Arc<Self> {
+        let config = config.client(&[
+            // librdkafka wants a name; nothing is ever committed under it.
+            ("group.id", "tidings-readers"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "true"),
+            ("auto.offset.reset", "earliest"),
+            ("check.crcs", "true"),
+            ("fetch.wait.max.ms", "5"),
+            ("fetch.error.backoff.ms", "50"),
+            ("queued.min.messages", "1000"),
+            ("queued.max.messages.kbytes", "16384"),
+            ("fetch.message.max.bytes", "2097152"),
+        ]);
+        Arc::new(Self {
+            config,
+            topics,
+            idle: Mutex::default(),
+            places: Semaphore::new(CONSUMERS),
+        })
+    }
+
+    /// Asks something of a consumer, on a thread that may block.
+    async fn with<T: Send + 'static>(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&BaseConsumer) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let _place = self
+            .places
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let this = Arc::clone(self);
+        let asked = tokio::task::spawn_blocking(move || {
+            let idle = this.idle().pop();
+            let consumer = match idle {
+                Some(consumer) => consumer,
+                None => this.config.create().map_err(unavailable)?,
+            };
+            let answer = ask(&consumer);
+            // What was fetched ahead is of no use to the next question.
+            if consumer.unassign().is_ok() {
+                this.idle().push(consumer);
+            }
+            answer
+        });
+        asked
+            .await
+            .map_err(|error| ReadError::Unavailable(error.to_string()))?
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<BaseConsumer>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the partition is there.
+    async fn exists(&self, partition: &Partition) -> Result<bool, ReadError> {
+        let partitions = self.topics.look_up(&partition.topic).await;
+        let partitions = partitions.map_err(unavailable)?;
+        Ok(partitions.is_some_and(|count| partition.number < count))
+    }
+
+    pub(super) async fn bounds(
+        self: &Arc<Self>,
+        partition: Partition,
+    ) -> Result<Bounds, ReadError> {
+        if !self.exists(&partition).await? {
+            return Ok(Bounds { start: 0, end: 0 });
+        }
+        self.with(move |consumer| bounds(consumer, &partition))
+            .await
+    }
+
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        partition: Partition,
+        read: Read,
+    ) -> Result<Page, ReadError> {
+        if !self.exists(&partition).await? {
+            return Ok(Page {
+                records: Vec::new(),
+                next: read.from,
+            });
+        }
+        self.with(move |consumer| page(consumer, &partition, &read))
+            .await
+    }
+
+    pub(super) async fn offset_at(
+        self: &Arc<Self>,
+        partition: Partition,
+        time_ms: i64,
+    ) -> Result<u64, ReadError> {
+        if !self.exists(&partition).await? {
+            return Ok(0);
+        }
+        self.with(move |consumer| {
+            let found = at_time(
+                consumer,
+                &[(partition.topic.clone(), partition.number)],
+                time_ms,
+            )
+            .map_err(unavailable)?;
+            match found.first() {
+                Some((_, _, offset)) => Ok(*offset),
+                None => Ok(bounds(consumer, &partition)?.end),
+            }
+        })
+        .await
+    }
+
+    /// The record of an event, by the time in its id.
+    pub(super) async fn find(
+        self: &Arc<Self>,
+        event_id: Uuid,
+    ) -> Result<Option<Stored>, ReadError> {
+        let Some(time_ms) = time_of(event_id) else {
+            return Ok(None);
+        };
+        let topics = self.topics.list().await.map_err(unavailable)?;
+        let everywhere: Vec<(Topic, u32)> = topics
+            .into_iter()
+            .flat_map(|(topic, count)| (0..count).map(move |number| (topic.clone(), number)))
+            .collect();
+        if everywhere.is_empty() {
+            return Ok(None);
+        }
+        self.with(move |consumer| search(consumer, &everywhere, event_id, time_ms))
+            .await
+    }
+}
+
+fn bounds(consumer: &BaseConsumer, partition: &Partition) -> Result<Bounds, ReadError> {
+    let number = i32::try_from(partition.number).unwrap_or(i32::MAX);
+    let (start, end) = consumer
+        .fetch_watermarks(partition.topic.as_str(), number, PATIENCE)
+        .map_err(unavailable)?;
+    Ok(Bounds {
+        start: u64::try_from(start).unwrap_or_default(),
+        end: u64::try_from(end).unwrap_or_default(),
+    })
+}
+
+/// The first offsets at or after a time, of the partitions that have any.
+fn at_time(
+    consumer: &BaseConsumer,
+    partitions: &[(Topic, u32)],
+    time_ms: i64,
+) -> KafkaResult<Vec<(Topic, u32, u64)>> {
+    let mut asked = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, number) in partitions {
+        let number = i32::try_from(*number).unwrap_or(i32::MAX);
+        asked.add_partition_offset(topic.as_str(), number, Offset::Offset(time_ms.max(0)))?;
+    }
+    let found = consumer.offsets_for_times(asked, PATIENCE)?;
+    let mut offsets = Vec::new();
+    for (topic, number) in partitions {
+        let partition = i32::try_from(*number).unwrap_or(i32::MAX);
+        let Some(element) = found.find_partition(topic.as_str(), partition) else {
+            continue;
+        };
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset()
+            && let Ok(offset) = u64::try_from(offset)
+        {
+            offsets.push((topic.clone(), *number, offset));
+        }
+    }
+    Ok(offsets)
+}
+
+fn assign(consumer: &BaseConsumer, from: &[(Topic, u32, u64)]) -> Result<(), ReadError> {
+    let mut list = TopicPartitionList::with_capacity(from.len());
+    for (topic, number, offset) in from {
+        let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
+        let number = i32::try_from(*number).unwrap_or(i32::MAX);
+        list.add_partition_offset(topic.as_str(), number, offset)
+            .map_err(unavailable)?;
+    }
+    consumer.assign(&list).map_err(unavailable)
+}
+
+/// What a consumer gives next.
+enum Next<'c> {
+    Message(BorrowedMessage<'c>),
+    End,
+}
+
+fn next(consumer: &BaseConsumer, until: Instant) -> Result<Next<'_>, ReadError> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match consumer.poll(left) {
+            Some(Ok(message)) => return Ok(Next::Message(message)),
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(Next::End),
+            // Passing: librdkafka tries again by itself.
+            Some(Err(error)) if is_passing(&error) && !left.is_zero() => {}
+            Some(Err(error)) => return Err(unavailable(error)),
+            None if left.is_zero() => {
+                return Err(ReadError::Unavailable("no broker answers in time".into()));
+            }
+            None => {}
+        }
+    }
+}
+
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::AllBrokersDown
+        )
+    )
+}
+
+fn page(consumer: &BaseConsumer, partition: &Partition, read: &Read) -> Result<Page, ReadError> {
+    let bounds = bounds(consumer, partition)?;
+    let from = read.from.max(bounds.start);
+    let mut page = Page {
+        records: Vec::new(),
+        next: from,
+    };
+    if from >= bounds.end || read.limit == 0 {
+        page.next = read.from.max(bounds.start);
+        return Ok(page);
+    }
+    assign(
+        consumer,
+        &[(partition.topic.clone(), partition.number, from)],
+    )?;
+    let until = Instant::now() + PATIENCE;
+    let mut looked_at = 0;
+    while looked_at < read.scan && page.records.len() < read.limit && page.next < bounds.end {
+        let Next::Message(message) = next(consumer, until)? else {
+            break;
+        };
+        looked_at += 1;
+        page.next = u64::try_from(message.offset()).unwrap_or_default() + 1;
+        if let Some(stored) = wire::stored(&message, &partition.topic)?
+            && read
+                .tenant
+                .as_ref()
+                .is_none_or(|tenant| stored.tenant == *tenant)
+        {
+            page.records.push(stored);
+        }
+    }
+    Ok(page)
+}
+
+fn search(
+    consumer: &BaseConsumer,
+    everywhere: &[(Topic, u32)],
+    event_id: Uuid,
+    time_ms: i64,
+) -> Result<Option<Stored>, ReadError> {
+    let from = at_time(consumer, everywhere, time_ms).map_err(unavailable)?;
+    if from.is_empty() {
+        return Ok(None);
+    }
+    assign(consumer, &from)?;
+    let until = Instant::now() + PATIENCE;
+    let mut open = from.len();
+    let mut past: HashSet<(String, i32)> = HashSet::new();
+    for _ in 0..SEARCHED {
+        if open == 0 {
+            break;
+        }
+        match next(consumer, until)? {
+            Next::End => open -= 1,
+            Next::Message(message) => {
+                if message.timestamp().to_millis() > Some(time_ms + DISORDER_MS) {
+                    let place = (message.topic().to_owned(), message.partition());
+                    if past.insert(place) {
+                        open -= 1;
+                        pause(consumer, &message)?;
+                    }
+                    continue;
+                }
+                let topic = everywhere
+                    .iter()
+                    .map(|(topic, _)| topic)
+                    .find(|topic| topic.as_str() == message.topic());
+                let Some(topic) = topic else { continue };
+                if let Some(stored) = wire::stored(&message, topic)?
+                    && stored.event_id == event_id
+                {
+                    return Ok(Some(stored));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Takes no more of the message's partition, not even its end.
+fn pause(consumer: &BaseConsumer, message: &BorrowedMessage<'_>) -> Result<(), ReadError> {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition(message.topic(), message.partition());
+    consumer.pause(&list).map_err(unavailable)
+}

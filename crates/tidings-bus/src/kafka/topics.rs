@@ -1,0 +1,158 @@
+//! Which topics are ours, how many partitions each has, and how one is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tidings_event::Topic;
+
+use super::health::Quiet;
+use super::{Config, PATIENCE};
+
+/// The largest record that a topic made here takes: 1 MB of data, its envelope and headers.
+const MAX_MESSAGE_BYTES: &str = "2097152";
+
+/// Topics that are known to exist, with their partitions, and those that may.
+pub(super) struct Topics {
+    admin: Arc<AdminClient<Quiet>>,
+    create: bool,
+    partitions: u32,
+    replication: Option<u32>,
+    known: RwLock<BTreeMap<Topic, u32>>,
+    /// Ours, whether they exist yet or not.
+    carried: Mutex<BTreeSet<Topic>>,
+    /// Held while a topic is made, so that one is made once.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Topics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topics").finish_non_exhaustive()
+    }
+}
+
+impl Topics {
+    pub(super) fn new(config: &Config) -> Result<Self, KafkaError> {
+        let admin = config.client(&[]).create_with_context(Quiet)?;
+        Ok(Self {
+            admin: Arc::new(admin),
+            create: config.create_topics,
+            partitions: config.partitions,
+            replication: config.replication,
+            known: RwLock::default(),
+            carried: Mutex::new(config.topics.iter().cloned().collect()),
+            making: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// Counts topics among ours.
+    pub(super) fn carry(&self, topics: impl IntoIterator<Item = Topic>) {
+        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.extend(topics);
+    }
+
+    /// How many partitions a topic has, as far as is known.
+    pub(super) fn partitions(&self, topic: &Topic) -> Option<u32> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(topic).copied()
+    }
+
+    /// Those that are known to exist.
+    pub(super) fn existing(&self) -> BTreeMap<Topic, u32> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    /// How many partitions a topic has; `None` if it does not exist.
+    pub(super) async fn look_up(&self, topic: &Topic) -> Result<Option<u32>, KafkaError> {
+        if let Some(partitions) = self.partitions(topic) {
+            return Ok(Some(partitions));
+        }
+        let (admin, name) = (Arc::clone(&self.admin), topic.clone());
+        let asked = tokio::task::spawn_blocking(move || ask(&admin, &name)).await;
+        let partitions = asked.map_err(|_| KafkaError::Canceled)??;
+        if let Some(partitions) = partitions {
+            self.note(topic, partitions);
+        }
+        Ok(partitions)
+    }
+
+    /// How many partitions a topic has, making it if it does not exist.
+    pub(super) async fn ensure(&self, topic: &Topic) -> Result<u32, KafkaError> {
+        if let Some(partitions) = self.look_up(topic).await? {
+            return Ok(partitions);
+        }
+        let missing = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopic);
+        if !self.create {
+            tracing::error!(%topic, "the topic does not exist, and topics are not to be made (bus.kafka.create_topics)");
+            return Err(missing);
+        }
+        let _one_at_a_time = self.making.lock().await;
+        self.make(topic).await?;
+        // What is made is not known to every broker at once.
+        for _ in 0..20 {
+            if let Some(partitions) = self.look_up(topic).await? {
+                return Ok(partitions);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        Err(missing)
+    }
+
+    async fn make(&self, topic: &Topic) -> Result<(), KafkaError> {
+        let replication = self
+            .replication
+            .map_or(-1, |count| i32::try_from(count).unwrap_or(-1));
+        let new = NewTopic::new(
+            topic.as_str(),
+            i32::try_from(self.partitions).unwrap_or(i32::MAX),
+            TopicReplication::Fixed(replication),
+        )
+        .set("max.message.bytes", MAX_MESSAGE_BYTES);
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let made = self.admin.create_topics([&new], &options).await?;
+        match made.into_iter().next() {
+            Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                tracing::info!(%topic, partitions = self.partitions, "topic made");
+                Ok(())
+            }
+            Some(Err((_, code))) => Err(KafkaError::AdminOp(code)),
+            None => Err(KafkaError::Canceled),
+        }
+    }
+
+    fn note(&self, topic: &Topic, partitions: u32) {
+        self.carry([topic.clone()]);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(topic.clone(), partitions);
+    }
+
+    /// Every topic of ours that exists, with its partitions.
+    pub(super) async fn list(&self) -> Result<Vec<(Topic, u32)>, KafkaError> {
+        let carried: Vec<Topic> = {
+            let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+            carried.iter().cloned().collect()
+        };
+        let mut topics = Vec::with_capacity(carried.len());
+        for topic in carried {
+            if let Some(partitions) = self.look_up(&topic).await? {
+                topics.push((topic, partitions));
+            }
+        }
+        Ok(topics)
+    }
+}
+
+/// Asks a broker. It blocks.
+fn ask(admin: &AdminClient<Quiet>, topic: &Topic) -> Result<Option<u32>, KafkaError> {
+    let metadata = admin
+        .inner()
+        .fetch_metadata(Some(topic.as_str()), PATIENCE)?;
+    let Some(found) = metadata.topics().first() else {
+        return Ok(None);
+    };
+    let led = found.partitions().iter().all(|one| one.leader() >= 0);
+    let count = u32::try_from(found.partitions().len()).unwrap_or_default();
+    Ok((found.error().is_none() && count > 0 && led).then_some(count))
+}
