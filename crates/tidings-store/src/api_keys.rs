@@ -1,11 +1,11 @@
 //! API keys: whose they are, what they may, and the hash that a presented key is found by.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Pool, Row, Sqlite};
+use sqlx::Connection;
 use tidings_event::{ModuleId, TenantId};
 use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
+use crate::pool::{Columns, Connections, on_either};
 use crate::{StoreError, attempting, parsed};
 
 /// An API key as it is kept. The key itself is nowhere, only its hash.
@@ -34,48 +34,46 @@ pub struct ApiKeyRow {
 /// The methods on API keys.
 #[derive(Debug, Clone, Copy)]
 pub struct ApiKeys<'a> {
-    pool: &'a Pool<Sqlite>,
+    connections: &'a Connections,
 }
 
 impl<'a> ApiKeys<'a> {
-    pub(crate) fn new(pool: &'a Pool<Sqlite>) -> Self {
-        Self { pool }
+    pub(crate) fn new(connections: &'a Connections) -> Self {
+        Self { connections }
     }
 
     /// Keeps a new key, with the events that tell of it.
     pub async fn insert(&self, key: &ApiKeyRow, events: &[OutboxRow]) -> Result<(), StoreError> {
-        let keeping = || attempting("keep an API key");
-        let mut transaction = self.pool.begin().await.map_err(keeping())?;
-        sqlx::query(
-            "INSERT INTO api_keys (id, tenant, name, module, scopes, hash, created_at_ms, \
-             expires_at_ms, revoked_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(key.id.to_string())
-        .bind(key.tenant.as_str())
-        .bind(key.name.as_str())
-        .bind(key.module.as_ref().map(ModuleId::as_str))
-        .bind(serde_json::Value::from(key.scopes.clone()).to_string())
-        .bind(key.hash.as_slice())
-        .bind(key.created_at_ms)
-        .bind(key.expires_at_ms)
-        .bind(key.revoked_at_ms)
-        .execute(&mut *transaction)
-        .await
-        .map_err(keeping())?;
-        outbox::write(&mut transaction, events).await?;
-        transaction.commit().await.map_err(keeping())
+        let query = "INSERT INTO api_keys (id, tenant, name, module, scopes, hash, created_at_ms, \
+             expires_at_ms, revoked_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        on_either!(self.connections, "keep an API key", connection => {
+            let mut transaction = connection.begin().await?;
+            sqlx::query(query)
+                .bind(key.id.to_string())
+                .bind(key.tenant.as_str())
+                .bind(key.name.as_str())
+                .bind(key.module.as_ref().map(ModuleId::as_str))
+                .bind(serde_json::Value::from(key.scopes.clone()).to_string())
+                .bind(key.hash.as_slice())
+                .bind(key.created_at_ms)
+                .bind(key.expires_at_ms)
+                .bind(key.revoked_at_ms)
+                .execute(&mut *transaction)
+                .await?;
+            outbox::write!(transaction, events);
+            transaction.commit().await
+        })
     }
 
     /// The tenant's keys, oldest first, revoked and expired ones too.
     pub async fn list(&self, tenant: &TenantId) -> Result<Vec<ApiKeyRow>, StoreError> {
-        sqlx::query("SELECT * FROM api_keys WHERE tenant = $1 ORDER BY created_at_ms, id")
-            .bind(tenant.as_str())
-            .fetch_all(self.pool)
-            .await
-            .map_err(attempting("list API keys"))?
-            .iter()
-            .map(from_row)
-            .collect()
+        on_either!(self.connections, "list API keys", connection => {
+            sqlx::query("SELECT * FROM api_keys WHERE tenant = $1 ORDER BY created_at_ms, id")
+                .bind(tenant.as_str())
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(from_row).collect())
+        })?
     }
 
     /// Ends a key of the tenant, with the events that tell of it. False when the tenant has no such
@@ -87,84 +85,81 @@ impl<'a> ApiKeys<'a> {
         at_ms: i64,
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
-        let revoking = || attempting("revoke an API key");
-        let mut transaction = self.pool.begin().await.map_err(revoking())?;
-        let done = sqlx::query(
-            "UPDATE api_keys SET revoked_at_ms = $1 \
-             WHERE tenant = $2 AND id = $3 AND revoked_at_ms IS NULL",
-        )
-        .bind(at_ms)
-        .bind(tenant.as_str())
-        .bind(id.to_string())
-        .execute(&mut *transaction)
-        .await
-        .map_err(revoking())?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        outbox::write(&mut transaction, events).await?;
-        transaction.commit().await.map_err(revoking())?;
-        Ok(true)
+        let query = "UPDATE api_keys SET revoked_at_ms = $1 \
+             WHERE tenant = $2 AND id = $3 AND revoked_at_ms IS NULL";
+        on_either!(self.connections, "revoke an API key", connection => {
+            let mut transaction = connection.begin().await?;
+            let done = sqlx::query(query)
+                .bind(at_ms)
+                .bind(tenant.as_str())
+                .bind(id.to_string())
+                .execute(&mut *transaction)
+                .await?;
+            if done.rows_affected() == 0 {
+                return transaction.rollback().await.map(|()| false);
+            }
+            outbox::write!(transaction, events);
+            transaction.commit().await.map(|()| true)
+        })
     }
 
     /// The key with this hash, revoked and expired ones too. Takes no tenant: the key tells it.
     pub async fn by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKeyRow>, StoreError> {
-        sqlx::query("SELECT * FROM api_keys WHERE hash = $1")
-            .bind(hash.as_slice())
-            .fetch_optional(self.pool)
-            .await
-            .map_err(attempting("read an API key"))?
-            .as_ref()
-            .map(from_row)
-            .transpose()
+        on_either!(self.connections, "read an API key", connection => {
+            sqlx::query("SELECT * FROM api_keys WHERE hash = $1")
+                .bind(hash.as_slice())
+                .fetch_optional(connection)
+                .await
+                .map(|row| row.as_ref().map(from_row))
+        })?
+        .transpose()
     }
 
     /// Every tenant's keys that are not revoked, for the snapshot that authentication looks into.
     /// Expired ones are among them: whoever looks one up knows the time.
     pub async fn all_active(&self) -> Result<Vec<ApiKeyRow>, StoreError> {
-        sqlx::query("SELECT * FROM api_keys WHERE revoked_at_ms IS NULL")
-            .fetch_all(self.pool)
-            .await
-            .map_err(attempting("read the API keys"))?
-            .iter()
-            .map(from_row)
-            .collect()
+        on_either!(self.connections, "read the API keys", connection => {
+            sqlx::query("SELECT * FROM api_keys WHERE revoked_at_ms IS NULL")
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(from_row).collect())
+        })?
     }
 }
 
-fn from_row(row: &SqliteRow) -> Result<ApiKeyRow, StoreError> {
+fn from_row(row: &impl Columns) -> Result<ApiKeyRow, StoreError> {
     let unread = || attempting("read an API key");
-    let text: String = row.try_get("id").map_err(unread())?;
+    let text = row.text("id").map_err(unread())?;
     let corrupt = |column: &'static str, fault: String| StoreError::Corrupt {
         row: text.clone(),
         column,
         fault,
     };
-    let scopes: &str = row.try_get("scopes").map_err(unread())?;
+    let scopes = row.text("scopes").map_err(unread())?;
     let scopes =
-        serde_json::from_str(scopes).map_err(|fault| corrupt("scopes", fault.to_string()))?;
-    let hash: &[u8] = row.try_get("hash").map_err(unread())?;
+        serde_json::from_str(&scopes).map_err(|fault| corrupt("scopes", fault.to_string()))?;
+    let hash = row.bytes("hash").map_err(unread())?;
     let hash = hash
         .try_into()
         .map_err(|_| corrupt("hash", format!("{} bytes instead of 32", hash.len())))?;
-    let module: Option<&str> = row.try_get("module").map_err(unread())?;
+    let module = row.optional_text("module").map_err(unread())?;
     Ok(ApiKeyRow {
         id: parsed(row, &text, "id")?,
         tenant: parsed(row, &text, "tenant")?,
-        name: row.try_get("name").map_err(unread())?,
+        name: row.text("name").map_err(unread())?,
         module: module.map(|_| parsed(row, &text, "module")).transpose()?,
         scopes,
         hash,
-        created_at_ms: row.try_get("created_at_ms").map_err(unread())?,
-        expires_at_ms: row.try_get("expires_at_ms").map_err(unread())?,
-        revoked_at_ms: row.try_get("revoked_at_ms").map_err(unread())?,
+        created_at_ms: row.integer("created_at_ms").map_err(unread())?,
+        expires_at_ms: row.optional_integer("expires_at_ms").map_err(unread())?,
+        revoked_at_ms: row.optional_integer("revoked_at_ms").map_err(unread())?,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Store;
+    use crate::suite::on_each_database;
 
     fn key(number: u8, tenant: &str) -> ApiKeyRow {
         ApiKeyRow {
@@ -182,44 +177,48 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_comes_back_as_it_was_kept_and_only_to_its_tenant() {
-        let store = Store::in_memory().await.unwrap();
-        let keys = store.api_keys();
-        for kept in [key(1, "acme"), key(2, "acme"), key(3, "globex")] {
-            keys.insert(&kept, &[]).await.unwrap();
-        }
-        let acme = "acme".parse().unwrap();
-        assert_eq!(
-            keys.list(&acme).await.unwrap(),
-            [key(2, "acme"), key(1, "acme")]
-        );
-        assert_eq!(
-            keys.by_hash(&[3; 32]).await.unwrap(),
-            Some(key(3, "globex"))
-        );
-        assert_eq!(keys.by_hash(&[9; 32]).await.unwrap(), None);
-        assert!(keys.insert(&key(1, "acme"), &[]).await.is_err());
+        on_each_database(async |store| {
+            let keys = store.api_keys();
+            for kept in [key(1, "acme"), key(2, "acme"), key(3, "globex")] {
+                keys.insert(&kept, &[]).await.unwrap();
+            }
+            let acme = "acme".parse().unwrap();
+            assert_eq!(
+                keys.list(&acme).await.unwrap(),
+                [key(2, "acme"), key(1, "acme")]
+            );
+            assert_eq!(
+                keys.by_hash(&[3; 32]).await.unwrap(),
+                Some(key(3, "globex"))
+            );
+            assert_eq!(keys.by_hash(&[9; 32]).await.unwrap(), None);
+            assert!(keys.insert(&key(1, "acme"), &[]).await.is_err());
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn a_key_is_revoked_once_and_by_its_tenant_alone() {
-        let store = Store::in_memory().await.unwrap();
-        let keys = store.api_keys();
-        let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
-        let kept = key(1, "acme");
-        keys.insert(&kept, &[]).await.unwrap();
-        assert!(!keys.revoke(&globex, kept.id, 200, &[]).await.unwrap());
-        assert_eq!(keys.all_active().await.unwrap().len(), 1);
-        assert!(keys.revoke(&acme, kept.id, 201, &[]).await.unwrap());
-        assert!(!keys.revoke(&acme, kept.id, 202, &[]).await.unwrap());
-        assert!(keys.all_active().await.unwrap().is_empty());
-        assert_eq!(keys.list(&acme).await.unwrap()[0].revoked_at_ms, Some(201));
-        assert_eq!(
-            keys.by_hash(&kept.hash)
-                .await
-                .unwrap()
-                .unwrap()
-                .revoked_at_ms,
-            Some(201)
-        );
+        on_each_database(async |store| {
+            let keys = store.api_keys();
+            let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+            let kept = key(1, "acme");
+            keys.insert(&kept, &[]).await.unwrap();
+            assert!(!keys.revoke(&globex, kept.id, 200, &[]).await.unwrap());
+            assert_eq!(keys.all_active().await.unwrap().len(), 1);
+            assert!(keys.revoke(&acme, kept.id, 201, &[]).await.unwrap());
+            assert!(!keys.revoke(&acme, kept.id, 202, &[]).await.unwrap());
+            assert!(keys.all_active().await.unwrap().is_empty());
+            assert_eq!(keys.list(&acme).await.unwrap()[0].revoked_at_ms, Some(201));
+            assert_eq!(
+                keys.by_hash(&kept.hash)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .revoked_at_ms,
+                Some(201)
+            );
+        })
+        .await;
     }
 }

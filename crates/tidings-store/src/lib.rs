@@ -3,26 +3,38 @@
 pub mod api_keys;
 pub mod manifests;
 pub mod outbox;
+mod pool;
+pub mod receipts;
+#[cfg(test)]
+mod suite;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use pool::{Columns, Connections, PATIENCE, on_either};
 use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Pool, Row, Sqlite};
+use sqlx::{Executor, Pool, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
+pub use receipts::Receipts;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+/// Run under an advisory lock: of replicas that start together, the first migrates.
+static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Readers beside the one writer that SQLite allows; requests beyond wait for a connection.
-const MAX_CONNECTIONS: u32 = 4;
+const SQLITE_CONNECTIONS: u32 = 4;
 
-/// How long a statement waits for another's write, and a caller for a connection.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections to PostgreSQL of one process: six replicas fit into its default limit of 100.
+const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// How long a statement of SQLite waits for another's write, and a caller for a connection.
+const SQLITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// SQLite's primary result code for "database or disk is full".
 const SQLITE_FULL: i32 = 13;
@@ -38,6 +50,9 @@ pub enum StoreError {
         /// What the database said.
         source: sqlx::Error,
     },
+    /// PostgreSQL cannot be reached, or what it is reached by cannot be read. The password is not in here.
+    #[error("the store on PostgreSQL cannot be opened: {0}")]
+    Connect(#[source] sqlx::Error),
     /// The tables could not be brought to this version's form; a newer version may have written
     /// them.
     #[error("the store's tables cannot be brought up to date: {0}")]
@@ -88,10 +103,28 @@ impl StoreError {
 /// The open store. Cheap to clone; all clones are one pool of connections.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: Pool<Sqlite>,
+    connections: Connections,
 }
 
 impl Store {
+    /// Opens the store that replicas share, on PostgreSQL, by a URL such as `postgres://user:password@host/name`,
+    /// and brings its tables up to date. Calls answer within 2 s when the server is gone, and work again
+    /// once it is back.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url).map_err(StoreError::Connect)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(POSTGRES_CONNECTIONS)
+            .acquire_timeout(PATIENCE)
+            .connect_with(options.application_name("tidings"))
+            .await
+            .map_err(StoreError::Connect)?;
+        let migrated = POSTGRES_MIGRATIONS.run(&pool).await;
+        migrated.map_err(StoreError::Migrate)?;
+        Ok(Self {
+            connections: Connections::Postgres(pool),
+        })
+    }
+
     /// Opens the file, making it if there is none, and brings its tables up to date.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
@@ -101,10 +134,10 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(PATIENCE);
+            .busy_timeout(SQLITE_PATIENCE);
         let pool = SqlitePoolOptions::new()
-            .max_connections(MAX_CONNECTIONS)
-            .acquire_timeout(PATIENCE)
+            .max_connections(SQLITE_CONNECTIONS)
+            .acquire_timeout(SQLITE_PATIENCE)
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open {
@@ -119,7 +152,7 @@ impl Store {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .read_only(true)
-            .busy_timeout(PATIENCE);
+            .busy_timeout(SQLITE_PATIENCE);
         let pool = SqlitePoolOptions::new().max_connections(1);
         let pool = pool.connect_with(options).await;
         let pool = pool.map_err(|source| StoreError::Open {
@@ -154,29 +187,41 @@ impl Store {
     }
 
     async fn migrated(pool: Pool<Sqlite>) -> Result<Self, StoreError> {
-        MIGRATIONS.run(&pool).await.map_err(StoreError::Migrate)?;
-        Ok(Self { pool })
+        let migrated = SQLITE_MIGRATIONS.run(&pool).await;
+        migrated.map_err(StoreError::Migrate)?;
+        Ok(Self {
+            connections: Connections::Sqlite(pool),
+        })
     }
 
     /// What modules declare.
     pub fn manifests(&self) -> Manifests<'_> {
-        Manifests::new(&self.pool)
+        Manifests::new(&self.connections)
     }
 
     /// The keys that servers and tools authenticate with.
     pub fn api_keys(&self) -> ApiKeys<'_> {
-        ApiKeys::new(&self.pool)
+        ApiKeys::new(&self.connections)
     }
 
     /// Events that wait to be published.
     pub fn outbox(&self) -> Outbox<'_> {
-        Outbox::new(&self.pool)
+        Outbox::new(&self.connections)
     }
 
-    /// Whether the store answers.
+    /// Idempotency keys, on PostgreSQL. None on SQLite: the embedded log keeps them itself.
+    pub fn receipts(&self) -> Option<Receipts> {
+        match &self.connections {
+            Connections::Sqlite(_) => None,
+            Connections::Postgres(pool) => Some(Receipts::new(pool.clone())),
+        }
+    }
+
+    /// Whether the store answers. Within 2 s when PostgreSQL is gone.
     pub async fn health(&self) -> Result<(), StoreError> {
-        let asked = sqlx::query("SELECT 1").fetch_one(&self.pool).await;
-        asked.map(drop).map_err(attempting("answer"))
+        on_either!(&self.connections, "answer", connection => {
+            connection.execute("SELECT 1").await.map(drop)
+        })
     }
 
     /// Writes a consistent copy while the store is in use. The target must not exist; once this
@@ -185,6 +230,11 @@ impl Store {
         let failed = |reason: String| StoreError::Backup {
             path: target.to_owned(),
             reason,
+        };
+        let Connections::Sqlite(pool) = &self.connections else {
+            return Err(failed(
+                "the store is on PostgreSQL, whose backups are its operator's own".into(),
+            ));
         };
         let text = target
             .to_str()
@@ -198,10 +248,7 @@ impl Store {
                 "a file of this name exists; name one that does not".into(),
             ));
         }
-        let copied = sqlx::query("VACUUM INTO $1")
-            .bind(text)
-            .execute(&self.pool)
-            .await;
+        let copied = sqlx::query("VACUUM INTO $1").bind(text).execute(pool).await;
         if let Err(error) = copied {
             // The failure is reported; that an incomplete copy may stay behind changes nothing
             // about it.
@@ -215,7 +262,10 @@ impl Store {
 
     /// Lets running statements end and closes the file. Later calls fail.
     pub async fn close(&self) {
-        self.pool.close().await;
+        match &self.connections {
+            Connections::Sqlite(pool) => pool.close().await,
+            Connections::Postgres(pool) => pool.close().await,
+        }
     }
 }
 
@@ -237,11 +287,11 @@ fn attempting(doing: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
 }
 
 /// A text column that holds a value of our own.
-fn parsed<T>(row: &sqlx::sqlite::SqliteRow, id: &str, column: &'static str) -> Result<T, StoreError>
+fn parsed<T>(row: &impl Columns, id: &str, column: &'static str) -> Result<T, StoreError>
 where
     T: FromStr<Err: std::fmt::Display>,
 {
-    let text: &str = row.try_get(column).map_err(attempting("read a row"))?;
+    let text = row.text(column).map_err(attempting("read a row"))?;
     text.parse().map_err(|fault: T::Err| StoreError::Corrupt {
         row: id.to_owned(),
         column,
@@ -251,6 +301,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use sqlx::Row;
+
     use super::*;
 
     async fn with_one_manifest(store: &Store) {
@@ -287,9 +339,12 @@ mod tests {
     async fn the_file_is_opened_with_every_commit_synced() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("store.db")).await.unwrap();
+        let Connections::Sqlite(pool) = &store.connections else {
+            panic!("{store:?}");
+        };
         let pragma = async |sql: &'static str| {
             sqlx::query(sql)
-                .fetch_one(&store.pool)
+                .fetch_one(pool)
                 .await
                 .unwrap()
                 .get::<i64, _>(0)
@@ -297,7 +352,7 @@ mod tests {
         assert_eq!(pragma("PRAGMA synchronous").await, 2);
         assert_eq!(pragma("PRAGMA foreign_keys").await, 1);
         let mode = sqlx::query("PRAGMA journal_mode")
-            .fetch_one(&store.pool)
+            .fetch_one(pool)
             .await
             .unwrap();
         assert_eq!(mode.get::<String, _>(0), "wal");

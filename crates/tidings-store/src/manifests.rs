@@ -1,10 +1,10 @@
 //! Module manifests as they were written. They belong to the installation, not to a tenant.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Pool, Row, Sqlite};
+use sqlx::Connection;
 use tidings_event::ModuleId;
 
 use crate::outbox::{self, OutboxRow};
+use crate::pool::{Columns, Connections, on_either};
 use crate::{StoreError, attempting, parsed};
 
 /// A manifest as it is kept.
@@ -23,12 +23,12 @@ pub struct ManifestRow {
 /// The methods on manifests.
 #[derive(Debug, Clone, Copy)]
 pub struct Manifests<'a> {
-    pool: &'a Pool<Sqlite>,
+    connections: &'a Connections,
 }
 
 impl<'a> Manifests<'a> {
-    pub(crate) fn new(pool: &'a Pool<Sqlite>) -> Self {
-        Self { pool }
+    pub(crate) fn new(connections: &'a Connections) -> Self {
+        Self { connections }
     }
 
     /// Writes the module's manifest in place of the one before, with the events that tell of it.
@@ -40,46 +40,44 @@ impl<'a> Manifests<'a> {
         at_ms: i64,
         events: &[OutboxRow],
     ) -> Result<(), StoreError> {
-        let writing = || attempting("write a manifest");
-        let mut transaction = self.pool.begin().await.map_err(writing())?;
-        sqlx::query(
-            "INSERT INTO manifests (module_id, version, document, updated_at_ms) \
+        let query = "INSERT INTO manifests (module_id, version, document, updated_at_ms) \
              VALUES ($1, $2, $3, $4) \
              ON CONFLICT (module_id) DO UPDATE SET version = excluded.version, \
-             document = excluded.document, updated_at_ms = excluded.updated_at_ms",
-        )
-        .bind(module_id.as_str())
-        .bind(version)
-        .bind(document)
-        .bind(at_ms)
-        .execute(&mut *transaction)
-        .await
-        .map_err(writing())?;
-        outbox::write(&mut transaction, events).await?;
-        transaction.commit().await.map_err(writing())
+             document = excluded.document, updated_at_ms = excluded.updated_at_ms";
+        on_either!(self.connections, "write a manifest", connection => {
+            let mut transaction = connection.begin().await?;
+            sqlx::query(query)
+                .bind(module_id.as_str())
+                .bind(version)
+                .bind(document)
+                .bind(at_ms)
+                .execute(&mut *transaction)
+                .await?;
+            outbox::write!(transaction, events);
+            transaction.commit().await
+        })
     }
 
     /// The module's manifest, if it has one.
     pub async fn get(&self, module_id: &ModuleId) -> Result<Option<ManifestRow>, StoreError> {
-        sqlx::query("SELECT * FROM manifests WHERE module_id = $1")
-            .bind(module_id.as_str())
-            .fetch_optional(self.pool)
-            .await
-            .map_err(attempting("read a manifest"))?
-            .as_ref()
-            .map(from_row)
-            .transpose()
+        on_either!(self.connections, "read a manifest", connection => {
+            sqlx::query("SELECT * FROM manifests WHERE module_id = $1")
+                .bind(module_id.as_str())
+                .fetch_optional(connection)
+                .await
+                .map(|row| row.as_ref().map(from_row))
+        })?
+        .transpose()
     }
 
     /// Every manifest, in the order of the modules' ids.
     pub async fn list(&self) -> Result<Vec<ManifestRow>, StoreError> {
-        sqlx::query("SELECT * FROM manifests ORDER BY module_id")
-            .fetch_all(self.pool)
-            .await
-            .map_err(attempting("list the manifests"))?
-            .iter()
-            .map(from_row)
-            .collect()
+        on_either!(self.connections, "list the manifests", connection => {
+            sqlx::query("SELECT * FROM manifests ORDER BY module_id")
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(from_row).collect())
+        })?
     }
 
     /// Removes the module's manifest, with the events that tell of it. False when there was none:
@@ -89,78 +87,70 @@ impl<'a> Manifests<'a> {
         module_id: &ModuleId,
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
-        let removing = || attempting("remove a manifest");
-        let mut transaction = self.pool.begin().await.map_err(removing())?;
-        let done = sqlx::query("DELETE FROM manifests WHERE module_id = $1")
-            .bind(module_id.as_str())
-            .execute(&mut *transaction)
-            .await
-            .map_err(removing())?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        outbox::write(&mut transaction, events).await?;
-        transaction.commit().await.map_err(removing())?;
-        Ok(true)
+        on_either!(self.connections, "remove a manifest", connection => {
+            let mut transaction = connection.begin().await?;
+            let done = sqlx::query("DELETE FROM manifests WHERE module_id = $1")
+                .bind(module_id.as_str())
+                .execute(&mut *transaction)
+                .await?;
+            if done.rows_affected() == 0 {
+                return transaction.rollback().await.map(|()| false);
+            }
+            outbox::write!(transaction, events);
+            transaction.commit().await.map(|()| true)
+        })
     }
 }
 
-fn from_row(row: &SqliteRow) -> Result<ManifestRow, StoreError> {
-    let read = attempting("read a manifest");
-    let columns = || {
-        Ok((
-            row.try_get("version")?,
-            row.try_get("document")?,
-            row.try_get("updated_at_ms")?,
-        ))
-    };
-    let (version, document, updated_at_ms) = columns().map_err(read)?;
-    let module_id = parsed(row, "of a manifest", "module_id")?;
+fn from_row(row: &impl Columns) -> Result<ManifestRow, StoreError> {
+    let unread = || attempting("read a manifest");
     Ok(ManifestRow {
-        module_id,
-        version,
-        document,
-        updated_at_ms,
+        module_id: parsed(row, "of a manifest", "module_id")?,
+        version: row.text("version").map_err(unread())?,
+        document: row.text("document").map_err(unread())?,
+        updated_at_ms: row.integer("updated_at_ms").map_err(unread())?,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::Store;
+    use crate::suite::on_each_database;
 
     #[tokio::test]
     async fn a_manifest_is_put_replaced_listed_and_deleted() {
-        let store = Store::in_memory().await.unwrap();
-        let manifests = store.manifests();
-        let (crm, abc) = ("crm".parse().unwrap(), "abc".parse().unwrap());
-        assert_eq!(manifests.get(&crm).await.unwrap(), None);
-        manifests
-            .put(&crm, "1.0.0", "{\"a\":1}", 10, &[])
-            .await
-            .unwrap();
-        manifests.put(&abc, "0.1.0", "{}", 11, &[]).await.unwrap();
-        manifests
-            .put(&crm, "1.1.0", "{\"a\": 2}", 12, &[])
-            .await
-            .unwrap();
+        on_each_database(async |store| {
+            let manifests = store.manifests();
+            let (crm, abc) = ("crm".parse().unwrap(), "abc".parse().unwrap());
+            assert_eq!(manifests.get(&crm).await.unwrap(), None);
+            manifests
+                .put(&crm, "1.0.0", "{\"a\":1}", 10, &[])
+                .await
+                .unwrap();
+            manifests.put(&abc, "0.1.0", "{}", 11, &[]).await.unwrap();
+            manifests
+                .put(&crm, "1.1.0", "{\"a\": 2}", 12, &[])
+                .await
+                .unwrap();
 
-        let row = manifests.get(&crm).await.unwrap().unwrap();
-        assert_eq!(
-            (row.version.as_str(), row.document.as_str()),
-            ("1.1.0", "{\"a\": 2}")
-        );
-        assert_eq!(row.updated_at_ms, 12);
-        let ids: Vec<_> = manifests
-            .list()
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|row| row.module_id)
-            .collect();
-        assert_eq!(ids, [abc, crm.clone()]);
+            let row = manifests.get(&crm).await.unwrap().unwrap();
+            assert_eq!(
+                (row.version.as_str(), row.document.as_str()),
+                ("1.1.0", "{\"a\": 2}")
+            );
+            assert_eq!(row.updated_at_ms, 12);
+            let ids: Vec<_> = manifests
+                .list()
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|row| row.module_id)
+                .collect();
+            assert_eq!(ids, [abc, crm.clone()]);
 
-        assert!(manifests.delete(&crm, &[]).await.unwrap());
-        assert!(!manifests.delete(&crm, &[]).await.unwrap());
-        assert_eq!(manifests.list().await.unwrap().len(), 1);
+            assert!(manifests.delete(&crm, &[]).await.unwrap());
+            assert!(!manifests.delete(&crm, &[]).await.unwrap());
+            assert_eq!(manifests.list().await.unwrap().len(), 1);
+        })
+        .await;
     }
 }

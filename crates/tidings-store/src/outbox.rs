@@ -1,11 +1,10 @@
 //! Events of the installation itself that wait to be published. A row is written in the transaction
 //! of the change it tells of, so that there is never one without the other.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Pool, Row, Sqlite, SqliteConnection};
 use tidings_event::{EventType, Service, TenantId};
 use uuid::Uuid;
 
+use crate::pool::{Columns, Connections, on_either};
 use crate::{StoreError, attempting, parsed};
 
 /// An event that waits.
@@ -28,70 +27,69 @@ pub struct OutboxRow {
 /// The methods on what waits. Takes no tenant: the installation publishes for all of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Outbox<'a> {
-    pool: &'a Pool<Sqlite>,
+    connections: &'a Connections,
 }
 
 impl<'a> Outbox<'a> {
-    pub(crate) fn new(pool: &'a Pool<Sqlite>) -> Self {
-        Self { pool }
+    pub(crate) fn new(connections: &'a Connections) -> Self {
+        Self { connections }
     }
 
     /// The oldest events that wait, at most so many.
     pub async fn waiting(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
-        sqlx::query("SELECT * FROM outbox ORDER BY position LIMIT $1")
-            .bind(limit)
-            .fetch_all(self.pool)
-            .await
-            .map_err(attempting("read the outbox"))?
-            .iter()
-            .map(from_row)
-            .collect()
+        on_either!(self.connections, "read the outbox", connection => {
+            sqlx::query("SELECT * FROM outbox ORDER BY position LIMIT $1")
+                .bind(i64::from(limit))
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(from_row).collect())
+        })?
     }
 
     /// Takes out an event that is on the bus. Nothing happens when it is gone already.
     pub async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM outbox WHERE id = $1")
-            .bind(id.to_string())
-            .execute(self.pool)
-            .await
-            .map_err(attempting("clear the outbox"))?;
-        Ok(())
+        on_either!(self.connections, "clear the outbox", connection => {
+            sqlx::query("DELETE FROM outbox WHERE id = $1")
+                .bind(id.to_string())
+                .execute(connection)
+                .await
+                .map(drop)
+        })
     }
 }
 
-/// Adds the events of a change to its transaction.
-pub(crate) async fn write(
-    transaction: &mut SqliteConnection,
-    events: &[OutboxRow],
-) -> Result<(), StoreError> {
-    for event in events {
-        sqlx::query(
-            "INSERT INTO outbox (id, service, tenant, event_type, data, created_at_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(event.id.to_string())
-        .bind(event.service.as_str())
-        .bind(event.tenant.as_str())
-        .bind(event.event_type.as_str())
-        .bind(event.data.as_str())
-        .bind(event.created_at_ms)
-        .execute(&mut *transaction)
-        .await
-        .map_err(attempting("write the outbox"))?;
-    }
-    Ok(())
+pub(crate) const INSERT: &str = "INSERT INTO outbox (id, service, tenant, event_type, data, created_at_ms) \
+     VALUES ($1, $2, $3, $4, $5, $6)";
+
+/// Adds the events of a change to its transaction, of whichever database it is.
+macro_rules! write {
+    ($transaction:expr, $events:expr) => {
+        for event in $events {
+            sqlx::query($crate::outbox::INSERT)
+                .bind(event.id.to_string())
+                .bind(event.service.as_str())
+                .bind(event.tenant.as_str())
+                .bind(event.event_type.as_str())
+                .bind(event.data.as_str())
+                .bind(event.created_at_ms)
+                .execute(&mut *$transaction)
+                .await?;
+        }
+    };
 }
 
-fn from_row(row: &SqliteRow) -> Result<OutboxRow, StoreError> {
+pub(crate) use write;
+
+fn from_row(row: &impl Columns) -> Result<OutboxRow, StoreError> {
     let unread = || attempting("read the outbox");
-    let id: String = row.try_get("id").map_err(unread())?;
+    let id = row.text("id").map_err(unread())?;
     Ok(OutboxRow {
         id: parsed(row, &id, "id")?,
         service: parsed(row, &id, "service")?,
         tenant: parsed(row, &id, "tenant")?,
         event_type: parsed(row, &id, "event_type")?,
-        data: row.try_get("data").map_err(unread())?,
-        created_at_ms: row.try_get("created_at_ms").map_err(unread())?,
+        data: row.text("data").map_err(unread())?,
+        created_at_ms: row.integer("created_at_ms").map_err(unread())?,
     })
 }
 
@@ -100,7 +98,8 @@ mod tests {
     use tidings_event::ModuleId;
 
     use super::*;
-    use crate::{ApiKeyRow, Store};
+    use crate::ApiKeyRow;
+    use crate::suite::on_each_database;
 
     fn event(number: u8) -> OutboxRow {
         OutboxRow {
@@ -129,84 +128,90 @@ mod tests {
 
     #[tokio::test]
     async fn events_wait_in_the_order_of_their_changes_until_they_are_removed() {
-        let store = Store::in_memory().await.unwrap();
-        let crm: ModuleId = "crm".parse().unwrap();
-        let manifests = store.manifests();
-        manifests
-            .put(&crm, "1.0.0", "{}", 1, &[event(1)])
-            .await
-            .unwrap();
-        let acme = "acme".parse().unwrap();
-        store.api_keys().insert(&key(), &[event(2)]).await.unwrap();
-        let revoked = store
-            .api_keys()
-            .revoke(&acme, key().id, 2, &[event(3)])
-            .await;
-        assert!(revoked.unwrap());
-        assert!(manifests.delete(&crm, &[event(4), event(5)]).await.unwrap());
-        let outbox = store.outbox();
-        let all = [event(1), event(2), event(3), event(4), event(5)];
-        assert_eq!(outbox.waiting(9).await.unwrap(), all);
-        assert_eq!(outbox.waiting(2).await.unwrap(), all[..2]);
-        outbox.remove(event(2).id).await.unwrap();
-        outbox.remove(event(2).id).await.unwrap();
-        assert_eq!(outbox.waiting(2).await.unwrap(), [event(1), event(3)]);
+        on_each_database(async |store| {
+            let crm: ModuleId = "crm".parse().unwrap();
+            let manifests = store.manifests();
+            manifests
+                .put(&crm, "1.0.0", "{}", 1, &[event(1)])
+                .await
+                .unwrap();
+            let acme = "acme".parse().unwrap();
+            store.api_keys().insert(&key(), &[event(2)]).await.unwrap();
+            let revoked = store
+                .api_keys()
+                .revoke(&acme, key().id, 2, &[event(3)])
+                .await;
+            assert!(revoked.unwrap());
+            assert!(manifests.delete(&crm, &[event(4), event(5)]).await.unwrap());
+            let outbox = store.outbox();
+            let all = [event(1), event(2), event(3), event(4), event(5)];
+            assert_eq!(outbox.waiting(9).await.unwrap(), all);
+            assert_eq!(outbox.waiting(2).await.unwrap(), all[..2]);
+            outbox.remove(event(2).id).await.unwrap();
+            outbox.remove(event(2).id).await.unwrap();
+            assert_eq!(outbox.waiting(2).await.unwrap(), [event(1), event(3)]);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn what_changes_nothing_tells_nothing() {
-        let store = Store::in_memory().await.unwrap();
-        let crm: ModuleId = "crm".parse().unwrap();
-        assert!(!store.manifests().delete(&crm, &[event(1)]).await.unwrap());
-        let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
-        store.api_keys().insert(&key(), &[]).await.unwrap();
-        let foreign = store
-            .api_keys()
-            .revoke(&globex, key().id, 2, &[event(2)])
-            .await;
-        assert!(!foreign.unwrap());
-        assert!(
-            store
+        on_each_database(async |store| {
+            let crm: ModuleId = "crm".parse().unwrap();
+            assert!(!store.manifests().delete(&crm, &[event(1)]).await.unwrap());
+            let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+            store.api_keys().insert(&key(), &[]).await.unwrap();
+            let foreign = store
                 .api_keys()
-                .revoke(&acme, key().id, 2, &[])
-                .await
-                .unwrap()
-        );
-        let again = store
-            .api_keys()
-            .revoke(&acme, key().id, 3, &[event(3)])
-            .await;
-        assert!(!again.unwrap());
-        assert_eq!(store.outbox().waiting(9).await.unwrap(), []);
+                .revoke(&globex, key().id, 2, &[event(2)])
+                .await;
+            assert!(!foreign.unwrap());
+            assert!(
+                store
+                    .api_keys()
+                    .revoke(&acme, key().id, 2, &[])
+                    .await
+                    .unwrap()
+            );
+            let again = store
+                .api_keys()
+                .revoke(&acme, key().id, 3, &[event(3)])
+                .await;
+            assert!(!again.unwrap());
+            assert_eq!(store.outbox().waiting(9).await.unwrap(), []);
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn a_change_whose_event_cannot_be_kept_does_not_happen() {
-        let store = Store::in_memory().await.unwrap();
-        let (crm, abc): (ModuleId, ModuleId) = ("crm".parse().unwrap(), "abc".parse().unwrap());
-        let manifests = store.manifests();
-        manifests
-            .put(&crm, "1.0.0", "{}", 1, &[event(1)])
-            .await
-            .unwrap();
-        // The id is taken: the second statement of each transaction fails.
-        assert!(
+        on_each_database(async |store| {
+            let (crm, abc): (ModuleId, ModuleId) = ("crm".parse().unwrap(), "abc".parse().unwrap());
+            let manifests = store.manifests();
             manifests
-                .put(&abc, "1.0.0", "{}", 2, &[event(1)])
+                .put(&crm, "1.0.0", "{}", 1, &[event(1)])
                 .await
-                .is_err()
-        );
-        assert!(
-            manifests
-                .put(&crm, "2.0.0", "{}", 2, &[event(1)])
-                .await
-                .is_err()
-        );
-        assert!(manifests.delete(&crm, &[event(1)]).await.is_err());
-        assert!(store.api_keys().insert(&key(), &[event(1)]).await.is_err());
-        let rows = manifests.list().await.unwrap();
-        assert_eq!((rows.len(), rows[0].version.as_str()), (1, "1.0.0"));
-        assert!(store.api_keys().all_active().await.unwrap().is_empty());
-        assert_eq!(store.outbox().waiting(9).await.unwrap(), [event(1)]);
+                .unwrap();
+            // The id is taken: the second statement of each transaction fails.
+            assert!(
+                manifests
+                    .put(&abc, "1.0.0", "{}", 2, &[event(1)])
+                    .await
+                    .is_err()
+            );
+            assert!(
+                manifests
+                    .put(&crm, "2.0.0", "{}", 2, &[event(1)])
+                    .await
+                    .is_err()
+            );
+            assert!(manifests.delete(&crm, &[event(1)]).await.is_err());
+            assert!(store.api_keys().insert(&key(), &[event(1)]).await.is_err());
+            let rows = manifests.list().await.unwrap();
+            assert_eq!((rows.len(), rows[0].version.as_str()), (1, "1.0.0"));
+            assert!(store.api_keys().all_active().await.unwrap().is_empty());
+            assert_eq!(store.outbox().waiting(9).await.unwrap(), [event(1)]);
+        })
+        .await;
     }
 }

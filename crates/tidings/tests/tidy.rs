@@ -7,10 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The arrows of ARCHITECTURE.md: a crate and the own crates it may depend on.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("tidings-event", &[]),
     ("tidings-bus", &["tidings-event"]),
     ("tidings-store", &["tidings-event"]),
+    (
+        "tidings-receipts",
+        &["tidings-bus", "tidings-event", "tidings-store"],
+    ),
     ("tidings-client", &["tidings-event"]),
     ("tidings-egress", &[]),
     (
@@ -36,10 +40,11 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Outside crates that may be used in these crates only.
-const CONFINED: [(&str, &[&str]); 7] = [
+const CONFINED: [(&str, &[&str]); 8] = [
     ("axum", &["tidings-http", "tidings"]),
     ("rusqlite", &["tidings-bus"]),
     ("sqlx", &["tidings-store"]),
+    ("redis", &["tidings-receipts"]),
     ("jsonwebtoken", &["tidings-gateway"]),
     ("reqwest", &["tidings-client", "tidings-egress"]),
     ("figment", &["tidings"]),

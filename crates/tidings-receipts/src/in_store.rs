@@ -1,0 +1,199 @@
+//! Keys in PostgreSQL, for an installation without Valkey.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use tidings_bus::{Pending, Receipt};
+use tidings_event::TenantId;
+use tidings_store::StoreError;
+use tidings_store::receipts::{Completion, Place, ReceiptKey, Reservation, Reserved};
+use tokio::task::JoinHandle;
+
+use crate::claiming::{self, Answer, Ask, Home};
+use crate::{Claim, Hold, RETRY_AFTER, Receipts, ReceiptsError, Release, Terms, Wanted, Who};
+
+/// How often expired keys are deleted.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
+
+/// Receipts in PostgreSQL.
+#[derive(Debug)]
+pub struct InStore {
+    terms: Terms,
+    rows: tidings_store::Receipts,
+    sweeping: JoinHandle<()>,
+}
+
+impl InStore {
+    /// Over the store's rows, deleting expired ones now and then until it is dropped. Needs a runtime.
+    pub fn new(rows: tidings_store::Receipts, terms: Terms) -> Self {
+        let sweeping = tokio::spawn(sweep(rows.clone()));
+        Self {
+            terms,
+            rows,
+            sweeping,
+        }
+    }
+}
+
+impl Drop for InStore {
+    fn drop(&mut self) {
+        // Cut off anywhere it loses nothing: the next replica deletes what is left.
+        self.sweeping.abort();
+    }
+}
+
+async fn sweep(rows: tidings_store::Receipts) {
+    let mut beats = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        beats.tick().await;
+        loop {
+            match rows.sweep().await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "expired idempotency keys stay for now");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn failed(error: StoreError) -> ReceiptsError {
+    if matches!(error, StoreError::Corrupt { .. }) {
+        return ReceiptsError::Unreadable(error.to_string());
+    }
+    tracing::warn!(%error, "idempotency keys cannot be asked for");
+    ReceiptsError::Unavailable {
+        retry_after: RETRY_AFTER,
+    }
+}
+
+fn key(who: &Who) -> ReceiptKey {
+    ReceiptKey {
+        key: storable(&who.key).into_owned(),
+        tenant: who.tenant.clone(),
+        principal: storable(&who.principal).into_owned(),
+    }
+}
+
+/// PostgreSQL's texts cannot hold a zero byte; a principal is whatever its issuer called it.
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains(['\0', '\\']) {
+        Cow::Owned(text.replace('\\', "\\\\").replace('\0', "\\0"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+fn receipt(place: Place) -> Result<Receipt, ReceiptsError> {
+    let topic = place.topic.parse();
+    Ok(Receipt {
+        event_id: place.event_id,
+        topic: topic.map_err(|error| ReceiptsError::Unreadable(format!("{error}")))?,
+        partition: place.partition,
+        offset: place.offset,
+    })
+}
+
+fn place(receipt: &Receipt) -> Place {
+    Place {
+        event_id: receipt.event_id,
+        topic: receipt.topic.as_str().to_owned(),
+        partition: receipt.partition,
+        offset: receipt.offset,
+    }
+}
+
+fn of_hold<'a>(hold: &Hold, key: &'a ReceiptKey) -> Reservation<'a> {
+    Reservation {
+        key,
+        fingerprint: hold.fingerprint.0,
+        event_id: hold.event_id,
+        token: hold.token,
+    }
+}
+
+impl Home for InStore {
+    fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    async fn ask(&self, asks: &[Ask]) -> Result<Vec<Answer>, ReceiptsError> {
+        let keys: Vec<ReceiptKey> = asks.iter().map(|ask| key(&ask.who)).collect();
+        let wanted = asks.iter().zip(&keys).map(|(ask, key)| Reservation {
+            key,
+            fingerprint: ask.fingerprint.0,
+            event_id: ask.event_id,
+            token: ask.token,
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let (lease, time_to_live) = (self.terms.lease, self.terms.time_to_live);
+        let reserved = self.rows.claim(&wanted, lease, time_to_live).await;
+        let answers = reserved.map_err(failed)?.into_iter().map(|reserved| {
+            Ok(match reserved {
+                Reserved::Held {
+                    event_id,
+                    inherited,
+                } => Answer::Held {
+                    event_id,
+                    inherited,
+                },
+                Reserved::Completed(place) => Answer::Completed(receipt(place)?),
+                Reserved::Reused => Answer::Reused,
+                Reserved::Busy => Answer::Busy,
+            })
+        });
+        answers.collect()
+    }
+
+    async fn withdraw(&self, holds: &[(Hold, bool)]) -> Result<(), ReceiptsError> {
+        let keys: Vec<ReceiptKey> = holds.iter().map(|(hold, _)| key(&hold.who)).collect();
+        let rows = holds.iter().zip(&keys);
+        let rows: Vec<_> = rows
+            .map(|((hold, keep), key)| (of_hold(hold, key), *keep))
+            .collect();
+        self.rows.release(&rows).await.map_err(failed)
+    }
+}
+
+impl Receipts for InStore {
+    fn claim(&self, wanted: Vec<Wanted>) -> Pending<'_, Result<Vec<Claim>, ReceiptsError>> {
+        Box::pin(claiming::claim(self, wanted))
+    }
+
+    fn settle(&self, settled: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {
+        Box::pin(async move {
+            let kept = settled
+                .iter()
+                .map(|(hold, receipt)| (key(&hold.who), place(receipt)));
+            let kept: Vec<_> = kept.collect();
+            let rows = settled
+                .iter()
+                .zip(&kept)
+                .map(|((hold, _), (key, place))| Completion {
+                    reservation: of_hold(hold, key),
+                    place,
+                });
+            let rows: Vec<_> = rows.collect();
+            let done = self.rows.settle(&rows, self.terms.time_to_live).await;
+            done.map_err(failed)
+        })
+    }
+
+    fn release(
+        &self,
+        holds: Vec<Hold>,
+        outcome: Release,
+    ) -> Pending<'_, Result<(), ReceiptsError>> {
+        Box::pin(async move { self.withdraw(&claiming::withdrawn(holds, outcome)).await })
+    }
+
+    fn count(&self, tenant: TenantId) -> Pending<'_, Result<u64, ReceiptsError>> {
+        Box::pin(async move { self.rows.count(&tenant).await.map_err(failed) })
+    }
+
+    fn health(&self) -> Pending<'_, Result<(), ReceiptsError>> {
+        Box::pin(async { self.rows.health().await.map_err(failed) })
+    }
+}

@@ -1,0 +1,209 @@
+//! Every home keeps the contract, on real servers that `scripts/test` starts.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tidings_bus::{Once, Receipt};
+use tidings_event::json::Fingerprint;
+use tidings_receipts::{
+    Claim, Hold, InMemory, InStore, InValkey, Receipts, ReceiptsError, Terms, Wanted, conformance,
+};
+use tidings_store::Store;
+use uuid::Uuid;
+
+fn server(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run `scripts/test`, which starts the servers that tests need")
+    })
+}
+
+fn valkey(terms: Terms) -> InValkey {
+    InValkey::new(&server("TIDINGS_TEST_VALKEY"), terms).unwrap()
+}
+
+async fn postgres(terms: Terms) -> InStore {
+    let store = Store::connect(&server("TIDINGS_TEST_POSTGRES"))
+        .await
+        .unwrap();
+    InStore::new(store.receipts().unwrap(), terms)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_keeps_the_contract() {
+    conformance::suite(async |terms| Arc::new(InMemory::new(terms)) as Arc<dyn Receipts>).await;
+    let receipts = InMemory::new(Terms::default());
+    conformance::flushed(&receipts, async || receipts.flush()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn valkey_keeps_the_contract() {
+    conformance::suite(async |terms| Arc::new(valkey(terms)) as Arc<dyn Receipts>).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_keeps_the_contract() {
+    conformance::suite(async |terms| Arc::new(postgres(terms).await) as Arc<dyn Receipts>).await;
+}
+
+/// A server of this test alone, which it may stop, freeze and flush.
+struct Server {
+    folder: TempDir,
+    name: &'static str,
+    url: String,
+}
+
+impl Server {
+    fn start(name: &'static str, variable: &str) -> Self {
+        // Whoever has the shared servers has these installed.
+        server(variable);
+        let folder = tempfile::tempdir().unwrap();
+        let said = servers(&["start", folder.path().to_str().unwrap(), name]);
+        let url = said
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("export {variable}=")));
+        let url = url.unwrap().to_owned();
+        Self { folder, name, url }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.folder.path().join(format!("{}.pid", self.name)));
+        let pid = pid.unwrap();
+        // The backends of PostgreSQL are children of its process.
+        let pid = pid.trim();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        for pid in std::iter::once(pid).chain(children.split_whitespace()) {
+            // A backend may have ended by itself meanwhile.
+            let _ = Command::new("kill")
+                .args(["-s", signal, pid])
+                .output()
+                .unwrap();
+        }
+    }
+
+    fn restart(&self) {
+        servers(&["restart", self.folder.path().to_str().unwrap(), self.name]);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        servers(&["stop", self.folder.path().to_str().unwrap()]);
+    }
+}
+
+fn servers(arguments: &[&str]) -> String {
+    let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers");
+    let output = Command::new(script).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn wanted() -> Wanted {
+    Wanted {
+        tenant: "acme".parse().unwrap(),
+        once: Once {
+            principal: "crm".into(),
+            key: Uuid::now_v7().to_string(),
+            fingerprint: Fingerprint::of_bytes(b"body"),
+        },
+        event_id: Uuid::now_v7(),
+    }
+}
+
+fn receipt(event_id: Uuid) -> Receipt {
+    Receipt {
+        event_id,
+        topic: "crm.events".parse().unwrap(),
+        partition: 0,
+        offset: 1,
+    }
+}
+
+async fn fresh(receipts: &dyn Receipts, wanted: &Wanted) -> Hold {
+    match receipts.claim(vec![wanted.clone()]).await.unwrap().pop() {
+        Some(Claim::Fresh(hold)) => hold,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Answers at once that the home is gone, whatever is asked.
+async fn is_gone(receipts: &dyn Receipts, held: Hold) {
+    let bound = Duration::from_secs(2);
+    let tenant = wanted().tenant;
+    let begun = Instant::now();
+    let settled = vec![(held, receipt(Uuid::now_v7()))];
+    assert!(matches!(
+        receipts.settle(settled).await,
+        Err(ReceiptsError::Unavailable { .. })
+    ));
+    assert!(begun.elapsed() < bound, "{:?}", begun.elapsed());
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let claims = (0..40).map(|_| receipts.claim(vec![wanted()]));
+        for claimed in futures_util::future::join_all(claims).await {
+            assert!(
+                matches!(claimed, Err(ReceiptsError::Unavailable { .. })),
+                "{claimed:?}"
+            );
+        }
+        assert!(begun.elapsed() < bound, "{:?}", begun.elapsed());
+    }
+    let begun = Instant::now();
+    let (counted, healthy) = tokio::join!(receipts.count(tenant), receipts.health());
+    assert!(counted.is_err() && healthy.is_err());
+    assert!(begun.elapsed() < bound, "{:?}", begun.elapsed());
+}
+
+/// Works again within 10 s, and knows what was settled before.
+async fn recovers(receipts: &dyn Receipts, settled: &Wanted) {
+    let begun = Instant::now();
+    while receipts.health().await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let replayed = receipts.claim(vec![settled.clone()]).await.unwrap();
+    assert_eq!(replayed, [Claim::Replayed(receipt(settled.event_id))]);
+}
+
+async fn goes_and_comes_back(server: &Server, receipts: &dyn Receipts) {
+    let settled = wanted();
+    let first = fresh(receipts, &settled).await;
+    let done = vec![(first, receipt(settled.event_id))];
+    receipts.settle(done).await.unwrap();
+    // Frozen it takes connections and never answers; killed it refuses them.
+    let held = fresh(receipts, &wanted()).await;
+    server.signal("STOP");
+    is_gone(receipts, held).await;
+    server.signal("CONT");
+    recovers(receipts, &settled).await;
+    let held = fresh(receipts, &wanted()).await;
+    server.signal("KILL");
+    is_gone(receipts, held).await;
+    server.restart();
+    recovers(receipts, &settled).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn valkey_may_go_and_come_back_and_forget() {
+    let server = Server::start("valkey", "TIDINGS_TEST_VALKEY");
+    let receipts = InValkey::new(&server.url, Terms::default()).unwrap();
+    goes_and_comes_back(&server, &receipts).await;
+    conformance::flushed(&receipts, async || receipts.flush().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_may_go_and_come_back() {
+    let server = Server::start("postgres", "TIDINGS_TEST_POSTGRES");
+    let store = Store::connect(&server.url).await.unwrap();
+    let receipts = InStore::new(store.receipts().unwrap(), Terms::default());
+    goes_and_comes_back(&server, &receipts).await;
+}

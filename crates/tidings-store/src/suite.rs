@@ -1,0 +1,112 @@
+//! What every method of the store is tested on: SQLite in memory, and a schema of its own in PostgreSQL.
+
+use sqlx::{Connection, Executor, PgConnection};
+use uuid::Uuid;
+
+use crate::Store;
+
+/// Runs a test on a new store of each kind.
+pub(crate) async fn on_each_database(test: impl AsyncFn(Store)) {
+    test(Store::in_memory().await.unwrap()).await;
+    let store = on_postgres().await;
+    test(store.clone()).await;
+    store.close().await;
+}
+
+/// A new store on PostgreSQL.
+pub(crate) async fn on_postgres() -> Store {
+    Store::connect(&new_schema().await).await.unwrap()
+}
+
+/// Where a store of its own can be. The server is the test run's and ends with it.
+pub(crate) async fn new_schema() -> String {
+    let url = std::env::var("TIDINGS_TEST_POSTGRES").unwrap_or_else(|_| {
+        panic!(
+            "TIDINGS_TEST_POSTGRES is not set: run `scripts/test`, which starts the servers that \
+             tests need"
+        )
+    });
+    let schema = format!("suite_{}", Uuid::now_v7().simple());
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let create = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"));
+    connection.execute(create).await.unwrap();
+    connection.close().await.unwrap();
+    format!("{url}?options[search_path]={schema}")
+}
+
+mod postgres {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::receipts::{ReceiptKey, Reservation};
+
+    #[tokio::test]
+    async fn replicas_that_start_together_migrate_once() {
+        let url = new_schema().await;
+        let opening = (0..6).map(|_| {
+            let url = url.clone();
+            tokio::spawn(async move { Store::connect(&url).await })
+        });
+        for opened in opening.collect::<Vec<_>>() {
+            let store = opened.await.unwrap().unwrap();
+            store.health().await.unwrap();
+            assert_eq!(store.manifests().list().await.unwrap(), []);
+            store.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named_without_its_password() {
+        let refused = Store::connect("postgres://me:s3cret@127.0.0.1:1/none")
+            .await
+            .unwrap_err();
+        let text = format!("{refused} {refused:?}");
+        assert!(
+            text.contains("PostgreSQL") && !text.contains("s3cret"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_backup_is_refused_with_the_reason() {
+        let store = on_postgres().await;
+        let folder = tempfile::tempdir().unwrap();
+        let refused = store
+            .backup(&folder.path().join("copy.db"))
+            .await
+            .unwrap_err();
+        assert!(
+            refused.to_string().contains("its operator's own"),
+            "{refused}"
+        );
+    }
+
+    #[tokio::test]
+    async fn expired_idempotency_keys_are_deleted_and_others_stay() {
+        let store = on_postgres().await;
+        let receipts = store.receipts().unwrap();
+        let keys: Vec<ReceiptKey> = (0..7_000)
+            .map(|number| ReceiptKey {
+                key: format!("k-{number}"),
+                tenant: "acme".parse().unwrap(),
+                principal: "crm".into(),
+            })
+            .collect();
+        let wanted: Vec<_> = keys
+            .iter()
+            .map(|key| Reservation {
+                key,
+                fingerprint: u128::MAX - 1,
+                event_id: Uuid::now_v7(),
+                token: Uuid::now_v7(),
+            })
+            .collect();
+        let (old, new) = wanted.split_at(6_900);
+        let (lease, day) = (Duration::ZERO, Duration::from_hours(24));
+        receipts.claim(old, lease, Duration::ZERO).await.unwrap();
+        receipts.claim(new, lease, day).await.unwrap();
+        assert_eq!(receipts.sweep().await.unwrap(), 5_000);
+        assert_eq!(receipts.sweep().await.unwrap(), 1_900);
+        assert_eq!(receipts.sweep().await.unwrap(), 0);
+    }
+}
