@@ -88,7 +88,7 @@ async fn append(bus: &dyn Bus, records: Vec<Record>) -> Vec<Appended> {
 fn position(appended: &Appended) -> Position {
     match appended {
         Appended::At(position) => *position,
-        Appended::Repeat(receipt) => panic!("a repeat where none was expected: {receipt:?}"),
+        other => panic!("not appended: {other:?}"),
     }
 }
 
@@ -448,6 +448,7 @@ async fn concurrent_appends_of_a_key_append_once(bus: Arc<dyn Bus>) {
                 match append(&*bus, vec![record]).await.remove(0) {
                     Appended::At(_) => (true, id),
                     Appended::Repeat(receipt) => (false, receipt.event_id),
+                    Appended::Skipped => panic!("skipped"),
                 }
             })
         })

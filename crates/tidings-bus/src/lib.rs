@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod conformance;
+pub mod disabled;
 pub mod embedded;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -47,6 +48,8 @@ pub enum Appended {
     At(Position),
     /// Its [`Once`] key stood in the log already (or earlier in this batch); this was appended then.
     Repeat(Receipt),
+    /// It was not kept: the bus is [disabled].
+    Skipped,
 }
 
 /// The offsets a partition holds: `start..end`. Below `start` retention has removed everything.
@@ -146,7 +149,8 @@ pub enum Health {
 /// - **Once.** Where [`keeps_receipts`](Self::keeps_receipts) is true, key, record and tenant counter are
 ///   decided in one atomic step: a record whose [`Once`] is known is not appended and answers
 ///   [`Appended::Repeat`]; one whose key is known with another fingerprint refuses the whole batch. Keys are
-///   forgotten after their time to live (24 h, source A). Where it is false, `once` is ignored.
+///   forgotten after their time to live (24 h, source A). Where it is false, `once` is ignored and whoever
+///   appends has claimed the keys before.
 /// - **Nothing blocks.** No method blocks its thread; what is slow happens elsewhere.
 pub trait Bus: Send + Sync + 'static {
     /// Appends 1 to 1,000 records and answers when all are durable, in the order given.

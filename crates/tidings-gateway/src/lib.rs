@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidings_bus::{Bus, Health};
+use tidings_receipts::Receipts;
 use tidings_store::Store;
 
 use access::Access;
@@ -54,6 +55,24 @@ pub struct Gateway {
     store: Store,
 }
 
+/// What a gateway is put together from.
+pub struct Parts {
+    /// The log.
+    pub bus: Arc<dyn Bus>,
+    /// Who keeps the idempotency keys, for a bus that does not.
+    pub receipts: Option<Arc<dyn Receipts>>,
+    /// How many partitions new topics of the bus get.
+    pub partitions: u32,
+    /// Everything that is not the log.
+    pub store: Store,
+    /// Who is calling.
+    pub access: Arc<Access>,
+    /// Where events go; what fits none goes to source A's topic.
+    pub routes: Vec<Route>,
+    /// The time.
+    pub clock: Clock,
+}
+
 /// Whether the parts can do their work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
@@ -71,18 +90,21 @@ impl Readiness {
 }
 
 impl Gateway {
-    /// Opens every room. New topics of the bus get `partitions` partitions.
-    pub async fn open(
-        bus: Arc<dyn Bus>,
-        partitions: u32,
-        store: Store,
-        access: Arc<Access>,
-        routes: Vec<Route>,
-        clock: Clock,
-    ) -> Result<Self, Refusal> {
+    /// Opens every room.
+    pub async fn open(parts: Parts) -> Result<Self, Refusal> {
+        let Parts {
+            bus,
+            receipts,
+            partitions,
+            store,
+            access,
+            routes,
+            clock,
+        } = parts;
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
         let line = Arc::new(Line::new(
             bus.clone(),
+            receipts,
             shelf.clone(),
             clock.clone(),
             partitions,

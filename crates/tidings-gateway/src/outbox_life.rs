@@ -93,7 +93,15 @@ async fn gateway(bus: &Arc<Leaving>, store: &Store) -> Gateway {
     let access = Access::new(access, store.clone(), folder.path(), NOW).await;
     let (bus, access) = (bus.clone(), Arc::new(access.unwrap()));
     let clock = Clock::manual(NOW);
-    let opened = Gateway::open(bus, 3, store.clone(), access, Vec::new(), clock);
+    let opened = Gateway::open(crate::Parts {
+        bus,
+        receipts: None,
+        partitions: 3,
+        store: store.clone(),
+        access,
+        routes: Vec::new(),
+        clock,
+    });
     opened.await.unwrap()
 }
 

@@ -1,15 +1,18 @@
-//! THE WAY IN: shape → authorise → validate → place → append.
+//! THE WAY IN: shape → authorise → validate → name → claim → place → append → settle.
 //!
-//! Every publish of every surface is one [`Command`] through [`Line::publish`]. The steps before `append`
-//! are pure functions over an immutable [`Rulebook`]: nothing is awaited or queried before it. Order is held
-//! by types: each step takes what only the step before can make. [`Line::explain`] runs the same steps with
-//! the trail switched on and stops before `append`.
+//! Every publish of every surface is one [`Command`] through [`Line::publish`]. All steps but `claim`,
+//! `append` and `settle` are pure functions, over an immutable [`Rulebook`] where they consult anything.
+//! Order is held by types: each step takes what only the step before can make. [`Line::explain`] runs the
+//! same pure steps with the trail switched on.
 //!
-//! *Deduplicate* has no step of its own here: the embedded bus decides key, event and counter in one atomic
-//! append ([`tidings_bus::Bus::keeps_receipts`]).
+//! *Deduplicate* is `claim` and `settle`, around the append. Where the bus keeps receipts itself
+//! ([`tidings_bus::Bus::keeps_receipts`]) it decides key, event and counter in one atomic append, and both
+//! are skipped.
 
 pub mod authorise;
+pub mod claim;
 pub mod command;
+pub mod name;
 pub mod place;
 pub mod refusal;
 pub mod validate;
@@ -19,14 +22,18 @@ use std::time::Duration;
 
 use tidings_bus::{AppendError, Appended, Bus, Position, Receipt, Record, partition_of};
 use tidings_event::{Code, EventType, Topic};
+use tidings_receipts::{Hold, Receipts, Release};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::manifests::to_its_end;
 use crate::rulebook::{Rulebook, Shelf};
 use authorise::{authorise, shape};
+use claim::{Claimed, claim, key_reused};
 use command::Command;
-use place::{Placed, Placement, place};
+use name::{Named, name};
+use place::{Outcome, Placed, Placement, place};
 use refusal::{Refusal, Rule};
 use validate::validate;
 
@@ -49,6 +56,8 @@ pub struct Published {
     pub offset: u64,
     /// Whether its key was known, so that nothing was appended.
     pub duplicate: bool,
+    /// Whether it was not kept anywhere, because the bus is disabled (source E). It then stands nowhere.
+    pub skipped: bool,
     /// The idempotency key in force, given or made; a CloudEvent has none.
     pub idempotency_key: Option<String>,
 }
@@ -113,16 +122,30 @@ pub struct Destination {
 /// The line: what its steps consult and append to.
 pub struct Line {
     bus: Arc<dyn Bus>,
+    receipts: Option<Arc<dyn Receipts>>,
     shelf: Arc<Shelf>,
     clock: Clock,
     partitions: u32,
 }
 
 impl Line {
-    /// A line over a bus whose new topics get so many partitions.
-    pub fn new(bus: Arc<dyn Bus>, shelf: Arc<Shelf>, clock: Clock, partitions: u32) -> Self {
+    /// A line over a bus whose new topics get so many partitions. `receipts` keeps idempotency keys for a
+    /// bus that does not.
+    pub fn new(
+        bus: Arc<dyn Bus>,
+        receipts: Option<Arc<dyn Receipts>>,
+        shelf: Arc<Shelf>,
+        clock: Clock,
+        partitions: u32,
+    ) -> Self {
+        assert!(
+            bus.keeps_receipts() || receipts.is_some(),
+            "somebody keeps the idempotency keys"
+        );
+        let receipts = receipts.filter(|_| !bus.keeps_receipts());
         Self {
             bus,
+            receipts,
             shelf,
             clock,
             partitions,
@@ -130,13 +153,28 @@ impl Line {
     }
 
     /// Publishes 1 to 1,000 events: all of them, or none.
-    pub async fn publish(&self, command: Command) -> Result<Vec<Published>, Refusal> {
-        let placed = self.prepare(command, &mut Trail::off())?;
-        let span = tracing::debug_span!(target: "tidings::trace", "append");
-        append(&*self.bus, placed).instrument(span).await
+    pub async fn publish(self: &Arc<Self>, command: Command) -> Result<Vec<Published>, Refusal> {
+        let named = self.prepare(command, &mut Trail::off())?;
+        let Some(receipts) = self.receipts.clone() else {
+            let placed = self.place(Claimed::unasked(named), &mut Trail::off());
+            let alone = placed.alone;
+            let published = append(&*self.bus, placed).instrument(appending()).await;
+            return published.map_err(|error| refused(error, alone));
+        };
+        let (line, span) = (Arc::clone(self), appending());
+        // A key that is claimed must be settled or released, even when the caller stops waiting.
+        to_its_end(async move {
+            let claimed = claim(&*receipts, named).await?;
+            let mut placed = line.place(claimed, &mut Trail::off());
+            let (alone, holds) = (placed.alone, std::mem::take(&mut placed.holds));
+            let published = append(&*line.bus, placed).instrument(span).await;
+            let published = settle(&*receipts, holds, published).await;
+            published.map_err(|error| refused(error, alone))
+        })
+        .await
     }
 
-    /// Whether [`publish`](Self::publish) would get as far as the bus. Pure.
+    /// Whether [`publish`](Self::publish) would get as far as asking anybody. Pure.
     pub(crate) fn check(&self, command: Command) -> Result<(), Refusal> {
         self.prepare(command, &mut Trail::off()).map(drop)
     }
@@ -145,11 +183,14 @@ impl Line {
     pub async fn explain(&self, command: Command) -> Explanation {
         let mut trail = Trail::on();
         let outcome = self.prepare(command, &mut trail);
-        let mut steps = trail.0.unwrap_or_default();
         let outcome = match outcome {
-            Ok(placed) => self.destination(&placed.records[0]).await,
+            Ok(named) => {
+                let placed = self.place(Claimed::unasked(named), &mut trail);
+                self.destination(&placed.records[0]).await
+            }
             Err(refusal) => Err(refusal),
         };
+        let mut steps = trail.0.unwrap_or_default();
         if let Err(refusal) = &outcome {
             let (rule, detail) = (refusal.rule, refusal.detail.clone());
             let refused = Some(refusal.code);
@@ -175,42 +216,103 @@ impl Line {
         })
     }
 
-    /// The pure part of the line.
-    fn prepare(&self, command: Command, trail: &mut Trail) -> Result<Placed, Refusal> {
+    /// The pure part of the line before a key is claimed.
+    fn prepare(&self, command: Command, trail: &mut Trail) -> Result<Named, Refusal> {
         let rulebook: &Rulebook = &self.shelf.rulebook();
         let shaped = shape(command, trail);
         let authorised = authorise(shaped, rulebook, trail)?;
         let valid = validate(authorised, trail)?;
-        Ok(place(
-            valid,
-            rulebook,
-            self.clock.now_ms(),
-            &|| self.clock.new_id(),
-            trail,
-        ))
+        Ok(name(valid, &|| self.clock.new_id()))
+    }
+
+    fn place(&self, claimed: Claimed, trail: &mut Trail) -> Placed {
+        place(claimed, &self.shelf.rulebook(), trail)
     }
 }
 
-/// The last step, and the only place that appends.
-async fn append(bus: &dyn Bus, placed: Placed) -> Result<Vec<Published>, Refusal> {
-    let fresh: Vec<(Uuid, Topic)> = placed
-        .records
-        .iter()
-        .map(|record| (record.event_id, record.topic.clone()))
-        .collect();
-    let alone = placed.alone;
-    let outcomes = bus
-        .append(placed.records)
-        .await
-        .map_err(|error| refused(error, alone))?;
-    let published = placed.placements.into_iter().zip(fresh).zip(outcomes);
-    Ok(published
-        .map(|((placement, fresh), outcome)| receipt(placement, fresh, outcome))
-        .collect())
+/// The append in the trace of its request.
+fn appending() -> tracing::Span {
+    tracing::debug_span!(target: "tidings::trace", "append")
 }
 
-fn receipt(placement: Placement, fresh: (Uuid, Topic), outcome: Appended) -> Published {
+/// The only place that appends.
+async fn append(bus: &dyn Bus, placed: Placed) -> Result<Vec<Published>, AppendError> {
+    let topics: Vec<Topic> = placed
+        .records
+        .iter()
+        .map(|record| record.topic.clone())
+        .collect();
+    let outcomes = if placed.records.is_empty() {
+        Vec::new()
+    } else {
+        bus.append(placed.records).await?
+    };
+    let mut outcomes = topics.into_iter().zip(outcomes);
+    let mut published: Vec<Published> = Vec::with_capacity(placed.placements.len());
+    for placement in placed.placements {
+        let one = match &placement.outcome {
+            Outcome::Appended => {
+                let (topic, outcome) = outcomes.next().expect("each record has its outcome");
+                receipt(placement, topic, outcome)
+            }
+            Outcome::Before(before) => {
+                let before = before.clone();
+                let topic = before.topic.clone();
+                receipt(placement, topic, Appended::Repeat(before))
+            }
+            Outcome::With(index) => Published {
+                duplicate: true,
+                ..published[*index].clone()
+            },
+        };
+        published.push(one);
+    }
+    Ok(published)
+}
+
+/// Tells those who keep the keys what became of them: the last step where keys are claimed.
+async fn settle(
+    receipts: &dyn Receipts,
+    holds: Vec<Hold>,
+    published: Result<Vec<Published>, AppendError>,
+) -> Result<Vec<Published>, AppendError> {
+    let told = match &published {
+        Ok(published) => {
+            let fresh = published.iter().filter(|one| !one.duplicate);
+            let settled = holds.into_iter().zip(fresh.map(Published::receipt));
+            receipts.settle(settled.collect()).await
+        }
+        Err(AppendError::Unknown(_)) => receipts.release(holds, Release::Unknown).await,
+        Err(_) => receipts.release(holds, Release::NothingAppended).await,
+    };
+    if let Err(error) = told {
+        // What is appended is durable and acknowledged all the same. A repeat of the key within its lease
+        // waits; after it, it appends again under the same event id.
+        tracing::error!(%error, "idempotency keys could not be settled");
+    }
+    published
+}
+
+impl Published {
+    fn receipt(&self) -> Receipt {
+        Receipt {
+            event_id: self.event_id,
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.offset,
+        }
+    }
+}
+
+fn receipt(placement: Placement, topic: Topic, outcome: Appended) -> Published {
     let duplicate = matches!(outcome, Appended::Repeat(_));
+    let skipped = matches!(outcome, Appended::Skipped);
+    let fresh = |partition, offset| Receipt {
+        event_id: placement.event_id,
+        topic,
+        partition,
+        offset,
+    };
     let Receipt {
         event_id,
         topic,
@@ -218,21 +320,19 @@ fn receipt(placement: Placement, fresh: (Uuid, Topic), outcome: Appended) -> Pub
         offset,
     } = match outcome {
         Appended::Repeat(receipt) => receipt,
-        Appended::At(Position { partition, offset }) => Receipt {
-            event_id: fresh.0,
-            topic: fresh.1,
-            partition,
-            offset,
-        },
+        Appended::At(Position { partition, offset }) => fresh(partition, offset),
+        Appended::Skipped => fresh(0, 0),
     };
     let Placement {
+        event_id: named,
         id,
         source,
         key,
         event_type,
+        outcome: _,
     } = placement;
     // An event that is its own id repeats under the id of the first.
-    let id = if id == fresh.0.to_string() {
+    let id = if id == named.to_string() {
         event_id.to_string()
     } else {
         id
@@ -246,6 +346,7 @@ fn receipt(placement: Placement, fresh: (Uuid, Topic), outcome: Appended) -> Pub
         partition,
         offset,
         duplicate,
+        skipped,
         idempotency_key: key,
     }
 }
@@ -254,14 +355,7 @@ fn refused(error: AppendError, alone: bool) -> Refusal {
     const SOON: Duration = Duration::from_secs(1);
     let append = |code, detail: &str| Refusal::new(code, Rule::Append, detail);
     match error {
-        AppendError::KeyReused(indexes) => {
-            let detail = "The idempotency key was used within 24 h for another body; a new event needs a new key.";
-            let reused = || {
-                Refusal::new(Code::IdempotencyKeyReused, Rule::Idempotency, detail).field("idempotencyKey")
-            };
-            let all = indexes.into_iter().map(|index| (index, reused())).collect();
-            Refusal::of_batch(all, alone).unwrap_or_else(reused)
-        }
+        AppendError::KeyReused(indexes) => key_reused(indexes, alone),
         AppendError::Full => {
             append(Code::StorageFull, "The storage of the log has no room left; nothing was published.")
                 .retry_after(Duration::from_secs(10))

@@ -65,6 +65,13 @@ impl Route {
     }
 }
 
+/// Every topic that these routes lead to.
+pub fn topics(routes: &[Route]) -> Vec<Topic> {
+    let fallback = Route::fallback().topic;
+    let named = routes.iter().map(|route| route.topic.clone());
+    named.chain([fallback]).collect()
+}
+
 /// What the line consults. A value: a test makes one in a line.
 #[derive(Debug, Clone)]
 pub struct Rulebook {

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use tidings_gateway::publish::Published;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -55,6 +57,7 @@ pub(crate) fn route_of(path: &str) -> &'static str {
 pub struct Metrics {
     registry: Mutex<Registry>,
     seconds: Family<Request, Histogram>,
+    skipped: Counter,
 }
 
 impl Default for Metrics {
@@ -70,9 +73,16 @@ impl Default for Metrics {
             "Time to answer, by route and status",
             seconds.clone(),
         );
+        let skipped = Counter::default();
+        registry.register(
+            "events_skipped",
+            "Events that were checked and kept nowhere, because the bus is disabled",
+            skipped.clone(),
+        );
         Self {
             registry: Mutex::new(registry),
             seconds,
+            skipped,
         }
     }
 }
@@ -86,6 +96,14 @@ impl Metrics {
         self.seconds
             .get_or_create(&labels)
             .observe(took.as_secs_f64());
+    }
+
+    /// Counts those that a disabled bus skipped.
+    pub(crate) fn skipped(&self, published: &[Published]) {
+        let skipped = published.iter().filter(|one| one.skipped).count();
+        if skipped > 0 {
+            self.skipped.inc_by(skipped as u64);
+        }
     }
 
     pub(crate) fn render(&self) -> String {

@@ -13,6 +13,8 @@ use tidings_egress::{AllowedTarget, Guard, Target};
 use tidings_event::{Topic, TypePattern};
 use tidings_gateway::rulebook::{EnvelopeKind, Route};
 
+use crate::bus::BusConfig;
+
 use crate::failure::Usage;
 
 /// The first layer, which is also the reference page.
@@ -26,7 +28,7 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) auth: Auth,
     pub(crate) egress: Egress,
-    pub(crate) bus: Bus,
+    pub(crate) bus: BusConfig,
     pub(crate) modules: Modules,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
@@ -61,15 +63,6 @@ pub(crate) struct Auth {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Egress {
     allow_targets: Vec<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Bus {
-    pub(crate) partitions: u32,
-    #[serde(deserialize_with = "optional_duration")]
-    pub(crate) retention_age: Option<Duration>,
-    pub(crate) retention_bytes: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -123,7 +116,21 @@ pub(crate) struct Flags {
     pub(crate) data: Option<PathBuf>,
     pub(crate) server: ServerFlags,
     pub(crate) egress: EgressFlags,
+    pub(crate) bus: BusFlags,
     pub(crate) modules: ModulesFlags,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct BusFlags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<String>,
+    pub(crate) kafka: KafkaFlags,
+}
+
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct KafkaFlags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) brokers: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -163,8 +170,23 @@ pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
     });
     figment
         .merge(standard)
+        .merge(kafka())
         .merge(variables)
         .merge(Serialized::defaults(flags))
+}
+
+/// Source E's `KAFKA_ENABLED` (which kind of bus `true` and `false` are, [`BusConfig`] knows) and
+/// `KAFKA_BROKERS`; ours go before them.
+fn kafka() -> Env {
+    const NAMES: [&str; 2] = ["KAFKA_ENABLED", "KAFKA_BROKERS"];
+    Env::raw().only(&NAMES).map(|name| {
+        let key = if name == NAMES[0] {
+            "bus.kind"
+        } else {
+            "bus.kafka.brokers"
+        };
+        key.into()
+    })
 }
 
 /// Reads and checks the configuration.
@@ -185,9 +207,7 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
             config.server.listen
         );
     }
-    if config.bus.partitions == 0 {
-        bail!("bus.partitions must be 1 or more");
-    }
+    config.bus.check()?;
     Ok(config)
 }
 
@@ -244,7 +264,9 @@ pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
             continue;
         }
         let shown: serde_json::Value = figment.extract_inner(&path)?;
-        let shown = if path.ends_with("secret") && shown != "" {
+        let secret = ["secret", "password", "key.pem", "key_pem"];
+        let secret = secret.iter().any(|ending| path.ends_with(ending));
+        let shown = if secret && shown != "" {
             "\"(hidden)\"".into()
         } else {
             shown.to_string()
@@ -352,7 +374,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     parsed(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
-fn optional_duration<'de, D: Deserializer<'de>>(
+pub(crate) fn optional_duration<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;

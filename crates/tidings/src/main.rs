@@ -2,6 +2,7 @@
 
 mod backup;
 mod bench;
+mod bus;
 mod completions;
 mod config;
 mod connection;

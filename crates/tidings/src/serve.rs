@@ -7,13 +7,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tidings_bus::Bus;
-use tidings_bus::embedded::{self, Embedded};
 use tidings_egress::{Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
-use tidings_gateway::Gateway;
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
 use tidings_gateway::clock::Clock;
+use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits};
 use tidings_store::Store;
 use tokio::net::TcpListener;
@@ -25,12 +23,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 use zeroize::Zeroizing;
 
-use crate::config::{self, Config, EgressFlags, Flags, LogFormat, ModulesFlags, ServerFlags};
+use crate::config::{
+    self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
+};
 use crate::manifests;
 use crate::telemetry::{self, Telemetry};
 
-/// How long idempotency keys are honoured (source A).
-const KEY_TTL: Duration = Duration::from_hours(24);
 /// How long the token of the printed command is valid.
 const FIRST_TOKEN_TTL: Duration = Duration::from_hours(24);
 /// How often the key set is read again.
@@ -59,6 +57,12 @@ pub(crate) struct Arguments {
     /// A folder of module manifests, loaded and watched
     #[arg(long)]
     manifests: Option<String>,
+    /// The bus: embedded, kafka or disabled
+    #[arg(long, value_name = "KIND")]
+    bus: Option<String>,
+    /// The brokers of the Kafka bus, as host:port, separated by commas
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka_brokers: Option<String>,
     /// A host, address or range that outgoing URLs may reach although it lies inward; repeatable
     #[arg(long, value_name = "HOST|RANGE")]
     allow_target: Vec<String>,
@@ -78,6 +82,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         },
         egress: EgressFlags {
             allow_targets: arguments.allow_target,
+        },
+        bus: BusFlags {
+            kind: arguments.bus,
+            kafka: KafkaFlags {
+                brokers: arguments.kafka_brokers,
+            },
         },
         modules: ModulesFlags {
             manifests: arguments.manifests,
@@ -133,21 +143,23 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
     let clock = Clock::system();
-    let first_start = !folder.join("bus.db").exists();
-    let bus = open_bus(&config, &clock)?;
+    let first_start = !folder.join("store.db").exists();
+    let routes = config.routes()?;
+    let topics = tidings_gateway::rulebook::topics(&routes);
+    let bus = config.bus.open(folder, &clock, topics)?;
     let store = Store::open(folder.join("store.db"))
         .await
         .context("the store cannot be opened")?;
     let access = open_access(&config, &store, &clock).await?;
-    let port: Arc<dyn Bus> = bus.clone();
-    let gateway = Gateway::open(
-        port,
-        config.bus.partitions,
-        store.clone(),
-        access.clone(),
-        config.routes()?,
-        clock.clone(),
-    );
+    let gateway = Gateway::open(Parts {
+        bus: bus.clone(),
+        receipts: None,
+        partitions: config.bus.partitions,
+        store: store.clone(),
+        access: access.clone(),
+        routes,
+        clock: clock.clone(),
+    });
     let mut gateway = gateway.await.context("the gateway cannot be opened")?;
     let limits = &config.limits;
     gateway.limits = tidings_gateway::limits::Limits::new(
@@ -198,11 +210,11 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     drop(stop_relay);
     relaying.await?;
     store.close().await;
-    if let Some(bus) = Arc::into_inner(bus) {
-        bus.close();
-    } else {
+    if Arc::strong_count(&bus) > 1 {
         tracing::warn!("a request that did not end still holds the log");
     }
+    // Dropping it drains what waits, which blocks.
+    tokio::task::spawn_blocking(move || drop(bus)).await?;
     tracing::info!("stopped");
     let spent = stopping.get().map_or(Duration::ZERO, Instant::elapsed);
     Ok(config.server.drain.saturating_sub(spent))
@@ -224,19 +236,6 @@ fn relay(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
         outbox.relay(async { drop(stopped.await) }).await;
     });
     (stop, relaying)
-}
-
-fn open_bus(config: &Config, clock: &Clock) -> Result<Arc<Embedded>> {
-    let clock = clock.clone();
-    let bus = Embedded::open(embedded::Config {
-        folder: config.data.clone(),
-        partitions: config.bus.partitions,
-        retention_age: config.bus.retention_age,
-        retention_bytes: (config.bus.retention_bytes > 0).then_some(config.bus.retention_bytes),
-        key_ttl: KEY_TTL,
-        now_ms: Arc::new(move || clock.now_ms()),
-    });
-    Ok(Arc::new(bus.context("the log cannot be opened")?))
 }
 
 async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Arc<Access>> {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The arrows of ARCHITECTURE.md: a crate and the own crates it may depend on.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("tidings-event", &[]),
     ("tidings-bus", &["tidings-event"]),
     ("tidings-store", &["tidings-event"]),
@@ -17,9 +17,16 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ),
     ("tidings-client", &["tidings-event"]),
     ("tidings-egress", &[]),
+    ("tidings-contract", &["tidings-event"]),
     (
         "tidings-gateway",
-        &["tidings-bus", "tidings-event", "tidings-store"],
+        &[
+            "tidings-bus",
+            "tidings-contract",
+            "tidings-event",
+            "tidings-receipts",
+            "tidings-store",
+        ],
     ),
     (
         "tidings-http",
@@ -30,17 +37,21 @@ const ARROWS: [(&str, &[&str]); 9] = [
         &[
             "tidings-bus",
             "tidings-client",
+            "tidings-contract",
             "tidings-egress",
             "tidings-event",
             "tidings-gateway",
             "tidings-http",
+            "tidings-receipts",
             "tidings-store",
         ],
     ),
 ];
 
 /// Outside crates that may be used in these crates only.
-const CONFINED: [(&str, &[&str]); 8] = [
+const CONFINED: [(&str, &[&str]); 10] = [
+    ("rdkafka", &["tidings-bus"]),
+    ("jsonschema", &["tidings-contract"]),
     ("axum", &["tidings-http", "tidings"]),
     ("rusqlite", &["tidings-bus"]),
     ("sqlx", &["tidings-store"]),

@@ -59,6 +59,10 @@ pub struct Config {
     pub partitions: u32,
     /// How many replicas it gets; `None` leaves it to the broker.
     pub replication: Option<u32>,
+    /// How long a topic made here keeps events; `None` leaves it to the broker.
+    pub retention_age: Option<Duration>,
+    /// How many bytes each partition of it keeps; `None` leaves it to the broker.
+    pub retention_bytes: Option<u64>,
     /// The topics that hold events of ours, beside those appended to. Others are never read.
     pub topics: Vec<Topic>,
 }
@@ -72,6 +76,8 @@ impl Config {
             create_topics: true,
             partitions: 12,
             replication: None,
+            retention_age: None,
+            retention_bytes: None,
             topics: Vec::new(),
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Topics {
     create: bool,
     partitions: u32,
     replication: Option<u32>,
+    /// Configuration of a topic made here.
+    settings: Vec<(&'static str, String)>,
     known: RwLock<BTreeMap<Topic, u32>>,
     /// Ours, whether they exist yet or not.
     carried: Mutex<BTreeSet<Topic>>,
@@ -40,6 +42,7 @@ impl Topics {
             create: config.create_topics,
             partitions: config.partitions,
             replication: config.replication,
+            settings: settings(config),
             known: RwLock::default(),
             carried: Mutex::new(config.topics.iter().cloned().collect()),
             making: tokio::sync::Mutex::new(()),
@@ -104,12 +107,14 @@ impl Topics {
         let replication = self
             .replication
             .map_or(-1, |count| i32::try_from(count).unwrap_or(-1));
-        let new = NewTopic::new(
+        let mut new = NewTopic::new(
             topic.as_str(),
             i32::try_from(self.partitions).unwrap_or(i32::MAX),
             TopicReplication::Fixed(replication),
-        )
-        .set("max.message.bytes", MAX_MESSAGE_BYTES);
+        );
+        for (name, value) in &self.settings {
+            new = new.set(name, value);
+        }
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let made = self.admin.create_topics([&new], &options).await?;
         match made.into_iter().next() {
@@ -142,6 +147,15 @@ impl Topics {
         }
         Ok(topics)
     }
+}
+
+fn settings(config: &Config) -> Vec<(&'static str, String)> {
+    let age = config.retention_age.map(|age| age.as_millis().to_string());
+    let bytes = config.retention_bytes.map(|bytes| bytes.to_string());
+    let mut settings = vec![("max.message.bytes", MAX_MESSAGE_BYTES.to_owned())];
+    settings.extend(age.map(|age| ("retention.ms", age)));
+    settings.extend(bytes.map(|bytes| ("retention.bytes", bytes)));
+    settings
 }
 
 /// Asks a broker. It blocks.

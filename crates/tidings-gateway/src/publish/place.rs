@@ -1,60 +1,74 @@
 //! Where an event goes and what is written there: topic, key, envelope. Pure, and never refuses.
 
-use tidings_bus::{Once, Record};
-use tidings_event::json::Fingerprint;
+use tidings_bus::{Once, Receipt, Record, time_of};
 use tidings_event::{Event, event::rfc3339};
+use tidings_receipts::Hold;
 use uuid::Uuid;
 
 use super::Trail;
+use super::claim::{Claimed, Standing};
 use super::command::CloudAttributes;
+use super::name::NamedDraft;
 use super::refusal::Rule;
-use super::validate::{Valid, ValidDraft};
+use super::validate::ValidDraft;
 use crate::envelope;
 use crate::rulebook::Rulebook;
 
 /// What a receipt is made of, beside the position.
 #[derive(Debug, Clone)]
 pub(super) struct Placement {
+    pub(super) event_id: Uuid,
     pub(super) id: String,
     pub(super) source: String,
     pub(super) key: Option<String>,
     pub(super) event_type: tidings_event::EventType,
+    pub(super) outcome: Outcome,
+}
+
+/// Where the outcome of an event is found.
+#[derive(Debug, Clone)]
+pub(super) enum Outcome {
+    /// With the next record that was appended.
+    Appended,
+    /// Here: it was appended before.
+    Before(Receipt),
+    /// With an earlier event of the batch.
+    With(usize),
 }
 
 /// Records ready to be appended. Only [`place`] makes them, and only `append` takes them.
 pub struct Placed {
     pub(super) records: Vec<Record>,
+    /// The keys of the records, in their order, where keys are claimed.
+    pub(super) holds: Vec<Hold>,
     pub(super) placements: Vec<Placement>,
     pub(super) alone: bool,
 }
 
-/// Gives every event its id, its topic and its envelope. Ids and time come from outside.
-pub fn place(
-    valid: Valid,
-    rulebook: &Rulebook,
-    now_ms: i64,
-    new_id: &dyn Fn() -> Uuid,
-    trail: &mut Trail,
-) -> Placed {
+/// Gives every event its topic and its envelope. Its time is that of its id.
+pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed {
     let mut placed = Placed {
-        records: Vec::with_capacity(valid.entries.len()),
-        placements: Vec::with_capacity(valid.entries.len()),
-        alone: valid.alone,
+        records: Vec::with_capacity(claimed.entries.len()),
+        holds: Vec::new(),
+        placements: Vec::with_capacity(claimed.entries.len()),
+        alone: claimed.alone,
     };
-    let scope = valid.caller.receipt_scope();
-    let (own_source, received) = (format!("/{}", scope.replacen(':', "/", 1)), rfc3339(now_ms));
-    for entry in valid.entries {
-        let event_id = new_id();
-        let fingerprint = fingerprint(&entry);
+    let scope = claimed.caller.receipt_scope();
+    let own_source = format!("/{}", scope.replacen(':', "/", 1));
+    let mut received = Received::default();
+    for (named, standing) in claimed.entries {
+        let NamedDraft {
+            event_id,
+            once,
+            entry,
+        } = named;
         let ValidDraft {
             event_type,
             schema_version,
             draft,
         } = entry;
-        let key = draft.idempotency_key;
+        let key = draft.cloud.is_none().then(|| once.key.clone());
         let cloud = draft.cloud.map(|cloud| *cloud);
-        let once = once(scope, event_id, key.as_deref(), cloud.as_ref(), fingerprint);
-        let made = cloud.is_none().then(|| once.key.clone());
         let own = cloud.unwrap_or_else(|| CloudAttributes {
             id: event_id.to_string(),
             source: own_source.clone(),
@@ -65,89 +79,82 @@ pub fn place(
             traceparent: None,
             extensions: Vec::new(),
         });
-        let event = Event {
-            event_id,
-            id: own.id,
-            source: own.source,
-            event_type,
-            tenant: valid.tenant.clone(),
-            schema_version,
-            time: own.time.unwrap_or_else(|| received.clone()),
-            received_at_ms: now_ms,
-            traceparent: own.traceparent.or_else(|| valid.traceparent.clone()),
-            subject: own.subject,
-            data_schema: own.data_schema,
-            data_content_type: own.data_content_type,
-            extensions: own.extensions,
-            data: draft.data,
+        let outcome = match standing {
+            Standing::Repeat(receipt) => Outcome::Before(receipt),
+            Standing::SameAs(index) => Outcome::With(index),
+            Standing::Fresh(hold) => {
+                placed.holds.extend(hold);
+                Outcome::Appended
+            }
         };
-        let route = rulebook.route(&event.event_type);
-        trail.pass(Rule::Append, || {
-            format!(
-                "'{}' goes to topic '{}' as {}.",
-                event.event_type,
-                route.topic,
-                route.envelope.as_str()
-            )
-        });
-        let (headers, value) = envelope::write(&event, route.envelope);
-        placed.records.push(Record {
-            topic: route.topic.clone(),
-            key: event.tenant.as_str().to_owned(),
-            tenant: event.tenant,
-            event_id,
-            timestamp_ms: now_ms,
-            headers,
-            value,
-            once: Some(once),
-        });
-        let (id, source, event_type) = (event.id, event.source, event.event_type);
+        let (id, source) = (own.id, own.source);
+        let (id, source, event_type) = if matches!(outcome, Outcome::Appended) {
+            let received_at_ms = time_of(event_id).unwrap_or_default();
+            let event = Event {
+                event_id,
+                id,
+                source,
+                event_type,
+                tenant: claimed.tenant.clone(),
+                schema_version,
+                time: own.time.unwrap_or_else(|| received.text(received_at_ms)),
+                received_at_ms,
+                traceparent: own.traceparent.or_else(|| claimed.traceparent.clone()),
+                subject: own.subject,
+                data_schema: own.data_schema,
+                data_content_type: own.data_content_type,
+                extensions: own.extensions,
+                data: draft.data,
+            };
+            placed.records.push(record(&event, once, rulebook, trail));
+            (event.id, event.source, event.event_type)
+        } else {
+            (id, source, event_type)
+        };
         placed.placements.push(Placement {
+            event_id,
             id,
             source,
-            key: made,
+            key,
             event_type,
+            outcome,
         });
     }
     placed
 }
 
-/// The same type, schema version and data, whatever the spacing: the same body.
-fn fingerprint(entry: &ValidDraft) -> Fingerprint {
-    Fingerprint::of_parts([
-        entry.event_type.as_str().as_bytes(),
-        entry.schema_version.as_str().as_bytes(),
-        &entry.draft.fingerprint.0.to_le_bytes(),
-    ])
+fn record(event: &Event, once: Once, rulebook: &Rulebook, trail: &mut Trail) -> Record {
+    let route = rulebook.route(&event.event_type);
+    trail.pass(Rule::Append, || {
+        format!(
+            "'{}' goes to topic '{}' as {}.",
+            event.event_type,
+            route.topic,
+            route.envelope.as_str()
+        )
+    });
+    let (headers, value) = envelope::write(event, route.envelope);
+    Record {
+        topic: route.topic.clone(),
+        key: event.tenant.as_str().to_owned(),
+        tenant: event.tenant.clone(),
+        event_id: event.event_id,
+        timestamp_ms: event.received_at_ms,
+        headers,
+        value,
+        once: Some(once),
+    }
 }
 
-/// The idempotency key: the producer's, or `source` and `id` of a CloudEvent, or one that is made here.
-fn once(
-    scope: &str,
-    event_id: Uuid,
-    key: Option<&str>,
-    cloud: Option<&CloudAttributes>,
-    fingerprint: Fingerprint,
-) -> Once {
-    match (key, cloud) {
-        // A scope of its own, so that no Idempotency-Key header can name a CloudEvent's key.
-        (_, Some(cloud)) => {
-            let pair = Fingerprint::of_parts([cloud.source.as_bytes(), cloud.id.as_bytes()]);
-            Once {
-                principal: format!("cloudevents/{scope}"),
-                key: format!("{:032x}", pair.0),
-                fingerprint,
-            }
+/// The last time that was written out: the events of a batch nearly all have the same.
+#[derive(Default)]
+struct Received(i64, String);
+
+impl Received {
+    fn text(&mut self, ms: i64) -> String {
+        if self.1.is_empty() || self.0 != ms {
+            *self = Self(ms, rfc3339(ms));
         }
-        (Some(key), None) => Once {
-            principal: scope.to_owned(),
-            key: key.to_owned(),
-            fingerprint,
-        },
-        (None, None) => Once {
-            principal: scope.to_owned(),
-            key: event_id.to_string(),
-            fingerprint,
-        },
+        self.1.clone()
     }
 }

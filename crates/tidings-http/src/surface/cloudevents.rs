@@ -1,8 +1,8 @@
 //! CloudEvents over HTTP (HTTP protocol binding 1.0): structured, binary and batched mode.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, header};
+use axum::response::Response;
 use bytes::Bytes;
 use tidings_event::Code;
 use tidings_event::cloudevents::{self, InvalidCloudEvent, percent_decoded};
@@ -10,7 +10,7 @@ use tidings_event::event::essence;
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
-use super::publish::{MAX_BATCH, Receipt, Receipts, receipt, within_a_batch};
+use super::publish::{MAX_BATCH, Receipt, receipt, receipts, within_a_batch};
 use crate::House;
 use crate::problem::Refused;
 use crate::request::{Authenticated, MAX_BATCH_BYTES, MAX_SINGLE_BYTES, read, text, traceparent};
@@ -62,14 +62,12 @@ pub(crate) async fn publish(
         alone,
     };
     let mut published = house.gateway.publish(command).await?;
-    if alone {
-        return Ok(receipt(published.remove(0), true));
-    }
-    let results = published
-        .into_iter()
-        .map(|one| Receipt::of(one, true, true))
-        .collect();
-    Ok((StatusCode::CREATED, axum::Json(Receipts { results })).into_response())
+    house.metrics.skipped(&published);
+    Ok(if alone {
+        receipt(published.remove(0), true)
+    } else {
+        receipts(published, true)
+    })
 }
 
 fn mode(headers: &HeaderMap) -> Option<Mode> {

@@ -35,13 +35,17 @@ pub(crate) struct Receipt {
     #[schema(value_type = String)]
     event_id: Uuid,
     #[schema(value_type = String)]
-    #[serde(serialize_with = "as_text")]
-    r#type: EventType,
-    #[schema(value_type = String)]
-    #[serde(serialize_with = "as_text")]
-    topic: Topic,
-    partition: u32,
-    offset: u64,
+    r#type: Shown<EventType>,
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<Shown<Topic>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// The bus is disabled: the event was checked, and kept nowhere.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    skipped: bool,
     /// In a batch: whether the key was known, so that nothing was appended.
     #[serde(skip_serializing_if = "Option::is_none")]
     duplicate: Option<bool>,
@@ -59,19 +63,26 @@ pub(crate) struct Receipts {
     pub(crate) results: Vec<Receipt>,
 }
 
-fn as_text<S: serde::Serializer>(text: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(text)
+/// Its text, on the wire.
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
 }
 
 impl Receipt {
     pub(crate) fn of(published: Published, batch: bool, cloud: bool) -> Self {
+        let stands = !published.skipped;
         Self {
             event_id: published.event_id,
-            r#type: published.event_type,
-            topic: published.topic,
-            partition: published.partition,
-            offset: published.offset,
-            duplicate: batch.then_some(published.duplicate),
+            r#type: Shown(published.event_type),
+            topic: stands.then_some(Shown(published.topic)),
+            partition: stands.then_some(published.partition),
+            offset: stands.then_some(published.offset),
+            skipped: published.skipped,
+            duplicate: (batch && stands).then_some(published.duplicate),
             id: cloud.then_some(published.id),
             source: cloud.then_some(published.source),
         }
@@ -90,14 +101,15 @@ pub(crate) async fn publish(
     let (draft, traceparent) = single(request).await?;
     let command = Command::one(caller, draft, traceparent);
     let mut published = house.gateway.publish(command).await?;
+    house.metrics.skipped(&published);
     Ok(receipt(published.remove(0), false))
 }
 
-/// 201 with the receipt, or 200 for a repeat.
+/// 201 with the receipt, or 200 for a repeat and for what a disabled bus skipped.
 pub(crate) fn receipt(mut published: Published, cloud: bool) -> Response {
-    let duplicate = published.duplicate;
+    let (duplicate, skipped) = (published.duplicate, published.skipped);
     let key = published.idempotency_key.take();
-    let status = if duplicate {
+    let status = if duplicate || skipped {
         StatusCode::OK
     } else {
         StatusCode::CREATED
@@ -132,11 +144,20 @@ pub(crate) async fn publish_batch(
         alone: false,
     };
     let published = house.gateway.publish(command).await?;
-    let results = published
-        .into_iter()
-        .map(|one| Receipt::of(one, true, false))
-        .collect();
-    Ok((StatusCode::CREATED, axum::Json(Receipts { results })).into_response())
+    house.metrics.skipped(&published);
+    Ok(receipts(published, false))
+}
+
+/// 201 with the receipts, or 200 when a disabled bus skipped the batch.
+pub(crate) fn receipts(published: Vec<Published>, cloud: bool) -> Response {
+    let status = if published.iter().any(|one| one.skipped) {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    let of = |one| Receipt::of(one, true, cloud);
+    let results = published.into_iter().map(of).collect();
+    (status, axum::Json(Receipts { results })).into_response()
 }
 
 /// Says what a publish would do, and which rule decides. Appends nothing.

@@ -1,0 +1,489 @@
+//! A catalogue of topics: an AsyncAPI 3.0 document, read and checked.
+//!
+//! A channel's address is the event type and the topic at once. `contentType` says the envelope:
+//! `application/cloudevents+json` is structured mode, and the schema of the data is
+//! `payload.properties.data`; anything else is binary mode, and `payload` is that of the data. Four members
+//! say what AsyncAPI has no word for: `x-tidings-service` (whose document it is), and on a channel
+//! `x-tidings-sender` and `x-tidings-receivers`, on a message `x-tidings-subject`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tidings_event::EventType;
+
+use crate::Contract;
+use crate::reference::{escaped, foreign, resolve};
+
+/// The largest document, in bytes.
+const MAX_BYTES: usize = 4 << 20;
+/// The most channels of a document.
+const MAX_CHANNELS: usize = 1_000;
+const STRUCTURED: &str = "application/cloudevents+json";
+
+/// A catalogue that holds together.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// `info.title`.
+    pub title: String,
+    /// `info.version`.
+    pub version: String,
+    /// The application that the document describes.
+    pub service: Option<String>,
+    /// By event type.
+    pub channels: BTreeMap<EventType, Channel>,
+    /// The document itself, as JSON.
+    pub document: Value,
+}
+
+/// One topic.
+#[derive(Debug, Clone)]
+pub struct Channel {
+    /// The event type, which is also the topic.
+    pub event_type: EventType,
+    /// What it is for.
+    pub description: String,
+    /// The service that alone may publish, also the `source` of its events; `None`: any may.
+    pub sender: Option<String>,
+    /// The services that read it, as far as is known.
+    pub receivers: Vec<String>,
+    /// Whether its events go out in binary mode.
+    pub binary: bool,
+    /// The `subject` of an event whose publisher gives none.
+    pub subject: Option<Subject>,
+    /// The schema of the data, with what it refers to.
+    pub schema: Value,
+    /// The same, compiled.
+    pub contract: Contract,
+}
+
+/// What is wrong with a document, at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where, as a JSON Pointer.
+    pub place: String,
+    /// What.
+    pub detail: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = if self.place.is_empty() {
+            "the document"
+        } else {
+            &self.place
+        };
+        write!(f, "{place}: {}", self.detail)
+    }
+}
+
+/// Text with `{tenantid}` and members of the data, as `listing:{data.id}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject(Vec<Piece>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Tenant,
+    Data(Vec<String>),
+}
+
+impl Subject {
+    fn parse(text: &str) -> Option<Self> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, after) = after.split_once('}')?;
+            pieces.push(Piece::Text(before.to_owned()));
+            pieces.push(match name.strip_prefix("data.") {
+                Some(path) => Piece::Data(path.split('.').map(str::to_owned).collect()),
+                None if name == "tenantid" => Piece::Tenant,
+                None => return None,
+            });
+            rest = after;
+        }
+        pieces.push(Piece::Text(rest.to_owned()));
+        Some(Self(pieces))
+    }
+
+    /// The subject of an event; `None` when its data lacks a member that is named.
+    pub fn of(&self, tenant: &str, data: &Value) -> Option<String> {
+        let mut subject = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => subject.push_str(text),
+                Piece::Tenant => subject.push_str(tenant),
+                Piece::Data(path) => {
+                    let found = path.iter().try_fold(data, |value, name| value.get(name))?;
+                    match found {
+                        Value::String(text) => subject.push_str(text),
+                        Value::Number(number) => subject.push_str(&number.to_string()),
+                        _ => return None,
+                    }
+                }
+            }
+        }
+        Some(subject)
+    }
+}
+
+impl Catalog {
+    /// Reads a document in YAML or JSON. All faults are reported, not the first alone.
+    pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
+        if text.len() > MAX_BYTES {
+            return Err(vec![fault(
+                "",
+                format!("it is larger than {MAX_BYTES} bytes"),
+            )]);
+        }
+        let document: Value = serde_saphyr::from_str(text)
+            .map_err(|error| vec![fault("", format!("it is neither YAML nor JSON: {error}"))])?;
+        let mut reading = Reading {
+            document: &document,
+            faults: Vec::new(),
+        };
+        let (title, version, service) = reading.head();
+        let channels = reading.channels(service.as_deref());
+        let faults = reading.faults;
+        if faults.is_empty() {
+            Ok(Self {
+                title,
+                version,
+                service,
+                channels,
+                document,
+            })
+        } else {
+            Err(faults)
+        }
+    }
+}
+
+fn fault(place: &str, detail: impl Into<String>) -> Fault {
+    Fault {
+        place: place.to_owned(),
+        detail: detail.into(),
+    }
+}
+
+struct Reading<'d> {
+    document: &'d Value,
+    faults: Vec<Fault>,
+}
+
+impl<'d> Reading<'d> {
+    fn wrong(&mut self, place: &str, detail: impl Into<String>) {
+        self.faults.push(fault(place, detail));
+    }
+
+    fn head(&mut self) -> (String, String, Option<String>) {
+        let version = self.document.get("asyncapi").and_then(Value::as_str);
+        if !version.is_some_and(|version| version.starts_with("3.0.")) {
+            self.wrong(
+                "/asyncapi",
+                "it must be an AsyncAPI 3.0 document: asyncapi: 3.0.0",
+            );
+        }
+        let mut leaving = Vec::new();
+        foreign(self.document, "", &mut leaving);
+        for (place, target) in leaving {
+            let detail = format!("{target:?} leaves the document; copy it into components");
+            self.wrong(&place, detail);
+        }
+        let mut text = |pointer: &str| {
+            let found = self.document.pointer(pointer).and_then(Value::as_str);
+            if found.is_none() {
+                self.faults.push(fault(pointer, "a text is missing here"));
+            }
+            found.unwrap_or_default().to_owned()
+        };
+        let (title, version) = (text("/info/title"), text("/info/version"));
+        let service = self.document.pointer("/info/x-tidings-service");
+        (
+            title,
+            version,
+            service.and_then(Value::as_str).map(str::to_owned),
+        )
+    }
+
+    fn channels(&mut self, service: Option<&str>) -> BTreeMap<EventType, Channel> {
+        let mut channels = BTreeMap::new();
+        let Some(given) = self.document.get("channels").and_then(Value::as_object) else {
+            self.wrong("/channels", "a catalogue has channels");
+            return channels;
+        };
+        if given.len() > MAX_CHANNELS {
+            self.wrong("/channels", format!("more than {MAX_CHANNELS} channels"));
+            return channels;
+        }
+        for (name, channel) in given {
+            let place = format!("/channels/{}", escaped(name));
+            let Some(channel) = self.channel(&place, channel, service) else {
+                continue;
+            };
+            let event_type = channel.event_type.clone();
+            if channels.insert(event_type.clone(), channel).is_some() {
+                self.wrong(
+                    &place,
+                    format!("a second channel has the address {event_type}"),
+                );
+            }
+        }
+        channels
+    }
+
+    fn channel(&mut self, place: &str, value: &'d Value, service: Option<&str>) -> Option<Channel> {
+        let address = value.get("address").and_then(Value::as_str);
+        let event_type: EventType = match address.map(str::parse) {
+            Some(Ok(event_type)) => event_type,
+            Some(Err(error)) => {
+                self.wrong(&format!("{place}/address"), format!("{error}"));
+                return None;
+            }
+            None => {
+                self.wrong(place, "a channel has an address");
+                return None;
+            }
+        };
+        let messages = value.get("messages").and_then(Value::as_object);
+        let Some((name, message)) = messages
+            .filter(|messages| messages.len() == 1)
+            .and_then(|messages| messages.iter().next())
+        else {
+            self.wrong(
+                place,
+                "a channel has one message: its address is the event type",
+            );
+            return None;
+        };
+        let place = format!("{place}/messages/{}", escaped(name));
+        let Some(message) = resolve(self.document, message) else {
+            self.wrong(&place, "what it refers to is not there");
+            return None;
+        };
+        let content_type = message
+            .get("contentType")
+            .or(self.document.get("defaultContentType"));
+        let content_type = content_type.and_then(Value::as_str).unwrap_or(STRUCTURED);
+        let binary = content_type != STRUCTURED;
+        let schema = self.schema(&place, message, binary)?;
+        let contract = match Contract::compile(&schema) {
+            Ok(contract) => contract,
+            Err(error) => {
+                self.wrong(&format!("{place}/payload"), error.to_string());
+                return None;
+            }
+        };
+        let (sender, receivers) = self.parties(&place, value, service);
+        let subject = self.subject(&place, message);
+        let channel = Channel {
+            description: text(value, "description"),
+            event_type,
+            sender,
+            receivers,
+            binary,
+            subject,
+            schema,
+            contract,
+        };
+        self.examples(&place, message, &channel);
+        Some(channel)
+    }
+
+    /// The schema of the data, standing alone.
+    fn schema(&mut self, place: &str, message: &'d Value, binary: bool) -> Option<Value> {
+        let payload = message.get("payload").unwrap_or(&Value::Null);
+        let data = if binary {
+            Some(payload)
+        } else {
+            resolve(self.document, payload).and_then(|payload| payload.pointer("/properties/data"))
+        };
+        let Some(data) = data.filter(|data| data.is_object() || data.is_boolean()) else {
+            let detail = if binary {
+                "a message has a payload: the schema of the data"
+            } else {
+                "a structured message describes its data at payload.properties.data"
+            };
+            self.wrong(&format!("{place}/payload"), detail);
+            return None;
+        };
+        let mut schema = json!({ "allOf": [data] });
+        if let Some(schemas) = self.document.pointer("/components/schemas") {
+            schema["components"] = json!({ "schemas": schemas });
+        }
+        Some(schema)
+    }
+
+    fn parties(
+        &mut self,
+        place: &str,
+        channel: &'d Value,
+        service: Option<&str>,
+    ) -> (Option<String>, Vec<String>) {
+        let named = channel.get("x-tidings-sender").and_then(Value::as_str);
+        let mut sender = named.map(str::to_owned);
+        let given = channel.get("x-tidings-receivers").and_then(Value::as_array);
+        let mut receivers: Vec<String> = given
+            .into_iter()
+            .flatten()
+            .filter_map(|one| one.as_str().map(str::to_owned))
+            .collect();
+        let operations = self.document.get("operations").and_then(Value::as_object);
+        let Some(service) = service else {
+            return (sender, receivers);
+        };
+        for operation in operations
+            .into_iter()
+            .flatten()
+            .map(|(_, operation)| operation)
+        {
+            let target = operation.get("channel");
+            let same = target
+                .and_then(|target| resolve(self.document, target))
+                .is_some_and(|target| std::ptr::eq(target, channel));
+            match operation.get("action").and_then(Value::as_str) {
+                Some("send")
+                    if same && sender.as_deref().is_some_and(|sender| sender != service) =>
+                {
+                    let detail =
+                        format!("{service} sends to it, but its x-tidings-sender is another");
+                    self.wrong(place, detail);
+                }
+                Some("send") if same => sender = Some(service.to_owned()),
+                Some("receive") if same && !receivers.iter().any(|one| one == service) => {
+                    receivers.push(service.to_owned());
+                }
+                _ => {}
+            }
+        }
+        (sender, receivers)
+    }
+
+    fn subject(&mut self, place: &str, message: &Value) -> Option<Subject> {
+        let template = message.get("x-tidings-subject")?.as_str()?;
+        let subject = Subject::parse(template);
+        if subject.is_none() {
+            let detail = "it may name {tenantid} and {data.member} only";
+            self.wrong(&format!("{place}/x-tidings-subject"), detail);
+        }
+        subject
+    }
+
+    /// Each example must keep to what it is an example of.
+    fn examples(&mut self, place: &str, message: &Value, channel: &Channel) {
+        let examples = message.get("examples").and_then(Value::as_array);
+        for (index, example) in examples.into_iter().flatten().enumerate() {
+            let place = format!("{place}/examples/{index}/payload");
+            let Some(payload) = example.get("payload") else {
+                continue;
+            };
+            let data = if channel.binary {
+                Some(payload)
+            } else {
+                payload.get("data")
+            };
+            if !channel.binary && payload.get("type") != Some(&json!(channel.event_type.as_str())) {
+                self.wrong(&format!("{place}/type"), "it is not the channel's address");
+            }
+            for violation in channel.contract.check(data.unwrap_or(&Value::Null)) {
+                let place = format!("{place}/data{}", violation.path);
+                self.wrong(&place, violation.detail);
+            }
+        }
+    }
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value
+        .get(name)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CPAAS: &str = include_str!("../../../examples/catalogs/cpaas.asyncapi.yaml");
+    const MARKETPLACE: &str = include_str!("../../../examples/catalogs/marketplace.asyncapi.yaml");
+
+    #[test]
+    fn the_shipped_catalogues_hold_together() {
+        for (text, service, sent, received) in [
+            (CPAAS, "cpaas-orchestrator-svc", 5, 2),
+            (MARKETPLACE, "marketplace-svc", 12, 6),
+        ] {
+            let catalog = Catalog::parse(text).unwrap();
+            let of = |test: &dyn Fn(&Channel) -> bool| {
+                catalog.channels.values().filter(|one| test(one)).count()
+            };
+            assert_eq!(of(&|one| one.sender.as_deref() == Some(service)), sent);
+            assert_eq!(
+                of(&|one| one.receivers.iter().any(|it| it == service)),
+                received
+            );
+            assert!(
+                catalog
+                    .channels
+                    .values()
+                    .all(|one| !one.binary && one.sender.is_some())
+            );
+        }
+    }
+
+    #[test]
+    fn a_subject_is_made_from_tenant_and_data() {
+        let subject = Subject::parse("listing:{data.id}").unwrap();
+        assert_eq!(
+            subject.of("acme", &json!({ "id": "7" })).as_deref(),
+            Some("listing:7")
+        );
+        assert_eq!(subject.of("acme", &json!({})), None);
+        assert_eq!(
+            Subject::parse("{tenantid}")
+                .unwrap()
+                .of("acme", &json!({}))
+                .as_deref(),
+            Some("acme")
+        );
+        assert!(Subject::parse("{secret}").is_none());
+    }
+
+    #[test]
+    fn faults_name_their_places() {
+        let check = |change: &dyn Fn(&mut Value), place: &str| {
+            let mut document: Value = serde_saphyr::from_str(CPAAS).unwrap();
+            change(&mut document);
+            let faults = Catalog::parse(&document.to_string()).unwrap_err();
+            assert!(
+                faults.iter().any(|fault| fault.place == place),
+                "{place}: {faults:?}"
+            );
+        };
+        check(
+            &|document| document["asyncapi"] = json!("2.6.0"),
+            "/asyncapi",
+        );
+        check(&|document| document["info"] = json!({}), "/info/title");
+        check(
+            &|document| document["channels"]["smsInbound"]["address"] = json!("Not A Topic"),
+            "/channels/smsInbound/address",
+        );
+        check(
+            &|document| document["channels"]["smsInbound"]["messages"] = json!({}),
+            "/channels/smsInbound",
+        );
+        check(
+            &|document| document["components"]["schemas"]["X"] = json!({ "$ref": "http://x/y" }),
+            "/components/schemas/X/$ref",
+        );
+        check(
+            &|document| {
+                document["components"]["messages"]["smsInbound"]["x-tidings-subject"] =
+                    json!("{x}");
+            },
+            "/channels/smsInbound/messages/smsInbound/x-tidings-subject",
+        );
+        assert!(Catalog::parse("[1, 2").is_err());
+    }
+}

@@ -1,0 +1,332 @@
+//! What a newer catalogue changes, and whom that breaks.
+//!
+//! A receiver was promised what the old schema says, so it breaks where the new one lets through what the
+//! old one did not. A sender breaks where the new one refuses what the old one let through. The rules look
+//! at members, types, enumerations and what is required; what they cannot judge they call breaking for both.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::catalog::{Catalog, Channel};
+use crate::reference::resolve;
+
+/// Schemas are compared so deep.
+const DEPTH: usize = 16;
+
+/// Whom a change breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Broken {
+    /// Nobody.
+    Nobody,
+    /// Whoever publishes.
+    Senders,
+    /// Whoever reads.
+    Receivers,
+    /// Both.
+    Everybody,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The event type.
+    pub event_type: String,
+    /// Where in the data, as a JSON Pointer; empty for the channel itself.
+    pub path: String,
+    /// What is different.
+    pub detail: String,
+    /// Whom it breaks.
+    pub broken: Broken,
+    /// The services concerned, by name.
+    pub services: Vec<String>,
+}
+
+/// Everything that `new` changes of `old`.
+pub fn diff(old: &Catalog, new: &Catalog) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (event_type, before) in &old.channels {
+        match new.channels.get(event_type) {
+            None => {
+                let detail = "the topic is gone";
+                changes.push(change(before, String::new(), detail, Broken::Everybody));
+            }
+            Some(after) => channel(before, after, &mut changes),
+        }
+    }
+    for (event_type, after) in &new.channels {
+        if !old.channels.contains_key(event_type) {
+            changes.push(change(
+                after,
+                String::new(),
+                "the topic is new",
+                Broken::Nobody,
+            ));
+        }
+    }
+    changes
+}
+
+fn change(channel: &Channel, path: String, detail: impl Into<String>, broken: Broken) -> Change {
+    let senders = channel.sender.iter();
+    let receivers = channel.receivers.iter();
+    let services = match broken {
+        Broken::Nobody => Vec::new(),
+        Broken::Senders => senders.cloned().collect(),
+        Broken::Receivers => receivers.cloned().collect(),
+        Broken::Everybody => senders.chain(receivers).cloned().collect(),
+    };
+    Change {
+        event_type: channel.event_type.as_str().to_owned(),
+        path,
+        detail: detail.into(),
+        broken,
+        services,
+    }
+}
+
+fn channel(before: &Channel, after: &Channel, changes: &mut Vec<Change>) {
+    let mut note = |detail: &str, broken| {
+        changes.push(change(before, String::new(), detail, broken));
+    };
+    if before.sender != after.sender && after.sender.is_some() {
+        note("another service may publish it", Broken::Senders);
+    }
+    if before.binary != after.binary {
+        note("its envelope is another", Broken::Receivers);
+    }
+    let (old, new) = (&before.schema, &after.schema);
+    let walk = Walk { old, new };
+    let mut found = Vec::new();
+    walk.compare(&old["allOf"][0], &new["allOf"][0], "", 0, &mut found);
+    let found = found.into_iter();
+    changes.extend(found.map(|(path, detail, broken)| change(before, path, detail, broken)));
+}
+
+type Found = Vec<(String, String, Broken)>;
+
+struct Walk<'s> {
+    old: &'s Value,
+    new: &'s Value,
+}
+
+impl Walk<'_> {
+    fn compare(&self, old: &Value, new: &Value, path: &str, depth: usize, found: &mut Found) {
+        let resolved = (resolve(self.old, old), resolve(self.new, new));
+        let (Some(old), Some(new)) = resolved else {
+            return;
+        };
+        if old == new || depth == DEPTH {
+            // Equal texts may still refer to schemas that differ, below what they name.
+            if depth < DEPTH {
+                self.members(old, new, path, depth, found);
+            }
+            return;
+        }
+        types(old, new, path, found);
+        enumerations(old, new, path, found);
+        required(old, new, path, found);
+        self.members(old, new, path, depth, found);
+        unjudged(old, new, path, found);
+    }
+
+    fn members(&self, old: &Value, new: &Value, path: &str, depth: usize, found: &mut Found) {
+        let none = serde_json::Map::new();
+        let properties =
+            |schema: &'_ Value| schema.get("properties").and_then(Value::as_object).cloned();
+        let (old_members, new_members) = (
+            properties(old).unwrap_or_else(|| none.clone()),
+            properties(new).unwrap_or(none),
+        );
+        for (name, before) in &old_members {
+            let place = format!("{path}/{}", crate::reference::escaped(name));
+            match new_members.get(name) {
+                Some(after) => self.compare(before, after, &place, depth + 1, found),
+                None => found.push((place, "it is no longer described".into(), Broken::Receivers)),
+            }
+        }
+        for name in new_members
+            .keys()
+            .filter(|name| !old_members.contains_key(*name))
+        {
+            let place = format!("{path}/{}", crate::reference::escaped(name));
+            found.push((place, "it is new".into(), Broken::Nobody));
+        }
+        if let (Some(before), Some(after)) = (old.get("items"), new.get("items")) {
+            self.compare(before, after, &format!("{path}/*"), depth + 1, found);
+        }
+    }
+}
+
+fn set(schema: &Value, keyword: &str) -> Option<BTreeSet<String>> {
+    Some(match schema.get(keyword)? {
+        Value::Array(items) => items.iter().map(Value::to_string).collect(),
+        one => BTreeSet::from([one.to_string()]),
+    })
+}
+
+/// Fewer are allowed: senders break. More are: receivers do.
+fn narrowed(old: Option<&BTreeSet<String>>, new: Option<&BTreeSet<String>>) -> Broken {
+    match (old, new) {
+        (None, None) => Broken::Nobody,
+        (None, Some(_)) => Broken::Senders,
+        (Some(_), None) => Broken::Receivers,
+        (Some(old), Some(new)) => match (new.is_subset(old), old.is_subset(new)) {
+            (true, true) => Broken::Nobody,
+            (true, false) => Broken::Senders,
+            (false, true) => Broken::Receivers,
+            (false, false) => Broken::Everybody,
+        },
+    }
+}
+
+fn types(old: &Value, new: &Value, path: &str, found: &mut Found) {
+    let (before, after) = (set(old, "type"), set(new, "type"));
+    let broken = narrowed(before.as_ref(), after.as_ref());
+    if broken != Broken::Nobody {
+        found.push((path.to_owned(), "its type is another".into(), broken));
+    }
+}
+
+fn enumerations(old: &Value, new: &Value, path: &str, found: &mut Found) {
+    for keyword in ["enum", "const"] {
+        let (before, after) = (set(old, keyword), set(new, keyword));
+        let broken = narrowed(before.as_ref(), after.as_ref());
+        if broken != Broken::Nobody {
+            found.push((path.to_owned(), "its values are others".into(), broken));
+        }
+    }
+}
+
+fn required(old: &Value, new: &Value, path: &str, found: &mut Found) {
+    let names = |schema: &Value| -> BTreeSet<String> {
+        let names = schema.get("required").and_then(Value::as_array);
+        let names = names.into_iter().flatten().filter_map(Value::as_str);
+        names.map(str::to_owned).collect()
+    };
+    let (before, after) = (names(old), names(new));
+    let place = |name: &str| format!("{path}/{}", crate::reference::escaped(name));
+    for name in after.difference(&before) {
+        found.push((place(name), "it is required now".into(), Broken::Senders));
+    }
+    for name in before.difference(&after) {
+        found.push((
+            place(name),
+            "it may be missing now".into(),
+            Broken::Receivers,
+        ));
+    }
+}
+
+/// Keywords that say nothing about what is valid, or that the other rules have judged.
+const JUDGED: [&str; 14] = [
+    "$comment",
+    "$id",
+    "$schema",
+    "const",
+    "default",
+    "deprecated",
+    "description",
+    "enum",
+    "examples",
+    "items",
+    "properties",
+    "required",
+    "title",
+    "type",
+];
+
+fn unjudged(old: &Value, new: &Value, path: &str, found: &mut Found) {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
+        return;
+    };
+    let keywords: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let differ = keywords
+        .into_iter()
+        .filter(|name| !JUDGED.contains(&name.as_str()) && !name.starts_with("x-"))
+        .filter(|name| old.get(*name) != new.get(*name));
+    for keyword in differ {
+        let detail = format!("its {keyword} is another");
+        found.push((path.to_owned(), detail, Broken::Everybody));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn catalog(data: &Value) -> Catalog {
+        let document = json!({
+            "asyncapi": "3.0.0",
+            "info": { "title": "t", "version": "1.0.0" },
+            "channels": { "a": {
+                "address": "shop.order.created.v1",
+                "x-tidings-sender": "shop", "x-tidings-receivers": ["mail"],
+                "messages": { "m": { "contentType": "application/json", "payload": { "$ref": "#/components/schemas/D" } } },
+            }},
+            "components": { "schemas": { "D": data, "Money": { "type": "integer" } } },
+        });
+        Catalog::parse(&document.to_string()).unwrap()
+    }
+
+    #[test]
+    fn each_rule_names_whom_it_breaks() {
+        let base = json!({
+            "type": "object", "required": ["id"],
+            "properties": { "id": { "type": "string" }, "state": { "enum": ["a", "b"] } },
+        });
+        let check = |change: &dyn Fn(&mut Value), path: &str, broken: Broken| {
+            let mut changed = base.clone();
+            change(&mut changed);
+            let found = diff(&catalog(&base), &catalog(&changed));
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!((found[0].path.as_str(), found[0].broken), (path, broken));
+        };
+        check(
+            &|s| s["required"] = json!(["id", "state"]),
+            "/state",
+            Broken::Senders,
+        );
+        check(&|s| s["required"] = json!([]), "/id", Broken::Receivers);
+        check(
+            &|s| s["properties"]["id"]["type"] = json!("integer"),
+            "/id",
+            Broken::Everybody,
+        );
+        check(
+            &|s| s["properties"]["state"]["enum"] = json!(["a"]),
+            "/state",
+            Broken::Senders,
+        );
+        check(
+            &|s| s["properties"]["state"]["enum"] = json!(["a", "b", "c"]),
+            "/state",
+            Broken::Receivers,
+        );
+        check(
+            &|s| s["properties"]["more"] = json!({}),
+            "/more",
+            Broken::Nobody,
+        );
+        check(
+            &|s| s["properties"]["id"]["pattern"] = json!("^x"),
+            "/id",
+            Broken::Everybody,
+        );
+        let gone = |s: &mut Value| {
+            s["properties"].as_object_mut().unwrap().remove("state");
+        };
+        check(&gone, "/state", Broken::Receivers);
+        assert_eq!(diff(&catalog(&base), &catalog(&base)), []);
+    }
+
+    #[test]
+    fn a_change_names_the_services_it_breaks() {
+        let old = catalog(&json!({ "type": "object", "required": ["id"] }));
+        let new = catalog(&json!({ "type": "object" }));
+        let changes = diff(&old, &new);
+        assert_eq!(changes[0].services, ["mail"]);
+    }
+}

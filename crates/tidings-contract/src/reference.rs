@@ -1,0 +1,46 @@
+//! References within one document: `{"$ref": "#/…"}`. None leaves it.
+
+use serde_json::Value;
+
+/// A chain of references is followed so far.
+const HOPS: usize = 16;
+
+/// What a value stands for: itself, or what it refers to.
+pub(crate) fn resolve<'d>(document: &'d Value, value: &'d Value) -> Option<&'d Value> {
+    let mut value = value;
+    for _ in 0..HOPS {
+        let Some(pointer) = value.get("$ref").and_then(Value::as_str) else {
+            return Some(value);
+        };
+        value = document.pointer(pointer.strip_prefix('#')?)?;
+    }
+    None
+}
+
+/// Every reference in a value that leaves the document, with its place.
+pub(crate) fn foreign(value: &Value, place: &str, found: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let place = format!("{place}/{}", escaped(name));
+                match (name.as_str(), member.as_str()) {
+                    ("$ref", Some(target)) if !target.starts_with("#/") => {
+                        found.push((place, target.to_owned()));
+                    }
+                    _ => foreign(member, &place, found),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                foreign(item, &format!("{place}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A member's name in a JSON Pointer (RFC 6901, section 3).
+pub(crate) fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}

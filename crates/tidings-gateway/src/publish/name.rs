@@ -1,0 +1,77 @@
+//! What an event is known by: its id and its idempotency key. Pure; ids come from outside.
+
+use tidings_bus::Once;
+use tidings_event::TenantId;
+use tidings_event::json::Fingerprint;
+use uuid::Uuid;
+
+use super::command::CloudAttributes;
+use super::validate::{Valid, ValidDraft};
+use crate::access::Caller;
+
+/// One event with its names.
+pub(super) struct NamedDraft {
+    pub(super) event_id: Uuid,
+    pub(super) once: Once,
+    pub(super) entry: ValidDraft,
+}
+
+/// Events with their names, of which none has been looked up yet.
+pub struct Named {
+    pub(super) entries: Vec<NamedDraft>,
+    pub(super) caller: Caller,
+    pub(super) tenant: TenantId,
+    pub(super) traceparent: Option<String>,
+    pub(super) alone: bool,
+}
+
+/// Gives each event an id, and the key that makes its publish happen once.
+pub fn name(valid: Valid, new_id: &dyn Fn() -> Uuid) -> Named {
+    let scope = valid.caller.receipt_scope();
+    let named = |entry: ValidDraft| {
+        let event_id = new_id();
+        let once = once(scope, event_id, &entry);
+        NamedDraft {
+            event_id,
+            once,
+            entry,
+        }
+    };
+    Named {
+        entries: valid.entries.into_iter().map(named).collect(),
+        caller: valid.caller.clone(),
+        tenant: valid.tenant,
+        traceparent: valid.traceparent,
+        alone: valid.alone,
+    }
+}
+
+/// The producer's key, or `source` and `id` of a CloudEvent, or one that is made here.
+fn once(scope: &str, event_id: Uuid, entry: &ValidDraft) -> Once {
+    let fingerprint = fingerprint(entry);
+    let (principal, key) = match (&entry.draft.cloud, &entry.draft.idempotency_key) {
+        // A scope of its own, so that no Idempotency-Key header can name a CloudEvent's key.
+        (Some(cloud), _) => (format!("cloudevents/{scope}"), pair(cloud)),
+        (None, Some(key)) => (scope.to_owned(), key.clone()),
+        (None, None) => (scope.to_owned(), event_id.to_string()),
+    };
+    Once {
+        principal,
+        key,
+        fingerprint,
+    }
+}
+
+fn pair(cloud: &CloudAttributes) -> String {
+    let pair = Fingerprint::of_parts([cloud.source.as_bytes(), cloud.id.as_bytes()]);
+    format!("{:032x}", pair.0)
+}
+
+/// The same type, schema version and data, whatever the spacing: the same body.
+fn fingerprint(entry: &ValidDraft) -> Fingerprint {
+    Fingerprint::of_parts([
+        entry.event_type.as_str().as_bytes(),
+        entry.schema_version.as_str().as_bytes(),
+        &entry.draft.fingerprint.0.to_le_bytes(),
+    ])
+}

@@ -1,0 +1,169 @@
+//! Which bus the gateway runs on, from the configuration.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Deserializer};
+use tidings_bus::Bus;
+use tidings_bus::disabled::Disabled;
+use tidings_bus::embedded::{self, Embedded};
+use tidings_event::Topic;
+use tidings_gateway::clock::Clock;
+
+use crate::config::optional_duration;
+
+/// How long idempotency keys are honoured (source A).
+const KEY_TTL: Duration = Duration::from_hours(24);
+
+/// `[bus]`. Each key is explained in `tidings.default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BusConfig {
+    #[serde(deserialize_with = "kind")]
+    pub(crate) kind: BusKind,
+    pub(crate) partitions: u32,
+    #[serde(deserialize_with = "optional_duration")]
+    pub(crate) retention_age: Option<Duration>,
+    pub(crate) retention_bytes: u64,
+    pub(crate) kafka: KafkaConfig,
+}
+
+/// `bus.kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BusKind {
+    Embedded,
+    Kafka,
+    Disabled,
+}
+
+/// `[bus.kafka]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(
+    not(feature = "kafka"),
+    expect(dead_code, reason = "read by that feature")
+)]
+pub(crate) struct KafkaConfig {
+    brokers: String,
+    create_topics: bool,
+    replication: u32,
+    topics: Vec<String>,
+    #[serde(deserialize_with = "properties")]
+    properties: BTreeMap<String, String>,
+}
+
+impl BusConfig {
+    /// What no kind of bus can be opened with.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.partitions == 0 {
+            bail!("bus.partitions must be 1 or more");
+        }
+        if self.kind == BusKind::Kafka && self.kafka.brokers.is_empty() {
+            bail!("the Kafka bus needs its brokers: --kafka-brokers HOST:PORT or KAFKA_BROKERS");
+        }
+        Ok(())
+    }
+
+    /// Opens it. `routed` are the topics that the gateway writes to.
+    pub(crate) fn open(
+        &self,
+        folder: &Path,
+        clock: &Clock,
+        routed: Vec<Topic>,
+    ) -> Result<Arc<dyn Bus>> {
+        Ok(match self.kind {
+            BusKind::Embedded => Arc::new(self.embedded(folder, clock)?),
+            BusKind::Kafka => self.kafka(routed)?,
+            BusKind::Disabled => {
+                tracing::warn!("the bus is disabled: events are checked, counted and skipped");
+                Arc::new(Disabled::default())
+            }
+        })
+    }
+
+    fn embedded(&self, folder: &Path, clock: &Clock) -> Result<Embedded> {
+        let clock = clock.clone();
+        let bus = Embedded::open(embedded::Config {
+            folder: folder.to_owned(),
+            partitions: self.partitions,
+            retention_age: self.retention_age,
+            retention_bytes: (self.retention_bytes > 0).then_some(self.retention_bytes),
+            key_ttl: KEY_TTL,
+            now_ms: Arc::new(move || clock.now_ms()),
+        });
+        bus.context("the log cannot be opened")
+    }
+
+    #[cfg(feature = "kafka")]
+    fn kafka(&self, mut topics: Vec<Topic>) -> Result<Arc<dyn Bus>> {
+        let kafka = &self.kafka;
+        for name in &kafka.topics {
+            topics.push(name.parse().context("bus.kafka.topics")?);
+        }
+        let config = tidings_bus::kafka::Config {
+            brokers: kafka.brokers.clone(),
+            properties: kafka.properties.clone(),
+            create_topics: kafka.create_topics,
+            partitions: self.partitions,
+            replication: (kafka.replication > 0).then_some(kafka.replication),
+            retention_age: self.retention_age,
+            retention_bytes: (self.retention_bytes > 0).then_some(self.retention_bytes),
+            topics,
+        };
+        let bus =
+            tidings_bus::kafka::Kafka::open(&config).context("the Kafka bus cannot be opened")?;
+        Ok(Arc::new(bus))
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    fn kafka(&self, _: Vec<Topic>) -> Result<Arc<dyn Bus>> {
+        bail!(
+            "this build speaks no Kafka; build it with the feature 'kafka', which is on by default"
+        )
+    }
+}
+
+/// A kind by its name, or as `KAFKA_ENABLED` says it (source E): a real Kafka, or events skipped.
+fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BusKind, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "bus.kind is embedded, kafka or disabled; KAFKA_ENABLED is true or false"
+    )]
+    enum Given {
+        Enabled(bool),
+        Named(BusKind),
+    }
+    Ok(match Given::deserialize(deserializer)? {
+        Given::Enabled(true) => BusKind::Kafka,
+        Given::Enabled(false) => BusKind::Disabled,
+        Given::Named(kind) => kind,
+    })
+}
+
+/// Settings of librdkafka: a variable's name cannot hold its dots, so `_` stands for one.
+fn properties<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Setting {
+        Flag(bool),
+        Number(i64),
+        Text(String),
+    }
+    let given = BTreeMap::<String, Setting>::deserialize(deserializer)?;
+    let named = given.into_iter().map(|(name, setting)| {
+        let value = match setting {
+            Setting::Flag(value) => value.to_string(),
+            Setting::Number(value) => value.to_string(),
+            Setting::Text(value) => value,
+        };
+        (name.replace('_', "."), value)
+    });
+    Ok(named.collect())
+}
