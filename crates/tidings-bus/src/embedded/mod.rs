@@ -430,10 +430,24 @@ fn check_wal(folder: &Path) -> Result<(), OpenError> {
         Err(error) => Err(error),
     };
     match verdict {
+        // SQLite takes an empty file for a new one and deletes the WAL beside it. It writes the
+        // file's header before it begins a WAL, so this is no interrupted first start.
+        Ok(wal::Verdict::Sound { frames: 1.. }) if is_empty(&folder.join(schema::FILE)) => {
+            Err(OpenError::Corrupt(format!(
+                "{} is empty or gone, but {} beside it holds events",
+                schema::FILE,
+                schema::WAL_FILE
+            )))
+        }
         Ok(wal::Verdict::Sound { .. }) => Ok(()),
         Ok(wal::Verdict::Damaged { frame }) => Err(OpenError::DamagedWal { path, frame }),
         Err(source) => Err(OpenError::Folder { path, source }),
     }
+}
+
+/// Whether SQLite would take this for a new file: it counts a single byte as none.
+fn is_empty(file: &Path) -> bool {
+    std::fs::metadata(file).map_or(!file.exists(), |metadata| metadata.len() <= 1)
 }
 
 /// Opens the file for writing and reads what the writer must know; the inner error is a foreign

@@ -511,3 +511,60 @@ proptest! {
         runtime.block_on(agrees_with_the_model(steps));
     }
 }
+
+/// A folder as `kill -9` leaves it, with a WAL that was not moved.
+async fn killed(folder: &Path, clock: &Manual) {
+    let running = tempfile::tempdir().unwrap();
+    let bus = open(running.path(), clock);
+    for n in 0..40 {
+        bus.append(vec![record(n, 5_000)]).await.unwrap();
+    }
+    bus.close();
+    let bus = open(running.path(), clock);
+    bus.append(vec![record(40, 10)]).await.unwrap();
+    for name in [schema::FILE, schema::WAL_FILE] {
+        fs::copy(running.path().join(name), folder.join(name)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_file_is_refused_and_its_wal_is_kept() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Manual::new());
+    killed(folder.path(), &clock).await;
+    for rest in ["", "S"] {
+        fs::write(folder.path().join(schema::FILE), rest).unwrap();
+        let findings = verify(folder.path()).unwrap().findings;
+        assert!(
+            findings
+                .iter()
+                .any(|line| line.contains("bus.db: it is empty")),
+            "{findings:?}"
+        );
+        let refused = Embedded::open(config(folder.path(), &clock)).unwrap_err();
+        assert!(refused.to_string().contains("bus.db is empty"), "{refused}");
+        assert!(
+            fs::metadata(folder.path().join(schema::WAL_FILE))
+                .unwrap()
+                .len()
+                > 0
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_ends_early_is_damaged_and_not_just_out_of_reach() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Manual::new());
+    killed(folder.path(), &clock).await;
+    let file = fs::File::options()
+        .write(true)
+        .open(folder.path().join(schema::FILE));
+    let file = file.unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    match Embedded::open(config(folder.path(), &clock)) {
+        Err(error) => assert!(matches!(error, OpenError::Corrupt(_)), "{error}"),
+        Ok(bus) => {
+            let error = content(&bus).await.unwrap_err();
+            assert!(matches!(error, ReadError::Corrupt(_)), "{error}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use super::group::key_of;
 use super::image::{Image, Span, load_counter, span_of};
 use super::reader::{DAMAGED, event_of};
 use super::schema::{self, slot_and_offset};
-use super::{OpenError, check_wal, lock};
+use super::{OpenError, check_wal, is_empty, lock};
 
 /// A damaged file can have as many findings as rows; this many tell enough.
 const MAX_FINDINGS: usize = 1000;
@@ -60,7 +60,10 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
         Err(OpenError::Locked { .. }) => {}
         Err(error) => report.add(error.to_string()),
     }
-    if let Err(fault) = look(folder, &mut report) {
+    if is_empty(&file) {
+        // SQLite would delete the WAL beside it, even for a reader.
+        report.add(format!("{}: it is empty", schema::FILE));
+    } else if let Err(fault) = look(folder, &mut report) {
         report.add(fault.to_string());
     }
     Ok(report)
