@@ -6,6 +6,7 @@ use tidings_event::{ModuleId, TenantId};
 use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
+use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
 /// An API key as it is kept. The key itself is nowhere, only its hash.
@@ -48,17 +49,19 @@ impl<'a> ApiKeys<'a> {
         let mut transaction = self.pool.begin().await.map_err(keeping())?;
         sqlx::query(
             "INSERT INTO api_keys (id, tenant, name, module, scopes, hash, created_at_ms, \
-             expires_at_ms, revoked_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             expires_at_ms, revoked_at_ms, crc) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(key.id.to_string())
         .bind(key.tenant.as_str())
         .bind(key.name.as_str())
         .bind(key.module.as_ref().map(ModuleId::as_str))
-        .bind(serde_json::Value::from(key.scopes.clone()).to_string())
+        .bind(scopes_text(key))
         .bind(key.hash.as_slice())
         .bind(key.created_at_ms)
         .bind(key.expires_at_ms)
         .bind(key.revoked_at_ms)
+        .bind(key.seal())
         .execute(&mut *transaction)
         .await
         .map_err(keeping())?;
@@ -74,7 +77,7 @@ impl<'a> ApiKeys<'a> {
             .await
             .map_err(attempting("list API keys"))?
             .iter()
-            .map(from_row)
+            .map(ApiKeyRow::from_row)
             .collect()
     }
 
@@ -88,12 +91,24 @@ impl<'a> ApiKeys<'a> {
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
         let revoking = || attempting("revoke an API key");
+        let found = sqlx::query("SELECT * FROM api_keys WHERE tenant = $1 AND id = $2")
+            .bind(tenant.as_str())
+            .bind(id.to_string())
+            .fetch_optional(self.pool)
+            .await
+            .map_err(revoking())?;
+        let Some(mut key) = found.as_ref().map(ApiKeyRow::from_row).transpose()? else {
+            return Ok(false);
+        };
+        // Nothing else of a key ever changes, so the seal holds unless it is revoked already.
+        key.revoked_at_ms = Some(at_ms);
         let mut transaction = self.pool.begin().await.map_err(revoking())?;
         let done = sqlx::query(
-            "UPDATE api_keys SET revoked_at_ms = $1 \
-             WHERE tenant = $2 AND id = $3 AND revoked_at_ms IS NULL",
+            "UPDATE api_keys SET revoked_at_ms = $1, crc = $2 \
+             WHERE tenant = $3 AND id = $4 AND revoked_at_ms IS NULL",
         )
         .bind(at_ms)
+        .bind(key.seal())
         .bind(tenant.as_str())
         .bind(id.to_string())
         .execute(&mut *transaction)
@@ -115,7 +130,7 @@ impl<'a> ApiKeys<'a> {
             .await
             .map_err(attempting("read an API key"))?
             .as_ref()
-            .map(from_row)
+            .map(ApiKeyRow::from_row)
             .transpose()
     }
 
@@ -127,38 +142,63 @@ impl<'a> ApiKeys<'a> {
             .await
             .map_err(attempting("read the API keys"))?
             .iter()
-            .map(from_row)
+            .map(ApiKeyRow::from_row)
             .collect()
     }
 }
 
-fn from_row(row: &SqliteRow) -> Result<ApiKeyRow, StoreError> {
-    let unread = || attempting("read an API key");
-    let text: String = row.try_get("id").map_err(unread())?;
-    let corrupt = |column: &'static str, fault: String| StoreError::Corrupt {
-        row: text.clone(),
-        column,
-        fault,
-    };
-    let scopes: &str = row.try_get("scopes").map_err(unread())?;
-    let scopes =
-        serde_json::from_str(scopes).map_err(|fault| corrupt("scopes", fault.to_string()))?;
-    let hash: &[u8] = row.try_get("hash").map_err(unread())?;
-    let hash = hash
-        .try_into()
-        .map_err(|_| corrupt("hash", format!("{} bytes instead of 32", hash.len())))?;
-    let module: Option<&str> = row.try_get("module").map_err(unread())?;
-    Ok(ApiKeyRow {
-        id: parsed(row, &text, "id")?,
-        tenant: parsed(row, &text, "tenant")?,
-        name: row.try_get("name").map_err(unread())?,
-        module: module.map(|_| parsed(row, &text, "module")).transpose()?,
-        scopes,
-        hash,
-        created_at_ms: row.try_get("created_at_ms").map_err(unread())?,
-        expires_at_ms: row.try_get("expires_at_ms").map_err(unread())?,
-        revoked_at_ms: row.try_get("revoked_at_ms").map_err(unread())?,
-    })
+/// The scopes as they are kept: a JSON array.
+fn scopes_text(key: &ApiKeyRow) -> String {
+    serde_json::Value::from(key.scopes.clone()).to_string()
+}
+
+impl Sealed for ApiKeyRow {
+    const TABLE: &'static str = "api_keys";
+    const ALL: &'static str = "SELECT * FROM api_keys";
+    const SET: &'static str = "UPDATE api_keys SET crc = $1 WHERE id = $2";
+
+    fn seal(&self) -> i64 {
+        let seal = Seal::of(Self::TABLE).bytes(self.id.as_bytes());
+        let seal = seal.text(self.tenant.as_str()).text(&self.name);
+        let seal = seal.maybe(self.module.as_ref(), |seal, it| seal.text(it.as_str()));
+        let seal = seal.text(&scopes_text(self)).bytes(&self.hash);
+        let seal = seal.number(self.created_at_ms);
+        let seal = seal.maybe(self.expires_at_ms, Seal::number);
+        seal.maybe(self.revoked_at_ms, Seal::number).finish()
+    }
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn from_columns(row: &SqliteRow) -> Result<Self, StoreError> {
+        let unread = || attempting("read an API key");
+        let text: String = row.try_get("id").map_err(unread())?;
+        let corrupt = |column: &'static str, fault: String| StoreError::Corrupt {
+            row: text.clone(),
+            column,
+            fault,
+        };
+        let scopes: &str = row.try_get("scopes").map_err(unread())?;
+        let scopes =
+            serde_json::from_str(scopes).map_err(|fault| corrupt("scopes", fault.to_string()))?;
+        let hash: &[u8] = row.try_get("hash").map_err(unread())?;
+        let hash = hash
+            .try_into()
+            .map_err(|_| corrupt("hash", format!("{} bytes instead of 32", hash.len())))?;
+        let module: Option<&str> = row.try_get("module").map_err(unread())?;
+        Ok(Self {
+            id: parsed(row, &text, "id")?,
+            tenant: parsed(row, &text, "tenant")?,
+            name: row.try_get("name").map_err(unread())?,
+            module: module.map(|_| parsed(row, &text, "module")).transpose()?,
+            scopes,
+            hash,
+            created_at_ms: row.try_get("created_at_ms").map_err(unread())?,
+            expires_at_ms: row.try_get("expires_at_ms").map_err(unread())?,
+            revoked_at_ms: row.try_get("revoked_at_ms").map_err(unread())?,
+        })
+    }
 }
 
 #[cfg(test)]

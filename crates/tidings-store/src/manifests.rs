@@ -5,6 +5,7 @@ use sqlx::{Pool, Row, Sqlite};
 use tidings_event::ModuleId;
 
 use crate::outbox::{self, OutboxRow};
+use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
 /// A manifest as it is kept.
@@ -41,17 +42,20 @@ impl<'a> Manifests<'a> {
         events: &[OutboxRow],
     ) -> Result<(), StoreError> {
         let writing = || attempting("write a manifest");
+        let crc = seal(module_id, version, document, at_ms);
         let mut transaction = self.pool.begin().await.map_err(writing())?;
         sqlx::query(
-            "INSERT INTO manifests (module_id, version, document, updated_at_ms) \
-             VALUES ($1, $2, $3, $4) \
+            "INSERT INTO manifests (module_id, version, document, updated_at_ms, crc) \
+             VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (module_id) DO UPDATE SET version = excluded.version, \
-             document = excluded.document, updated_at_ms = excluded.updated_at_ms",
+             document = excluded.document, updated_at_ms = excluded.updated_at_ms, \
+             crc = excluded.crc",
         )
         .bind(module_id.as_str())
         .bind(version)
         .bind(document)
         .bind(at_ms)
+        .bind(crc)
         .execute(&mut *transaction)
         .await
         .map_err(writing())?;
@@ -67,7 +71,7 @@ impl<'a> Manifests<'a> {
             .await
             .map_err(attempting("read a manifest"))?
             .as_ref()
-            .map(from_row)
+            .map(ManifestRow::from_row)
             .transpose()
     }
 
@@ -78,7 +82,7 @@ impl<'a> Manifests<'a> {
             .await
             .map_err(attempting("list the manifests"))?
             .iter()
-            .map(from_row)
+            .map(ManifestRow::from_row)
             .collect()
     }
 
@@ -105,23 +109,44 @@ impl<'a> Manifests<'a> {
     }
 }
 
-fn from_row(row: &SqliteRow) -> Result<ManifestRow, StoreError> {
-    let read = attempting("read a manifest");
-    let columns = || {
-        Ok((
-            row.try_get("version")?,
-            row.try_get("document")?,
-            row.try_get("updated_at_ms")?,
-        ))
-    };
-    let (version, document, updated_at_ms) = columns().map_err(read)?;
-    let module_id = parsed(row, "of a manifest", "module_id")?;
-    Ok(ManifestRow {
-        module_id,
-        version,
-        document,
-        updated_at_ms,
-    })
+fn seal(module_id: &ModuleId, version: &str, document: &str, updated_at_ms: i64) -> i64 {
+    let seal = Seal::of("manifests").text(module_id.as_str());
+    let seal = seal.text(version).text(document);
+    seal.number(updated_at_ms).finish()
+}
+
+impl Sealed for ManifestRow {
+    const TABLE: &'static str = "manifests";
+    const ALL: &'static str = "SELECT * FROM manifests";
+    const SET: &'static str = "UPDATE manifests SET crc = $1 WHERE module_id = $2";
+
+    fn seal(&self) -> i64 {
+        let at_ms = self.updated_at_ms;
+        seal(&self.module_id, &self.version, &self.document, at_ms)
+    }
+
+    fn name(&self) -> String {
+        self.module_id.to_string()
+    }
+
+    fn from_columns(row: &SqliteRow) -> Result<Self, StoreError> {
+        let read = attempting("read a manifest");
+        let columns = || {
+            Ok((
+                row.try_get("version")?,
+                row.try_get("document")?,
+                row.try_get("updated_at_ms")?,
+            ))
+        };
+        let (version, document, updated_at_ms) = columns().map_err(read)?;
+        let module_id = parsed(row, "of a manifest", "module_id")?;
+        Ok(Self {
+            module_id,
+            version,
+            document,
+            updated_at_ms,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use sqlx::{Pool, Row, Sqlite, SqliteConnection};
 use tidings_event::{EventType, Service, TenantId};
 use uuid::Uuid;
 
+use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
 /// An event that waits.
@@ -44,7 +45,7 @@ impl<'a> Outbox<'a> {
             .await
             .map_err(attempting("read the outbox"))?
             .iter()
-            .map(from_row)
+            .map(OutboxRow::from_row)
             .collect()
     }
 
@@ -66,8 +67,8 @@ pub(crate) async fn write(
 ) -> Result<(), StoreError> {
     for event in events {
         sqlx::query(
-            "INSERT INTO outbox (id, service, tenant, event_type, data, created_at_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO outbox (id, service, tenant, event_type, data, created_at_ms, crc) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(event.id.to_string())
         .bind(event.service.as_str())
@@ -75,6 +76,7 @@ pub(crate) async fn write(
         .bind(event.event_type.as_str())
         .bind(event.data.as_str())
         .bind(event.created_at_ms)
+        .bind(event.seal())
         .execute(&mut *transaction)
         .await
         .map_err(attempting("write the outbox"))?;
@@ -82,17 +84,34 @@ pub(crate) async fn write(
     Ok(())
 }
 
-fn from_row(row: &SqliteRow) -> Result<OutboxRow, StoreError> {
-    let unread = || attempting("read the outbox");
-    let id: String = row.try_get("id").map_err(unread())?;
-    Ok(OutboxRow {
-        id: parsed(row, &id, "id")?,
-        service: parsed(row, &id, "service")?,
-        tenant: parsed(row, &id, "tenant")?,
-        event_type: parsed(row, &id, "event_type")?,
-        data: row.try_get("data").map_err(unread())?,
-        created_at_ms: row.try_get("created_at_ms").map_err(unread())?,
-    })
+impl Sealed for OutboxRow {
+    const TABLE: &'static str = "outbox";
+    const ALL: &'static str = "SELECT * FROM outbox";
+    const SET: &'static str = "UPDATE outbox SET crc = $1 WHERE id = $2";
+
+    fn seal(&self) -> i64 {
+        let seal = Seal::of(Self::TABLE).bytes(self.id.as_bytes());
+        let seal = seal.text(self.service.as_str()).text(self.tenant.as_str());
+        let seal = seal.text(self.event_type.as_str()).text(&self.data);
+        seal.number(self.created_at_ms).finish()
+    }
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn from_columns(row: &SqliteRow) -> Result<Self, StoreError> {
+        let unread = || attempting("read the outbox");
+        let id: String = row.try_get("id").map_err(unread())?;
+        Ok(Self {
+            id: parsed(row, &id, "id")?,
+            service: parsed(row, &id, "service")?,
+            tenant: parsed(row, &id, "tenant")?,
+            event_type: parsed(row, &id, "event_type")?,
+            data: row.try_get("data").map_err(unread())?,
+            created_at_ms: row.try_get("created_at_ms").map_err(unread())?,
+        })
+    }
 }
 
 #[cfg(test)]

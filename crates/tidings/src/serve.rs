@@ -108,6 +108,9 @@ async fn serve(config: Config) -> Result<()> {
     let clock = Clock::system();
     let first_start = !folder.join("bus.db").exists();
     let bus = open_bus(&config, &clock)?;
+    // The log's lock is held, so nobody else has the store open either.
+    let store = embedded::check_wal(&folder.join("store.db")).map_err(anyhow::Error::new);
+    store.context("the store cannot be opened")?;
     let store = Store::open(folder.join("store.db"))
         .await
         .context("the store cannot be opened")?;

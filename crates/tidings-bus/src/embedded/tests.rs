@@ -355,7 +355,7 @@ async fn a_backup_made_in_use_equals_the_log() {
 /// A copy of the folder of a running bus is what a crash leaves.
 fn crashed(folder: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    for name in [schema::FILE, schema::WAL_FILE] {
+    for name in [schema::FILE, "bus.db-wal"] {
         fs::copy(folder.join(name), to.join(name)).unwrap();
     }
 }
@@ -376,8 +376,8 @@ async fn a_crash_loses_nothing_and_damage_of_the_wal_is_refused() {
 
     let torn = root.path().join("torn");
     crashed(&root.path().join("live"), &torn);
-    let wal = fs::read(torn.join(schema::WAL_FILE)).unwrap();
-    fs::write(torn.join(schema::WAL_FILE), &wal[..wal.len() - 100]).unwrap();
+    let wal = fs::read(torn.join("bus.db-wal")).unwrap();
+    fs::write(torn.join("bus.db-wal"), &wal[..wal.len() - 100]).unwrap();
     assert_eq!(content(&open(&torn, &clock)).await.unwrap().len(), 9);
 
     let damaged = root.path().join("damaged");
@@ -385,7 +385,7 @@ async fn a_crash_loses_nothing_and_damage_of_the_wal_is_refused() {
     let mut wal = wal;
     let middle = wal.len() / 2;
     wal[middle] ^= 4;
-    fs::write(damaged.join(schema::WAL_FILE), &wal).unwrap();
+    fs::write(damaged.join("bus.db-wal"), &wal).unwrap();
     let opened = Embedded::open(config(&damaged, &clock));
     assert!(matches!(opened, Err(OpenError::DamagedWal { .. })));
     assert!(!verify(&damaged).unwrap().findings.is_empty());
@@ -522,7 +522,7 @@ async fn killed(folder: &Path, clock: &Manual) {
     bus.close();
     let bus = open(running.path(), clock);
     bus.append(vec![record(40, 10)]).await.unwrap();
-    for name in [schema::FILE, schema::WAL_FILE] {
+    for name in [schema::FILE, "bus.db-wal"] {
         fs::copy(running.path().join(name), folder.join(name)).unwrap();
     }
 }
@@ -541,9 +541,12 @@ async fn an_emptied_file_is_refused_and_its_wal_is_kept() {
             "{findings:?}"
         );
         let refused = Embedded::open(config(folder.path(), &clock)).unwrap_err();
-        assert!(refused.to_string().contains("bus.db is empty"), "{refused}");
         assert!(
-            fs::metadata(folder.path().join(schema::WAL_FILE))
+            refused.to_string().contains("bus.db is empty or gone"),
+            "{refused}"
+        );
+        assert!(
+            fs::metadata(folder.path().join("bus.db-wal"))
                 .unwrap()
                 .len()
                 > 0

@@ -53,7 +53,7 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
     // A WAL that is being written looks torn; only one that nobody writes can be judged.
     match lock(folder) {
         Ok(_lock) => {
-            if let Err(error) = check_wal(folder) {
+            if let Err(error) = check_wal(&file) {
                 report.add(error.to_string());
             }
         }
