@@ -209,6 +209,20 @@ pub(crate) fn list(server: &Server, token: &str) -> Vec<Value> {
     }
 }
 
+/// Starts a server that a fault can be switched on for: it is there while the returned file is. The
+/// variable says which of `faults.c`.
+pub(crate) fn start_faulty(folder: &Path, fault: &str) -> (Server, PathBuf) {
+    let (data, trigger) = (folder.join("data"), folder.join("fault"));
+    let flags = ["-shared", "-fPIC"];
+    let shim = compile(folder, include_str!("faults.c"), &flags);
+    let variables = [
+        ("LD_PRELOAD", shim.as_os_str()),
+        ("FAULT_FOLDER", data.as_os_str()),
+        (fault, trigger.as_os_str()),
+    ];
+    (Server::start(&data, &variables), trigger)
+}
+
 /// Compiles a C source in a folder and gives the result's path.
 pub(crate) fn compile(folder: &Path, source: &str, flags: &[&str]) -> PathBuf {
     let (file, compiled) = (folder.join("source.c"), folder.join("compiled"));
