@@ -1,6 +1,6 @@
 # The two commands of the README, and a few that belong beside them. Anything with logic in it is a script or Rust.
 
-.PHONY: serve test lint chaos bench
+.PHONY: serve test lint chaos fuzz bench
 
 serve:
 	cargo run --release --locked -p tidings -- serve $(ARGS)
@@ -14,6 +14,11 @@ lint:
 
 chaos:
 	TIDINGS_CHAOS_ROUNDS=100 cargo test --locked -p tidings --test chaos -- --nocapture --test-threads 1
+
+# Every fuzz target for so long; failures print a seed that repeats them.
+SECONDS ?= 60
+fuzz:
+	BOLERO_RANDOM_TEST_TIME_MS=$(SECONDS)000 cargo test --locked -p tidings-event -p tidings-gateway -p tidings-bus --test fuzz -- --nocapture
 
 bench:
 	cargo run --release --locked -p tidings -- bench publish

@@ -73,21 +73,28 @@ pub fn batch(text: &str, most: usize) -> Result<(Batch, usize), InvalidCloudEven
     Ok((events.collect(), count))
 }
 
-/// Binary mode: attributes from `ce-` headers (names without the prefix, values already percent-decoded).
+/// Binary mode: attributes from `ce-` headers (names without the prefix, values already
+/// percent-decoded); a name that stands twice is refused.
 pub fn binary<'a>(
     headers: impl Iterator<Item = (&'a str, String)>,
     content_type: Option<&str>,
     body: Bytes,
 ) -> Result<Incoming, InvalidCloudEvent> {
-    let mut event = Incoming {
-        data_content_type: content_type.map(str::to_owned),
-        ..Incoming::default()
-    };
-    let mut version = None;
+    let (mut event, mut version) = (Incoming::default(), None);
+    if let Some(content_type) = content_type {
+        // Held to the same rule: the other modes must be able to say it too.
+        let value = Attribute::Text(content_type.to_owned());
+        set(&mut event, &mut version, "datacontenttype", value)?;
+    }
+    let mut seen: Vec<&str> = Vec::new();
     for (name, value) in headers {
         if name == "datacontenttype" {
             return Err(invalid(name, "is the Content-Type header in binary mode"));
         }
+        if seen.contains(&name) {
+            return Err(invalid(name, "stands twice"));
+        }
+        seen.push(name);
         set(&mut event, &mut version, name, Attribute::Text(value))?;
     }
     event.data = data_of(&event, body)?;
@@ -363,6 +370,31 @@ mod tests {
         ));
         assert!(of(Some("application/json"), b"{").is_err());
         assert_eq!(of(None, b""), Ok(Data::None));
+    }
+
+    #[test]
+    fn binary_mode_says_nothing_that_structured_mode_could_not() {
+        let of = |content_type: &str, more: &[(&'static str, &str)]| {
+            let right = [
+                ("specversion", "1.0"),
+                ("id", "1"),
+                ("source", "/s"),
+                ("type", "a.b"),
+            ];
+            let headers = right.iter().chain(more);
+            let headers = headers.map(|(name, value)| (*name, (*value).to_owned()));
+            binary(headers, Some(content_type), Bytes::new())
+        };
+        assert!(of("text/plain", &[("n", "1")]).is_ok());
+        for content_type in ["", "text/plain;\tx=1", &"x".repeat(4097)] {
+            let error = of(content_type, &[]).unwrap_err().to_string();
+            assert!(error.contains("'datacontenttype'"), "{error}");
+        }
+        for name in ["id", "n"] {
+            let error = of("text/plain", &[(name, "1"), (name, "2")]);
+            let error = error.unwrap_err().to_string();
+            assert_eq!(error, format!("attribute '{name}' stands twice"));
+        }
     }
 
     #[test]

@@ -421,6 +421,8 @@ mod tests {
         );
         same(r#""\u00e9""#, "\"é\"");
         same("100", "1e2");
+        // Both are the double next to the longer one; found by fuzzing.
+        same("123456789012345.678901234567890", "123456789012345.67");
         differ("1", "\"1\"");
         differ("[1]", "1");
         differ("[1,2]", "[2,1]");

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
 use crate::pool::{Columns, Connections, on_either};
+use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
 /// An API key as it is kept. The key itself is nowhere, only its hash.
@@ -45,7 +46,8 @@ impl<'a> ApiKeys<'a> {
     /// Keeps a new key, with the events that tell of it.
     pub async fn insert(&self, key: &ApiKeyRow, events: &[OutboxRow]) -> Result<(), StoreError> {
         let query = "INSERT INTO api_keys (id, tenant, name, module, scopes, hash, created_at_ms, \
-             expires_at_ms, revoked_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+             expires_at_ms, revoked_at_ms, crc) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
         on_either!(self.connections, "keep an API key", connection => {
             let mut transaction = connection.begin().await?;
             sqlx::query(query)
@@ -53,11 +55,12 @@ impl<'a> ApiKeys<'a> {
                 .bind(key.tenant.as_str())
                 .bind(key.name.as_str())
                 .bind(key.module.as_ref().map(ModuleId::as_str))
-                .bind(serde_json::Value::from(key.scopes.clone()).to_string())
+                .bind(scopes_text(key))
                 .bind(key.hash.as_slice())
                 .bind(key.created_at_ms)
                 .bind(key.expires_at_ms)
                 .bind(key.revoked_at_ms)
+                .bind(key.seal())
                 .execute(&mut *transaction)
                 .await?;
             outbox::write!(transaction, events);
@@ -72,7 +75,7 @@ impl<'a> ApiKeys<'a> {
                 .bind(tenant.as_str())
                 .fetch_all(connection)
                 .await
-                .map(|rows| rows.iter().map(from_row).collect())
+                .map(|rows| rows.iter().map(ApiKeyRow::from_row).collect())
         })?
     }
 
@@ -85,12 +88,19 @@ impl<'a> ApiKeys<'a> {
         at_ms: i64,
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
-        let query = "UPDATE api_keys SET revoked_at_ms = $1 \
-             WHERE tenant = $2 AND id = $3 AND revoked_at_ms IS NULL";
+        let Some(mut key) = self.get(tenant, id).await? else {
+            return Ok(false);
+        };
+        // Nothing else of a key ever changes, so the seal holds unless it is revoked already.
+        key.revoked_at_ms = Some(at_ms);
+        let crc = key.seal();
+        let query = "UPDATE api_keys SET revoked_at_ms = $1, crc = $2 \
+             WHERE tenant = $3 AND id = $4 AND revoked_at_ms IS NULL";
         on_either!(self.connections, "revoke an API key", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query(query)
                 .bind(at_ms)
+                .bind(crc)
                 .bind(tenant.as_str())
                 .bind(id.to_string())
                 .execute(&mut *transaction)
@@ -103,6 +113,18 @@ impl<'a> ApiKeys<'a> {
         })
     }
 
+    async fn get(&self, tenant: &TenantId, id: Uuid) -> Result<Option<ApiKeyRow>, StoreError> {
+        on_either!(self.connections, "read an API key", connection => {
+            sqlx::query("SELECT * FROM api_keys WHERE tenant = $1 AND id = $2")
+                .bind(tenant.as_str())
+                .bind(id.to_string())
+                .fetch_optional(connection)
+                .await
+                .map(|row| row.as_ref().map(ApiKeyRow::from_row))
+        })?
+        .transpose()
+    }
+
     /// The key with this hash, revoked and expired ones too. Takes no tenant: the key tells it.
     pub async fn by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKeyRow>, StoreError> {
         on_either!(self.connections, "read an API key", connection => {
@@ -110,7 +132,7 @@ impl<'a> ApiKeys<'a> {
                 .bind(hash.as_slice())
                 .fetch_optional(connection)
                 .await
-                .map(|row| row.as_ref().map(from_row))
+                .map(|row| row.as_ref().map(ApiKeyRow::from_row))
         })?
         .transpose()
     }
@@ -122,38 +144,63 @@ impl<'a> ApiKeys<'a> {
             sqlx::query("SELECT * FROM api_keys WHERE revoked_at_ms IS NULL")
                 .fetch_all(connection)
                 .await
-                .map(|rows| rows.iter().map(from_row).collect())
+                .map(|rows| rows.iter().map(ApiKeyRow::from_row).collect())
         })?
     }
 }
 
-fn from_row(row: &impl Columns) -> Result<ApiKeyRow, StoreError> {
-    let unread = || attempting("read an API key");
-    let text = row.text("id").map_err(unread())?;
-    let corrupt = |column: &'static str, fault: String| StoreError::Corrupt {
-        row: text.clone(),
-        column,
-        fault,
-    };
-    let scopes = row.text("scopes").map_err(unread())?;
-    let scopes =
-        serde_json::from_str(&scopes).map_err(|fault| corrupt("scopes", fault.to_string()))?;
-    let hash = row.bytes("hash").map_err(unread())?;
-    let hash = hash
-        .try_into()
-        .map_err(|_| corrupt("hash", format!("{} bytes instead of 32", hash.len())))?;
-    let module = row.optional_text("module").map_err(unread())?;
-    Ok(ApiKeyRow {
-        id: parsed(row, &text, "id")?,
-        tenant: parsed(row, &text, "tenant")?,
-        name: row.text("name").map_err(unread())?,
-        module: module.map(|_| parsed(row, &text, "module")).transpose()?,
-        scopes,
-        hash,
-        created_at_ms: row.integer("created_at_ms").map_err(unread())?,
-        expires_at_ms: row.optional_integer("expires_at_ms").map_err(unread())?,
-        revoked_at_ms: row.optional_integer("revoked_at_ms").map_err(unread())?,
-    })
+/// The scopes as they are kept: a JSON array.
+fn scopes_text(key: &ApiKeyRow) -> String {
+    serde_json::Value::from(key.scopes.clone()).to_string()
+}
+
+impl Sealed for ApiKeyRow {
+    const TABLE: &'static str = "api_keys";
+    const ALL: &'static str = "SELECT * FROM api_keys";
+    const SET: &'static str = "UPDATE api_keys SET crc = $1 WHERE id = $2";
+
+    fn seal(&self) -> i64 {
+        let seal = Seal::of(Self::TABLE).bytes(self.id.as_bytes());
+        let seal = seal.text(self.tenant.as_str()).text(&self.name);
+        let seal = seal.maybe(self.module.as_ref(), |seal, it| seal.text(it.as_str()));
+        let seal = seal.text(&scopes_text(self)).bytes(&self.hash);
+        let seal = seal.number(self.created_at_ms);
+        let seal = seal.maybe(self.expires_at_ms, Seal::number);
+        seal.maybe(self.revoked_at_ms, Seal::number).finish()
+    }
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
+        let unread = || attempting("read an API key");
+        let text = row.text("id").map_err(unread())?;
+        let corrupt = |column: &'static str, fault: String| StoreError::Corrupt {
+            row: text.clone(),
+            column,
+            fault,
+        };
+        let scopes = row.text("scopes").map_err(unread())?;
+        let scopes =
+            serde_json::from_str(&scopes).map_err(|fault| corrupt("scopes", fault.to_string()))?;
+        let hash = row.bytes("hash").map_err(unread())?;
+        let hash = hash
+            .try_into()
+            .map_err(|_| corrupt("hash", format!("{} bytes instead of 32", hash.len())))?;
+        let module = row.optional_text("module").map_err(unread())?;
+        Ok(Self {
+            id: parsed(row, &text, "id")?,
+            tenant: parsed(row, &text, "tenant")?,
+            name: row.text("name").map_err(unread())?,
+            module: module.map(|_| parsed(row, &text, "module")).transpose()?,
+            scopes,
+            hash,
+            created_at_ms: row.integer("created_at_ms").map_err(unread())?,
+            expires_at_ms: row.optional_integer("expires_at_ms").map_err(unread())?,
+            revoked_at_ms: row.optional_integer("revoked_at_ms").map_err(unread())?,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod manifests;
 pub mod outbox;
 mod pool;
 pub mod receipts;
+mod seal;
 #[cfg(test)]
 mod suite;
 
@@ -16,7 +17,7 @@ use pool::{Columns, Connections, PATIENCE, on_either};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor, Pool, Sqlite};
+use sqlx::{Executor, Pool, Row as _, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use manifests::{ManifestRow, Manifests};
@@ -75,6 +76,22 @@ pub enum StoreError {
         /// What is wrong with it.
         fault: String,
     },
+    /// What is stored is not what was written.
+    #[error("the store is damaged: store.db: {table}: row {row}: it is not what was written")]
+    Damaged {
+        /// Which table.
+        table: &'static str,
+        /// What the row is called by.
+        row: String,
+    },
+    /// The database's own check found pages or indexes that are not whole.
+    #[error("the store {} is damaged: {finding}; run `tidings doctor` for all there is to know", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The first thing found.
+        finding: String,
+    },
     /// The backup could not be written.
     #[error("the backup {path} cannot be written: {reason}")]
     Backup {
@@ -125,7 +142,8 @@ impl Store {
         })
     }
 
-    /// Opens the file, making it if there is none, and brings its tables up to date.
+    /// Opens the file, making it if there is none, and brings its tables up to date. Refuses one
+    /// whose pages or indexes are not whole; a row is proved whenever it is read.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let options = SqliteConnectOptions::new()
@@ -134,6 +152,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // The WAL then never holds what was rolled back, on which its check relies.
+            .pragma("cache_spill", "0")
             .busy_timeout(SQLITE_PATIENCE);
         let pool = SqlitePoolOptions::new()
             .max_connections(SQLITE_CONNECTIONS)
@@ -144,10 +164,15 @@ impl Store {
                 path: path.to_owned(),
                 source,
             })?;
+        if let Some(finding) = broken(&pool).await?.into_iter().next() {
+            let path = path.to_owned();
+            return Err(StoreError::Broken { path, finding });
+        }
         Self::migrated(pool).await
     }
 
-    /// What SQLite's own check finds wrong with a store file. Only reads; the file may be in use.
+    /// What is wrong with a store file: its pages, its indexes, its rows. Only reads; the file may
+    /// be in use.
     pub async fn verify(path: &Path) -> Result<Vec<String>, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -159,10 +184,11 @@ impl Store {
             path: path.to_owned(),
             source,
         })?;
-        let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(&pool);
-        let lines: Vec<String> = lines.await.map_err(attempting("check the store"))?;
+        let mut findings = broken(&pool).await?;
+        findings.extend(unknown_migrations(&pool).await?);
+        findings.extend(seal::findings(&pool).await?);
         pool.close().await;
-        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+        Ok(findings)
     }
 
     /// A store that is gone when dropped, for tests and the sandbox.
@@ -189,6 +215,7 @@ impl Store {
     async fn migrated(pool: Pool<Sqlite>) -> Result<Self, StoreError> {
         let migrated = SQLITE_MIGRATIONS.run(&pool).await;
         migrated.map_err(StoreError::Migrate)?;
+        seal::seal_old_rows(&pool).await?;
         Ok(Self {
             connections: Connections::Sqlite(pool),
         })
@@ -279,6 +306,36 @@ async fn sync(path: &Path) -> std::io::Result<()> {
         .await?
         .sync_all()
         .await
+}
+
+/// What SQLite's own check finds.
+async fn broken(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
+    let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(pool);
+    let lines: Vec<String> = lines.await.map_err(attempting("check the store"))?;
+    Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+/// The steps of its form that this version would not go on from.
+async fn unknown_migrations(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
+    let failed = || attempting("check the store's form");
+    let sql = "SELECT version, checksum, success FROM _sqlx_migrations";
+    let rows = sqlx::query(sql).fetch_all(pool).await.map_err(failed())?;
+    let mut findings = Vec::new();
+    for row in rows {
+        let version: i64 = row.try_get("version").map_err(failed())?;
+        let checksum: Vec<u8> = row.try_get("checksum").map_err(failed())?;
+        let success: bool = row.try_get("success").map_err(failed())?;
+        let known = SQLITE_MIGRATIONS
+            .iter()
+            .find(|known| known.version == version);
+        if !success || known.is_none_or(|known| *known.checksum != checksum) {
+            findings.push(format!(
+                "store.db: migration {version} is not one of this version; a newer one wrote it, \
+                 or it is damaged"
+            ));
+        }
+    }
+    Ok(findings)
 }
 
 /// Turns a failure of the database into one that says what was being done.
@@ -380,5 +437,57 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         assert!(Store::open(&path).await.is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
+
+    fn sqlite(store: &Store) -> &Pool<Sqlite> {
+        match &store.connections {
+            Connections::Sqlite(pool) => pool,
+            Connections::Postgres(_) => panic!("opened as a file"),
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_from_before_seals_are_sealed_once_and_later_ones_must_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let store = Store::open(&path).await.unwrap();
+        with_one_manifest(&store).await;
+        for sql in [
+            "UPDATE manifests SET crc = NULL",
+            "INSERT INTO unsealed VALUES (1)",
+        ] {
+            sqlx::query(sql).execute(sqlite(&store)).await.unwrap();
+        }
+        let crm = "crm".parse().unwrap();
+        assert!(store.manifests().get(&crm).await.is_err());
+        store.close().await;
+        let store = Store::open(&path).await.unwrap();
+        assert!(holds_that_manifest(&store).await);
+        sqlx::query("UPDATE manifests SET crc = NULL")
+            .execute(sqlite(&store))
+            .await
+            .unwrap();
+        store.close().await;
+        let store = Store::open(&path).await.unwrap();
+        assert!(store.manifests().get(&crm).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_changed_field_is_reported_by_table_and_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let store = Store::open(&path).await.unwrap();
+        with_one_manifest(&store).await;
+        assert_eq!(Store::verify(&path).await.unwrap(), Vec::<String>::new());
+        for sql in [
+            "UPDATE manifests SET document = '[]'",
+            "UPDATE manifests SET document = '{}', updated_at_ms = 8",
+        ] {
+            sqlx::query(sql).execute(sqlite(&store)).await.unwrap();
+            let crm = "crm".parse().unwrap();
+            let error = store.manifests().get(&crm).await.unwrap_err().to_string();
+            assert!(error.contains("manifests: row crm"), "{error}");
+            assert_eq!(Store::verify(&path).await.unwrap(), [error]);
+        }
     }
 }

@@ -5,6 +5,7 @@ use tidings_event::ModuleId;
 
 use crate::outbox::{self, OutboxRow};
 use crate::pool::{Columns, Connections, on_either};
+use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
 /// A manifest as it is kept.
@@ -40,10 +41,12 @@ impl<'a> Manifests<'a> {
         at_ms: i64,
         events: &[OutboxRow],
     ) -> Result<(), StoreError> {
-        let query = "INSERT INTO manifests (module_id, version, document, updated_at_ms) \
-             VALUES ($1, $2, $3, $4) \
+        let query = "INSERT INTO manifests (module_id, version, document, updated_at_ms, crc) \
+             VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (module_id) DO UPDATE SET version = excluded.version, \
-             document = excluded.document, updated_at_ms = excluded.updated_at_ms";
+             document = excluded.document, updated_at_ms = excluded.updated_at_ms, \
+             crc = excluded.crc";
+        let crc = seal(module_id, version, document, at_ms);
         on_either!(self.connections, "write a manifest", connection => {
             let mut transaction = connection.begin().await?;
             sqlx::query(query)
@@ -51,6 +54,7 @@ impl<'a> Manifests<'a> {
                 .bind(version)
                 .bind(document)
                 .bind(at_ms)
+                .bind(crc)
                 .execute(&mut *transaction)
                 .await?;
             outbox::write!(transaction, events);
@@ -65,7 +69,7 @@ impl<'a> Manifests<'a> {
                 .bind(module_id.as_str())
                 .fetch_optional(connection)
                 .await
-                .map(|row| row.as_ref().map(from_row))
+                .map(|row| row.as_ref().map(ManifestRow::from_row))
         })?
         .transpose()
     }
@@ -76,7 +80,7 @@ impl<'a> Manifests<'a> {
             sqlx::query("SELECT * FROM manifests ORDER BY module_id")
                 .fetch_all(connection)
                 .await
-                .map(|rows| rows.iter().map(from_row).collect())
+                .map(|rows| rows.iter().map(ManifestRow::from_row).collect())
         })?
     }
 
@@ -102,14 +106,35 @@ impl<'a> Manifests<'a> {
     }
 }
 
-fn from_row(row: &impl Columns) -> Result<ManifestRow, StoreError> {
-    let unread = || attempting("read a manifest");
-    Ok(ManifestRow {
-        module_id: parsed(row, "of a manifest", "module_id")?,
-        version: row.text("version").map_err(unread())?,
-        document: row.text("document").map_err(unread())?,
-        updated_at_ms: row.integer("updated_at_ms").map_err(unread())?,
-    })
+fn seal(module_id: &ModuleId, version: &str, document: &str, updated_at_ms: i64) -> i64 {
+    let seal = Seal::of("manifests").text(module_id.as_str());
+    let seal = seal.text(version).text(document);
+    seal.number(updated_at_ms).finish()
+}
+
+impl Sealed for ManifestRow {
+    const TABLE: &'static str = "manifests";
+    const ALL: &'static str = "SELECT * FROM manifests";
+    const SET: &'static str = "UPDATE manifests SET crc = $1 WHERE module_id = $2";
+
+    fn seal(&self) -> i64 {
+        let at_ms = self.updated_at_ms;
+        seal(&self.module_id, &self.version, &self.document, at_ms)
+    }
+
+    fn name(&self) -> String {
+        self.module_id.to_string()
+    }
+
+    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
+        let unread = || attempting("read a manifest");
+        Ok(Self {
+            module_id: parsed(row, "of a manifest", "module_id")?,
+            version: row.text("version").map_err(unread())?,
+            document: row.text("document").map_err(unread())?,
+            updated_at_ms: row.integer("updated_at_ms").map_err(unread())?,
+        })
+    }
 }
 
 #[cfg(test)]

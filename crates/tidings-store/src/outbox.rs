@@ -5,6 +5,7 @@ use tidings_event::{EventType, Service, TenantId};
 use uuid::Uuid;
 
 use crate::pool::{Columns, Connections, on_either};
+use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
 /// An event that waits.
@@ -42,7 +43,7 @@ impl<'a> Outbox<'a> {
                 .bind(i64::from(limit))
                 .fetch_all(connection)
                 .await
-                .map(|rows| rows.iter().map(from_row).collect())
+                .map(|rows| rows.iter().map(OutboxRow::from_row).collect())
         })?
     }
 
@@ -58,8 +59,8 @@ impl<'a> Outbox<'a> {
     }
 }
 
-pub(crate) const INSERT: &str = "INSERT INTO outbox (id, service, tenant, event_type, data, created_at_ms) \
-     VALUES ($1, $2, $3, $4, $5, $6)";
+pub(crate) const INSERT: &str = "INSERT INTO outbox (id, service, tenant, event_type, data, created_at_ms, crc) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
 /// Adds the events of a change to its transaction, of whichever database it is.
 macro_rules! write {
@@ -72,6 +73,7 @@ macro_rules! write {
                 .bind(event.event_type.as_str())
                 .bind(event.data.as_str())
                 .bind(event.created_at_ms)
+                .bind($crate::seal::Sealed::seal(event))
                 .execute(&mut *$transaction)
                 .await?;
         }
@@ -80,17 +82,34 @@ macro_rules! write {
 
 pub(crate) use write;
 
-fn from_row(row: &impl Columns) -> Result<OutboxRow, StoreError> {
-    let unread = || attempting("read the outbox");
-    let id = row.text("id").map_err(unread())?;
-    Ok(OutboxRow {
-        id: parsed(row, &id, "id")?,
-        service: parsed(row, &id, "service")?,
-        tenant: parsed(row, &id, "tenant")?,
-        event_type: parsed(row, &id, "event_type")?,
-        data: row.text("data").map_err(unread())?,
-        created_at_ms: row.integer("created_at_ms").map_err(unread())?,
-    })
+impl Sealed for OutboxRow {
+    const TABLE: &'static str = "outbox";
+    const ALL: &'static str = "SELECT * FROM outbox";
+    const SET: &'static str = "UPDATE outbox SET crc = $1 WHERE id = $2";
+
+    fn seal(&self) -> i64 {
+        let seal = Seal::of(Self::TABLE).bytes(self.id.as_bytes());
+        let seal = seal.text(self.service.as_str()).text(self.tenant.as_str());
+        let seal = seal.text(self.event_type.as_str()).text(&self.data);
+        seal.number(self.created_at_ms).finish()
+    }
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
+        let unread = || attempting("read the outbox");
+        let id = row.text("id").map_err(unread())?;
+        Ok(Self {
+            id: parsed(row, &id, "id")?,
+            service: parsed(row, &id, "service")?,
+            tenant: parsed(row, &id, "tenant")?,
+            event_type: parsed(row, &id, "event_type")?,
+            data: row.text("data").map_err(unread())?,
+            created_at_ms: row.integer("created_at_ms").map_err(unread())?,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! `tidings bench`: how fast publishing is on this machine, beside a bare handler of the same bodies.
+//! `tidings bench`: how fast publishing is on this machine, beside a bare handler of the same
+//! bodies, and how fast a start is.
 
 mod baseline;
 mod child;
 mod load;
+mod recovery;
 mod sync;
 
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -40,6 +42,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub(crate) enum Command {
     /// Publish as fast as possible
     Publish(Arguments),
+    /// Start on logs of several sizes, and see when it is ready
+    Recovery(recovery::Arguments),
     /// The bare handler that publishing is compared with
     #[command(hide = true)]
     Baseline,
@@ -84,18 +88,24 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(command: Command, output: Output) -> Result<()> {
-    let arguments = match command {
-        Command::Publish(arguments) => arguments,
-        Command::Baseline => return baseline::run(),
-    };
+    if let Command::Baseline = command {
+        return baseline::run();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
+        let bench = async {
+            match command {
+                Command::Publish(arguments) => publish(&arguments, output).await,
+                Command::Recovery(arguments) => recovery::run(&arguments, output).await,
+                Command::Baseline => Ok(()),
+            }
+        };
         // Interrupted or not, the children and the folder are dropped with the future.
         tokio::select! {
-            done = publish(&arguments, output) => done,
+            done = bench => done,
             _ = terminate.recv() => bail!("it was terminated"),
             _ = tokio::signal::ctrl_c() => bail!("it was interrupted"),
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::json;
 use tidings_bus::embedded::{self, VerifyError};
+use tidings_gateway::access::{LocalKey, LocalKeyError};
 use tidings_store::Store;
 
 use crate::backup::{BUS, KEY, STORE};
@@ -73,6 +74,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     permissions(folder, &mut findings);
     log(folder, &mut findings);
     store(folder, &mut findings);
+    findings.extend(signing_key(folder));
     say(&findings, output)?;
     let damaged = findings
         .iter()
@@ -221,13 +223,22 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
         ));
         return;
     }
-    let lines = block_on(async { Ok(Store::verify(&path).await?) })
-        .unwrap_or_else(|error| vec![format!("{error:#}")]);
+    // A WAL that is being written looks torn; only one that nobody writes can be judged.
+    let wal = match in_use(folder).verdict {
+        Verdict::Good => embedded::check_wal(&path),
+        _ => Ok(()),
+    };
+    let lines = match wal {
+        // Looking further would let SQLite forget what the WAL still holds.
+        Err(error) => vec![error.to_string()],
+        Ok(()) => block_on(async { Ok(Store::verify(&path).await?) })
+            .unwrap_or_else(|error| vec![format!("{error:#}")]),
+    };
     if lines.is_empty() {
         findings.push(Finding::new(
             Verdict::Good,
             STORE,
-            "its pages and indexes are sound",
+            "its pages, indexes and rows are sound",
         ));
     }
     findings.extend(
@@ -235,6 +246,15 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
             .into_iter()
             .map(|line| Finding::new(Verdict::Damaged, STORE, line)),
     );
+}
+
+/// The local key, where there is one: a folder with a configured issuer has none.
+fn signing_key(folder: &Path) -> Option<Finding> {
+    match LocalKey::load(folder) {
+        Ok(_) => Some(Finding::new(Verdict::Good, KEY, "it is sound")),
+        Err(LocalKeyError::Absent(_)) => None,
+        Err(error) => Some(Finding::new(Verdict::Damaged, KEY, error.to_string())),
+    }
 }
 
 #[cfg(test)]
@@ -250,6 +270,7 @@ mod tests {
         permissions(folder, &mut findings);
         log(folder, &mut findings);
         store(folder, &mut findings);
+        findings.extend(signing_key(folder));
         let bad = findings
             .iter()
             .filter(|finding| finding.verdict != Verdict::Good);
@@ -275,7 +296,10 @@ mod tests {
 
         fs::write(path.join(KEY), "x").unwrap();
         fs::set_permissions(path.join(KEY), fs::Permissions::from_mode(0o640)).unwrap();
-        assert_eq!(worst(path), [(Verdict::Note, "permissions")]);
+        assert_eq!(
+            worst(path),
+            [(Verdict::Note, "permissions"), (Verdict::Damaged, KEY)]
+        );
         fs::remove_file(path.join(KEY)).unwrap();
 
         let mut bytes = fs::read(path.join(STORE)).unwrap();

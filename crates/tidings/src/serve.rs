@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tidings_bus::embedded;
 use tidings_egress::{Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
@@ -147,6 +148,9 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     let routes = config.routes()?;
     let topics = tidings_gateway::rulebook::topics(&routes);
     let bus = config.bus.open(folder, &clock, topics)?;
+    // The log's lock is held, so nobody else has the store open either.
+    let store = embedded::check_wal(&folder.join("store.db")).map_err(anyhow::Error::new);
+    store.context("the store cannot be opened")?;
     let store = Store::open(folder.join("store.db"))
         .await
         .context("the store cannot be opened")?;

@@ -56,6 +56,12 @@ impl Fault {
 /// Whether what is stored is damaged, rather than out of reach.
 pub(super) fn is_damage(error: &Error) -> bool {
     match error {
+        // A file that ends before its last page: SQLite calls that an I/O error, but no retry helps.
+        Error::SqliteFailure(failure, _)
+            if failure.extended_code == ffi::SQLITE_IOERR_SHORT_READ =>
+        {
+            true
+        }
         // The generic code means that a table or column which the schema must have is not there.
         Error::SqliteFailure(failure, _) => matches!(
             failure.code,

@@ -267,8 +267,8 @@ impl Embedded {
             source,
         })?;
         let lock = lock(&folder)?;
-        check_wal(&folder)?;
         let file = folder.join(schema::FILE);
+        check_wal(&file)?;
         let opened = prepare(&folder).map_err(|fault| match fault {
             Fault::Sqlite(source) if !fault::is_damage(&source) => OpenError::Storage {
                 path: file.clone(),
@@ -421,19 +421,35 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Refuses a WAL of which SQLite would silently drop acknowledged commits.
-fn check_wal(folder: &Path) -> Result<(), OpenError> {
-    let path = folder.join(schema::WAL_FILE);
+/// Refuses the WAL beside an SQLite file when SQLite would silently drop acknowledged commits of
+/// it. For any file whose writers sync each commit and never spill, while nobody has it open.
+pub fn check_wal(file: &Path) -> Result<(), OpenError> {
+    let mut path = file.as_os_str().to_owned();
+    path.push("-wal");
+    let path = PathBuf::from(path);
     let verdict = match File::open(&path) {
-        Ok(file) => wal::check(io::BufReader::with_capacity(1 << 20, file)),
+        Ok(wal) => wal::check(io::BufReader::with_capacity(1 << 20, wal)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => Err(error),
     };
     match verdict {
+        // SQLite takes an empty file for a new one and deletes the WAL beside it. It writes the
+        // file's header before it begins a WAL, so this is no interrupted first start.
+        Ok(wal::Verdict::Sound { frames: 1.. }) if is_empty(file) => {
+            Err(OpenError::Corrupt(format!(
+                "{} is empty or gone, but the WAL beside it holds commits",
+                file.display()
+            )))
+        }
         Ok(wal::Verdict::Sound { .. }) => Ok(()),
         Ok(wal::Verdict::Damaged { frame }) => Err(OpenError::DamagedWal { path, frame }),
         Err(source) => Err(OpenError::Folder { path, source }),
     }
+}
+
+/// Whether SQLite would take this for a new file: it counts a single byte as none.
+fn is_empty(file: &Path) -> bool {
+    std::fs::metadata(file).map_or(!file.exists(), |metadata| metadata.len() <= 1)
 }
 
 /// Opens the file for writing and reads what the writer must know; the inner error is a foreign

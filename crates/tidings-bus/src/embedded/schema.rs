@@ -23,8 +23,6 @@ use super::fault::Fault;
 
 /// The file, in its folder.
 pub(super) const FILE: &str = "bus.db";
-/// The write-ahead log that SQLite keeps beside it.
-pub(super) const WAL_FILE: &str = "bus.db-wal";
 /// Locked while a process has the folder open.
 pub(super) const LOCK_FILE: &str = "bus.lock";
 /// The layout below, in `PRAGMA user_version`. A change of it is a migration.

@@ -355,7 +355,7 @@ async fn a_backup_made_in_use_equals_the_log() {
 /// A copy of the folder of a running bus is what a crash leaves.
 fn crashed(folder: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    for name in [schema::FILE, schema::WAL_FILE] {
+    for name in [schema::FILE, "bus.db-wal"] {
         fs::copy(folder.join(name), to.join(name)).unwrap();
     }
 }
@@ -376,8 +376,8 @@ async fn a_crash_loses_nothing_and_damage_of_the_wal_is_refused() {
 
     let torn = root.path().join("torn");
     crashed(&root.path().join("live"), &torn);
-    let wal = fs::read(torn.join(schema::WAL_FILE)).unwrap();
-    fs::write(torn.join(schema::WAL_FILE), &wal[..wal.len() - 100]).unwrap();
+    let wal = fs::read(torn.join("bus.db-wal")).unwrap();
+    fs::write(torn.join("bus.db-wal"), &wal[..wal.len() - 100]).unwrap();
     assert_eq!(content(&open(&torn, &clock)).await.unwrap().len(), 9);
 
     let damaged = root.path().join("damaged");
@@ -385,7 +385,7 @@ async fn a_crash_loses_nothing_and_damage_of_the_wal_is_refused() {
     let mut wal = wal;
     let middle = wal.len() / 2;
     wal[middle] ^= 4;
-    fs::write(damaged.join(schema::WAL_FILE), &wal).unwrap();
+    fs::write(damaged.join("bus.db-wal"), &wal).unwrap();
     let opened = Embedded::open(config(&damaged, &clock));
     assert!(matches!(opened, Err(OpenError::DamagedWal { .. })));
     assert!(!verify(&damaged).unwrap().findings.is_empty());
@@ -509,5 +509,65 @@ proptest! {
     fn it_agrees_with_the_model(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(agrees_with_the_model(steps));
+    }
+}
+
+/// A folder as `kill -9` leaves it, with a WAL that was not moved.
+async fn killed(folder: &Path, clock: &Manual) {
+    let running = tempfile::tempdir().unwrap();
+    let bus = open(running.path(), clock);
+    for n in 0..40 {
+        bus.append(vec![record(n, 5_000)]).await.unwrap();
+    }
+    bus.close();
+    let bus = open(running.path(), clock);
+    bus.append(vec![record(40, 10)]).await.unwrap();
+    for name in [schema::FILE, "bus.db-wal"] {
+        fs::copy(running.path().join(name), folder.join(name)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_file_is_refused_and_its_wal_is_kept() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Manual::new());
+    killed(folder.path(), &clock).await;
+    for rest in ["", "S"] {
+        fs::write(folder.path().join(schema::FILE), rest).unwrap();
+        let findings = verify(folder.path()).unwrap().findings;
+        assert!(
+            findings
+                .iter()
+                .any(|line| line.contains("bus.db: it is empty")),
+            "{findings:?}"
+        );
+        let refused = Embedded::open(config(folder.path(), &clock)).unwrap_err();
+        assert!(
+            refused.to_string().contains("bus.db is empty or gone"),
+            "{refused}"
+        );
+        assert!(
+            fs::metadata(folder.path().join("bus.db-wal"))
+                .unwrap()
+                .len()
+                > 0
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_ends_early_is_damaged_and_not_just_out_of_reach() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Manual::new());
+    killed(folder.path(), &clock).await;
+    let file = fs::File::options()
+        .write(true)
+        .open(folder.path().join(schema::FILE));
+    let file = file.unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    match Embedded::open(config(folder.path(), &clock)) {
+        Err(error) => assert!(matches!(error, OpenError::Corrupt(_)), "{error}"),
+        Ok(bus) => {
+            let error = content(&bus).await.unwrap_err();
+            assert!(matches!(error, ReadError::Corrupt(_)), "{error}");
+        }
     }
 }

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use tidings_event::Topic;
 
-use super::check_wal;
 use super::fault::Fault;
 use super::group::key_of;
 use super::image::{Image, Span, load_counter, span_of};
 use super::reader::{DAMAGED, event_of};
 use super::schema::{self, slot_and_offset};
+use super::{check_wal, is_empty};
 
 /// A damaged file can have as many findings as rows; this many tell enough.
 const MAX_FINDINGS: usize = 1000;
@@ -61,7 +61,7 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
     };
     match lock {
         Ok(_held) => {
-            if let Err(error) = check_wal(folder) {
+            if let Err(error) = check_wal(&file) {
                 report.add(error.to_string());
             }
         }
@@ -70,7 +70,10 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
             report.add(format!("{}: {error}", schema::LOCK_FILE));
         }
     }
-    if let Err(fault) = look(folder, &mut report) {
+    if is_empty(&file) {
+        // SQLite would delete the WAL beside it, even for a reader.
+        report.add(format!("{}: it is empty", schema::FILE));
+    } else if let Err(fault) = look(folder, &mut report) {
         report.add(fault.to_string());
     }
     Ok(report)

@@ -20,6 +20,8 @@ use super::jwks::KeySet;
 /// The key's file in the data folder.
 pub const FILE_NAME: &str = "local-signing-key.pem";
 
+const PEM_BEGIN: &str = "-----BEGIN";
+
 /// Why there is no local key.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalKeyError {
@@ -32,6 +34,9 @@ pub enum LocalKeyError {
     /// The file holds something else.
     #[error("{0} is not an Ed25519 private key in PKCS #8 PEM form")]
     Invalid(PathBuf),
+    /// The file holds a key, but not the one that was made.
+    #[error("the signing key {0} is damaged: it is not the key that its first line names")]
+    Damaged(PathBuf),
     /// The file cannot be made.
     #[error("the signing key {0} cannot be written: {1}")]
     Write(PathBuf, #[source] io::Error),
@@ -85,8 +90,18 @@ impl LocalKey {
         };
         let signing =
             SigningKey::from_pkcs8_pem(&pem).map_err(|_| LocalKeyError::Invalid(path.clone()))?;
+        let this = Self::new(signing);
+        // A key from elsewhere may come without the line; one of ours is another when a bit flips.
+        if !pem.starts_with(PEM_BEGIN) && !pem.starts_with(&this.first_line()) {
+            return Err(LocalKeyError::Damaged(path));
+        }
         warn_if_readable_by_others(&path);
-        Ok(Self::new(signing))
+        Ok(this)
+    }
+
+    /// Stands before the PEM part, where RFC 7468 leaves room for text that readers skip.
+    fn first_line(&self) -> String {
+        format!("Key id: {}\n{PEM_BEGIN}", self.id)
     }
 
     fn create(path: &Path) -> Result<Self, LocalKeyError> {
@@ -100,8 +115,10 @@ impl LocalKey {
         }
         .to_pkcs8_pem(LineEnding::LF)
         .map_err(|error| failed(io::Error::other(error)))?;
-        write_durably(path, pem.as_bytes()).map_err(failed)?;
-        Ok(Self::new(SigningKey::from_bytes(&seed)))
+        let this = Self::new(SigningKey::from_bytes(&seed));
+        let text = Zeroizing::new(pem.replacen(PEM_BEGIN, &this.first_line(), 1));
+        write_durably(path, text.as_bytes()).map_err(failed)?;
+        Ok(this)
     }
 
     fn new(signing: SigningKey) -> Self {
@@ -226,5 +243,39 @@ mod tests {
         let refused = LocalKey::load_or_create(folder.path());
         assert!(matches!(refused, Err(LocalKeyError::Invalid(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "not a key");
+    }
+
+    #[test]
+    fn a_flipped_bit_is_refused_or_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = LocalKey::load_or_create(folder.path()).unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).unwrap();
+            match LocalKey::load(folder.path()) {
+                Ok(key) => assert_eq!(key.signing.to_bytes(), made.signing.to_bytes(), "{bit}"),
+                Err(error) => {
+                    assert!(error.to_string().contains(FILE_NAME), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > whole.len() * 7, "{refused}");
+    }
+
+    #[test]
+    fn a_key_from_elsewhere_needs_no_first_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = LocalKey::load_or_create(folder.path()).unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (first, rest) = text.split_once('\n').unwrap();
+        assert_eq!(first, format!("Key id: {}", made.id));
+        std::fs::write(&path, rest).unwrap();
+        assert_eq!(LocalKey::load(folder.path()).unwrap().id, made.id);
     }
 }

@@ -94,12 +94,6 @@ fn binary(headers: &HeaderMap, body: Bytes) -> Result<Draft, Refusal> {
         let Some(name) = name.as_str().strip_prefix("ce-") else {
             continue;
         };
-        if attributes.iter().any(|(other, _)| *other == name) {
-            return Err(invalid(InvalidCloudEvent::Attribute(
-                name.to_owned(),
-                "stands twice".to_owned(),
-            )));
-        }
         let value = percent_decoded(value.as_bytes()).ok_or_else(|| {
             invalid(InvalidCloudEvent::Attribute(
                 name.to_owned(),

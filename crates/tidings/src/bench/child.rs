@@ -25,12 +25,17 @@ pub(super) struct Child {
 impl Child {
     /// A gateway of its own in this folder.
     pub(super) async fn gateway(data: &Path, manifests: &Path) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["serve", "--no-demo", "--listen", "127.0.0.1:0", "--data"]);
-        command.arg(data).arg("--manifests").arg(manifests);
-        Self::start(command)
+        Self::start(serve(data, manifests, "127.0.0.1:0")?)
             .await
             .context("the gateway did not start")
+    }
+
+    /// The same on a given address, not waited for.
+    pub(super) fn gateway_at(data: &Path, manifests: &Path, address: SocketAddr) -> Result<Self> {
+        let mut command = serve(data, manifests, &address.to_string())?;
+        isolate(&mut command).stdout(Stdio::null());
+        let process = command.spawn()?;
+        Ok(Self { process, address })
     }
 
     /// The bare handler.
@@ -43,9 +48,7 @@ impl Child {
     }
 
     async fn start(mut command: Command) -> Result<Self> {
-        // The caller's own configuration would make figures that nobody can compare.
-        command.env_clear().env("TIDINGS_LOG__LEVEL", "warn");
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        isolate(&mut command).stdout(Stdio::piped());
         let mut process = command.spawn()?;
         let output = process.stdout.take();
         // From here on it is killed whatever happens.
@@ -72,13 +75,53 @@ impl Child {
             .with_context(|| format!("{path} cannot be read"))
     }
 
-    /// Ends it.
-    pub(super) fn stop(mut self) -> Result<()> {
+    /// Memory that is resident now.
+    pub(super) fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.process.id());
+        let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kilobytes
+            .map(|kilobytes| kilobytes * 1024)
+            .with_context(|| format!("{path} cannot be read"))
+    }
+
+    /// An error when it has ended.
+    pub(super) fn must_run(&mut self) -> Result<()> {
         if let Some(status) = self.process.try_wait()? {
             bail!("a server ended by itself: {status}");
         }
         Ok(())
     }
+
+    /// Asks it to stop, and waits until it has.
+    pub(super) fn terminate(mut self) -> Result<()> {
+        let id = self.process.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status()?;
+        let status = self.process.wait()?;
+        if asked.success() && status.success() {
+            return Ok(());
+        }
+        bail!("a server did not stop as asked: {status}");
+    }
+
+    /// Ends it.
+    pub(super) fn stop(mut self) -> Result<()> {
+        self.must_run()
+    }
+}
+
+fn serve(data: &Path, manifests: &Path, listen: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["serve", "--no-demo", "--listen", listen, "--data"]);
+    command.arg(data).arg("--manifests").arg(manifests);
+    Ok(command)
+}
+
+/// The caller's own configuration would make figures that nobody can compare.
+fn isolate(command: &mut Command) -> &mut Command {
+    let command = command.env_clear().env("TIDINGS_LOG__LEVEL", "warn");
+    command.stdin(Stdio::null())
 }
 
 impl Drop for Child {

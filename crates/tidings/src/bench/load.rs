@@ -76,6 +76,52 @@ impl Load {
     }
 }
 
+impl Load {
+    /// Sends so many requests and fails if any fails.
+    pub(super) async fn send(&self, server: &Child, requests: usize) -> Result<()> {
+        let mut running = JoinSet::new();
+        for index in 0..self.connections {
+            let mut connection = Connection::open(server.address, self).await?;
+            let share = (requests + index) / self.connections;
+            running.spawn(async move {
+                for _ in 0..share {
+                    let request = connection.request()?;
+                    if !connection.exchange(request).await? {
+                        bail!("an event was refused");
+                    }
+                }
+                Ok(())
+            });
+        }
+        while let Some(done) = running.join_next().await {
+            done??;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `/readyz` answers 200 now.
+pub(super) async fn is_ready(address: SocketAddr) -> bool {
+    let asked = async {
+        let stream = TcpStream::connect(address).await.ok()?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+        let running = tokio::spawn(connection);
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.uri_mut() = Uri::from_static("/readyz");
+        let host = HeaderValue::try_from(address.to_string()).ok()?;
+        request.headers_mut().insert(HOST, host);
+        let answer = sender.send_request(request).await.ok()?;
+        running.abort();
+        Some(answer.status().is_success())
+    };
+    asked.await.unwrap_or(false)
+}
+
+/// Bytes in millions.
+pub(super) fn megabytes(bytes: u64) -> f64 {
+    as_float(bytes) / 1_000_000.0
+}
+
 impl Measured {
     /// All rounds as one.
     pub(super) fn of_all(rounds: Vec<Self>) -> Result<Self> {

@@ -1,5 +1,6 @@
 /* Faults below the process, preloaded: while the file named by FAULT_SYNC exists, fsync and
- * fdatasync fail with EIO; while the one named by FAULT_FULL exists, writes to files under
+ * fdatasync fail with EIO, and the first to fail writes its moment, in ns since 1970, to the file of
+ * that name with ".failed" behind it; while the one named by FAULT_FULL exists, writes to files under
  * FAULT_FOLDER fail with ENOSPC. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -8,6 +9,8 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <fcntl.h>
+#include <time.h>
 #include <unistd.h>
 
 static int triggered(const char *variable) {
@@ -31,9 +34,23 @@ static int full(int fd) {
     return strncmp(path, folder, strlen(folder)) == 0 && path[strlen(folder)] == '/';
 }
 
+static void note_failure(void) {
+    static int noted;
+    char path[4096], text[32];
+    struct timespec now;
+    if (__atomic_exchange_n(&noted, 1, __ATOMIC_SEQ_CST)) return;
+    clock_gettime(CLOCK_REALTIME, &now);
+    snprintf(path, sizeof path, "%s.failed", getenv("FAULT_SYNC"));
+    int length = snprintf(text, sizeof text, "%lld", now.tv_sec * 1000000000LL + now.tv_nsec);
+    int fd = open(path, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+    if (fd < 0 || syscall(SYS_write, fd, text, length) != length) abort();
+    syscall(SYS_close, fd);
+}
+
 static int failing_sync(void) {
     int before = errno;
     int failing = triggered("FAULT_SYNC");
+    if (failing) note_failure();
     errno = failing ? EIO : before;
     return failing;
 }

@@ -1,24 +1,13 @@
 //! A full disk: publishes are refused, reads go on, and it recovers without a restart.
 
 use crate::load::Load;
-use crate::server::{Connection, Server, compile, token};
+use crate::server::{Connection, Server, start_faulty, token};
 
 #[test]
 fn a_full_disk_refuses_publishes_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let shim = compile(
-        folder.path(),
-        include_str!("faults.c"),
-        &["-shared", "-fPIC"],
-    );
-    let trigger = folder.path().join("full");
-    let variables = [
-        ("LD_PRELOAD", shim.as_os_str()),
-        ("FAULT_FULL", trigger.as_os_str()),
-        ("FAULT_FOLDER", data.as_os_str()),
-    ];
-    let mut server = Server::start(&data, &variables);
+    let (mut server, trigger) = start_faulty(folder.path(), "FAULT_FULL");
     let token = token(&data);
     let mut load = Load::start(&server, &token);
     load.until_acknowledged(200);

@@ -23,6 +23,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(data: &Path, variables: &[(&str, &OsStr)]) -> Self {
+        Self::try_start(data, variables).unwrap_or_else(|log| panic!("it did not start: {log}"))
+    }
+
+    /// The error is what it logged before it ended.
+    pub(crate) fn try_start(data: &Path, variables: &[(&str, &OsStr)]) -> Result<Self, String> {
         let log = data.with_extension("log");
         let mut child = Command::new(env!("CARGO_BIN_EXE_tidings"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
@@ -44,15 +49,16 @@ impl Server {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("Tidings listens on http://");
-        let log_text = || std::fs::read_to_string(&log).unwrap();
-        let address = address.unwrap_or_else(|| panic!("it did not start: {}", log_text()));
-        Self {
+        let Some(address) = line.trim().strip_prefix("Tidings listens on http://") else {
+            child.wait().unwrap();
+            return Err(std::fs::read_to_string(&log).unwrap());
+        };
+        Ok(Self {
             child,
             address: address.to_owned(),
             log,
             _stdout: stdout,
-        }
+        })
     }
 
     pub(crate) fn kill(&mut self) {
@@ -92,15 +98,19 @@ impl Drop for Server {
 
 /// A credential of module `demo` of tenant `acme`.
 pub(crate) fn token(data: &Path) -> String {
-    let arguments = [
-        "token", "--tenant", "acme", "--module", "demo", "--ttl", "12h", "--data",
-    ];
+    token_of(data, &["--tenant", "acme", "--module", "demo"])
+}
+
+/// A credential of whoever the arguments name.
+pub(crate) fn token_of(data: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-    let output = command.args(arguments).arg(data).output().unwrap();
+    command.args(["token", "--ttl", "12h"]).args(arguments);
+    let output = command.arg("--data").arg(data).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+#[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: String,
@@ -134,7 +144,13 @@ impl Connection {
         self.send("POST", "/v1/events/publish", &headers, &body)
     }
 
-    fn send(&mut self, method: &str, path: &str, more: &str, body: &str) -> io::Result<Answer> {
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        more: &str,
+        body: &str,
+    ) -> io::Result<Answer> {
         let (token, length) = (&self.token, body.len());
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
@@ -191,6 +207,20 @@ pub(crate) fn list(server: &Server, token: &str) -> Vec<Value> {
             _ => return events,
         }
     }
+}
+
+/// Starts a server that a fault can be switched on for: it is there while the returned file is. The
+/// variable says which of `faults.c`.
+pub(crate) fn start_faulty(folder: &Path, fault: &str) -> (Server, PathBuf) {
+    let (data, trigger) = (folder.join("data"), folder.join("fault"));
+    let flags = ["-shared", "-fPIC"];
+    let shim = compile(folder, include_str!("faults.c"), &flags);
+    let variables = [
+        ("LD_PRELOAD", shim.as_os_str()),
+        ("FAULT_FOLDER", data.as_os_str()),
+        (fault, trigger.as_os_str()),
+    ];
+    (Server::start(&data, &variables), trigger)
 }
 
 /// Compiles a C source in a folder and gives the result's path.

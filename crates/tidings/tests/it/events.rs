@@ -1,5 +1,6 @@
 //! Reading back: filters, pages, and a stream that resumes.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -193,4 +194,74 @@ fn a_stop_ends_open_streams_without_waiting_for_the_drain() {
     let stopping = std::thread::spawn(move || server.restart());
     assert!(stream.ends());
     stopping.join().expect("it stops and starts");
+}
+
+#[test]
+fn since_includes_its_moment_and_until_does_not() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    // One by one, until they were received in at least three different milliseconds.
+    let received = |event: &Value| event["receivedAt"].as_str().expect("a time").to_owned();
+    let all = || {
+        let page = server.get("/v1/events?limit=1000", &token).expect(200);
+        page.json()["items"].as_array().expect("items").clone()
+    };
+    let mut moments = BTreeSet::new();
+    let mut count = 0;
+    while moments.len() < 3 {
+        publish(&server, &token, count..count + 1);
+        count += 1;
+        moments = all().iter().map(received).collect();
+    }
+    let events = all();
+    for moment in &moments {
+        let of = |filter: &str| -> Vec<usize> {
+            let page = server.get(&format!("/v1/events?limit=1000&{filter}={moment}"), &token);
+            let page = page.expect(200).json();
+            page["items"]
+                .as_array()
+                .expect("items")
+                .iter()
+                .map(number)
+                .collect()
+        };
+        let from = events.iter().filter(|event| received(event) >= *moment);
+        let before = events.iter().filter(|event| received(event) < *moment);
+        assert_eq!(
+            of("since"),
+            from.map(number).collect::<Vec<_>>(),
+            "{moment}"
+        );
+        assert_eq!(
+            of("until"),
+            before.map(number).collect::<Vec<_>>(),
+            "{moment}"
+        );
+        assert_eq!(of(&format!("since={moment}&until")), Vec::<usize>::new());
+    }
+}
+
+#[test]
+fn a_stream_shows_its_own_tenant_and_nobody_elses() {
+    let server = Server::start();
+    let (ours, theirs) = (server.crm("acme"), server.crm("other"));
+    let mut stream = Stream::open(&server, &theirs, None);
+    for round in 0..20 {
+        // Theirs stands between ours: whatever leaked would come first.
+        publish(&server, &ours, 100..110);
+        publish(&server, &theirs, round..round + 1);
+        publish(&server, &ours, 110..120);
+        let (_, event) = stream.next();
+        assert_eq!(
+            (number(&event), &event["tenantid"]),
+            (round, &json!("other")),
+            "{event}"
+        );
+    }
+    // Resuming from an id of another tenant's shows nothing of theirs either.
+    let page = server.get("/v1/events?limit=1", &ours).expect(200).json();
+    let foreign = page["items"][0]["eventId"].as_str().expect("an id");
+    let head = server.call("GET", "/v1/events/stream").bearer(&theirs);
+    let refused = head.header("Last-Event-ID", foreign).send();
+    assert!((400..500).contains(&refused.status), "{}", refused.text());
 }
