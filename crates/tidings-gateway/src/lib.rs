@@ -13,6 +13,7 @@ pub mod outbox;
 #[cfg(test)]
 mod outbox_life;
 pub mod publish;
+pub mod replicas;
 pub mod rulebook;
 
 use std::sync::Arc;

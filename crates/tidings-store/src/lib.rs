@@ -5,6 +5,7 @@ pub mod manifests;
 pub mod outbox;
 mod pool;
 pub mod receipts;
+pub mod replicas;
 #[cfg(test)]
 mod suite;
 
@@ -22,6 +23,7 @@ pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
+pub use replicas::Replicas;
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Run under an advisory lock: of replicas that start together, the first migrates.
@@ -214,6 +216,14 @@ impl Store {
         match &self.connections {
             Connections::Sqlite(_) => None,
             Connections::Postgres(pool) => Some(Receipts::new(pool.clone())),
+        }
+    }
+
+    /// What replicas on one PostgreSQL tell each other. None on SQLite, which has one process.
+    pub fn replicas(&self) -> Option<Replicas> {
+        match &self.connections {
+            Connections::Sqlite(_) => None,
+            Connections::Postgres(pool) => Some(Replicas::new(pool.clone())),
         }
     }
 
