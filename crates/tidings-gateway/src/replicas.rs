@@ -8,13 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_store::{Replicas, Store};
+use tidings_store::{Replicas, Store, StoreError};
 use tokio::time::MissedTickBehavior;
 
 use crate::Gateway;
 use crate::access::Access;
-use crate::manifests::{Manifests, store_fault};
-use crate::publish::refusal::Refusal;
+use crate::manifests::Manifests;
 
 /// How often the store is asked: a change is in force everywhere within a second, reading included.
 const EVERY: Duration = Duration::from_millis(250);
@@ -60,10 +59,9 @@ impl Follower {
                     known = Some(version);
                     failing = false;
                 }
-                Err(refusal) if !failing => {
+                Err(why) if !failing => {
                     failing = true;
-                    let detail = refusal.detail;
-                    tracing::warn!(detail, "changes of other replicas are not seen for now");
+                    tracing::warn!(why, "changes of other replicas are not seen for now");
                 }
                 Err(_) => {}
             }
@@ -71,12 +69,13 @@ impl Follower {
     }
 
     /// Reads everything again unless the version is known; answers the version.
-    async fn look(&self, replicas: &Replicas, known: Option<i64>) -> Result<i64, Refusal> {
-        let version = replicas.version().await.map_err(store_fault)?;
+    async fn look(&self, replicas: &Replicas, known: Option<i64>) -> Result<i64, String> {
+        let gone = |error: StoreError| error.to_string();
+        let version = replicas.version().await.map_err(gone)?;
         if known != Some(version) {
-            self.manifests.reload().await?;
-            let reloaded = self.access.api_keys().reload().await;
-            reloaded.map_err(store_fault)?;
+            let reloaded = self.manifests.reload().await;
+            reloaded.map_err(|refusal| refusal.detail)?;
+            self.access.api_keys().reload().await.map_err(gone)?;
         }
         Ok(version)
     }

@@ -17,7 +17,7 @@ use pool::{Columns, Connections, PATIENCE, on_either};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor, Pool, Sqlite};
+use sqlx::{Connection, Executor, PgConnection, Pool, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use manifests::{ManifestRow, Manifests};
@@ -125,6 +125,18 @@ impl Store {
         Ok(Self {
             connections: Connections::Postgres(pool),
         })
+    }
+
+    /// Whether the server behind such a URL answers. Changes nothing there, not even its tables.
+    pub async fn reach(url: &str) -> Result<(), StoreError> {
+        let options = PgConnectOptions::from_str(url).map_err(StoreError::Connect)?;
+        let asked = tokio::time::timeout(PATIENCE, async {
+            let mut connection = PgConnection::connect_with(&options).await?;
+            connection.ping().await?;
+            connection.close().await
+        });
+        let late = |_| StoreError::Connect(sqlx::Error::PoolTimedOut);
+        asked.await.map_err(late)?.map_err(StoreError::Connect)
     }
 
     /// Opens the file, making it if there is none, and brings its tables up to date.

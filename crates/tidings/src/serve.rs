@@ -14,7 +14,9 @@ use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::Gateway;
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
 use tidings_gateway::clock::Clock;
+use tidings_gateway::replicas::Follower;
 use tidings_http::{Adopt, House, Limits};
+use tidings_receipts::{InStore, InValkey, Receipts, Terms};
 use tidings_store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -135,9 +137,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     let clock = Clock::system();
     let first_start = !folder.join("bus.db").exists();
     let bus = open_bus(&config, &clock)?;
-    let store = Store::open(folder.join("store.db"))
-        .await
-        .context("the store cannot be opened")?;
+    let store = open_store(&config).await?;
     let access = open_access(&config, &store, &clock).await?;
     let port: Arc<dyn Bus> = bus.clone();
     let gateway = Gateway::open(
@@ -149,6 +149,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
         clock.clone(),
     );
     let mut gateway = gateway.await.context("the gateway cannot be opened")?;
+    gateway.receipts = receipts(&config, &store)?;
     let limits = &config.limits;
     gateway.limits = tidings_gateway::limits::Limits::new(
         limits.requests_per_second,
@@ -162,6 +163,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     let address = listener.local_addr()?;
     let public_url = public_url(&config, address);
     let (stop_relay, relaying) = relay(&gateway);
+    let (stop_following, following) = follow(&gateway);
     let house = House::new(gateway, &public_url, adopt);
     if first_start && config.modules.demo {
         let demo: ModuleId = "demo".parse()?;
@@ -195,8 +197,9 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
         drop(watcher);
         task.await?;
     }
-    drop(stop_relay);
+    drop((stop_relay, stop_following));
     relaying.await?;
+    following.await?;
     store.close().await;
     if let Some(bus) = Arc::into_inner(bus) {
         bus.close();
@@ -224,6 +227,33 @@ fn relay(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
         outbox.relay(async { drop(stopped.await) }).await;
     });
     (stop, relaying)
+}
+
+/// Puts in force what other replicas change, until the sender is dropped.
+fn follow(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let follower = Follower::new(gateway);
+    let (stop, stopped) = oneshot::channel();
+    let following = tokio::spawn(follower.follow(async { drop(stopped.await) }));
+    (stop, following)
+}
+
+async fn open_store(config: &Config) -> Result<Store> {
+    let store = match config.store.url.as_str() {
+        "" => Store::open(config.data.join("store.db")).await,
+        url => Store::connect(url).await,
+    };
+    store.context("the store cannot be opened")
+}
+
+/// Where idempotency keys are kept beside the log, if anywhere.
+fn receipts(config: &Config, store: &Store) -> Result<Option<Arc<dyn Receipts>>> {
+    let terms = Terms::default();
+    if config.receipts.url.is_empty() {
+        let rows = store.receipts();
+        return Ok(rows.map(|rows| Arc::new(InStore::new(rows, terms)) as Arc<dyn Receipts>));
+    }
+    let valkey = InValkey::new(&config.receipts.url, terms).context("receipts.url")?;
+    Ok(Some(Arc::new(valkey)))
 }
 
 fn open_bus(config: &Config, clock: &Clock) -> Result<Arc<Embedded>> {

@@ -19,7 +19,12 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("tidings-egress", &[]),
     (
         "tidings-gateway",
-        &["tidings-bus", "tidings-event", "tidings-store"],
+        &[
+            "tidings-bus",
+            "tidings-event",
+            "tidings-receipts",
+            "tidings-store",
+        ],
     ),
     (
         "tidings-http",
@@ -34,6 +39,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
             "tidings-event",
             "tidings-gateway",
             "tidings-http",
+            "tidings-receipts",
             "tidings-store",
         ],
     ),
