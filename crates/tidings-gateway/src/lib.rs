@@ -13,6 +13,7 @@ pub mod outbox;
 #[cfg(test)]
 mod outbox_life;
 pub mod publish;
+pub mod replicas;
 pub mod rulebook;
 
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// What one tenant may ask for at once; the defaults until it is set.
     pub limits: Limits,
+    /// Idempotency keys beside a log that does not keep them.
+    receipts: Option<Arc<dyn Receipts>>,
     line: Arc<Line>,
     bus: Arc<dyn Bus>,
     store: Store,
@@ -80,10 +83,12 @@ pub struct Readiness {
     pub bus: Health,
     /// Of the store: what is wrong with it, if anything.
     pub store: Option<String>,
+    /// Of the home of idempotency keys beside the log, if there is one: what is wrong with it, if anything.
+    pub receipts: Option<Result<(), String>>,
 }
 
 impl Readiness {
-    /// Whether anything useful can be done.
+    /// Whether anything useful can be done. Without idempotency keys, reading and administration can.
     pub fn is_ready(&self) -> bool {
         self.store.is_none() && !matches!(self.bus, Health::Poisoned(_))
     }
@@ -104,7 +109,7 @@ impl Gateway {
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
         let line = Arc::new(Line::new(
             bus.clone(),
-            receipts,
+            receipts.clone(),
             shelf.clone(),
             clock.clone(),
             partitions,
@@ -122,6 +127,7 @@ impl Gateway {
             outbox,
             clock,
             limits: Limits::default(),
+            receipts,
             line,
             bus,
             store,
@@ -180,10 +186,15 @@ impl Gateway {
 
     /// Whether the parts can do their work.
     pub async fn readiness(&self) -> Readiness {
-        let store = self.store.health().await.err();
+        let receipts = async {
+            let health = self.receipts.as_ref()?.health().await;
+            Some(health.map_err(|error| error.to_string()))
+        };
+        let (store, receipts) = tokio::join!(self.store.health(), receipts);
         Readiness {
             bus: self.bus.health(),
-            store: store.map(|error| error.to_string()),
+            store: store.err().map(|error| error.to_string()),
+            receipts,
         }
     }
 }

@@ -187,6 +187,17 @@ impl Manifests {
         in_force
     }
 
+    /// Puts in force what the store holds: another replica may have changed it.
+    pub(crate) async fn reload(&self) -> Result<(), Refusal> {
+        let _alone = self.writing.lock().await;
+        self.put_in_force().await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn in_force(&self, module: &ModuleId) -> Option<Arc<Manifest>> {
+        self.shelf.rulebook().manifest(module).cloned()
+    }
+
     async fn put_in_force(&self) -> Result<(), Refusal> {
         let rows = self.store.manifests().list().await.map_err(store_fault)?;
         let mut manifests = BTreeMap::new();

@@ -5,6 +5,10 @@
 //! in between publishes again at its next start, and the bus answers the repeat with the receipt it
 //! has, for as long as it keeps keys (24 h).
 //!
+//! Replicas on one store take turns, so that events keep the order of their changes and are not sent by all
+//! at once. A turn is a lease in the store, lengthened before each event: unlike a lock of a session it ends
+//! also when its holder is cut off. Should one be outlived, an event is sent twice, and the second is a repeat.
+//!
 //! Loops: [`Outbox::relay`], which its caller spawns and joins. A room does not wait for it: it
 //! delivers its own events before it answers, and leaves to the relay only what the bus would not
 //! take.
@@ -14,8 +18,9 @@ use std::time::Duration;
 
 use tidings_event::json::RawJson;
 use tidings_event::{Data, Service, TenantId};
-use tidings_store::{OutboxRow, Store};
+use tidings_store::{OutboxRow, Replicas, Store};
 use tokio::sync::{Mutex, Notify};
+use uuid::Uuid;
 
 use crate::access::on_behalf_of;
 use crate::clock::Clock;
@@ -33,6 +38,23 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// No wait is longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// How long a turn lasts that is not lengthened: longer than one publish and the statements around it may take.
+const TURN: Duration = Duration::from_secs(10);
+
+/// What the turn is called in the store.
+const TURN_NAME: &str = "outbox";
+
+/// How often a replica looks for what another has left, by dying or because the bus was away.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Why events still wait.
+enum Left {
+    /// The bus or the store did not do its part.
+    Refused(Refusal),
+    /// Another replica is at it.
+    NotOurTurn,
+}
+
 /// The way from the store's outbox to the bus.
 pub struct Outbox {
     store: Store,
@@ -41,17 +63,21 @@ pub struct Outbox {
     left: Notify,
     /// One delivery at a time: events keep the order of their changes.
     delivering: Mutex<()>,
+    /// Who takes turns with other replicas, if there can be any.
+    replica: Option<(Replicas, Uuid)>,
 }
 
 impl Outbox {
     /// Over the store, publishing by the line.
     pub(crate) fn new(store: Store, line: Arc<Line>, clock: Clock) -> Self {
+        let replica = store.replicas().map(|turns| (turns, clock.new_id()));
         Self {
             store,
             line,
             clock,
             left: Notify::new(),
             delivering: Mutex::default(),
+            replica,
         }
     }
 
@@ -102,31 +128,81 @@ impl Outbox {
     async fn work(&self) {
         let mut wait = FIRST_WAIT;
         loop {
-            let Err(refusal) = self.drain().await else {
-                wait = FIRST_WAIT;
-                self.left.notified().await;
-                continue;
-            };
-            let (detail, wait_ms) = (&refusal.detail, wait.as_millis());
-            tracing::warn!(detail, %wait_ms, "events of the installation wait for the bus");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            match self.drain().await {
+                Ok(()) => {
+                    wait = FIRST_WAIT;
+                    self.more().await;
+                }
+                Err(Left::NotOurTurn) => tokio::time::sleep(FIRST_WAIT).await,
+                Err(Left::Refused(refusal)) => {
+                    let (detail, wait_ms) = (&refusal.detail, wait.as_millis());
+                    tracing::warn!(detail, %wait_ms, "events of the installation wait for the bus");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+            }
         }
     }
 
-    async fn drain(&self) -> Result<(), Refusal> {
+    /// Ready when there may be something left over.
+    async fn more(&self) {
+        if self.replica.is_none() {
+            self.left.notified().await;
+        } else {
+            // Whether told or not: what another replica left, it tells nobody.
+            let _ = tokio::time::timeout(LOOK_AGAIN, self.left.notified()).await;
+        }
+    }
+
+    async fn drain(&self) -> Result<(), Left> {
         let _alone = self.delivering.lock().await;
-        let outbox = self.store.outbox();
+        if self.waiting(1).await?.is_empty() {
+            return Ok(());
+        }
+        self.take_turn().await?;
+        let sent = self.send().await;
+        // Also after a failure: another replica may have a better way to the bus.
+        let ended = self.end_turn().await;
+        sent.and(ended)
+    }
+
+    async fn send(&self) -> Result<(), Left> {
         loop {
-            let rows = outbox.waiting(PAGE).await.map_err(store_fault)?;
+            let rows = self.waiting(PAGE).await?;
             if rows.is_empty() {
                 return Ok(());
             }
             for row in rows {
-                self.publish(&row).await?;
-                outbox.remove(row.id).await.map_err(store_fault)?;
+                self.take_turn().await?;
+                self.publish(&row).await.map_err(Left::Refused)?;
+                let removed = self.store.outbox().remove(row.id).await;
+                removed.map_err(|error| Left::Refused(store_fault(error)))?;
             }
         }
+    }
+
+    async fn waiting(&self, limit: u32) -> Result<Vec<OutboxRow>, Left> {
+        let rows = self.store.outbox().waiting(limit).await;
+        rows.map_err(|error| Left::Refused(store_fault(error)))
+    }
+
+    async fn take_turn(&self) -> Result<(), Left> {
+        let Some((turns, own)) = &self.replica else {
+            return Ok(());
+        };
+        match turns.take_turn(TURN_NAME, *own, TURN).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Left::NotOurTurn),
+            Err(error) => Err(Left::Refused(store_fault(error))),
+        }
+    }
+
+    async fn end_turn(&self) -> Result<(), Left> {
+        let Some((turns, own)) = &self.replica else {
+            return Ok(());
+        };
+        let ended = turns.end_turn(TURN_NAME, *own).await;
+        ended.map_err(|error| Left::Refused(store_fault(error)))
     }
 
     /// Fails when trying again may help. An event that will never be taken must not hold up the

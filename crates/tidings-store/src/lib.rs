@@ -5,6 +5,7 @@ pub mod manifests;
 pub mod outbox;
 mod pool;
 pub mod receipts;
+pub mod replicas;
 mod seal;
 #[cfg(test)]
 mod suite;
@@ -17,12 +18,13 @@ use pool::{Columns, Connections, PATIENCE, on_either};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor, Pool, Row as _, Sqlite};
+use sqlx::{Connection, Executor, PgConnection, Pool, Row as _, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
+pub use replicas::Replicas;
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Run under an advisory lock: of replicas that start together, the first migrates.
@@ -142,6 +144,18 @@ impl Store {
         })
     }
 
+    /// Whether the server behind such a URL answers. Changes nothing there, not even its tables.
+    pub async fn reach(url: &str) -> Result<(), StoreError> {
+        let options = PgConnectOptions::from_str(url).map_err(StoreError::Connect)?;
+        let asked = tokio::time::timeout(PATIENCE, async {
+            let mut connection = PgConnection::connect_with(&options).await?;
+            connection.ping().await?;
+            connection.close().await
+        });
+        let late = |_| StoreError::Connect(sqlx::Error::PoolTimedOut);
+        asked.await.map_err(late)?.map_err(StoreError::Connect)
+    }
+
     /// Opens the file, making it if there is none, and brings its tables up to date. Refuses one
     /// whose pages or indexes are not whole; a row is proved whenever it is read.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
@@ -241,6 +255,14 @@ impl Store {
         match &self.connections {
             Connections::Sqlite(_) => None,
             Connections::Postgres(pool) => Some(Receipts::new(pool.clone())),
+        }
+    }
+
+    /// What replicas on one PostgreSQL tell each other. None on SQLite, which has one process.
+    pub fn replicas(&self) -> Option<Replicas> {
+        match &self.connections {
+            Connections::Sqlite(_) => None,
+            Connections::Postgres(pool) => Some(Replicas::new(pool.clone())),
         }
     }
 

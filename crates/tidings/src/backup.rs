@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tidings_gateway::access::LOCAL_KEY_FILE_NAME;
 use tidings_store::Store;
 
+use crate::config::{self, Flags};
 use crate::connection::block_on;
 use crate::output::Output;
 
@@ -31,10 +32,21 @@ pub(crate) struct Arguments {
     /// The folder to copy to; made if it is not there, and must hold no copy yet
     #[arg(long)]
     to: PathBuf,
+    /// The configuration file that the gateway is started with
+    #[arg(long, env = "TIDINGS_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     let (from, to) = (&arguments.data, &arguments.to);
+    let config = config::load(arguments.config.as_deref(), &Flags::default())?;
+    if !config.store.url.is_empty() {
+        bail!(
+            "the store is on PostgreSQL ({}), whose backups are its operator's own: use pg_dump or what your \
+             provider has. A copy of the log without its store would be half of one",
+            config::without_credentials(&config.store.url)
+        );
+    }
     if !from.join(BUS).is_file() {
         bail!("{} is no data folder: it has no {BUS}", from.display());
     }
@@ -103,6 +115,29 @@ mod tests {
     use crate::output::Format;
 
     #[test]
+    fn a_store_elsewhere_is_its_operators_to_back_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, file) = (
+            folder.path().join("data"),
+            folder.path().join("tidings.toml"),
+        );
+        drop(Embedded::open(Config::new(&data, Arc::new(|| 1))).unwrap());
+        fs::write(&file, "store.url = 'postgres://me:s3cret@db/tidings'").unwrap();
+        let arguments = Arguments {
+            data,
+            to: folder.path().join("copy"),
+            config: Some(file),
+        };
+        let refused = run(&arguments, Output::new(Some(Format::Json))).unwrap_err();
+        let text = refused.to_string();
+        assert!(
+            text.contains("pg_dump") && !text.contains("s3cret"),
+            "{text}"
+        );
+        assert!(!arguments.to.exists());
+    }
+
+    #[test]
     fn a_folder_in_use_is_copied_once_and_its_key_stays_private() {
         let folder = tempfile::tempdir().unwrap();
         let (data, to) = (folder.path().join("data"), folder.path().join("copy"));
@@ -117,6 +152,7 @@ mod tests {
         let arguments = Arguments {
             data,
             to: to.clone(),
+            config: None,
         };
         run(&arguments, Output::new(Some(Format::Json))).unwrap();
         drop(in_use);

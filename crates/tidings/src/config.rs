@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) auth: Auth,
     pub(crate) egress: Egress,
+    pub(crate) store: Store,
+    pub(crate) receipts: Receipts,
     pub(crate) bus: BusConfig,
     pub(crate) modules: Modules,
     pub(crate) limits: Limits,
@@ -63,6 +65,18 @@ pub(crate) struct Auth {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Egress {
     allow_targets: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Store {
+    pub(crate) url: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Receipts {
+    pub(crate) url: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -208,7 +222,18 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
         );
     }
     config.bus.check()?;
+    // The URLs are not quoted: passwords stand in them.
+    of_scheme("store.url", &config.store.url, &["postgres", "postgresql"])?;
+    of_scheme("receipts.url", &config.receipts.url, &["redis", "rediss"])?;
     Ok(config)
+}
+
+fn of_scheme(key: &str, url: &str, schemes: &[&str]) -> Result<()> {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    if !url.is_empty() && !scheme.is_some_and(|scheme| schemes.contains(&scheme)) {
+        bail!("{key} must begin with {}://", schemes.join(":// or "));
+    }
+    Ok(())
 }
 
 impl Config {
@@ -268,6 +293,8 @@ pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
         let secret = secret.iter().any(|ending| path.ends_with(ending));
         let shown = if secret && shown != "" {
             "\"(hidden)\"".into()
+        } else if let ("store.url" | "receipts.url", Some(url)) = (path.as_str(), shown.as_str()) {
+            serde_json::Value::from(without_credentials(url)).to_string()
         } else {
             shown.to_string()
         };
@@ -283,6 +310,18 @@ pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
         lines.push(format!("{path} = {shown}  # {origin}"));
     }
     Ok(lines.join("\n"))
+}
+
+/// A URL without the user and password before its host, and without its query, which may hold them too.
+pub(crate) fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return String::new();
+    };
+    let rest = rest.split('?').next().unwrap_or_default();
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://(hidden)@{host}"),
+        None => format!("{scheme}://{rest}"),
+    }
 }
 
 /// Which gateway a client command speaks to, and as whom.
@@ -412,6 +451,37 @@ mod tests {
         };
         let error = load(None, &flags).unwrap_err().to_string();
         assert!(error.contains("auth.jwks_file"), "{error}");
+    }
+
+    #[test]
+    fn a_store_elsewhere_is_named_by_its_url_whose_password_is_not_shown() {
+        let written = |text: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("tidings.toml");
+            std::fs::write(&file, text).unwrap();
+            let described = describe(Some(&file), &Flags::default()).unwrap();
+            (load(Some(&file), &Flags::default()), described)
+        };
+        let (good, described) = written(
+            "store.url = 'postgres://me:s3cr@t@db/tidings?password=s3cr@t'\n\
+             receipts.url = 'rediss://:s3cr@t@keys:6380/1'",
+        );
+        assert!(good.is_ok());
+        assert!(described.contains("store.url = \"postgres://(hidden)@db/tidings\""));
+        assert!(described.contains("receipts.url = \"rediss://(hidden)@keys:6380/1\""));
+        assert!(!described.contains("s3cr"), "{described}");
+        for bad in [
+            "store.url = 'mysql://a:s3cr@t@b'",
+            "receipts.url = 's3cr@t'",
+        ] {
+            let (refused, described) = written(bad);
+            let text = refused.unwrap_err().to_string();
+            assert!(
+                text.contains("must begin with") && !text.contains("s3cr"),
+                "{text}"
+            );
+            assert!(!described.contains("s3cr"), "{described}");
+        }
     }
 
     #[test]

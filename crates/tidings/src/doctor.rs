@@ -11,9 +11,11 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use tidings_bus::embedded::{self, VerifyError};
 use tidings_gateway::access::{LocalKey, LocalKeyError};
+use tidings_receipts::{InValkey, Receipts as _, Terms};
 use tidings_store::Store;
 
 use crate::backup::{BUS, KEY, STORE};
+use crate::config::{self, Flags};
 use crate::connection::block_on;
 use crate::failure::Reported;
 use crate::output::{Format, Output, plain, print_line};
@@ -24,7 +26,7 @@ const LOCK: &str = "bus.lock";
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Reads the whole log and the store, and looks at permissions and at what uses the folder. Repairs nothing.
-/// The exit code is 1 if anything is damaged. What is read while a gateway runs cannot be judged as
+/// The exit code is 1 if anything is damaged or gone. What is read while a gateway runs cannot be judged as
 /// completely as when it is stopped.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -34,6 +36,9 @@ pub(crate) struct Arguments {
     /// The address to find something listening on
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// The configuration file that the gateway is started with, to find its store and idempotency keys
+    #[arg(long, env = "TIDINGS_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 /// How bad a finding is.
@@ -42,7 +47,15 @@ enum Verdict {
     Good,
     /// Worth knowing, no damage.
     Note,
+    /// A server that the configuration names does not answer.
+    Gone,
     Damaged,
+}
+
+impl Verdict {
+    fn is_bad(self) -> bool {
+        matches!(self, Self::Gone | Self::Damaged)
+    }
 }
 
 #[derive(Debug)]
@@ -70,20 +83,22 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             folder.display()
         );
     }
+    let config = config::load(arguments.config.as_deref(), &Flags::default())?;
     let mut findings = vec![in_use(folder), listening(arguments.listen)];
     permissions(folder, &mut findings);
     log(folder, &mut findings);
-    store(folder, &mut findings);
-    findings.extend(signing_key(folder));
-    say(&findings, output)?;
-    let damaged = findings
-        .iter()
-        .any(|finding| finding.verdict == Verdict::Damaged);
-    if damaged {
-        Err(Reported.into())
+    if config.store.url.is_empty() {
+        store(folder, &mut findings);
     } else {
-        Ok(())
+        findings.push(store_elsewhere(&config.store.url));
     }
+    findings.extend(signing_key(folder));
+    if !config.receipts.url.is_empty() {
+        findings.push(receipts(&config.receipts.url));
+    }
+    say(&findings, output)?;
+    let bad = findings.iter().any(|finding| finding.verdict.is_bad());
+    if bad { Err(Reported.into()) } else { Ok(()) }
 }
 
 fn say(findings: &[Finding], output: Output) -> Result<()> {
@@ -96,10 +111,11 @@ fn say(findings: &[Finding], output: Output) -> Result<()> {
         let word = match verdict {
             Verdict::Good => "ok",
             Verdict::Note => "note",
+            Verdict::Gone => "GONE",
             Verdict::Damaged => "DAMAGED",
         };
         if output.format == Format::Table {
-            let mark = output.verdict(*verdict != Verdict::Damaged, &format!("{word:<8}"));
+            let mark = output.verdict(!verdict.is_bad(), &format!("{word:<8}"));
             print_line(&format!("{mark} {part:<12} {}", plain(detail)))?;
         } else {
             output
@@ -257,6 +273,27 @@ fn signing_key(folder: &Path) -> Option<Finding> {
     }
 }
 
+fn store_elsewhere(url: &str) -> Finding {
+    let reached = block_on(async { Ok(Store::reach(url).await?) });
+    answers("store", url, reached)
+}
+
+fn receipts(url: &str) -> Finding {
+    let reached = block_on(async {
+        let receipts = InValkey::new(url, Terms::default())?;
+        Ok(receipts.health().await?)
+    });
+    answers("receipts", url, reached)
+}
+
+fn answers(part: &'static str, url: &str, reached: Result<()>) -> Finding {
+    let url = config::without_credentials(url);
+    match reached {
+        Ok(()) => Finding::new(Verdict::Good, part, format!("{url} answers")),
+        Err(error) => Finding::new(Verdict::Gone, part, format!("{url}: {error:#}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -310,6 +347,24 @@ mod tests {
     }
 
     #[test]
+    fn servers_that_do_not_answer_are_gone_and_their_passwords_stay_hidden() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // Takes connections and hangs up, in the middle of the handshake of TLS.
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        let findings = [
+            store_elsewhere(&format!("postgres://me:s3cret@{address}/tidings")),
+            receipts(&format!("redis://:s3cret@{address}")),
+            receipts(&format!("rediss://:s3cret@{address}")),
+        ];
+        for finding in findings {
+            assert_eq!(finding.verdict, Verdict::Gone, "{finding:?}");
+            let shown = finding.detail.contains(&address.to_string());
+            assert!(shown && !finding.detail.contains("s3cret"), "{finding:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_data_folder_is_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let found = worst(folder.path());
@@ -317,6 +372,7 @@ mod tests {
         let absent = Arguments {
             data: folder.path().join("absent"),
             listen: SocketAddr::from(([127, 0, 0, 1], 1)),
+            config: None,
         };
         let error = run(&absent, Output::new(Some(Format::Json))).unwrap_err();
         assert!(error.to_string().contains("--data"), "{error}");

@@ -12,8 +12,10 @@ use tidings_egress::{Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
 use tidings_gateway::clock::Clock;
+use tidings_gateway::replicas::Follower;
 use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits};
+use tidings_receipts::{InStore, InValkey, Receipts, Terms};
 use tidings_store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -148,16 +150,18 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     let routes = config.routes()?;
     let topics = tidings_gateway::rulebook::topics(&routes);
     let bus = config.bus.open(folder, &clock, topics)?;
-    // The log's lock is held, so nobody else has the store open either.
-    let store = embedded::check_wal(&folder.join("store.db")).map_err(anyhow::Error::new);
-    store.context("the store cannot be opened")?;
-    let store = Store::open(folder.join("store.db"))
-        .await
-        .context("the store cannot be opened")?;
+    let store = open_store(&config).await?;
     let access = open_access(&config, &store, &clock).await?;
+    let receipts = receipts(&config, &store)?;
+    if receipts.is_none() && !bus.keeps_receipts() {
+        anyhow::bail!(
+            "the Kafka bus keeps no idempotency keys: configure receipts.url (Valkey or Redis) or store.url \
+             (PostgreSQL)"
+        );
+    }
     let gateway = Gateway::open(Parts {
         bus: bus.clone(),
-        receipts: None,
+        receipts,
         partitions: config.bus.partitions,
         store: store.clone(),
         access: access.clone(),
@@ -178,6 +182,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     let address = listener.local_addr()?;
     let public_url = public_url(&config, address);
     let (stop_relay, relaying) = relay(&gateway);
+    let (stop_following, following) = follow(&gateway);
     let house = House::new(gateway, &public_url, adopt);
     if first_start && config.modules.demo {
         let demo: ModuleId = "demo".parse()?;
@@ -211,8 +216,9 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
         drop(watcher);
         task.await?;
     }
-    drop(stop_relay);
+    drop((stop_relay, stop_following));
     relaying.await?;
+    following.await?;
     store.close().await;
     if Arc::strong_count(&bus) > 1 {
         tracing::warn!("a request that did not end still holds the log");
@@ -240,6 +246,39 @@ fn relay(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
         outbox.relay(async { drop(stopped.await) }).await;
     });
     (stop, relaying)
+}
+
+/// Puts in force what other replicas change, until the sender is dropped.
+fn follow(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let follower = Follower::new(gateway);
+    let (stop, stopped) = oneshot::channel();
+    let following = tokio::spawn(follower.follow(async { drop(stopped.await) }));
+    (stop, following)
+}
+
+async fn open_store(config: &Config) -> Result<Store> {
+    let store = match config.store.url.as_str() {
+        "" => {
+            let file = config.data.join("store.db");
+            // The log's lock is held, so nobody else has the store open either.
+            let whole = embedded::check_wal(&file).map_err(anyhow::Error::new);
+            whole.context("the store cannot be opened")?;
+            Store::open(file).await
+        }
+        url => Store::connect(url).await,
+    };
+    store.context("the store cannot be opened")
+}
+
+/// Where idempotency keys are kept beside the log, if anywhere.
+fn receipts(config: &Config, store: &Store) -> Result<Option<Arc<dyn Receipts>>> {
+    let terms = Terms::default();
+    if config.receipts.url.is_empty() {
+        let rows = store.receipts();
+        return Ok(rows.map(|rows| Arc::new(InStore::new(rows, terms)) as Arc<dyn Receipts>));
+    }
+    let valkey = InValkey::new(&config.receipts.url, terms).context("receipts.url")?;
+    Ok(Some(Arc::new(valkey)))
 }
 
 async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Arc<Access>> {

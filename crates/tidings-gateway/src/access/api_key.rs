@@ -3,7 +3,7 @@
 //! A key is `tdk_` and 32 random bytes. With that much randomness a plain SHA-256 is a safe hash,
 //! and one that is fast enough for every request. The snapshot that requests look into is read from
 //! the store at start and changed with it: a revoked key is refused from the moment its revocation
-//! is durable.
+//! is durable. Replicas follow each other (`replicas.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tidings_event::{ModuleId, TenantId};
 use tidings_store::{ApiKeyRow, OutboxRow, Store, StoreError};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::caller::{Caller, Principal, Scope};
@@ -69,6 +70,8 @@ pub enum ApiKeyError {
 pub struct ApiKeys {
     store: Store,
     active: ArcSwap<HashMap<[u8; 32], Active>>,
+    /// One change at a time, so that a reading that began before a change does not undo it.
+    changing: Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -82,16 +85,26 @@ struct Active {
 impl ApiKeys {
     /// Reads the keys from the store.
     pub(super) async fn load(store: Store) -> Result<Self, StoreError> {
-        let rows = store.api_keys().all_active().await?;
+        let keys = Self {
+            store,
+            active: ArcSwap::default(),
+            changing: Mutex::default(),
+        };
+        keys.reload().await?;
+        Ok(keys)
+    }
+
+    /// Puts in force what the store holds: another replica may have changed it.
+    pub(crate) async fn reload(&self) -> Result<(), StoreError> {
+        let _alone = self.changing.lock().await;
+        let rows = self.store.api_keys().all_active().await?;
         let active = rows
             .iter()
             .filter_map(Active::new)
             .map(|key| (key.hash, key))
             .collect();
-        Ok(Self {
-            store,
-            active: ArcSwap::from_pointee(active),
-        })
+        self.active.store(Arc::new(active));
+        Ok(())
     }
 
     /// Makes a key for the tenant, with the events that tell of it. The text is given out here and
@@ -118,7 +131,9 @@ impl ApiKeys {
             expires_at_ms: new.expires_at_ms,
             revoked_at_ms: None,
         };
-        self.store.api_keys().insert(&row, &events(&row)).await?;
+        let events = events(&row);
+        let _alone = self.changing.lock().await;
+        self.store.api_keys().insert(&row, &events).await?;
         if let Some(key) = Active::new(&row) {
             self.change(|active| {
                 active.insert(key.hash, key.clone());
@@ -141,6 +156,7 @@ impl ApiKeys {
         now_ms: i64,
         events: &[OutboxRow],
     ) -> Result<bool, ApiKeyError> {
+        let _alone = self.changing.lock().await;
         let keys = self.store.api_keys();
         let revoked = keys.revoke(tenant, id, now_ms, events).await?;
         self.change(|active| {

@@ -34,18 +34,23 @@ pub(crate) async fn readyz(State(house): State<House>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let word = match (readiness.is_ready(), bus) {
-        (false, _) => "unready",
-        (true, "ready") => "ready",
-        (true, _) => "degraded",
+    let keys_gone = matches!(readiness.receipts, Some(Err(_)));
+    let word = match (readiness.is_ready(), bus, keys_gone) {
+        (false, ..) => "unready",
+        (true, "ready", false) => "ready",
+        (true, ..) => "degraded",
     };
-    let body = json!({
+    let mut body = json!({
         "status": word,
         "parts": {
             "bus": { "status": bus, "detail": why },
             "store": { "status": store, "detail": readiness.store },
         },
     });
+    if let Some(receipts) = readiness.receipts {
+        let status = if receipts.is_ok() { "ready" } else { "gone" };
+        body["parts"]["receipts"] = json!({ "status": status, "detail": receipts.err() });
+    }
     (status, axum::Json(body)).into_response()
 }
 

@@ -17,4 +17,5 @@ mod limits;
 mod manifests;
 mod order_of_rules;
 mod publish;
+mod replicas;
 mod telemetry;

@@ -1,0 +1,278 @@
+//! Changes that other replicas make, put in force here.
+//!
+//! Loop: [`follow`], which its caller spawns and joins. It asks the store for a number that moves with every change
+//! of a manifest or an API key, four times a second, and reads them again when it has moved. Asking is one look
+//! at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
+//! it is cut off, so that the asking would stay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_store::{Replicas, Store, StoreError};
+use tokio::time::MissedTickBehavior;
+
+use crate::Gateway;
+use crate::access::Access;
+use crate::manifests::Manifests;
+
+/// How often the store is asked: a change is in force everywhere within a second, reading included.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// What follows the changes of other replicas.
+pub struct Follower {
+    store: Store,
+    manifests: Arc<Manifests>,
+    access: Arc<Access>,
+}
+
+impl Follower {
+    /// Of the gateway's rooms.
+    pub fn new(gateway: &Gateway) -> Self {
+        Self {
+            store: gateway.store.clone(),
+            manifests: gateway.manifests.clone(),
+            access: gateway.access.clone(),
+        }
+    }
+
+    /// Puts changes of other replicas in force until `stopped` is ready. Where there can be no others it only
+    /// waits for that.
+    pub async fn follow(self, stopped: impl Future<Output = ()>) {
+        let Some(replicas) = self.store.replicas() else {
+            return stopped.await;
+        };
+        // Cut off anywhere it loses nothing: what is in force is swapped whole.
+        tokio::select! {
+            () = stopped => {}
+            () = self.work(&replicas) => {}
+        }
+    }
+
+    async fn work(&self, replicas: &Replicas) {
+        let (mut known, mut failing) = (None, false);
+        let mut beats = tokio::time::interval(EVERY);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beats.tick().await;
+            match self.look(replicas, known).await {
+                Ok(version) => {
+                    known = Some(version);
+                    failing = false;
+                }
+                Err(why) if !failing => {
+                    failing = true;
+                    tracing::warn!(why, "changes of other replicas are not seen for now");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Reads everything again unless the version is known; answers the version.
+    async fn look(&self, replicas: &Replicas, known: Option<i64>) -> Result<i64, String> {
+        let gone = |error: StoreError| error.to_string();
+        let version = replicas.version().await.map_err(gone)?;
+        if known != Some(version) {
+            let reloaded = self.manifests.reload().await;
+            reloaded.map_err(|refusal| refusal.detail)?;
+            self.access.api_keys().reload().await.map_err(gone)?;
+        }
+        Ok(version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Instant;
+
+    use tidings_bus::memory::Memory;
+    use tidings_bus::{Bus, Partition, Read};
+    use tidings_event::{ModuleId, Service, TenantId};
+    use tokio::sync::oneshot;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::access::{AccessConfig, NewApiKey, Scope, on_behalf_of};
+    use crate::clock::Clock;
+    use crate::rulebook::Route;
+
+    const NOW: i64 = 1_700_000_000_000;
+    /// What the specification promises.
+    const PROMISED: Duration = Duration::from_secs(1);
+
+    fn setting(name: &str) -> String {
+        std::env::var(name).unwrap_or_else(|_| {
+            panic!(
+                "{name} is not set: run `scripts/test`, which starts the servers that tests need"
+            )
+        })
+    }
+
+    /// A place of its own on the test run's server.
+    fn new_schema() -> String {
+        let url = setting("TIDINGS_TEST_POSTGRES");
+        let schema = format!("replicas_{}", Uuid::now_v7().simple());
+        let psql = format!("{}/psql", setting("TIDINGS_POSTGRES_BIN"));
+        let create = format!("CREATE SCHEMA {schema}");
+        let made = Command::new(psql)
+            .args(["-XAtq", &url, "-c", &create])
+            .status();
+        assert!(made.unwrap().success());
+        format!("{url}?options[search_path]={schema}")
+    }
+
+    struct Replica {
+        gateway: Gateway,
+        store: Store,
+        _stop: oneshot::Sender<()>,
+    }
+
+    async fn replica(url: &str, bus: &Arc<Memory>) -> Replica {
+        let store = Store::connect(url).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let access = Access::new(AccessConfig::default(), store.clone(), folder.path(), NOW).await;
+        let (bus, access) = (bus.clone() as Arc<dyn Bus>, Arc::new(access.unwrap()));
+        let routes: Vec<Route> = Vec::new();
+        let clock = Clock::manual(NOW);
+        let gateway = Gateway::open(crate::Parts {
+            bus,
+            receipts: None,
+            partitions: 3,
+            store: store.clone(),
+            access,
+            routes,
+            clock,
+        });
+        let gateway = gateway.await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(Follower::new(&gateway).follow(async { drop(stopped.await) }));
+        Replica {
+            gateway,
+            store,
+            _stop: stop,
+        }
+    }
+
+    async fn two(url: &str) -> (Replica, Replica, Arc<Memory>) {
+        let bus = Arc::new(Memory::new(3, Arc::new(|| NOW)));
+        (replica(url, &bus).await, replica(url, &bus).await, bus)
+    }
+
+    async fn within_the_promise(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let begun = Instant::now();
+        while !holds().await {
+            assert!(begun.elapsed() < PROMISED, "{what} took too long");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn manifest(version: &str, event_type: &str) -> String {
+        format!(
+            r#"{{"id":"crm","version":"{version}","events":{{"publishes":["{event_type}"],"subscribes":[]}}}}"#
+        )
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_manifest_put_or_removed_at_one_is_in_force_at_the_other() {
+        let (one, two, _bus) = two(&new_schema()).await;
+        let registry = on_behalf_of(Service::ModuleRegistry, TenantId::platform());
+        let crm: ModuleId = "crm".parse().unwrap();
+        let may = |replica: &Replica, event_type: &str| {
+            let manifest = replica.gateway.manifests.in_force(&crm);
+            manifest.is_some_and(|it| it.publishes.contains(&event_type.parse().unwrap()))
+        };
+        for version in 1..4 {
+            let event_type = format!("crm.thing{version}.made");
+            let document = manifest(&format!("{version}.0.0"), &event_type);
+            let put = one.gateway.manifests.put(&registry, &crm, &document).await;
+            assert!(put.unwrap() && may(&one, &event_type));
+            within_the_promise("the manifest", async || may(&two, &event_type)).await;
+        }
+        two.gateway.manifests.delete(&registry, &crm).await.unwrap();
+        assert!(!may(&two, "crm.thing3.made"));
+        within_the_promise("its removal", async || !may(&one, "crm.thing3.made")).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_key_revoked_at_one_is_refused_at_the_other() {
+        let (one, two, _bus) = two(&new_schema()).await;
+        let acme: TenantId = "acme".parse().unwrap();
+        let new = NewApiKey {
+            name: "ci".into(),
+            module: None,
+            scopes: vec![Scope::ReadEvents],
+            expires_at_ms: None,
+        };
+        let keys = one.gateway.access.api_keys();
+        let (row, text) = keys.create(&acme, new, NOW, |_| Vec::new()).await.unwrap();
+        let bearer = format!("Bearer {text}");
+        let enters = async |replica: &Replica| {
+            let access = &replica.gateway.access;
+            access.authenticate(Some(&bearer), NOW).await.is_ok()
+        };
+        assert!(enters(&one).await);
+        within_the_promise("the key", async || enters(&two).await).await;
+        let keys = two.gateway.access.api_keys();
+        assert!(keys.revoke(&acme, row.id, NOW, &[]).await.unwrap());
+        assert!(!enters(&two).await);
+        within_the_promise("its revocation", async || !enters(&one).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn events_of_changes_made_at_both_stand_once_and_in_order() {
+        let (one, two, bus) = two(&new_schema()).await;
+        let crm: ModuleId = "crm".parse().unwrap();
+        let changing = [&one, &two].map(|replica| {
+            let (manifests, crm) = (replica.gateway.manifests.clone(), crm.clone());
+            let own = Uuid::now_v7().as_u128() % 1000;
+            tokio::spawn(async move {
+                let registry = on_behalf_of(Service::ModuleRegistry, TenantId::platform());
+                for patch in 0..20 {
+                    let document = manifest(&format!("1.{own}.{patch}"), "crm.thing.made");
+                    manifests.put(&registry, &crm, &document).await.unwrap();
+                }
+            })
+        });
+        for changed in changing {
+            changed.await.unwrap();
+        }
+        let emptied = async |store: Store| {
+            while !store.outbox().waiting(1).await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::join!(
+            one.gateway.outbox.relay(emptied(one.store.clone())),
+            two.gateway.outbox.relay(emptied(two.store.clone())),
+        );
+        let (mut ids, mut last) = (Vec::new(), None);
+        for (topic, partitions) in bus.topics().await.unwrap() {
+            for number in 0..partitions {
+                let topic = topic.clone();
+                let read = Read {
+                    from: 0,
+                    tenant: None,
+                    limit: 1000,
+                    scan: 1000,
+                };
+                let page = bus.read(Partition { topic, number }, read).await.unwrap();
+                for record in page.records {
+                    if record.value.windows(8).any(|part| part == b"registry") {
+                        last = Some(record.value.clone());
+                    }
+                    ids.push(record.event_id);
+                }
+            }
+        }
+        // Two of each change: the update and its audit.
+        assert_eq!(ids.len(), 80);
+        let in_force = one.store.manifests().get(&crm).await.unwrap().unwrap();
+        let last = String::from_utf8(last.unwrap().to_vec()).unwrap();
+        assert!(
+            last.contains(&in_force.version),
+            "{last} is not of {}",
+            in_force.version
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! Replicas on one PostgreSQL, and what is said of the parts that are gone.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{BINARY, Folder, PATIENCE, PUBLISH, Server};
+
+/// PostgreSQL and Valkey of a test alone.
+struct Servers {
+    folder: Folder,
+    postgres: String,
+    valkey: String,
+}
+
+impl Servers {
+    fn start() -> Self {
+        let folder = Folder::new();
+        let said = servers(&["start", &place(&folder), "postgres", "valkey"]);
+        let setting = |name: &str| {
+            let line = said
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("export {name}=")));
+            line.expect("it says where it listens").to_owned()
+        };
+        Self {
+            postgres: setting("TIDINGS_TEST_POSTGRES"),
+            valkey: setting("TIDINGS_TEST_VALKEY"),
+            folder,
+        }
+    }
+
+    fn configuration(&self) -> String {
+        let (postgres, valkey) = (&self.postgres, &self.valkey);
+        format!("store.url = '{postgres}'\nreceipts.url = '{valkey}'\n")
+    }
+
+    fn kill(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.folder.path().join(format!("{name}.pid")));
+        let pid = pid.expect("it was started");
+        let killed = Command::new("kill").args(["-KILL", pid.trim()]).status();
+        assert!(killed.expect("kill runs").success());
+    }
+
+    fn restart(&self, name: &str) {
+        servers(&["restart", &place(&self.folder), name]);
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        servers(&["stop", &place(&self.folder)]);
+    }
+}
+
+fn place(folder: &Folder) -> String {
+    folder.path().to_string_lossy().into_owned()
+}
+
+fn servers(arguments: &[&str]) -> String {
+    let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers");
+    let output = Command::new(script)
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    assert!(
+        output.status.success(),
+        "{}: `scripts/test` installs the servers that tests need",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// What it says of itself, and that it said so in time.
+fn ready(server: &Server) -> (u16, Value) {
+    let begun = Instant::now();
+    let answer = server.call("GET", "/readyz").send();
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    (
+        answer.status,
+        serde_json::from_slice(&answer.body).expect("JSON"),
+    )
+}
+
+fn await_ready(server: &Server) {
+    let begun = Instant::now();
+    while ready(server).1["status"] != "ready" {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            ready(server)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn doctor(server: &Server) -> (bool, String) {
+    let config = server.folder.path().join("tidings.toml");
+    let run = Command::new(BINARY)
+        .args(["doctor", "--data", &place(&server.folder), "--config"])
+        .arg(config)
+        .output()
+        .expect("it runs");
+    (
+        run.status.success(),
+        String::from_utf8(run.stdout).expect("text"),
+    )
+}
+
+#[test]
+fn a_change_at_one_replica_is_in_force_at_the_other() {
+    let servers = Servers::start();
+    let (one, two) = (
+        Server::start_with(&servers.configuration()),
+        Server::start_with(&servers.configuration()),
+    );
+    one.declare("crm", &["crm.contact.created"]);
+    let token = two.crm("acme");
+    let event = json!({ "type": "crm.contact.created", "data": { "id": "c-1" } });
+    let begun = Instant::now();
+    while two.post(PUBLISH, &token, &event).status != 201 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "the manifest took too long"
+        );
+    }
+
+    let admin = two.token(&["--tenant", "acme", "--role", "ADMIN"]);
+    let wanted = json!({ "name": "ci", "scopes": ["events:read"] });
+    let made = two.post("/v1/api-keys", &admin, &wanted).expect(201).json();
+    let key = made["key"].as_str().expect("a key").to_owned();
+    let begun = Instant::now();
+    while one.get("/v1/events", &key).status != 200 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "the key took too long"
+        );
+    }
+    let path = format!("/v1/api-keys/{}", made["id"].as_str().expect("an id"));
+    two.call("DELETE", &path).bearer(&admin).send().expect(204);
+    let begun = Instant::now();
+    while one.get("/v1/events", &key).status != 401 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "the revocation took too long"
+        );
+    }
+}
+
+#[test]
+fn parts_that_are_gone_are_named_and_come_back() {
+    let servers = Servers::start();
+    let server = Server::start_with(&servers.configuration());
+    let (status, said) = ready(&server);
+    assert_eq!((status, &said["status"]), (200, &json!("ready")), "{said}");
+    assert_eq!(said["parts"]["receipts"]["status"], "ready", "{said}");
+    let (sound, findings) = doctor(&server);
+    assert!(sound && findings.contains("receipts"), "{findings}");
+
+    servers.kill("valkey");
+    let (status, said) = ready(&server);
+    assert_eq!(
+        (status, &said["status"]),
+        (200, &json!("degraded")),
+        "{said}"
+    );
+    assert_eq!(said["parts"]["receipts"]["status"], "gone", "{said}");
+    let (sound, findings) = doctor(&server);
+    assert!(
+        !sound && findings.to_lowercase().contains("gone"),
+        "{findings}"
+    );
+    servers.restart("valkey");
+    await_ready(&server);
+
+    servers.kill("postgres");
+    let deadline = Instant::now() + PATIENCE;
+    // Its backends end a moment after their parent.
+    while ready(&server).0 != 503 {
+        assert!(Instant::now() < deadline, "{:?}", ready(&server));
+    }
+    let (_, said) = ready(&server);
+    assert_eq!(said["parts"]["store"]["status"], "gone", "{said}");
+    servers.restart("postgres");
+    await_ready(&server);
+    server.declare("crm", &["crm.contact.created"]);
+}
