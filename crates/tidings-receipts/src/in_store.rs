@@ -1,6 +1,9 @@
 //! Keys in PostgreSQL, for an installation without Valkey.
 
+mod gathered;
+
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_bus::{Pending, Receipt};
@@ -11,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::claiming::{self, Answer, Ask, Home};
 use crate::{Claim, Hold, RETRY_AFTER, Receipts, ReceiptsError, Release, Terms, Wanted, Who};
+use gathered::{Gathered, Keyed};
 
 /// How often expired keys are deleted.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
@@ -20,17 +24,45 @@ const SWEEP_EVERY: Duration = Duration::from_mins(1);
 pub struct InStore {
     terms: Terms,
     rows: tidings_store::Receipts,
+    claiming: Gathered<Ask, Answer>,
+    settling: Gathered<Settled, ()>,
     sweeping: JoinHandle<()>,
+}
+
+/// A hold with what was appended for it.
+#[derive(Debug, Clone)]
+struct Settled {
+    hold: Arc<Hold>,
+    place: Place,
+}
+
+impl Keyed for Ask {
+    fn who(&self) -> &Who {
+        &self.who
+    }
+}
+
+impl Keyed for Settled {
+    fn who(&self) -> &Who {
+        &self.hold.who
+    }
 }
 
 impl InStore {
     /// Over the store's rows, deleting expired ones now and then until it is dropped. Needs a runtime.
     pub fn new(rows: tidings_store::Receipts, terms: Terms) -> Self {
-        let sweeping = tokio::spawn(sweep(rows.clone()));
+        let (of_claims, of_settles) = (rows.clone(), rows.clone());
         Self {
             terms,
+            // Of an abandoned claim nobody would use the hold; what was appended is completed in any case.
+            claiming: Gathered::new(true, move |asks| {
+                Box::pin(claim(of_claims.clone(), terms, asks))
+            }),
+            settling: Gathered::new(false, move |settled| {
+                Box::pin(settle(of_settles.clone(), terms, settled))
+            }),
+            sweeping: tokio::spawn(sweep(rows.clone())),
             rows,
-            sweeping,
         }
     }
 }
@@ -114,37 +146,60 @@ fn of_hold<'a>(hold: &Hold, key: &'a ReceiptKey) -> Reservation<'a> {
     }
 }
 
+async fn claim(
+    rows: tidings_store::Receipts,
+    terms: Terms,
+    asks: Vec<Ask>,
+) -> Result<Vec<Answer>, ReceiptsError> {
+    let keys: Vec<ReceiptKey> = asks.iter().map(|ask| key(&ask.who)).collect();
+    let wanted = asks.iter().zip(&keys).map(|(ask, key)| Reservation {
+        key,
+        fingerprint: ask.fingerprint.0,
+        event_id: ask.event_id,
+        token: ask.token,
+    });
+    let wanted: Vec<_> = wanted.collect();
+    let reserved = rows.claim(&wanted, terms.lease, terms.time_to_live).await;
+    let answers = reserved.map_err(failed)?.into_iter().map(|reserved| {
+        Ok(match reserved {
+            Reserved::Held {
+                event_id,
+                inherited,
+            } => Answer::Held {
+                event_id,
+                inherited,
+            },
+            Reserved::Completed(place) => Answer::Completed(receipt(place)?),
+            Reserved::Reused => Answer::Reused,
+            Reserved::Busy => Answer::Busy,
+        })
+    });
+    answers.collect()
+}
+
+async fn settle(
+    rows: tidings_store::Receipts,
+    terms: Terms,
+    settled: Vec<Settled>,
+) -> Result<Vec<()>, ReceiptsError> {
+    let keys: Vec<ReceiptKey> = settled.iter().map(|it| key(&it.hold.who)).collect();
+    let completed = settled.iter().zip(&keys).map(|(it, key)| Completion {
+        reservation: of_hold(&it.hold, key),
+        place: &it.place,
+    });
+    let completed: Vec<_> = completed.collect();
+    let done = rows.settle(&completed, terms.time_to_live).await;
+    done.map_err(failed)?;
+    Ok(vec![(); settled.len()])
+}
+
 impl Home for InStore {
     fn terms(&self) -> Terms {
         self.terms
     }
 
     async fn ask(&self, asks: &[Ask]) -> Result<Vec<Answer>, ReceiptsError> {
-        let keys: Vec<ReceiptKey> = asks.iter().map(|ask| key(&ask.who)).collect();
-        let wanted = asks.iter().zip(&keys).map(|(ask, key)| Reservation {
-            key,
-            fingerprint: ask.fingerprint.0,
-            event_id: ask.event_id,
-            token: ask.token,
-        });
-        let wanted: Vec<_> = wanted.collect();
-        let (lease, time_to_live) = (self.terms.lease, self.terms.time_to_live);
-        let reserved = self.rows.claim(&wanted, lease, time_to_live).await;
-        let answers = reserved.map_err(failed)?.into_iter().map(|reserved| {
-            Ok(match reserved {
-                Reserved::Held {
-                    event_id,
-                    inherited,
-                } => Answer::Held {
-                    event_id,
-                    inherited,
-                },
-                Reserved::Completed(place) => Answer::Completed(receipt(place)?),
-                Reserved::Reused => Answer::Reused,
-                Reserved::Busy => Answer::Busy,
-            })
-        });
-        answers.collect()
+        self.claiming.run(asks.to_vec()).await
     }
 
     async fn withdraw(&self, holds: &[(Hold, bool)]) -> Result<(), ReceiptsError> {
@@ -163,22 +218,12 @@ impl Receipts for InStore {
     }
 
     fn settle(&self, settled: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {
-        Box::pin(async move {
-            let kept = settled
-                .iter()
-                .map(|(hold, receipt)| (key(&hold.who), place(receipt)));
-            let kept: Vec<_> = kept.collect();
-            let rows = settled
-                .iter()
-                .zip(&kept)
-                .map(|((hold, _), (key, place))| Completion {
-                    reservation: of_hold(hold, key),
-                    place,
-                });
-            let rows: Vec<_> = rows.collect();
-            let done = self.rows.settle(&rows, self.terms.time_to_live).await;
-            done.map_err(failed)
-        })
+        let settled = settled.into_iter().map(|(hold, receipt)| Settled {
+            place: place(&receipt),
+            hold: Arc::new(hold),
+        });
+        let settled = settled.collect();
+        Box::pin(async move { self.settling.run(settled).await.map(drop) })
     }
 
     fn release(
