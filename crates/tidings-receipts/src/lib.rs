@@ -121,6 +121,9 @@ pub enum ReceiptsError {
     /// What stands there was not written by Tidings. The text says what.
     #[error("an idempotency key cannot be read: {0}")]
     Unreadable(String),
+    /// What the home is to be reached by. Told when it is made, never later.
+    #[error("the URL of the idempotency keys cannot be used: {0}")]
+    Url(String),
 }
 
 /// Who holds an idempotency key, and what was answered to it.

@@ -62,8 +62,7 @@ impl Line {
     pub(super) fn new(url: &str) -> Result<Self, ReceiptsError> {
         let client = Client::open(url);
         Ok(Self {
-            client: client
-                .map_err(|error| ReceiptsError::Unreadable(format!("its URL: {error}")))?,
+            client: client.map_err(|error| ReceiptsError::Url(error.to_string()))?,
             connected: RwLock::default(),
             connecting: Mutex::default(),
         })
