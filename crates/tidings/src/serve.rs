@@ -153,12 +153,6 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     let store = open_store(&config).await?;
     let access = open_access(&config, &store, &clock).await?;
     let receipts = receipts(&config, &store)?;
-    if receipts.is_none() && !bus.keeps_receipts() {
-        anyhow::bail!(
-            "the Kafka bus keeps no idempotency keys: configure receipts.url (Valkey or Redis) or store.url \
-             (PostgreSQL)"
-        );
-    }
     let gateway = Gateway::open(Parts {
         bus: bus.clone(),
         receipts,

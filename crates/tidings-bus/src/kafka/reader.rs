@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -20,6 +20,8 @@ use crate::{Bounds, Page, Partition, Read, ReadError, Stored, time_of};
 const CONSUMERS: usize = 6;
 /// How far behind its own time a record may stand: what a delivery and two replicas' clocks differ by.
 const DISORDER_MS: i64 = 10_000;
+/// Between two tries of a question that may succeed yet.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How many records a search by id looks at.
 const SEARCHED: usize = 50_000;
 
@@ -140,8 +142,7 @@ impl Readers {
                 consumer,
                 &[(partition.topic.clone(), partition.number)],
                 time_ms,
-            )
-            .map_err(unavailable)?;
+            )?;
             match found.first() {
                 Some((_, _, offset)) => Ok(*offset),
                 None => Ok(bounds(consumer, &partition)?.end),
@@ -171,11 +172,23 @@ impl Readers {
     }
 }
 
+/// Asks again while a failure may pass: a client learns late of a topic that was just made, or of a leader
+/// that moved.
+fn patiently<T>(ask: impl Fn(Duration) -> KafkaResult<T>) -> Result<T, ReadError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match ask(left) {
+            Err(error) if is_passing(&error) && left > PAUSE => std::thread::sleep(PAUSE),
+            asked => return asked.map_err(unavailable),
+        }
+    }
+}
+
 fn bounds(consumer: &BaseConsumer, partition: &Partition) -> Result<Bounds, ReadError> {
     let number = i32::try_from(partition.number).unwrap_or(i32::MAX);
-    let (start, end) = consumer
-        .fetch_watermarks(partition.topic.as_str(), number, PATIENCE)
-        .map_err(unavailable)?;
+    let (start, end) =
+        patiently(|left| consumer.fetch_watermarks(partition.topic.as_str(), number, left))?;
     Ok(Bounds {
         start: u64::try_from(start).unwrap_or_default(),
         end: u64::try_from(end).unwrap_or_default(),
@@ -187,20 +200,27 @@ fn at_time(
     consumer: &BaseConsumer,
     partitions: &[(Topic, u32)],
     time_ms: i64,
-) -> KafkaResult<Vec<(Topic, u32, u64)>> {
+) -> Result<Vec<(Topic, u32, u64)>, ReadError> {
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for (topic, number) in partitions {
         let number = i32::try_from(*number).unwrap_or(i32::MAX);
-        asked.add_partition_offset(topic.as_str(), number, Offset::Offset(time_ms.max(0)))?;
+        asked
+            .add_partition_offset(topic.as_str(), number, Offset::Offset(time_ms.max(0)))
+            .map_err(unavailable)?;
     }
-    let found = consumer.offsets_for_times(asked, PATIENCE)?;
+    let found = patiently(|left| {
+        let found = consumer.offsets_for_times(asked.clone(), left)?;
+        for element in found.elements() {
+            element.error()?;
+        }
+        Ok(found)
+    })?;
     let mut offsets = Vec::new();
     for (topic, number) in partitions {
         let partition = i32::try_from(*number).unwrap_or(i32::MAX);
         let Some(element) = found.find_partition(topic.as_str(), partition) else {
             continue;
         };
-        element.error()?;
         if let Offset::Offset(offset) = element.offset()
             && let Ok(offset) = u64::try_from(offset)
         {
@@ -218,7 +238,9 @@ fn assign(consumer: &BaseConsumer, from: &[(Topic, u32, u64)]) -> Result<(), Rea
         list.add_partition_offset(topic.as_str(), number, offset)
             .map_err(unavailable)?;
     }
-    consumer.assign(&list).map_err(unavailable)
+    consumer.assign(&list).map_err(unavailable)?;
+    // A search may have paused one, and that outlives its assignment.
+    consumer.resume(&list).map_err(unavailable)
 }
 
 /// What a consumer gives next.
@@ -252,6 +274,9 @@ fn is_passing(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::LeaderNotAvailable
                 | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
         )
     )
 }
@@ -297,7 +322,7 @@ fn search(
     event_id: Uuid,
     time_ms: i64,
 ) -> Result<Option<Stored>, ReadError> {
-    let from = at_time(consumer, everywhere, time_ms).map_err(unavailable)?;
+    let from = at_time(consumer, everywhere, time_ms)?;
     if from.is_empty() {
         return Ok(None);
     }
