@@ -3,6 +3,7 @@
 .PHONY: serve test lint chaos fuzz bench
 
 serve:
+	@./scripts/build-needs
 	cargo run --release --locked -p tidings -- serve $(ARGS)
 
 test:

@@ -14,6 +14,7 @@ fn config() -> Config {
     let brokers = brokers.expect("TIDINGS_TEST_KAFKA says where a broker is: run scripts/test");
     let mut config = Config::new(brokers);
     config.partitions = 4;
+    config.topic_prefix = "conformance-".into();
     config
 }
 

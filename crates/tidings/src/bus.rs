@@ -49,6 +49,7 @@ pub(crate) enum BusKind {
 )]
 pub(crate) struct KafkaConfig {
     brokers: String,
+    topic_prefix: String,
     create_topics: bool,
     replication: u32,
     topics: Vec<String>,
@@ -107,6 +108,7 @@ impl BusConfig {
         let config = tidings_bus::kafka::Config {
             brokers: kafka.brokers.clone(),
             properties: kafka.properties.clone(),
+            topic_prefix: kafka.topic_prefix.clone(),
             create_topics: kafka.create_topics,
             partitions: self.partitions,
             replication: (kafka.replication > 0).then_some(kafka.replication),

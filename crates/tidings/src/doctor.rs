@@ -15,6 +15,7 @@ use tidings_receipts::{InValkey, Receipts as _, Terms};
 use tidings_store::Store;
 
 use crate::backup::{BUS, KEY, STORE};
+use crate::bus::BusKind;
 use crate::config::{self, Flags};
 use crate::connection::block_on;
 use crate::failure::Reported;
@@ -86,7 +87,17 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     let config = config::load(arguments.config.as_deref(), &Flags::default())?;
     let mut findings = vec![in_use(folder), listening(arguments.listen)];
     permissions(folder, &mut findings);
-    log(folder, &mut findings);
+    match config.bus.kind {
+        BusKind::Embedded => log(folder, &mut findings),
+        BusKind::Kafka => findings.push(Finding::new(
+            Verdict::Note,
+            "log",
+            "it is on Kafka, whose own tools look after it; /readyz of a gateway says whether it answers",
+        )),
+        BusKind::Disabled => {
+            findings.push(Finding::new(Verdict::Note, "log", "the bus is disabled"));
+        }
+    }
     if config.store.url.is_empty() {
         store(folder, &mut findings);
     } else {

@@ -146,11 +146,16 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
     let clock = Clock::system();
-    let first_start = !folder.join("store.db").exists();
+    let own_file_is_new = !folder.join("store.db").exists();
     let routes = config.routes()?;
     let topics = tidings_gateway::rulebook::topics(&routes);
     let bus = config.bus.open(folder, &clock, topics)?;
     let store = open_store(&config).await?;
+    let first_start = match store.replicas() {
+        None => own_file_is_new,
+        // Nothing was ever changed there.
+        Some(replicas) => replicas.version().await? == 0,
+    };
     let access = open_access(&config, &store, &clock).await?;
     let receipts = receipts(&config, &store)?;
     let gateway = Gateway::open(Parts {

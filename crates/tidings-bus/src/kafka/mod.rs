@@ -53,6 +53,8 @@ pub struct Config {
     pub brokers: String,
     /// Settings of librdkafka, laid over ours: SASL, TLS, compression and so on.
     pub properties: BTreeMap<String, String>,
+    /// What the name of each topic begins with on the brokers, so that installations can share them.
+    pub topic_prefix: String,
     /// Whether a topic that is not there is made.
     pub create_topics: bool,
     /// How many partitions a topic made here gets.
@@ -73,6 +75,7 @@ impl Config {
         Self {
             brokers: brokers.into(),
             properties: BTreeMap::new(),
+            topic_prefix: String::new(),
             create_topics: true,
             partitions: 12,
             replication: None,

@@ -133,7 +133,8 @@ impl Producer {
                 batch: Arc::clone(&batch),
                 index,
             });
-            let message = BaseRecord::with_opaque_to(record.topic.as_str(), slot)
+            let topic = self.topics.name(&record.topic);
+            let message = BaseRecord::with_opaque_to(&topic, slot)
                 .partition(partition)
                 .key(&record.key)
                 .payload(&record.value[..])

@@ -1,6 +1,6 @@
 //! Reading with a few consumers that belong to no group: each serves one question at a time.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ const DISORDER_MS: i64 = 10_000;
 const PAUSE: Duration = Duration::from_millis(20);
 /// How many records a search by id looks at.
 const SEARCHED: usize = 50_000;
+
+/// A topic as it is called on the brokers, and a partition's number.
+type Place = (String, u32);
 
 /// The consumers, made when they are first needed.
 pub(super) struct Readers {
@@ -110,7 +113,8 @@ impl Readers {
         if !self.exists(&partition).await? {
             return Ok(Bounds { start: 0, end: 0 });
         }
-        self.with(move |consumer| bounds(consumer, &partition))
+        let (name, number) = self.place(&partition);
+        self.with(move |consumer| bounds(consumer, &name, number))
             .await
     }
 
@@ -125,7 +129,8 @@ impl Readers {
                 next: read.from,
             });
         }
-        self.with(move |consumer| page(consumer, &partition, &read))
+        let place = self.place(&partition);
+        self.with(move |consumer| page(consumer, &partition.topic, place, &read))
             .await
     }
 
@@ -137,18 +142,21 @@ impl Readers {
         if !self.exists(&partition).await? {
             return Ok(0);
         }
+        let place = self.place(&partition);
         self.with(move |consumer| {
-            let found = at_time(
-                consumer,
-                &[(partition.topic.clone(), partition.number)],
-                time_ms,
-            )?;
+            let found = at_time(consumer, std::slice::from_ref(&place), time_ms)?;
             match found.first() {
-                Some((_, _, offset)) => Ok(*offset),
-                None => Ok(bounds(consumer, &partition)?.end),
+                Some((_, offset)) => Ok(*offset),
+                None => Ok(bounds(consumer, &place.0, place.1)?.end),
             }
         })
         .await
+    }
+
+    /// Where a partition is found on the brokers.
+    fn place(&self, partition: &Partition) -> Place {
+        let name = self.topics.name(&partition.topic).into_owned();
+        (name, partition.number)
     }
 
     /// The record of an event, by the time in its id.
@@ -160,14 +168,17 @@ impl Readers {
             return Ok(None);
         };
         let topics = self.topics.list().await.map_err(unavailable)?;
-        let everywhere: Vec<(Topic, u32)> = topics
-            .into_iter()
-            .flat_map(|(topic, count)| (0..count).map(move |number| (topic.clone(), number)))
-            .collect();
+        let mut everywhere = Vec::new();
+        let mut named = HashMap::new();
+        for (topic, count) in topics {
+            let name = self.topics.name(&topic).into_owned();
+            everywhere.extend((0..count).map(|number| (name.clone(), number)));
+            named.insert(name, topic);
+        }
         if everywhere.is_empty() {
             return Ok(None);
         }
-        self.with(move |consumer| search(consumer, &everywhere, event_id, time_ms))
+        self.with(move |consumer| search(consumer, &everywhere, &named, event_id, time_ms))
             .await
     }
 }
@@ -185,10 +196,9 @@ fn patiently<T>(ask: impl Fn(Duration) -> KafkaResult<T>) -> Result<T, ReadError
     }
 }
 
-fn bounds(consumer: &BaseConsumer, partition: &Partition) -> Result<Bounds, ReadError> {
-    let number = i32::try_from(partition.number).unwrap_or(i32::MAX);
-    let (start, end) =
-        patiently(|left| consumer.fetch_watermarks(partition.topic.as_str(), number, left))?;
+fn bounds(consumer: &BaseConsumer, topic: &str, number: u32) -> Result<Bounds, ReadError> {
+    let number = i32::try_from(number).unwrap_or(i32::MAX);
+    let (start, end) = patiently(|left| consumer.fetch_watermarks(topic, number, left))?;
     Ok(Bounds {
         start: u64::try_from(start).unwrap_or_default(),
         end: u64::try_from(end).unwrap_or_default(),
@@ -198,14 +208,14 @@ fn bounds(consumer: &BaseConsumer, partition: &Partition) -> Result<Bounds, Read
 /// The first offsets at or after a time, of the partitions that have any.
 fn at_time(
     consumer: &BaseConsumer,
-    partitions: &[(Topic, u32)],
+    partitions: &[Place],
     time_ms: i64,
-) -> Result<Vec<(Topic, u32, u64)>, ReadError> {
+) -> Result<Vec<(Place, u64)>, ReadError> {
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for (topic, number) in partitions {
         let number = i32::try_from(*number).unwrap_or(i32::MAX);
         asked
-            .add_partition_offset(topic.as_str(), number, Offset::Offset(time_ms.max(0)))
+            .add_partition_offset(topic, number, Offset::Offset(time_ms.max(0)))
             .map_err(unavailable)?;
     }
     let found = patiently(|left| {
@@ -218,24 +228,24 @@ fn at_time(
     let mut offsets = Vec::new();
     for (topic, number) in partitions {
         let partition = i32::try_from(*number).unwrap_or(i32::MAX);
-        let Some(element) = found.find_partition(topic.as_str(), partition) else {
+        let Some(element) = found.find_partition(topic, partition) else {
             continue;
         };
         if let Offset::Offset(offset) = element.offset()
             && let Ok(offset) = u64::try_from(offset)
         {
-            offsets.push((topic.clone(), *number, offset));
+            offsets.push(((topic.clone(), *number), offset));
         }
     }
     Ok(offsets)
 }
 
-fn assign(consumer: &BaseConsumer, from: &[(Topic, u32, u64)]) -> Result<(), ReadError> {
+fn assign(consumer: &BaseConsumer, from: &[(Place, u64)]) -> Result<(), ReadError> {
     let mut list = TopicPartitionList::with_capacity(from.len());
-    for (topic, number, offset) in from {
+    for ((topic, number), offset) in from {
         let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
         let number = i32::try_from(*number).unwrap_or(i32::MAX);
-        list.add_partition_offset(topic.as_str(), number, offset)
+        list.add_partition_offset(topic, number, offset)
             .map_err(unavailable)?;
     }
     consumer.assign(&list).map_err(unavailable)?;
@@ -281,8 +291,13 @@ fn is_passing(error: &KafkaError) -> bool {
     )
 }
 
-fn page(consumer: &BaseConsumer, partition: &Partition, read: &Read) -> Result<Page, ReadError> {
-    let bounds = bounds(consumer, partition)?;
+fn page(
+    consumer: &BaseConsumer,
+    topic: &Topic,
+    place: Place,
+    read: &Read,
+) -> Result<Page, ReadError> {
+    let bounds = bounds(consumer, &place.0, place.1)?;
     let from = read.from.max(bounds.start);
     let mut page = Page {
         records: Vec::new(),
@@ -292,10 +307,7 @@ fn page(consumer: &BaseConsumer, partition: &Partition, read: &Read) -> Result<P
         page.next = read.from.max(bounds.start);
         return Ok(page);
     }
-    assign(
-        consumer,
-        &[(partition.topic.clone(), partition.number, from)],
-    )?;
+    assign(consumer, &[(place, from)])?;
     let until = Instant::now() + PATIENCE;
     let mut looked_at = 0;
     while looked_at < read.scan && page.records.len() < read.limit && page.next < bounds.end {
@@ -304,7 +316,7 @@ fn page(consumer: &BaseConsumer, partition: &Partition, read: &Read) -> Result<P
         };
         looked_at += 1;
         page.next = u64::try_from(message.offset()).unwrap_or_default() + 1;
-        if let Some(stored) = wire::stored(&message, &partition.topic)?
+        if let Some(stored) = wire::stored(&message, topic)?
             && read
                 .tenant
                 .as_ref()
@@ -318,7 +330,8 @@ fn page(consumer: &BaseConsumer, partition: &Partition, read: &Read) -> Result<P
 
 fn search(
     consumer: &BaseConsumer,
-    everywhere: &[(Topic, u32)],
+    everywhere: &[Place],
+    topics: &HashMap<String, Topic>,
     event_id: Uuid,
     time_ms: i64,
 ) -> Result<Option<Stored>, ReadError> {
@@ -345,10 +358,7 @@ fn search(
                     }
                     continue;
                 }
-                let topic = everywhere
-                    .iter()
-                    .map(|(topic, _)| topic)
-                    .find(|topic| topic.as_str() == message.topic());
+                let topic = topics.get(message.topic());
                 let Some(topic) = topic else { continue };
                 if let Some(stored) = wire::stored(&message, topic)?
                     && stored.event_id == event_id

@@ -129,12 +129,13 @@ impl Watcher {
         let before = self.consumer.position()?;
         let mut list = TopicPartitionList::new();
         for (topic, partitions) in &wanted {
+            let topic = self.topics.name(topic);
             for partition in 0..i32::try_from(*partitions).unwrap_or(i32::MAX) {
                 let at = before
-                    .find_partition(topic.as_str(), partition)
+                    .find_partition(&topic, partition)
                     .map(|found| found.offset())
                     .filter(|offset| matches!(offset, Offset::Offset(_)));
-                list.add_partition_offset(topic.as_str(), partition, at.unwrap_or(Offset::End))?;
+                list.add_partition_offset(&topic, partition, at.unwrap_or(Offset::End))?;
             }
         }
         self.consumer.assign(&list)?;

@@ -1,5 +1,6 @@
 //! Which topics are ours, how many partitions each has, and how one is made.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -16,6 +17,7 @@ const MAX_MESSAGE_BYTES: &str = "2097152";
 /// Topics that are known to exist, with their partitions, and those that may.
 pub(super) struct Topics {
     admin: Arc<AdminClient<Quiet>>,
+    prefix: String,
     create: bool,
     partitions: u32,
     replication: Option<u32>,
@@ -39,6 +41,7 @@ impl Topics {
         let admin = config.client(&[]).create_with_context(Quiet)?;
         Ok(Self {
             admin: Arc::new(admin),
+            prefix: config.topic_prefix.clone(),
             create: config.create_topics,
             partitions: config.partitions,
             replication: config.replication,
@@ -53,6 +56,15 @@ impl Topics {
     pub(super) fn carry(&self, topics: impl IntoIterator<Item = Topic>) {
         let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
         carried.extend(topics);
+    }
+
+    /// What a topic is called on the brokers.
+    pub(super) fn name<'t>(&self, topic: &'t Topic) -> Cow<'t, str> {
+        if self.prefix.is_empty() {
+            Cow::Borrowed(topic.as_str())
+        } else {
+            Cow::Owned(format!("{}{topic}", self.prefix))
+        }
     }
 
     /// How many partitions a topic has, as far as is known.
@@ -72,7 +84,7 @@ impl Topics {
         if let Some(partitions) = self.partitions(topic) {
             return Ok(Some(partitions));
         }
-        let (admin, name) = (Arc::clone(&self.admin), topic.clone());
+        let (admin, name) = (Arc::clone(&self.admin), self.name(topic).into_owned());
         let asked = tokio::task::spawn_blocking(move || ask(&admin, &name)).await;
         let partitions = asked.map_err(|_| KafkaError::Canceled)??;
         if let Some(partitions) = partitions {
@@ -107,13 +119,14 @@ impl Topics {
         let replication = self
             .replication
             .map_or(-1, |count| i32::try_from(count).unwrap_or(-1));
+        let name = self.name(topic);
         let mut new = NewTopic::new(
-            topic.as_str(),
+            &name,
             i32::try_from(self.partitions).unwrap_or(i32::MAX),
             TopicReplication::Fixed(replication),
         );
-        for (name, value) in &self.settings {
-            new = new.set(name, value);
+        for (setting, value) in &self.settings {
+            new = new.set(setting, value);
         }
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let made = self.admin.create_topics([&new], &options).await?;
@@ -159,10 +172,8 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
 }
 
 /// Asks a broker. It blocks.
-fn ask(admin: &AdminClient<Quiet>, topic: &Topic) -> Result<Option<u32>, KafkaError> {
-    let metadata = admin
-        .inner()
-        .fetch_metadata(Some(topic.as_str()), PATIENCE)?;
+fn ask(admin: &AdminClient<Quiet>, topic: &str) -> Result<Option<u32>, KafkaError> {
+    let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE)?;
     let Some(found) = metadata.topics().first() else {
         return Ok(None);
     };

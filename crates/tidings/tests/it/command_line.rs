@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::harness::{BINARY, Folder, Server};
+use crate::harness::{BINARY, Folder, ON_ITS_FOLDER, Server};
 
 /// Lists modules, with these variables and flags and none of the caller's own.
 fn modules(variables: &[(&str, &str)], flags: &[&str]) -> Output {
@@ -78,7 +78,7 @@ fn a_profile_names_address_and_credential_and_what_is_typed_wins() {
 
 #[test]
 fn a_doctor_takes_no_lock_where_there_is_none() {
-    let server = Server::start();
+    let server = Server::start_with(ON_ITS_FOLDER);
     let to = Folder::new();
     let copy = to.path().join("copy");
     let run = |arguments: &[&str], folder: &std::path::Path| {

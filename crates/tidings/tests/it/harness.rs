@@ -39,6 +39,45 @@ impl Drop for Folder {
     }
 }
 
+/// A configuration with this in it says where its server keeps what it keeps.
+pub(crate) const OWN_PARTS: &str = "store.url =";
+/// One that keeps everything in its folder, wherever the other tests' servers do.
+pub(crate) const ON_ITS_FOLDER: &str = "store.url = ''\n";
+
+/// With `TIDINGS_TEST_ON=kafka` every server runs on Kafka, PostgreSQL and Valkey instead of its folder:
+/// topics, a database and a number of Valkey's of its own, for as long as the folder is there.
+fn elsewhere(command: &mut Command, folder: &Folder) {
+    if std::env::var_os("TIDINGS_TEST_ON").is_none_or(|on| on != "kafka") {
+        return;
+    }
+    let given = |name: &str| std::env::var(name).expect("scripts/test says where the servers are");
+    let name = folder.path().file_name().expect("a name").to_string_lossy();
+    let (postgres, database) = (given("TIDINGS_TEST_POSTGRES"), name.replace('-', "_"));
+    let (server, _) = postgres.rsplit_once('/').expect("a database's URL");
+    let created = Command::new(Path::new(&given("TIDINGS_POSTGRES_BIN")).join("psql"))
+        .args([&postgres, "-qc", &format!("CREATE DATABASE {database}")])
+        .stderr(Stdio::null())
+        .status();
+    // A restart finds it there.
+    created.expect("psql runs");
+    let number: u32 = name
+        .rsplit('-')
+        .next()
+        .and_then(|last| last.parse().ok())
+        .expect("a number");
+    // Of 4,096 that scripts/servers gives it; another run by hand gets others.
+    let number = std::process::id() % 40 * 100 + number;
+    command
+        .env("TIDINGS_BUS__KIND", "kafka")
+        .env("TIDINGS_BUS__KAFKA__BROKERS", given("TIDINGS_TEST_KAFKA"))
+        .env("TIDINGS_BUS__KAFKA__TOPIC_PREFIX", format!("{name}."))
+        .env("TIDINGS_STORE__URL", format!("{server}/{database}"))
+        .env(
+            "TIDINGS_RECEIPTS__URL",
+            format!("{}/{number}", given("TIDINGS_TEST_VALKEY")),
+        );
+}
+
 /// The process. Ends with the test, however the test ends.
 pub(crate) struct Server {
     child: Child,
@@ -72,7 +111,13 @@ impl Server {
     }
 
     pub(crate) fn start_in(folder: Folder, extra: &[&str]) -> Self {
-        let mut child = Command::new(BINARY)
+        let mut command = Command::new(BINARY);
+        let file = folder.path().join("tidings.toml");
+        let chosen = std::fs::read_to_string(file).is_ok_and(|config| config.contains(OWN_PARTS));
+        if !chosen {
+            elsewhere(&mut command, &folder);
+        }
+        let mut child = command
             .arg("serve")
             .arg("--data")
             .arg(folder.path())
