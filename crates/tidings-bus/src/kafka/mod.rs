@@ -39,8 +39,10 @@ use reader::Readers;
 use tail::Tail;
 use topics::Topics;
 
-/// How long a record may take to be acknowledged; a caller hears within 2 s (spec/kafka.md).
+/// How long librdkafka tries to deliver a record. It looks once a second what is over its time.
 const DELIVERY: Duration = Duration::from_millis(1_700);
+/// How long a caller waits for that: an answer within 2 s was promised (spec/kafka.md).
+const ANSWER: Duration = Duration::from_millis(1_800);
 /// How long any other question to a broker may take.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// When a caller may try again after a passing failure.

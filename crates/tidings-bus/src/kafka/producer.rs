@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::health::{State, log};
 use super::topics::Topics;
-use super::{Config, DELIVERY, OpenError, RETRY_AFTER, wire};
+use super::{ANSWER, Config, DELIVERY, OpenError, RETRY_AFTER, wire};
 use crate::{AppendError, Appended, Position, Record, partition_of};
 
 /// So many bytes wait in the producer at most; more is refused as unavailable.
@@ -84,9 +84,12 @@ impl Producer {
             UNAVAILABLE
         })?;
         let answer = self.hand_over(&records, &partitions)?;
-        let delivered = answer
-            .await
-            .map_err(|_| AppendError::Unknown("the producer stopped".into()))?;
+        let Ok(delivered) = tokio::time::timeout(ANSWER, answer).await else {
+            self.state.failed("no acknowledgement in time");
+            return Err(AppendError::Unknown("no acknowledgement in time".into()));
+        };
+        let delivered =
+            delivered.map_err(|_| AppendError::Unknown("the producer stopped".into()))?;
         delivered.map(|positions| positions.into_iter().map(Appended::At).collect())
     }
 

@@ -1,77 +1,12 @@
 //! Replicas on one PostgreSQL, and what is said of the parts that are gone.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{BINARY, Folder, PATIENCE, PUBLISH, Server};
-
-/// PostgreSQL and Valkey of a test alone.
-struct Servers {
-    folder: Folder,
-    postgres: String,
-    valkey: String,
-}
-
-impl Servers {
-    fn start() -> Self {
-        let folder = Folder::new();
-        let said = servers(&["start", &place(&folder), "postgres", "valkey"]);
-        let setting = |name: &str| {
-            let line = said
-                .lines()
-                .find_map(|line| line.strip_prefix(&format!("export {name}=")));
-            line.expect("it says where it listens").to_owned()
-        };
-        Self {
-            postgres: setting("TIDINGS_TEST_POSTGRES"),
-            valkey: setting("TIDINGS_TEST_VALKEY"),
-            folder,
-        }
-    }
-
-    fn configuration(&self) -> String {
-        let (postgres, valkey) = (&self.postgres, &self.valkey);
-        format!("store.url = '{postgres}'\nreceipts.url = '{valkey}'\n")
-    }
-
-    fn kill(&self, name: &str) {
-        let pid = std::fs::read_to_string(self.folder.path().join(format!("{name}.pid")));
-        let pid = pid.expect("it was started");
-        let killed = Command::new("kill").args(["-KILL", pid.trim()]).status();
-        assert!(killed.expect("kill runs").success());
-    }
-
-    fn restart(&self, name: &str) {
-        servers(&["restart", &place(&self.folder), name]);
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        servers(&["stop", &place(&self.folder)]);
-    }
-}
-
-fn place(folder: &Folder) -> String {
-    folder.path().to_string_lossy().into_owned()
-}
-
-fn servers(arguments: &[&str]) -> String {
-    let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers");
-    let output = Command::new(script)
-        .args(arguments)
-        .output()
-        .expect("it runs");
-    assert!(
-        output.status.success(),
-        "{}: `scripts/test` installs the servers that tests need",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).expect("text")
-}
+use crate::harness::{BINARY, PATIENCE, PUBLISH, Server};
+use crate::servers::{Servers, place};
 
 /// What it says of itself, and that it said so in time.
 fn ready(server: &Server) -> (u16, Value) {
@@ -115,7 +50,7 @@ fn doctor(server: &Server) -> (bool, String) {
 
 #[test]
 fn a_change_at_one_replica_is_in_force_at_the_other() {
-    let servers = Servers::start();
+    let servers = Servers::start(&["postgres", "valkey"]);
     let (one, two) = (
         Server::start_with(&servers.configuration()),
         Server::start_with(&servers.configuration()),
@@ -155,7 +90,7 @@ fn a_change_at_one_replica_is_in_force_at_the_other() {
 
 #[test]
 fn parts_that_are_gone_are_named_and_come_back() {
-    let servers = Servers::start();
+    let servers = Servers::start(&["postgres", "valkey"]);
     let server = Server::start_with(&servers.configuration());
     let (status, said) = ready(&server);
     assert_eq!((status, &said["status"]), (200, &json!("ready")), "{said}");

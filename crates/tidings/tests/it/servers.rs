@@ -1,0 +1,79 @@
+//! Real servers that a test may kill, started by `scripts/servers`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::Folder;
+
+/// Servers of a test alone.
+pub(crate) struct Servers {
+    folder: Folder,
+    said: String,
+}
+
+impl Servers {
+    pub(crate) fn start(names: &[&str]) -> Self {
+        let folder = Folder::new();
+        let place = place(&folder);
+        let mut arguments = vec!["start", &place];
+        arguments.extend(names);
+        let said = servers(&arguments);
+        Self { folder, said }
+    }
+
+    /// Where one listens, by the name of the variable that scripts/servers gives it.
+    pub(crate) fn setting(&self, name: &str) -> Option<&str> {
+        let name = format!("export {name}=");
+        self.said.lines().find_map(|line| line.strip_prefix(&name))
+    }
+
+    /// Of a gateway that runs on all of them.
+    pub(crate) fn configuration(&self) -> String {
+        let store = self.setting("TIDINGS_TEST_POSTGRES").unwrap_or_default();
+        let receipts = self.setting("TIDINGS_TEST_VALKEY").unwrap_or_default();
+        let mut configuration = format!("store.url = '{store}'\nreceipts.url = '{receipts}'\n");
+        if let Some(brokers) = self.setting("TIDINGS_TEST_KAFKA") {
+            configuration.push_str("bus.kind = 'kafka'\n");
+            configuration.extend(["bus.kafka.brokers = '", brokers, "'\n"]);
+        }
+        configuration
+    }
+
+    /// As `kill -9`.
+    pub(crate) fn kill(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.folder.path().join(format!("{name}.pid")));
+        let pid = pid.expect("it was started");
+        let killed = Command::new("kill").args(["-KILL", pid.trim()]).status();
+        assert!(killed.expect("kill runs").success());
+    }
+
+    /// On its old port and data.
+    pub(crate) fn restart(&self, name: &str) {
+        servers(&["restart", &place(&self.folder), name]);
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        servers(&["stop", &place(&self.folder)]);
+    }
+}
+
+/// A folder as an argument.
+pub(crate) fn place(folder: &Folder) -> String {
+    folder.path().to_string_lossy().into_owned()
+}
+
+fn servers(arguments: &[&str]) -> String {
+    let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers");
+    let output = Command::new(script)
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    assert!(
+        output.status.success(),
+        "{}: `scripts/test` installs the servers that tests need",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
