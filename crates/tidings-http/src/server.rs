@@ -3,11 +3,12 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, Version, header};
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -52,6 +53,10 @@ const MAX_STREAMS: u32 = 200;
 /// The most streams a client may reset before it is cut off (CVE-2023-44487).
 const MAX_RESETS: usize = 20;
 
+/// How long after the word to stop requests are still taken, each answer saying that it is the connection's last: a
+/// client that keeps a connection open may be sending at that moment, and closing would lose its request.
+const LEAVING: Duration = Duration::from_millis(200);
+
 /// Serves until `stop` is ready, then lets what is in flight end.
 pub async fn serve(
     listener: TcpListener,
@@ -64,12 +69,18 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
-    let mut stop = std::pin::pin!(stop);
+    let leaving = Arc::new(AtomicBool::new(false));
+    let mut stopped = std::pin::pin!(async {
+        stop.await;
+        leaving.store(true, Ordering::Relaxed);
+        house.close_streams();
+        tokio::time::sleep(LEAVING).await;
+    });
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &places) => accepted,
             Some(_) = connections.join_next() => continue,
-            () = &mut stop => break,
+            () = &mut stopped => break,
         };
         let (stream, place) = match accepted {
             Ok(accepted) => accepted,
@@ -85,6 +96,7 @@ pub async fn serve(
         let service = Answering {
             house: house.clone(),
             router: router.clone(),
+            leaving: leaving.clone(),
             requests: requests.clone(),
             two_lengths: two_lengths.clone(),
         };
@@ -107,7 +119,6 @@ pub async fn serve(
         });
     }
     drop(listener);
-    house.close_streams();
     let drained = tokio::time::timeout(limits.drain, graceful.shutdown()).await;
     if drained.is_err() {
         tracing::warn!("some requests did not end within the drain time");
@@ -120,6 +131,8 @@ pub async fn serve(
 struct Answering {
     house: House,
     router: Router,
+    /// Whether each answer is the last of its connection.
+    leaving: Arc<AtomicBool>,
     /// How many heads have come.
     requests: Arc<AtomicU64>,
     two_lengths: TwoLengths,
@@ -136,8 +149,16 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         if self.two_lengths.at(number) {
             return Box::pin(async move { Ok(two_lengths(&house, &request)) });
         }
-        let router = self.router.clone();
-        Box::pin(async move { Ok(around(&house, router, request.map(Body::new)).await) })
+        let (router, leaving) = (self.router.clone(), self.leaving.clone());
+        let kept_open = request.version() < Version::HTTP_2;
+        Box::pin(async move {
+            let mut response = around(&house, router, request.map(Body::new)).await;
+            if leaving.load(Ordering::Relaxed) && kept_open {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok(response)
+        })
     }
 }
 
