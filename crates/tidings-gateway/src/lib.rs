@@ -49,7 +49,7 @@ pub struct Gateway {
     pub outbox: Arc<Outbox>,
     /// Time and ids.
     pub clock: Clock,
-    /// What one tenant may ask for at once; the defaults until it is set.
+    /// What one tenant may ask for at once.
     pub limits: Limits,
     /// Idempotency keys beside a log that does not keep them.
     receipts: Option<Arc<dyn Receipts>>,
@@ -72,6 +72,8 @@ pub struct Parts {
     pub access: Arc<Access>,
     /// Where events go; what fits none goes to source A's topic.
     pub routes: Vec<Route>,
+    /// What one tenant may ask for at once.
+    pub limits: Limits,
     /// The time.
     pub clock: Clock,
 }
@@ -104,6 +106,7 @@ impl Gateway {
             store,
             access,
             routes,
+            limits,
             clock,
         } = parts;
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
@@ -126,7 +129,7 @@ impl Gateway {
             api_keys,
             outbox,
             clock,
-            limits: Limits::default(),
+            limits,
             receipts,
             line,
             bus,

@@ -100,6 +100,7 @@ async fn gateway(bus: &Arc<Leaving>, store: &Store) -> Gateway {
         store: store.clone(),
         access,
         routes: Vec::new(),
+        limits: crate::Limits::default(),
         clock,
     });
     opened.await.unwrap()

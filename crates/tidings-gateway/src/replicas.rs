@@ -142,6 +142,7 @@ mod tests {
             store: store.clone(),
             access,
             routes,
+            limits: crate::Limits::default(),
             clock,
         });
         let gateway = gateway.await.unwrap();

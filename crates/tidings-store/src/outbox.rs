@@ -117,8 +117,7 @@ mod tests {
     use tidings_event::ModuleId;
 
     use super::*;
-    use crate::ApiKeyRow;
-    use crate::suite::on_each_database;
+    use crate::suite::{key, on_each_database};
 
     fn event(number: u8) -> OutboxRow {
         OutboxRow {
@@ -128,20 +127,6 @@ mod tests {
             event_type: "audit.manifest.written".parse().unwrap(),
             data: format!("{{\"n\":{number}}}"),
             created_at_ms: 100 - i64::from(number),
-        }
-    }
-
-    fn key() -> ApiKeyRow {
-        ApiKeyRow {
-            id: Uuid::from_u128(77),
-            tenant: "acme".parse().unwrap(),
-            name: "ci".into(),
-            module: None,
-            scopes: vec!["events:read".into()],
-            hash: [7; 32],
-            created_at_ms: 1,
-            expires_at_ms: None,
-            revoked_at_ms: None,
         }
     }
 

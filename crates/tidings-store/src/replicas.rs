@@ -65,8 +65,8 @@ impl Replicas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::on_postgres;
-    use crate::{ApiKeyRow, Store};
+    use crate::Store;
+    use crate::suite::{key, on_postgres};
 
     #[tokio::test]
     async fn a_turn_has_one_holder_and_ends_by_itself() {
@@ -104,17 +104,7 @@ mod tests {
             moved
         };
         let (crm, acme) = ("crm".parse().unwrap(), "acme".parse().unwrap());
-        let key = ApiKeyRow {
-            id: Uuid::from_u128(77),
-            tenant: "acme".parse().unwrap(),
-            name: "ci".into(),
-            module: None,
-            scopes: vec!["events:read".into()],
-            hash: [7; 32],
-            created_at_ms: 1,
-            expires_at_ms: None,
-            revoked_at_ms: None,
-        };
+        let key = key();
         assert!(!moved().await);
         let manifests = store.manifests();
         manifests.put(&crm, "1.0.0", "{}", 1, &[]).await.unwrap();

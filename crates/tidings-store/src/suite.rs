@@ -3,7 +3,22 @@
 use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
-use crate::Store;
+use crate::{ApiKeyRow, Store};
+
+/// A key of the tenant `acme`.
+pub(crate) fn key() -> ApiKeyRow {
+    ApiKeyRow {
+        id: Uuid::from_u128(77),
+        tenant: "acme".parse().unwrap(),
+        name: "ci".into(),
+        module: None,
+        scopes: vec!["events:read".into()],
+        hash: [7; 32],
+        created_at_ms: 1,
+        expires_at_ms: None,
+        revoked_at_ms: None,
+    }
+}
 
 /// Runs a test on a new store of each kind.
 pub(crate) async fn on_each_database(test: impl AsyncFn(Store)) {

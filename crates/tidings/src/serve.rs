@@ -158,6 +158,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     };
     let access = open_access(&config, &store, &clock).await?;
     let receipts = receipts(&config, &store)?;
+    let limits = &config.limits;
     let gateway = Gateway::open(Parts {
         bus: bus.clone(),
         receipts,
@@ -165,15 +166,14 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
         store: store.clone(),
         access: access.clone(),
         routes,
+        limits: tidings_gateway::limits::Limits::new(
+            limits.requests_per_second,
+            limits.burst,
+            limits.streams_per_tenant,
+        ),
         clock: clock.clone(),
     });
-    let mut gateway = gateway.await.context("the gateway cannot be opened")?;
-    let limits = &config.limits;
-    gateway.limits = tidings_gateway::limits::Limits::new(
-        limits.requests_per_second,
-        limits.burst,
-        limits.streams_per_tenant,
-    );
+    let gateway = gateway.await.context("the gateway cannot be opened")?;
 
     let listener = TcpListener::bind(config.server.listen)
         .await

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::health::{State, log};
 use super::topics::Topics;
-use super::{ANSWER, Config, DELIVERY, OpenError, RETRY_AFTER, wire};
+use super::{ANSWER, Config, DELIVERY, MAX_MESSAGE_BYTES, OpenError, RETRY_AFTER, wire};
 use crate::{AppendError, Appended, Position, Record, partition_of};
 
 /// So many bytes wait in the producer at most; more is refused as unavailable.
@@ -22,8 +22,6 @@ const QUEUE_BYTES: usize = 64 << 20;
 /// librdkafka's own bounds stay above ours, so that no batch is cut by a full queue.
 const QUEUE_KIB: &str = "262144";
 const QUEUE_MESSAGES: &str = "1000000";
-/// The largest message: 1 MB of data, its envelope and headers.
-const MAX_MESSAGE_BYTES: &str = "2097152";
 const UNAVAILABLE: AppendError = AppendError::Unavailable {
     retry_after: RETRY_AFTER,
 };

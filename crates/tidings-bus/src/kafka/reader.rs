@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::topics::Topics;
-use super::{Config, PATIENCE, unavailable, wire};
+use super::{Config, MAX_MESSAGE_BYTES, PATIENCE, unavailable, wire};
 use crate::{Bounds, Page, Partition, Read, ReadError, Stored, time_of};
 
 /// So many questions are answered at once; more wait.
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SEARCHED: usize = 50_000;
 
 /// A topic as it is called on the brokers, and a partition's number.
-type Place = (String, u32);
+type Place = (String, i32);
 
 /// The consumers, made when they are first needed.
 pub(super) struct Readers {
@@ -56,7 +56,7 @@ impl Readers {
             ("fetch.error.backoff.ms", "50"),
             ("queued.min.messages", "1000"),
             ("queued.max.messages.kbytes", "16384"),
-            ("fetch.message.max.bytes", "2097152"),
+            ("fetch.message.max.bytes", MAX_MESSAGE_BYTES),
         ]);
         Arc::new(Self {
             config,
@@ -113,9 +113,8 @@ impl Readers {
         if !self.exists(&partition).await? {
             return Ok(Bounds { start: 0, end: 0 });
         }
-        let (name, number) = self.place(&partition);
-        self.with(move |consumer| bounds(consumer, &name, number))
-            .await
+        let place = self.place(&partition);
+        self.with(move |consumer| bounds(consumer, &place)).await
     }
 
     pub(super) async fn read(
@@ -147,7 +146,7 @@ impl Readers {
             let found = at_time(consumer, std::slice::from_ref(&place), time_ms)?;
             match found.first() {
                 Some((_, offset)) => Ok(*offset),
-                None => Ok(bounds(consumer, &place.0, place.1)?.end),
+                None => Ok(bounds(consumer, &place)?.end),
             }
         })
         .await
@@ -156,7 +155,7 @@ impl Readers {
     /// Where a partition is found on the brokers.
     fn place(&self, partition: &Partition) -> Place {
         let name = self.topics.name(&partition.topic).into_owned();
-        (name, partition.number)
+        (name, i32::try_from(partition.number).unwrap_or(i32::MAX))
     }
 
     /// The record of an event, by the time in its id.
@@ -172,6 +171,7 @@ impl Readers {
         let mut named = HashMap::new();
         for (topic, count) in topics {
             let name = self.topics.name(&topic).into_owned();
+            let count = i32::try_from(count).unwrap_or(i32::MAX);
             everywhere.extend((0..count).map(|number| (name.clone(), number)));
             named.insert(name, topic);
         }
@@ -196,9 +196,8 @@ fn patiently<T>(ask: impl Fn(Duration) -> KafkaResult<T>) -> Result<T, ReadError
     }
 }
 
-fn bounds(consumer: &BaseConsumer, topic: &str, number: u32) -> Result<Bounds, ReadError> {
-    let number = i32::try_from(number).unwrap_or(i32::MAX);
-    let (start, end) = patiently(|left| consumer.fetch_watermarks(topic, number, left))?;
+fn bounds(consumer: &BaseConsumer, (topic, number): &Place) -> Result<Bounds, ReadError> {
+    let (start, end) = patiently(|left| consumer.fetch_watermarks(topic, *number, left))?;
     Ok(Bounds {
         start: u64::try_from(start).unwrap_or_default(),
         end: u64::try_from(end).unwrap_or_default(),
@@ -213,9 +212,8 @@ fn at_time(
 ) -> Result<Vec<(Place, u64)>, ReadError> {
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for (topic, number) in partitions {
-        let number = i32::try_from(*number).unwrap_or(i32::MAX);
         asked
-            .add_partition_offset(topic, number, Offset::Offset(time_ms.max(0)))
+            .add_partition_offset(topic, *number, Offset::Offset(time_ms.max(0)))
             .map_err(unavailable)?;
     }
     let found = patiently(|left| {
@@ -227,8 +225,7 @@ fn at_time(
     })?;
     let mut offsets = Vec::new();
     for (topic, number) in partitions {
-        let partition = i32::try_from(*number).unwrap_or(i32::MAX);
-        let Some(element) = found.find_partition(topic, partition) else {
+        let Some(element) = found.find_partition(topic, *number) else {
             continue;
         };
         if let Offset::Offset(offset) = element.offset()
@@ -244,8 +241,7 @@ fn assign(consumer: &BaseConsumer, from: &[(Place, u64)]) -> Result<(), ReadErro
     let mut list = TopicPartitionList::with_capacity(from.len());
     for ((topic, number), offset) in from {
         let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
-        let number = i32::try_from(*number).unwrap_or(i32::MAX);
-        list.add_partition_offset(topic, number, offset)
+        list.add_partition_offset(topic, *number, offset)
             .map_err(unavailable)?;
     }
     consumer.assign(&list).map_err(unavailable)?;
@@ -297,7 +293,7 @@ fn page(
     place: Place,
     read: &Read,
 ) -> Result<Page, ReadError> {
-    let bounds = bounds(consumer, &place.0, place.1)?;
+    let bounds = bounds(consumer, &place)?;
     let from = read.from.max(bounds.start);
     let mut page = Page {
         records: Vec::new(),

@@ -9,10 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tidings_event::Topic;
 
 use super::health::Quiet;
-use super::{Config, PATIENCE};
-
-/// The largest record that a topic made here takes: 1 MB of data, its envelope and headers.
-const MAX_MESSAGE_BYTES: &str = "2097152";
+use super::{Config, MAX_MESSAGE_BYTES, PATIENCE};
 
 /// Topics that are known to exist, with their partitions, and those that may.
 pub(super) struct Topics {
@@ -104,6 +101,10 @@ impl Topics {
             return Err(missing);
         }
         let _one_at_a_time = self.making.lock().await;
+        // Whoever waited here for another to make it is done.
+        if let Some(partitions) = self.partitions(topic) {
+            return Ok(partitions);
+        }
         self.make(topic).await?;
         // What is made is not known to every broker at once.
         for _ in 0..20 {

@@ -35,17 +35,12 @@ pub struct Claimed {
 impl Claimed {
     /// Nothing was claimed: the bus decides, or nothing is going to be appended.
     pub(super) fn unasked(named: Named) -> Self {
-        let fresh = |_: &NamedDraft| Standing::Fresh(None);
-        Self::of(named, fresh)
+        Self::of(named, std::iter::repeat_with(|| Standing::Fresh(None)))
     }
 
-    fn of(named: Named, mut standing: impl FnMut(&NamedDraft) -> Standing) -> Self {
-        let entries = named.entries.into_iter().map(|entry| {
-            let standing = standing(&entry);
-            (entry, standing)
-        });
+    fn of(named: Named, standings: impl IntoIterator<Item = Standing>) -> Self {
         Self {
-            entries: entries.collect(),
+            entries: named.entries.into_iter().zip(standings).collect(),
             caller: named.caller,
             tenant: named.tenant,
             traceparent: named.traceparent,
@@ -62,40 +57,41 @@ pub async fn claim(receipts: &dyn Receipts, mut named: Named) -> Result<Claimed,
         .await
         .map_err(|error| refused(&error))?;
     let mut claims = claims.into_iter();
-    let mut found: Vec<Option<Standing>> = Vec::with_capacity(named.entries.len());
-    let (mut holds, mut reused) = (Vec::new(), Vec::new());
+    let mut standings = Vec::with_capacity(named.entries.len());
+    let mut reused = Vec::new();
     for (index, entry) in named.entries.iter_mut().enumerate() {
-        if let Some(first) = same_as[index] {
-            if first.differs {
-                reused.push(index);
+        standings.push(match same_as[index] {
+            Some(first) => {
+                if first.differs {
+                    reused.push(index);
+                }
+                Standing::SameAs(first.index)
             }
-            found.push(Some(Standing::SameAs(first.index)));
-            continue;
-        }
-        match claims.next() {
-            Some(Claim::Fresh(hold)) => {
-                entry.event_id = hold.event_id();
-                found.push(None);
-                holds.push(hold);
-            }
-            Some(Claim::Replayed(receipt)) => found.push(Some(Standing::Repeat(receipt))),
-            Some(Claim::Reused) | None => {
-                reused.push(index);
-                found.push(None);
-            }
-        }
+            None => match claims.next() {
+                Some(Claim::Fresh(hold)) => {
+                    entry.event_id = hold.event_id();
+                    Standing::Fresh(Some(hold))
+                }
+                Some(Claim::Replayed(receipt)) => Standing::Repeat(receipt),
+                Some(Claim::Reused) | None => {
+                    reused.push(index);
+                    Standing::Fresh(None)
+                }
+            },
+        });
     }
     if !reused.is_empty() {
-        if let Err(error) = receipts.release(holds, Release::NothingAppended).await {
+        let holds = standings.into_iter().filter_map(|standing| match standing {
+            Standing::Fresh(hold) => hold,
+            Standing::Repeat(_) | Standing::SameAs(_) => None,
+        });
+        let released = receipts.release(holds.collect(), Release::NothingAppended);
+        if let Err(error) = released.await {
             tracing::warn!(%error, "keys of a refused batch stay held until their lease is over");
         }
         return Err(key_reused(reused, named.alone));
     }
-    let (mut holds, mut standings) = (holds.into_iter(), found.into_iter());
-    Ok(Claimed::of(named, |_| {
-        let standing = standings.next().flatten();
-        standing.unwrap_or_else(|| Standing::Fresh(holds.next()))
-    }))
+    Ok(Claimed::of(named, standings))
 }
 
 /// An earlier event of the batch with the same key.
