@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The arrows of ARCHITECTURE.md: a crate and the own crates it may depend on.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("tidings-event", &[]),
     ("tidings-bus", &["tidings-event"]),
     ("tidings-store", &["tidings-event"]),
@@ -18,6 +18,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("tidings-client", &["tidings-event"]),
     ("tidings-egress", &[]),
     ("tidings-contract", &["tidings-event"]),
+    ("tidings-filter", &["tidings-event"]),
     (
         "tidings-gateway",
         &[

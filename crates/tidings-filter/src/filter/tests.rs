@@ -1,0 +1,233 @@
+//! Filters on events, and why they do not hold.
+
+use serde_json::json;
+use tidings_event::json::RawJson;
+use tidings_event::{Attribute, Data, Event};
+use uuid::Uuid;
+
+use super::*;
+
+fn event() -> Event {
+    let data = r#"{"amount":500,"deal":{"id":"d-1","tags":["a"]},"a/b":1.0,"none":null}"#;
+    Event {
+        event_id: Uuid::nil(),
+        id: "e-1".into(),
+        source: "/shop/7".into(),
+        event_type: "crm.deal.closed".parse().unwrap(),
+        tenant: "acme".parse().unwrap(),
+        schema_version: "1.0.0".parse().unwrap(),
+        time: "2026-01-01T00:00:00.000Z".into(),
+        received_at_ms: 0,
+        traceparent: None,
+        subject: Some("deal:d-1".into()),
+        data_schema: None,
+        data_content_type: Some("application/json".into()),
+        extensions: vec![
+            ("priority".into(), Attribute::Integer(5)),
+            ("urgent".into(), Attribute::Boolean(true)),
+        ],
+        data: Data::Json(RawJson::parse(data).unwrap().0),
+    }
+}
+
+/// That the filter holds, or its first unmet clause as `path: expected / got`.
+fn check(filter: Value, expected: Result<(), &str>) {
+    let parsed = Filter::parse(&filter).unwrap_or_else(|error| panic!("{filter}: {error}"));
+    let event = event();
+    let subject = Subject::new(&event);
+    let judged = parsed.judge(&subject);
+    assert_eq!(parsed.matches(&subject), judged.is_ok(), "{filter}");
+    let judged =
+        judged.map_err(|unmet| format!("{}: {} / {}", unmet.path, unmet.expected, unmet.got));
+    assert_eq!(
+        judged.as_ref().map_err(String::as_str).copied(),
+        expected,
+        "{filter}"
+    );
+}
+
+#[test]
+fn every_part_must_hold_and_the_first_that_does_not_is_named() {
+    check(json!({}), Ok(()));
+    check(json!({ "types": ["crm.deal.*", "a.b"] }), Ok(()));
+    check(
+        json!({ "types": ["a.b", "c.**"] }),
+        Err("types: a.b or c.** / crm.deal.closed"),
+    );
+    let dialect = |dialect: Value| json!({ "dialects": [dialect] });
+    check(
+        dialect(json!({ "exact": { "type": "crm.deal.closed", "id": "e-1" } })),
+        Ok(()),
+    );
+    check(
+        dialect(json!({ "exact": { "type": "crm.deal" } })),
+        Err("dialects[0].exact.type: crm.deal / crm.deal.closed"),
+    );
+    check(dialect(json!({ "prefix": { "source": "/shop" } })), Ok(()));
+    check(dialect(json!({ "suffix": { "subject": "d-1" } })), Ok(()));
+    check(
+        dialect(json!({ "exact": { "priority": "5", "urgent": "true" } })),
+        Ok(()),
+    );
+    check(
+        dialect(json!({ "suffix": { "dataschema": "x" } })),
+        Err("dialects[0].suffix.dataschema: x / no such attribute"),
+    );
+    check(
+        dialect(json!({ "not": { "exact": { "dataschema": "x" } } })),
+        Ok(()),
+    );
+    check(
+        dialect(json!({ "not": { "exact": { "id": "e-1" } } })),
+        Err("dialects[0].not: false / true"),
+    );
+    check(
+        dialect(json!({ "all": [{ "exact": { "id": "e-1" } }, { "prefix": { "id": "x" } }] })),
+        Err("dialects[0].all[1].prefix.id: x / e-1"),
+    );
+    check(
+        dialect(json!({ "any": [{ "exact": { "id": "x" } }, { "prefix": { "id": "e" } }] })),
+        Ok(()),
+    );
+    check(
+        dialect(json!({ "any": [{ "exact": { "id": "x" } }, { "exact": { "id": "y" } }] })),
+        Err("dialects[0].any[0].exact.id: x / e-1"),
+    );
+    check(
+        dialect(json!({ "sql": "priority > 4 AND source LIKE '/shop/%'" })),
+        Ok(()),
+    );
+    check(
+        dialect(json!({ "sql": "priority > 5" })),
+        Err("dialects[0].sql: priority > 5 / false"),
+    );
+    check(
+        dialect(json!({ "sql": "missing = 1" })),
+        Err("dialects[0].sql: missing = 1 / there is no attribute missing"),
+    );
+}
+
+#[test]
+fn data_is_matched_by_pointer() {
+    let data = |clause: Value| json!({ "data": [clause] });
+    for holds in [
+        json!({ "pointer": "/amount", "gte": 500, "lte": 500.0, "gt": -1, "lt": 1e9 }),
+        json!({ "pointer": "/amount", "eq": 500.0, "ne": "500" }),
+        json!({ "pointer": "/a~1b", "eq": 1 }),
+        json!({ "pointer": "/deal/id", "prefix": "d-", "in": ["x", "d-1"], "gt": "d-0" }),
+        json!({ "pointer": "/deal/tags/0", "eq": "a" }),
+        json!({ "pointer": "/deal", "eq": { "tags": ["a"], "id": "d-1" } }),
+        json!({ "pointer": "/missing", "exists": false, "ne": 1 }),
+        json!({ "pointer": "/none", "exists": true, "eq": null }),
+        json!({ "pointer": "", "exists": true }),
+    ] {
+        check(data(holds), Ok(()));
+    }
+    check(
+        data(json!({ "pointer": "/amount", "gt": 500 })),
+        Err("data[0].gt: 500 / 500"),
+    );
+    check(
+        data(json!({ "pointer": "/missing", "eq": null })),
+        Err("data[0].eq: null / nothing there"),
+    );
+    check(
+        data(json!({ "pointer": "/deal/id", "gt": 1 })),
+        Err("data[0].gt: 1 / \"d-1\""),
+    );
+}
+
+#[test]
+fn what_is_no_filter_is_refused_with_its_place() {
+    let deep = (0..20).fold(
+        json!({ "exact": { "id": "x" } }),
+        |inner, _| json!({ "not": inner }),
+    );
+    for (filter, part) in [
+        (json!([]), "filter: it must be an object"),
+        (json!({ "type": [] }), "type: it is not a member"),
+        (json!({ "types": "crm.**" }), "types: it must be a list"),
+        (json!({ "types": ["crm.**.x"] }), "types[0]: "),
+        (
+            json!({ "types": vec!["a.b"; 101] }),
+            "types: it may have 100",
+        ),
+        (
+            json!({ "dialects": [{}] }),
+            "dialects[0]: it must be an object with one member",
+        ),
+        (
+            json!({ "dialects": [{ "like": {} }] }),
+            "dialects[0].like: there is no such dialect",
+        ),
+        (
+            json!({ "dialects": [{ "exact": {} }] }),
+            "dialects[0].exact: it must be an object",
+        ),
+        (
+            json!({ "dialects": [{ "exact": { "Id": "1" } }] }),
+            "dialects[0].exact.Id: ",
+        ),
+        (
+            json!({ "dialects": [{ "exact": { "id": "" } }] }),
+            "dialects[0].exact.id: ",
+        ),
+        (
+            json!({ "dialects": [{ "any": [] }] }),
+            "dialects[0].any: it must be a list",
+        ),
+        (json!({ "dialects": [deep] }), "16 deep"),
+        (
+            json!({ "dialects": [{ "sql": "a = " }] }),
+            "dialects[0].sql: the expression cannot be read",
+        ),
+        (
+            json!({ "dialects": [{ "sql": "FOO(1)" }] }),
+            "there is no function FOO/1",
+        ),
+        (
+            json!({ "data": [{ "pointer": "amount", "eq": 1 }] }),
+            "data[0].pointer: ",
+        ),
+        (
+            json!({ "data": [{ "pointer": "/a~2", "eq": 1 }] }),
+            "data[0].pointer: ",
+        ),
+        (
+            json!({ "data": [{ "pointer": "/a" }] }),
+            "data[0]: an operator is missing",
+        ),
+        (
+            json!({ "data": [{ "pointer": "/a", "gt": true }] }),
+            "data[0].gt: it must be a number",
+        ),
+        (
+            json!({ "data": [{ "pointer": "/a", "like": 1 }] }),
+            "data[0].like: there is no such",
+        ),
+    ] {
+        let error = Filter::parse(&filter).unwrap_err().to_string();
+        assert!(error.contains(part), "{filter}: {error}");
+    }
+}
+
+#[test]
+fn deep_or_long_expressions_are_refused_and_none_overflows_the_stack() {
+    for text in [
+        "(".repeat(4_000),
+        "NOT ".repeat(1_000) + "TRUE",
+        "-".repeat(4_000) + "a",
+        "a IN (".repeat(600),
+        "ABS(".repeat(1_000),
+        "x".repeat(5_000),
+    ] {
+        assert!(
+            crate::cesql::Expression::parse(&text).is_err(),
+            "{}",
+            &text[..20]
+        );
+    }
+    // Flat ones may be long: they are one level deep each.
+    let flat = vec!["a"; 819].join(" OR ");
+    assert!(crate::cesql::Expression::parse(&flat).is_ok());
+}
