@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
 use crate::pool::{Columns, Connections, on_either};
-use crate::seal::{Seal, Sealed};
+use crate::seal::{Seal, Sealed, SealedLate};
 use crate::{StoreError, attempting, parsed};
 
 /// An API key as it is kept. The key itself is nowhere, only its hash.
@@ -154,10 +154,13 @@ fn scopes_text(key: &ApiKeyRow) -> String {
     serde_json::Value::from(key.scopes.clone()).to_string()
 }
 
+impl SealedLate for ApiKeyRow {
+    const SET: &'static str = "UPDATE api_keys SET crc = $1 WHERE id = $2";
+}
+
 impl Sealed for ApiKeyRow {
     const TABLE: &'static str = "api_keys";
     const ALL: &'static str = "SELECT * FROM api_keys";
-    const SET: &'static str = "UPDATE api_keys SET crc = $1 WHERE id = $2";
 
     fn seal(&self) -> i64 {
         let seal = Seal::of(Self::TABLE).bytes(self.id.as_bytes());

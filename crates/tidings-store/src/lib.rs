@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
 pub mod api_keys;
+pub mod dead_letters;
+pub mod deliveries;
 pub mod manifests;
 pub mod outbox;
 mod pool;
 pub mod receipts;
 pub mod replicas;
 mod seal;
+pub mod subscriptions;
 #[cfg(test)]
 mod suite;
 
@@ -21,10 +24,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, Executor, PgConnection, Pool, Row as _, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
+pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
+pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
 pub use replicas::Replicas;
+pub use subscriptions::{SubscriptionRow, Subscriptions};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Run under an advisory lock: of replicas that start together, the first migrates.
@@ -250,6 +256,21 @@ impl Store {
         Outbox::new(&self.connections)
     }
 
+    /// Who wants which events.
+    pub fn subscriptions(&self) -> Subscriptions<'_> {
+        Subscriptions::new(&self.connections)
+    }
+
+    /// How far deliveries have come.
+    pub fn deliveries(&self) -> Deliveries<'_> {
+        Deliveries::new(&self.connections)
+    }
+
+    /// Deliveries that were given up.
+    pub fn dead_letters(&self) -> DeadLetters<'_> {
+        DeadLetters::new(&self.connections)
+    }
+
     /// Idempotency keys, on PostgreSQL. None on SQLite: the embedded log keeps them itself.
     pub fn receipts(&self) -> Option<Receipts> {
         match &self.connections {
@@ -372,6 +393,19 @@ where
 {
     let text = row.text(column).map_err(attempting("read a row"))?;
     text.parse().map_err(|fault: T::Err| StoreError::Corrupt {
+        row: id.to_owned(),
+        column,
+        fault: fault.to_string(),
+    })
+}
+
+/// A column that holds a whole number of ours.
+fn whole<T>(row: &impl Columns, id: &str, column: &'static str) -> Result<T, StoreError>
+where
+    T: TryFrom<i64, Error: std::fmt::Display>,
+{
+    let number = row.integer(column).map_err(attempting("read a row"))?;
+    T::try_from(number).map_err(|fault| StoreError::Corrupt {
         row: id.to_owned(),
         column,
         fault: fault.to_string(),

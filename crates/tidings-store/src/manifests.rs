@@ -5,7 +5,7 @@ use tidings_event::ModuleId;
 
 use crate::outbox::{self, OutboxRow};
 use crate::pool::{Columns, Connections, on_either};
-use crate::seal::{Seal, Sealed};
+use crate::seal::{Seal, Sealed, SealedLate};
 use crate::{StoreError, attempting, parsed};
 
 /// A manifest as it is kept.
@@ -112,10 +112,13 @@ fn seal(module_id: &ModuleId, version: &str, document: &str, updated_at_ms: i64)
     seal.number(updated_at_ms).finish()
 }
 
+impl SealedLate for ManifestRow {
+    const SET: &'static str = "UPDATE manifests SET crc = $1 WHERE module_id = $2";
+}
+
 impl Sealed for ManifestRow {
     const TABLE: &'static str = "manifests";
     const ALL: &'static str = "SELECT * FROM manifests";
-    const SET: &'static str = "UPDATE manifests SET crc = $1 WHERE module_id = $2";
 
     fn seal(&self) -> i64 {
         let at_ms = self.updated_at_ms;

@@ -5,7 +5,7 @@ use tidings_event::{EventType, Service, TenantId};
 use uuid::Uuid;
 
 use crate::pool::{Columns, Connections, on_either};
-use crate::seal::{Seal, Sealed};
+use crate::seal::{Seal, Sealed, SealedLate};
 use crate::{StoreError, attempting, parsed};
 
 /// An event that waits.
@@ -82,10 +82,13 @@ macro_rules! write {
 
 pub(crate) use write;
 
+impl SealedLate for OutboxRow {
+    const SET: &'static str = "UPDATE outbox SET crc = $1 WHERE id = $2";
+}
+
 impl Sealed for OutboxRow {
     const TABLE: &'static str = "outbox";
     const ALL: &'static str = "SELECT * FROM outbox";
-    const SET: &'static str = "UPDATE outbox SET crc = $1 WHERE id = $2";
 
     fn seal(&self) -> i64 {
         let seal = Seal::of(Self::TABLE).bytes(self.id.as_bytes());

@@ -6,7 +6,10 @@
 use sqlx::{Pool, Sqlite, SqliteConnection};
 
 use crate::pool::Columns;
-use crate::{ApiKeyRow, ManifestRow, OutboxRow, StoreError, attempting};
+use crate::{
+    ApiKeyRow, AttemptRow, CursorRow, DeadLetterRow, ManifestRow, OutboxRow, PendingRow,
+    ProgressRow, StoreError, SubscriptionRow, attempting,
+};
 
 /// The CRC-32 of a row: its table and each field with its length, so that no two rows run into
 /// one.
@@ -49,8 +52,6 @@ pub(crate) trait Sealed: Sized {
     const TABLE: &'static str;
     /// Selects every row.
     const ALL: &'static str;
-    /// Writes the seal `$1` of the row `$2`.
-    const SET: &'static str;
 
     /// What the row's seal must be.
     fn seal(&self) -> i64;
@@ -76,6 +77,12 @@ pub(crate) trait Sealed: Sized {
     }
 }
 
+/// A row of a table that is older than seals.
+pub(crate) trait SealedLate: Sealed {
+    /// Writes the seal `$1` of the row that is [named](Sealed::name) `$2`.
+    const SET: &'static str;
+}
+
 /// Seals the rows that were written before rows had seals.
 pub(crate) async fn seal_old_rows(pool: &Pool<Sqlite>) -> Result<(), StoreError> {
     let failed = || attempting("seal its rows");
@@ -91,7 +98,7 @@ pub(crate) async fn seal_old_rows(pool: &Pool<Sqlite>) -> Result<(), StoreError>
     transaction.commit().await.map_err(failed())
 }
 
-async fn seal_old<T: Sealed>(transaction: &mut SqliteConnection) -> Result<(), StoreError> {
+async fn seal_old<T: SealedLate>(transaction: &mut SqliteConnection) -> Result<(), StoreError> {
     let failed = || attempting("seal its rows");
     let rows = sqlx::query(T::ALL).fetch_all(&mut *transaction).await;
     for row in rows.map_err(failed())? {
@@ -115,6 +122,12 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
         look_at::<ManifestRow>(pool, &mut findings).await?;
         look_at::<ApiKeyRow>(pool, &mut findings).await?;
         look_at::<OutboxRow>(pool, &mut findings).await?;
+        look_at::<SubscriptionRow>(pool, &mut findings).await?;
+        look_at::<CursorRow>(pool, &mut findings).await?;
+        look_at::<ProgressRow>(pool, &mut findings).await?;
+        look_at::<PendingRow>(pool, &mut findings).await?;
+        look_at::<AttemptRow>(pool, &mut findings).await?;
+        look_at::<DeadLetterRow>(pool, &mut findings).await?;
     }
     Ok(findings)
 }

@@ -1,0 +1,197 @@
+//! Deliveries that were given up (source C, `dead_letter_event`).
+
+use sqlx::QueryBuilder;
+use tidings_event::{EventType, TenantId};
+use uuid::Uuid;
+
+use crate::pool::{Columns, Connections, on_either};
+use crate::seal::{Seal, Sealed};
+use crate::{StoreError, attempting, parsed, whole};
+
+/// A dead letter as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterRow {
+    /// What it is called by in URLs.
+    pub id: Uuid,
+    /// Whose event it is.
+    pub tenant: TenantId,
+    /// Who did not get it.
+    pub subscription: Uuid,
+    /// Its number there.
+    pub sequence: u64,
+    /// Which event.
+    pub event_id: Uuid,
+    /// What happened.
+    pub event_type: EventType,
+    /// The event whole, as CloudEvents JSON.
+    pub event: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// What the last try came to.
+    pub last_error: String,
+    /// When it was given up, in milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// `open`, `replaying` or `closed`.
+    pub state: String,
+}
+
+/// Which dead letters are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterQuery {
+    /// Of these subscriptions; empty for all.
+    pub subscriptions: Vec<Uuid>,
+    /// Of this type.
+    pub event_type: Option<String>,
+    /// Given up at or after, in ms since 1970.
+    pub since_ms: Option<i64>,
+    /// Given up before, in ms since 1970.
+    pub until_ms: Option<i64>,
+    /// The last error contains this text.
+    pub error: Option<String>,
+    /// In this state.
+    pub state: Option<&'static str>,
+    /// After this id.
+    pub after: Option<Uuid>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// The methods on dead letters.
+#[derive(Debug, Clone, Copy)]
+pub struct DeadLetters<'a> {
+    connections: &'a Connections,
+}
+
+/// Adds the conditions of a query behind `WHERE tenant = …`.
+macro_rules! conditions {
+    ($builder:ident, $query:expr) => {
+        if !$query.subscriptions.is_empty() {
+            $builder.push(" AND subscription IN (");
+            let mut listed = $builder.separated(", ");
+            for id in &$query.subscriptions {
+                listed.push_bind(id.to_string());
+            }
+            $builder.push(")");
+        }
+        if let Some(event_type) = &$query.event_type {
+            $builder
+                .push(" AND event_type = ")
+                .push_bind(event_type.clone());
+        }
+        if let Some(since) = $query.since_ms {
+            $builder.push(" AND created_at_ms >= ").push_bind(since);
+        }
+        if let Some(until) = $query.until_ms {
+            $builder.push(" AND created_at_ms < ").push_bind(until);
+        }
+        if let Some(error) = &$query.error {
+            let text = error
+                .replace('\\', "\\\\")
+                .replace('%', "\\%")
+                .replace('_', "\\_");
+            $builder
+                .push(" AND last_error LIKE ")
+                .push_bind(format!("%{text}%"));
+            $builder.push(" ESCAPE '\\'");
+        }
+        if let Some(state) = $query.state {
+            $builder.push(" AND state = ").push_bind(state);
+        }
+        if let Some(after) = $query.after {
+            $builder.push(" AND id > ").push_bind(after.to_string());
+        }
+    };
+}
+
+impl<'a> DeadLetters<'a> {
+    pub(crate) fn new(connections: &'a Connections) -> Self {
+        Self { connections }
+    }
+
+    /// The tenant's dead letters that a query asks for, oldest first.
+    pub async fn list(
+        &self,
+        tenant: &TenantId,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterRow>, StoreError> {
+        on_either!(self.connections, "list dead letters", connection => {
+            let mut builder = QueryBuilder::new("SELECT * FROM dead_letter_event WHERE tenant = ");
+            builder.push_bind(tenant.as_str());
+            conditions!(builder, query);
+            builder.push(" ORDER BY id LIMIT ").push_bind(i64::from(query.limit));
+            builder
+                .build()
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(DeadLetterRow::from_row).collect())
+        })?
+    }
+
+    /// The tenant's dead letter of this id.
+    pub async fn get(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+    ) -> Result<Option<DeadLetterRow>, StoreError> {
+        on_either!(self.connections, "read a dead letter", connection => {
+            sqlx::query("SELECT * FROM dead_letter_event WHERE tenant = $1 AND id = $2")
+                .bind(tenant.as_str())
+                .bind(id.to_string())
+                .fetch_optional(connection)
+                .await
+                .map(|row| row.as_ref().map(DeadLetterRow::from_row))
+        })?
+        .transpose()
+    }
+
+    /// Removes the tenant's dead letter. False when there is none.
+    pub async fn delete(&self, tenant: &TenantId, id: Uuid) -> Result<bool, StoreError> {
+        on_either!(self.connections, "remove a dead letter", connection => {
+            sqlx::query("DELETE FROM dead_letter_event WHERE tenant = $1 AND id = $2")
+                .bind(tenant.as_str())
+                .bind(id.to_string())
+                .execute(connection)
+                .await
+                .map(|done| done.rows_affected() == 1)
+        })
+    }
+}
+
+impl Sealed for DeadLetterRow {
+    const TABLE: &'static str = "dead_letter_event";
+    const ALL: &'static str = "SELECT * FROM dead_letter_event";
+
+    fn seal(&self) -> i64 {
+        let seal = Seal::of(Self::TABLE).bytes(self.id.as_bytes());
+        let seal = seal.text(self.tenant.as_str());
+        let seal = seal.bytes(self.subscription.as_bytes());
+        let seal = seal.bytes(&self.sequence.to_le_bytes());
+        let seal = seal.bytes(self.event_id.as_bytes());
+        let seal = seal.text(self.event_type.as_str()).text(&self.event);
+        let seal = seal.number(i64::from(self.attempts)).text(&self.last_error);
+        // The state changes in place and is one of three words.
+        seal.number(self.created_at_ms).finish()
+    }
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
+        let unread = || attempting("read a dead letter");
+        let id = row.text("id").map_err(unread())?;
+        Ok(Self {
+            id: parsed(row, &id, "id")?,
+            tenant: parsed(row, &id, "tenant")?,
+            subscription: parsed(row, &id, "subscription")?,
+            sequence: whole(row, &id, "sequence")?,
+            event_id: parsed(row, &id, "event_id")?,
+            event_type: parsed(row, &id, "event_type")?,
+            event: row.text("event").map_err(unread())?,
+            attempts: whole(row, &id, "attempts")?,
+            last_error: row.text("last_error").map_err(unread())?,
+            created_at_ms: row.integer("created_at_ms").map_err(unread())?,
+            state: row.text("state").map_err(unread())?,
+        })
+    }
+}
