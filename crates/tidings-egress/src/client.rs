@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::ClientBuilder;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
@@ -57,6 +58,40 @@ pub enum EgressError {
     Setup(#[source] reqwest::Error),
 }
 
+/// A request that carries something out.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// Where to.
+    pub target: &'a Target,
+    /// Names and values; an illegal one makes the request fail.
+    pub headers: Vec<(String, String)>,
+    /// What.
+    pub body: Bytes,
+    /// From the beginning to the last byte of the answer.
+    pub timeout: Duration,
+}
+
+/// What came back, whatever the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Names in lower case, and values.
+    pub headers: Vec<(String, String)>,
+    /// The first bytes of the body, not unpacked.
+    pub body: Vec<u8>,
+    /// Whether there was more of it.
+    pub cut: bool,
+}
+
+impl Answer {
+    /// The first value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers.find_map(|(this, value)| (this == name).then_some(value.as_str()))
+    }
+}
+
 /// Sends requests to what the guard admits.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -90,14 +125,55 @@ impl Client {
         })
     }
 
-    /// The body of a good answer.
-    pub async fn get(&self, target: &Target) -> Result<Vec<u8>, EgressError> {
+    /// Whether a URL may be asked for at all, as far as that can be said without resolving its host.
+    pub fn admit(&self, target: &Target) -> Result<(), EgressError> {
         if let Some(address) = target.address() {
             self.guard.admit(target.host(), address)?;
         }
         if let (true, Some(reason)) = (target.is_https(), &self.no_roots) {
             return Err(EgressError::NoRoots(reason.clone()));
         }
+        Ok(())
+    }
+
+    /// Posts a body. Whatever the status, what was answered is the answer; of its body the first
+    /// [`Limits::body_bytes`] are read and no more, so that an endless one costs no more than another.
+    pub async fn post(&self, outgoing: Outgoing<'_>) -> Result<Answer, EgressError> {
+        self.admit(outgoing.target)?;
+        let mut request = self.http.post(outgoing.target.url().clone());
+        for (name, value) in outgoing.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(outgoing.body).timeout(outgoing.timeout);
+        let mut answer = request.send().await.map_err(failed)?;
+        let status = answer.status().as_u16();
+        let headers = answer.headers().iter();
+        let headers = headers.map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.as_str().to_owned(), value)
+        });
+        let headers = headers.collect();
+        let mut body = Vec::new();
+        let mut cut = false;
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            let room = self.limits.body_bytes - body.len();
+            cut = chunk.len() > room;
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if cut {
+                break;
+            }
+        }
+        Ok(Answer {
+            status,
+            headers,
+            body,
+            cut,
+        })
+    }
+
+    /// The body of a good answer.
+    pub async fn get(&self, target: &Target) -> Result<Vec<u8>, EgressError> {
+        self.admit(target)?;
         let answer = self.http.get(target.url().clone()).send().await;
         let mut answer = answer.map_err(failed)?;
         if !answer.status().is_success() {
@@ -319,6 +395,28 @@ mod tests {
             matches!(refused, Err(EgressError::TooLarge(1_000))),
             "{refused:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_post_brings_any_answer_and_the_beginning_of_its_body() {
+        let client = client(&["127.0.0.1"], LIMITS);
+        let endless =
+            "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\n\r\n".to_owned() + &"a".repeat(100_000);
+        let port = answering(endless).await;
+        let target: Target = format!("http://127.0.0.1:{port}/hook").parse().unwrap();
+        let outgoing = |name: &str| Outgoing {
+            target: &target,
+            headers: vec![(name.to_owned(), "1".to_owned())],
+            body: Bytes::from_static(b"{}"),
+            timeout: Duration::from_secs(5),
+        };
+        let answer = client.post(outgoing("webhook-id")).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.header("retry-after")),
+            (503, Some("7"))
+        );
+        assert_eq!((answer.body.len(), answer.cut), (1_000, true));
+        assert!(client.post(outgoing("not a name")).await.is_err());
     }
 
     #[tokio::test]

@@ -2,8 +2,10 @@
 
 mod client;
 mod guard;
+pub mod signing;
 mod target;
 
-pub use client::{Client, EgressError, Limits};
+pub use client::{Answer, Client, EgressError, Limits, Outgoing};
 pub use guard::{AllowedTarget, Guard, InvalidAllowedTarget, RefusedAddress};
+pub use signing::{InvalidSecret, Secret};
 pub use target::{InvalidTarget, Target};
