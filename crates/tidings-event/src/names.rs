@@ -112,16 +112,19 @@ pub enum Service {
     Audit,
     /// `module-registry`, the publisher of `module.registry.*`, and the one service that writes manifests.
     ModuleRegistry,
+    /// `tidings`, the publisher of `tidings.*`: this product itself. No credential speaks for it.
+    Tidings,
 }
 
 impl Service {
     /// Every service there is.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Iam,
         Self::Money,
         Self::Billing,
         Self::Audit,
         Self::ModuleRegistry,
+        Self::Tidings,
     ];
 
     /// The name as it stands in a token's `service` claim.
@@ -132,6 +135,7 @@ impl Service {
             Self::Billing => "billing",
             Self::Audit => "audit",
             Self::ModuleRegistry => "module-registry",
+            Self::Tidings => "tidings",
         }
     }
 }

@@ -48,6 +48,8 @@ codes! {
     InvalidSchemaVersion = "INVALID_SCHEMA_VERSION", 400, "invalid-schema-version", "The schema version is not valid";
     /// A query parameter or a document other than an event is not valid.
     InvalidRequest = "INVALID_REQUEST", 400, "invalid-request", "The request is not valid";
+    /// The URL of a target leads where nothing may be sent.
+    TargetNotAllowed = "TARGET_NOT_ALLOWED", 400, "target-not-allowed", "The target is not allowed";
     /// No credential, or one that does not hold.
     Unauthenticated = "UNAUTHENTICATED", 401, "unauthenticated", "The credential is missing or not valid";
     /// The caller may not publish this type.
@@ -121,7 +123,7 @@ macro_rules! pages {
 pages! {
     "invalid-json", "invalid-event", "invalid-event-type", "invalid-cloudevent",
     "invalid-idempotency-key", "batch-too-large", "event-payload-too-large", "invalid-schema-version",
-    "invalid-request", "unauthenticated", "forbidden", "not-found", "method-not-allowed",
+    "invalid-request", "target-not-allowed", "unauthenticated", "forbidden", "not-found", "method-not-allowed",
     "unsupported-media-type", "idempotency-key-reused", "event-schema-violation", "rate-limited",
     "internal", "broker-unavailable", "storage-full",
 }

@@ -366,7 +366,7 @@ fn placed(record: Stored) -> Result<Placed, Refusal> {
     })
 }
 
-fn unreadable(error: ReadError) -> Refusal {
+pub(crate) fn unreadable(error: ReadError) -> Refusal {
     match error {
         ReadError::Corrupt(_) => Refusal::fault("Reading the log", &error),
         ReadError::Unavailable(_) => {

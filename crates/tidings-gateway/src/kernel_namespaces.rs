@@ -2,12 +2,13 @@
 
 use tidings_event::{EventType, Service};
 
-const OWNERS: [(&str, Service); 5] = [
+const OWNERS: [(&str, Service); 6] = [
     ("auth", Service::Iam),
     ("money", Service::Money),
     ("billing", Service::Billing),
     ("audit", Service::Audit),
     ("module.registry", Service::ModuleRegistry),
+    ("tidings", Service::Tidings),
 ];
 
 /// The one service that may publish this type, if it is a kernel event.

@@ -4,6 +4,8 @@ pub mod access;
 pub mod api_keys;
 mod audit;
 pub mod clock;
+pub mod dead_letters;
+pub mod deliver;
 pub mod envelope;
 pub mod events;
 pub mod kernel_namespaces;
@@ -15,17 +17,24 @@ mod outbox_life;
 pub mod publish;
 pub mod replicas;
 pub mod rulebook;
+pub mod secrets;
+pub mod subscription;
+pub mod subscriptions;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tidings_bus::{Bus, Health};
+use tidings_egress::Client;
 use tidings_receipts::Receipts;
 use tidings_store::Store;
 
 use access::Access;
 use api_keys::ApiKeys;
 use clock::Clock;
+use dead_letters::DeadLetters;
+use deliver::target::webhook::Webhooks;
+use deliver::{Deliveries, Means};
 use events::Events;
 use limits::Limits;
 use manifests::Manifests;
@@ -34,6 +43,8 @@ use publish::command::Command;
 use publish::refusal::Refusal;
 use publish::{Explanation, Line, Published};
 use rulebook::{Route, Rulebook, Shelf};
+use secrets::Vault;
+use subscriptions::Subscriptions;
 
 /// The house: one handle for each room, and the line.
 pub struct Gateway {
@@ -45,6 +56,10 @@ pub struct Gateway {
     pub manifests: Arc<Manifests>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
+    /// Who wants which events.
+    pub subscriptions: Arc<Subscriptions>,
+    /// Deliveries that were given up, and what became of the others.
+    pub dead_letters: DeadLetters,
     /// The installation's own events on their way to the bus; its relay wants to be run.
     pub outbox: Arc<Outbox>,
     /// Time and ids.
@@ -56,6 +71,8 @@ pub struct Gateway {
     line: Arc<Line>,
     bus: Arc<dyn Bus>,
     store: Store,
+    egress: Client,
+    delivery: deliver::Config,
 }
 
 /// What a gateway is put together from.
@@ -74,6 +91,12 @@ pub struct Parts {
     pub routes: Vec<Route>,
     /// What one tenant may ask for at once.
     pub limits: Limits,
+    /// The way to receivers. Its limit on bodies is how much is kept of their answers.
+    pub egress: Client,
+    /// What secrets are encrypted with in the store.
+    pub vault: Vault,
+    /// How deliveries are made.
+    pub delivery: deliver::Config,
     /// The time.
     pub clock: Clock,
 }
@@ -107,6 +130,9 @@ impl Gateway {
             access,
             routes,
             limits,
+            egress,
+            vault,
+            delivery,
             clock,
         } = parts;
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
@@ -122,11 +148,23 @@ impl Gateway {
             Manifests::open(store.clone(), shelf, outbox.clone(), clock.clone()).await?;
         let api_keys = ApiKeys::new(access.clone(), outbox.clone(), clock.clone());
         let events = Events::new(bus.clone());
+        let subscriptions = Subscriptions::open(
+            store.clone(),
+            bus.clone(),
+            egress.clone(),
+            vault,
+            outbox.clone(),
+            clock.clone(),
+        );
+        let subscriptions = Arc::new(subscriptions.await?);
+        let dead_letters = DeadLetters::new(store.clone(), clock.clone());
         Ok(Self {
             access,
             events,
             manifests: Arc::new(manifests),
             api_keys,
+            subscriptions,
+            dead_letters,
             outbox,
             clock,
             limits,
@@ -134,6 +172,8 @@ impl Gateway {
             line,
             bus,
             store,
+            egress,
+            delivery,
         })
     }
 
@@ -180,6 +220,18 @@ impl Gateway {
             ),
         }
         outcome
+    }
+
+    /// The task that delivers, to be run beside the gateway.
+    pub fn deliveries(&self) -> Deliveries {
+        Deliveries::new(Means {
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            subscriptions: self.subscriptions.clone(),
+            target: Arc::new(Webhooks::new(self.egress.clone())),
+            clock: self.clock.clone(),
+            config: self.delivery.clone(),
+        })
     }
 
     /// What a publish would do. Appends nothing.

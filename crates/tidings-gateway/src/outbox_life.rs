@@ -101,6 +101,9 @@ async fn gateway(bus: &Arc<Leaving>, store: &Store) -> Gateway {
         access,
         routes: Vec::new(),
         limits: crate::Limits::default(),
+        egress: crate::deliver::target::webhook::to_loopback(),
+        vault: crate::secrets::Vault::new(&[7; 32]),
+        delivery: crate::deliver::Config::default(),
         clock,
     });
     opened.await.unwrap()

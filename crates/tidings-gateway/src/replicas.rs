@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use tidings_store::{Replicas, Store, StoreError};
 use tokio::time::MissedTickBehavior;
+use uuid::Uuid;
 
 use crate::Gateway;
 use crate::access::Access;
 use crate::manifests::Manifests;
+use crate::subscriptions::Subscriptions;
 
 /// How often the store is asked: a change is in force everywhere within a second, reading included.
 const EVERY: Duration = Duration::from_millis(250);
@@ -23,6 +25,7 @@ pub struct Follower {
     store: Store,
     manifests: Arc<Manifests>,
     access: Arc<Access>,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl Follower {
@@ -32,6 +35,7 @@ impl Follower {
             store: gateway.store.clone(),
             manifests: gateway.manifests.clone(),
             access: gateway.access.clone(),
+            subscriptions: gateway.subscriptions.clone(),
         }
     }
 
@@ -50,11 +54,12 @@ impl Follower {
 
     async fn work(&self, replicas: &Replicas) {
         let (mut known, mut failing) = (None, false);
+        let mut place = (-1, None);
         let mut beats = tokio::time::interval(EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
-            match self.look(replicas, known).await {
+            match self.look(replicas, known, &mut place).await {
                 Ok(version) => {
                     known = Some(version);
                     failing = false;
@@ -69,13 +74,20 @@ impl Follower {
     }
 
     /// Reads everything again unless the version is known; answers the version.
-    async fn look(&self, replicas: &Replicas, known: Option<i64>) -> Result<i64, String> {
+    async fn look(
+        &self,
+        replicas: &Replicas,
+        known: Option<i64>,
+        place: &mut (i64, Option<Uuid>),
+    ) -> Result<i64, String> {
         let gone = |error: StoreError| error.to_string();
         let version = replicas.version().await.map_err(gone)?;
         if known != Some(version) {
             let reloaded = self.manifests.reload().await;
             reloaded.map_err(|refusal| refusal.detail)?;
             self.access.api_keys().reload().await.map_err(gone)?;
+            let followed = self.subscriptions.follow(place).await;
+            followed.map_err(|refusal| refusal.detail)?;
         }
         Ok(version)
     }
@@ -90,7 +102,6 @@ mod tests {
     use tidings_bus::{Bus, Partition, Read};
     use tidings_event::{ModuleId, Service, TenantId};
     use tokio::sync::oneshot;
-    use uuid::Uuid;
 
     use super::*;
     use crate::access::{AccessConfig, NewApiKey, Scope, on_behalf_of};
@@ -143,6 +154,9 @@ mod tests {
             access,
             routes,
             limits: crate::Limits::default(),
+            egress: crate::deliver::target::webhook::to_loopback(),
+            vault: crate::secrets::Vault::new(&[7; 32]),
+            delivery: crate::deliver::Config::default(),
             clock,
         });
         let gateway = gateway.await.unwrap();

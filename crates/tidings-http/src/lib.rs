@@ -70,6 +70,43 @@ impl House {
     }
 }
 
+/// What tenants do with subscriptions.
+fn deliveries() -> Router<House> {
+    use surface::{dead_letters, subscriptions};
+    let one = "/v1/subscriptions/{subscriptionId}";
+    Router::new()
+        .route(
+            "/v1/subscriptions",
+            get(subscriptions::list).post(subscriptions::create),
+        )
+        .route(
+            one,
+            get(subscriptions::get)
+                .patch(subscriptions::patch)
+                .delete(subscriptions::delete),
+        )
+        .route(&format!("{one}/pause"), post(subscriptions::pause))
+        .route(&format!("{one}/resume"), post(subscriptions::resume))
+        .route(&format!("{one}/seek"), post(subscriptions::seek))
+        .route(
+            &format!("{one}/skip-backlog"),
+            post(subscriptions::skip_backlog),
+        )
+        .route(&format!("{one}/secret"), get(subscriptions::secret))
+        .route(&format!("{one}/rotate-secret"), post(subscriptions::rotate))
+        .route("/v1/events/{eventId}/trace", get(subscriptions::trace))
+        .route("/v1/dead-letters", get(dead_letters::list))
+        .route("/v1/dead-letters/replay", post(dead_letters::replay_all))
+        .route(
+            "/v1/dead-letters/{deadLetterId}",
+            get(dead_letters::get).delete(dead_letters::delete),
+        )
+        .route(
+            "/v1/dead-letters/{deadLetterId}/replay",
+            post(dead_letters::replay),
+        )
+}
+
 /// Every operation there is. [`problem::around`] goes around it, in `server.rs`.
 pub(crate) fn router(house: House) -> Router {
     use surface::{api_keys, cloudevents, documents, events, modules, operations, publish};
@@ -91,6 +128,7 @@ pub(crate) fn router(house: House) -> Router {
             "/v1/api-keys/{keyId}",
             axum::routing::delete(api_keys::revoke),
         )
+        .merge(deliveries())
         .route("/healthz", get(operations::healthz))
         .route("/readyz", get(operations::readyz))
         .route("/metrics", get(operations::metrics))

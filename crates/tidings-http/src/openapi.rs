@@ -5,7 +5,10 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, Ref, ResponseBuilder, Server};
 use utoipa::{OpenApi, ToSchema};
 
-use crate::surface::{api_keys, cloudevents, documents, events, modules, operations, publish};
+use crate::surface::{
+    api_keys, cloudevents, dead_letters, documents, events, modules, operations, publish,
+    subscriptions,
+};
 
 /// An event to publish (source A).
 #[derive(Serialize, ToSchema)]
@@ -124,6 +127,23 @@ pub(crate) struct Problem {
         api_keys::create,
         api_keys::list,
         api_keys::revoke,
+        subscriptions::create,
+        subscriptions::list,
+        subscriptions::get,
+        subscriptions::patch,
+        subscriptions::delete,
+        subscriptions::pause,
+        subscriptions::resume,
+        subscriptions::seek,
+        subscriptions::skip_backlog,
+        subscriptions::secret,
+        subscriptions::rotate,
+        subscriptions::trace,
+        dead_letters::list,
+        dead_letters::get,
+        dead_letters::replay,
+        dead_letters::replay_all,
+        dead_letters::delete,
         operations::healthz,
         operations::readyz,
         operations::metrics,
@@ -156,6 +176,7 @@ pub fn document(public_url: &str) -> String {
             &mut item.get,
             &mut item.put,
             &mut item.post,
+            &mut item.patch,
             &mut item.delete,
         ];
         for operation in operations.into_iter().flatten() {

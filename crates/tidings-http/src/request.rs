@@ -110,6 +110,22 @@ pub(crate) async fn read(
     }
 }
 
+/// The body as a document: strict JSON within a limit, with known members only where `T` says so.
+pub(crate) async fn json_body<T: serde::de::DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<T, Refusal> {
+    let body = read(headers, body, limit, Code::InvalidRequest).await?;
+    expect_json(headers)?;
+    let body = text(&body)?;
+    tidings_event::json::check(body).map_err(|error| {
+        let detail = format!("The body is not valid JSON: {error}.");
+        Refusal::new(Code::InvalidJson, Rule::Shape, detail)
+    })?;
+    serde_json::from_str(body).map_err(|error| Refusal::invalid("body", format!("{error}.")))
+}
+
 /// The body as text.
 pub(crate) fn text(body: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(body).map_err(|error| {

@@ -2,8 +2,10 @@
 
 pub(crate) mod api_keys;
 pub(crate) mod cloudevents;
+pub(crate) mod dead_letters;
 pub(crate) mod documents;
 pub(crate) mod events;
 pub(crate) mod modules;
 pub(crate) mod operations;
 pub(crate) mod publish;
+pub(crate) mod subscriptions;

@@ -95,6 +95,8 @@ pub struct Flush {
     pub progress: Vec<ProgressRow>,
     /// Partitions that came further.
     pub cursors: Vec<CursorRow>,
+    /// Subscriptions that are deleted: nothing of them is pending, and they have no place.
+    pub forgotten: Vec<Uuid>,
 }
 
 impl Flush {
@@ -107,6 +109,7 @@ impl Flush {
             && self.dead_states.is_empty()
             && self.progress.is_empty()
             && self.cursors.is_empty()
+            && self.forgotten.is_empty()
     }
 }
 
@@ -240,6 +243,17 @@ macro_rules! write_flush {
                 .execute(&mut *$transaction)
                 .await?;
         }
+        for subscription in &$flush.forgotten {
+            for query in [
+                "DELETE FROM pending_deliveries WHERE subscription = $1",
+                "DELETE FROM delivery_progress WHERE subscription = $1",
+            ] {
+                sqlx::query(query)
+                    .bind(subscription.to_string())
+                    .execute(&mut *$transaction)
+                    .await?;
+            }
+        }
     };
 }
 
@@ -290,6 +304,19 @@ impl<'a> Deliveries<'a> {
         })?
     }
 
+    /// Pending deliveries beyond their subscription's progress, some of which were never tried.
+    pub async fn pending_beyond_progress(&self) -> Result<Vec<PendingRow>, StoreError> {
+        let query = "SELECT pending.* FROM pending_deliveries AS pending \
+             JOIN delivery_progress AS progress ON progress.subscription = pending.subscription \
+             WHERE pending.sequence > progress.sequence";
+        on_either!(self.connections, "read pending deliveries", connection => {
+            sqlx::query(query)
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(PendingRow::from_row).collect())
+        })?
+    }
+
     /// Pending deliveries that are due, earliest first, beyond those that a dispatcher has at hand.
     pub async fn due(&self, now_ms: i64, limit: u32) -> Result<Vec<PendingRow>, StoreError> {
         let query = "SELECT * FROM pending_deliveries WHERE state = 'waiting' AND next_at_ms <= $1 \
@@ -304,12 +331,13 @@ impl<'a> Deliveries<'a> {
         })?
     }
 
-    /// When the next pending delivery is due, in milliseconds since 1970.
-    pub async fn next_due(&self) -> Result<Option<i64>, StoreError> {
-        let query =
-            "SELECT MIN(next_at_ms) AS next_at_ms FROM pending_deliveries WHERE state = 'waiting'";
+    /// When the next pending delivery is due that is not yet, in milliseconds since 1970.
+    pub async fn next_due(&self, now_ms: i64) -> Result<Option<i64>, StoreError> {
+        let query = "SELECT MIN(next_at_ms) AS next_at_ms FROM pending_deliveries \
+             WHERE state = 'waiting' AND next_at_ms > $1";
         on_either!(self.connections, "read when something is due", connection => {
             sqlx::query(query)
+                .bind(now_ms)
                 .fetch_one(connection)
                 .await
                 .and_then(|row| row.optional_integer("next_at_ms"))

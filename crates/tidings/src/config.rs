@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) receipts: Receipts,
     pub(crate) bus: BusConfig,
     pub(crate) modules: Modules,
+    pub(crate) delivery: Delivery,
+    pub(crate) secrets: Secrets,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
     pub(crate) telemetry: Telemetry,
@@ -84,6 +86,21 @@ pub(crate) struct Receipts {
 pub(crate) struct Modules {
     pub(crate) manifests: String,
     pub(crate) demo: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Delivery {
+    #[serde(deserialize_with = "durations")]
+    pub(crate) retry_schedule: Vec<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) attempts_retention: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Secrets {
+    pub(crate) key: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -296,7 +313,7 @@ pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
             continue;
         }
         let shown: serde_json::Value = figment.extract_inner(&path)?;
-        let secret = ["secret", "password", "key.pem", "key_pem"];
+        let secret = ["secret", "password", "key.pem", "key_pem", "secrets.key"];
         let secret = secret.iter().any(|ending| path.ends_with(ending));
         let shown = if secret && shown != "" {
             "\"(hidden)\"".into()
@@ -429,6 +446,13 @@ pub(crate) fn optional_duration<'de, D: Deserializer<'de>>(
     } else {
         parsed(&text).map(Some).map_err(serde::de::Error::custom)
     }
+}
+
+fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let all = texts.iter().map(|text| parsed(text));
+    all.collect::<Result<_, _>>()
+        .map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

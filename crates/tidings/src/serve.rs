@@ -1,6 +1,6 @@
 //! `tidings serve`: where the parts are put together, started and stopped.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,9 @@ use tidings_egress::{Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
 use tidings_gateway::clock::Clock;
+use tidings_gateway::deliver;
 use tidings_gateway::replicas::Follower;
+use tidings_gateway::secrets::Vault;
 use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
@@ -41,6 +43,12 @@ const KEY_LIMITS: EgressLimits = EgressLimits {
     connect_timeout: Duration::from_secs(3),
     total_timeout: Duration::from_secs(4),
     body_bytes: 256 * 1024,
+};
+/// What asking a receiver may take, unless its subscription says less, and how much is kept of its answer.
+const RECEIVER_LIMITS: EgressLimits = EgressLimits {
+    connect_timeout: Duration::from_secs(5),
+    total_timeout: Duration::from_mins(1),
+    body_bytes: 16 * 1024,
 };
 /// The sample module of a first start.
 const DEMO: &str = r#"{
@@ -171,6 +179,13 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
             limits.burst,
             limits.streams_per_tenant,
         ),
+        egress: Client::new(config.guard()?, RECEIVER_LIMITS)?,
+        vault: vault(&config)?,
+        delivery: deliver::Config {
+            retry_schedule: config.delivery.retry_schedule.clone(),
+            attempts_retention: config.delivery.attempts_retention,
+            ..deliver::Config::default()
+        },
         clock: clock.clone(),
     });
     let gateway = gateway.await.context("the gateway cannot be opened")?;
@@ -182,6 +197,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
     let public_url = public_url(&config, address);
     let (stop_relay, relaying) = relay(&gateway);
     let (stop_following, following) = follow(&gateway);
+    let (stop_delivering, delivering) = deliveries(&gateway);
     let house = House::new(gateway, &public_url, adopt);
     if first_start && config.modules.demo {
         let demo: ModuleId = "demo".parse()?;
@@ -215,6 +231,8 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
         drop(watcher);
         task.await?;
     }
+    drop(stop_delivering);
+    delivering.await?;
     drop((stop_relay, stop_following));
     relaying.await?;
     following.await?;
@@ -253,6 +271,42 @@ fn follow(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
     let (stop, stopped) = oneshot::channel();
     let following = tokio::spawn(follower.follow(async { drop(stopped.await) }));
     (stop, following)
+}
+
+/// Delivers events to those who want them, until the sender is dropped.
+fn deliveries(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let deliveries = gateway.deliveries();
+    let (stop, stopped) = oneshot::channel();
+    let delivering = tokio::spawn(deliveries.run(async { drop(stopped.await) }));
+    (stop, delivering)
+}
+
+/// What secrets are encrypted with: the configured key, or the data folder's own.
+fn vault(config: &Config) -> Result<Vault> {
+    let file = config.data.join("secrets.key");
+    let text = match config.secrets.key.as_str() {
+        "" if file.exists() => std::fs::read_to_string(&file)
+            .with_context(|| format!("{} cannot be read", file.display()))?,
+        "" => {
+            let made = Vault::new_key();
+            write_private(&file, &made)?;
+            made
+        }
+        key => key.to_owned(),
+    };
+    let key = Vault::from_key(text.trim());
+    key.context("secrets.key is not 32 bytes in base64")
+}
+
+/// Writes a file that nobody else can read, whole or not at all.
+fn write_private(file: &Path, text: &str) -> Result<()> {
+    let failed = || format!("{} cannot be written", file.display());
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut new = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
+    new.write_all(text.as_bytes()).with_context(failed)?;
+    new.as_file().sync_all().with_context(failed)?;
+    new.persist(file).with_context(failed)?;
+    std::fs::File::open(folder)?.sync_all().with_context(failed)
 }
 
 async fn open_store(config: &Config) -> Result<Store> {

@@ -272,7 +272,10 @@ fn caller_of(claims: Claims) -> Result<Caller, Unauthenticated> {
         (None, Some(service), false) => Principal::Service(
             service
                 .parse::<Service>()
-                .map_err(|_| Unauthenticated::Service)?,
+                .ok()
+                // It speaks for itself, whatever an issuer says.
+                .filter(|service| *service != Service::Tidings)
+                .ok_or(Unauthenticated::Service)?,
         ),
         (None, None, true) => Principal::Operator(subject(claims.sub)?),
         (None, None, false) => Principal::User(subject(claims.sub)?),

@@ -6,15 +6,15 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidings_event::TenantId;
 use tidings_event::event::rfc3339;
-use tidings_event::{Code, TenantId};
 use tidings_gateway::access::{NewApiKey, Scope};
 use tidings_gateway::api_keys::ApiKey;
-use tidings_gateway::publish::refusal::{Refusal, Rule};
+use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, expect_json, read, text};
+use crate::request::{Authenticated, json_body};
 
 /// The largest body of these operations, in bytes.
 const MAX_BYTES: usize = 65_536;
@@ -51,18 +51,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body = read(&headers, body, MAX_BYTES, Code::InvalidRequest).await?;
-    expect_json(&headers)?;
-    let body = text(&body)?;
-    tidings_event::json::check(body).map_err(|error| {
-        Refusal::new(
-            Code::InvalidJson,
-            Rule::Shape,
-            format!("The body is not valid JSON: {error}."),
-        )
-    })?;
-    let given: NewKey = serde_json::from_str(body)
-        .map_err(|error| Refusal::invalid("body", format!("{error}.")))?;
+    let given: NewKey = json_body(&headers, body, MAX_BYTES).await?;
     let expires: Option<jiff::Timestamp> = given
         .expires_at
         .as_deref()

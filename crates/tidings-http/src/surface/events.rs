@@ -24,7 +24,7 @@ use crate::request::Authenticated;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// An event on the wire: its CloudEvents JSON with its place in the log.
-struct Rendered(Placed);
+pub(super) struct Rendered(pub(super) Placed);
 
 impl Serialize for Rendered {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

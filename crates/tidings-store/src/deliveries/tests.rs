@@ -84,7 +84,7 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
         assert_eq!(room.beyond_progress().await.unwrap(), [attempt(2, 1)]);
         assert_eq!(room.due(15, 9).await.unwrap(), [pending(2, "waiting", 15)]);
         assert_eq!(room.due(20, 9).await.unwrap().len(), 2);
-        assert_eq!(room.next_due().await.unwrap(), Some(15));
+        assert_eq!(room.next_due(14).await.unwrap(), Some(15));
         assert_eq!(
             room.lanes().await.unwrap(),
             [(Uuid::from_u128(1), "k".to_owned())]
@@ -111,7 +111,7 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             ..Flush::default()
         };
         room.flush(&settled).await.unwrap();
-        assert_eq!(room.next_due().await.unwrap(), None);
+        assert_eq!(room.next_due(0).await.unwrap(), None);
         assert_eq!(room.forget_attempts(10).await.unwrap(), 0);
         assert_eq!(room.forget_attempts(11).await.unwrap(), 3);
     })

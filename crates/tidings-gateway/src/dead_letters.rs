@@ -1,0 +1,177 @@
+//! Deliveries that were given up: seen, sent again and removed by their tenant.
+
+use serde_json::json;
+use tidings_event::{Event, TenantId, cloudevents};
+use tidings_store::{AttemptRow, Flush, PendingRow, Store};
+pub use tidings_store::{DeadLetterQuery, DeadLetterRow};
+use uuid::Uuid;
+
+use crate::access::Caller;
+use crate::clock::Clock;
+use crate::manifests::store_fault;
+use crate::publish::refusal::Refusal;
+use crate::subscriptions::{administered, reader};
+
+/// The most dead letters of one page, and of one step of a bulk replay.
+pub const MAX_PAGE: u32 = 1_000;
+
+/// The room.
+#[derive(Clone)]
+pub struct DeadLetters {
+    store: Store,
+    clock: Clock,
+}
+
+impl DeadLetters {
+    pub(crate) fn new(store: Store, clock: Clock) -> Self {
+        Self { store, clock }
+    }
+
+    /// The tenant's, oldest first.
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        query: &DeadLetterQuery,
+    ) -> Result<Vec<DeadLetterRow>, Refusal> {
+        let tenant = reader(caller)?;
+        self.store
+            .dead_letters()
+            .list(&tenant, query)
+            .await
+            .map_err(store_fault)
+    }
+
+    /// One of the tenant's.
+    pub async fn get(&self, caller: &Caller, id: Uuid) -> Result<DeadLetterRow, Refusal> {
+        self.owned(&reader(caller)?, id).await
+    }
+
+    /// Sends one again, now, through the ordinary delivery and under its `webhook-id`. Success closes it.
+    pub async fn replay(&self, caller: &Caller, id: Uuid) -> Result<(), Refusal> {
+        let letter = self.owned(&administered(caller)?, id).await?;
+        self.again(&[letter]).await
+    }
+
+    /// The same for all open ones that a query asks for. Answers how many.
+    pub async fn replay_all(
+        &self,
+        caller: &Caller,
+        query: &DeadLetterQuery,
+    ) -> Result<usize, Refusal> {
+        let tenant = administered(caller)?;
+        let mut query = DeadLetterQuery {
+            state: Some("open"),
+            limit: MAX_PAGE,
+            ..query.clone()
+        };
+        let mut count = 0;
+        loop {
+            let letters = self
+                .store
+                .dead_letters()
+                .list(&tenant, &query)
+                .await
+                .map_err(store_fault)?;
+            let Some(last) = letters.last() else {
+                return Ok(count);
+            };
+            query.after = Some(last.id);
+            count += letters.len();
+            self.again(&letters).await?;
+        }
+    }
+
+    /// Removes one.
+    pub async fn delete(&self, caller: &Caller, id: Uuid) -> Result<(), Refusal> {
+        let tenant = administered(caller)?;
+        let removed = self.store.dead_letters().delete(&tenant, id).await;
+        if removed.map_err(store_fault)? {
+            return Ok(());
+        }
+        Err(Refusal::not_found("dead letter"))
+    }
+
+    /// Attempts of a subscription of the tenant, in the order of its sequence numbers.
+    pub async fn attempts_of_event(
+        &self,
+        caller: &Caller,
+        event_id: Uuid,
+    ) -> Result<Vec<AttemptRow>, Refusal> {
+        let tenant = reader(caller)?;
+        self.store
+            .deliveries()
+            .attempts_of_event(&tenant, event_id)
+            .await
+            .map_err(store_fault)
+    }
+
+    /// What is still to be delivered of an event of the tenant.
+    pub async fn pending_of_event(
+        &self,
+        caller: &Caller,
+        event_id: Uuid,
+    ) -> Result<Vec<PendingRow>, Refusal> {
+        let tenant = reader(caller)?;
+        self.store
+            .deliveries()
+            .pending_of_event(&tenant, event_id)
+            .await
+            .map_err(store_fault)
+    }
+
+    async fn owned(&self, tenant: &TenantId, id: Uuid) -> Result<DeadLetterRow, Refusal> {
+        let letter = self.store.dead_letters().get(tenant, id).await;
+        letter
+            .map_err(store_fault)?
+            .ok_or_else(|| Refusal::not_found("dead letter"))
+    }
+
+    /// One transaction: they are pending again, and replaying. The dispatcher finds them.
+    async fn again(&self, letters: &[DeadLetterRow]) -> Result<(), Refusal> {
+        let now = self.clock.now_ms();
+        let mut flush = Flush::default();
+        for letter in letters.iter().filter(|letter| letter.state == "open") {
+            let detail =
+                json!({ "base": letter.attempts, "sinceMs": now, "deadLetter": letter.id });
+            flush.pending.push(PendingRow {
+                subscription: letter.subscription,
+                sequence: letter.sequence,
+                tenant: letter.tenant.clone(),
+                event_id: letter.event_id,
+                lane: None,
+                attempts: letter.attempts,
+                state: "waiting".into(),
+                next_at_ms: now,
+                detail: detail.to_string(),
+            });
+            flush.dead_states.push((letter.id, "replaying"));
+        }
+        self.store
+            .deliveries()
+            .flush(&flush)
+            .await
+            .map_err(store_fault)
+    }
+}
+
+/// The event that a dead letter keeps, as it was.
+pub(crate) fn event_of(letter: &DeadLetterRow) -> Option<Event> {
+    let incoming = cloudevents::structured(&letter.event).ok()?;
+    let time = incoming.time?;
+    Some(Event {
+        event_id: letter.event_id,
+        id: incoming.id,
+        source: incoming.source,
+        event_type: letter.event_type.clone(),
+        tenant: letter.tenant.clone(),
+        schema_version: incoming.schema_version.unwrap_or_default().parse().ok()?,
+        received_at_ms: tidings_bus::time_of(letter.event_id)?,
+        time,
+        traceparent: incoming.traceparent,
+        subject: incoming.subject,
+        data_schema: incoming.data_schema,
+        data_content_type: incoming.data_content_type,
+        extensions: incoming.extensions,
+        data: incoming.data,
+    })
+}

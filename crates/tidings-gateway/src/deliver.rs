@@ -1,0 +1,446 @@
+//! THE WAY OUT: read → match → schedule → hand over → record → retry or dead-letter.
+//!
+//! Cast: the [`Dispatcher`], one task that owns all that is in motion; a [`queue`](self::queue) for each
+//! subscription that has something to get; the [targets](target) that things are handed over to, each hand-over a task
+//! of its own; one flush at a time on its way to the store.
+//!
+//! The steps are methods of the dispatcher, each in the file of its name, and [`Dispatcher::turn`] calls them in
+//! their order. What is written down is written in batches: the first attempt that succeeds costs its row and the
+//! cursor that moves. Only what fails, or waits behind what failed, has a row of its own that is worked off
+//! later. After a crash reading goes back to the cursor, and rows of attempts say what need not be sent again.
+//!
+//! Not needed for correctness: anything in memory. It is bounded, too: by queue, by tenant and altogether.
+
+mod attempt;
+mod flush;
+mod lead;
+mod queue;
+mod read;
+pub mod record;
+mod retry;
+mod schedule;
+pub mod target;
+
+pub use lead::Deliveries;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_bus::{Bus, Partition};
+use tidings_event::TenantId;
+use tidings_store::{Flush, Store};
+use tokio::task::{JoinHandle, JoinSet};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::events::unreadable;
+use crate::manifests::store_fault;
+use crate::publish::refusal::Refusal;
+use crate::subscriptions::{InForce, Subscriptions};
+use attempt::Ended;
+use queue::{Numbers, Places, Queue, StreamId};
+use schedule::{Breaker, Turns, ms};
+use target::Target;
+
+/// The longest that anything stays unlooked at: what other replicas and rooms leave in the store.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long what has happened may stay unwritten.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
+/// The wait after the bus or the store failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// How deliveries are made, unless a subscription says otherwise.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The waits between attempts (`delivery.retry_schedule`).
+    pub retry_schedule: Vec<Duration>,
+    /// How long attempts are kept (`delivery.attempts_retention`).
+    pub attempts_retention: Duration,
+    /// A subscription to which nothing got through for so long is disabled (`delivery.disable_after`).
+    pub disable_after: Duration,
+    /// How long attempts that are on their way get at shutdown.
+    pub drain: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let minutes = Duration::from_mins;
+        Self {
+            retry_schedule: vec![
+                Duration::from_secs(5),
+                minutes(5),
+                minutes(30),
+                minutes(2 * 60),
+                minutes(5 * 60),
+                minutes(10 * 60),
+                minutes(10 * 60),
+            ],
+            attempts_retention: Duration::from_hours(30 * 24),
+            disable_after: Duration::from_hours(5 * 24),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One partition, as far as it has been read.
+#[derive(Debug)]
+struct Stream {
+    partition: Partition,
+    /// The next offset to read for all.
+    head: u64,
+    /// The cursor as it is saved.
+    saved: Option<u64>,
+    /// Offsets below the head that are not ticked off, each with how often.
+    outstanding: BTreeMap<u64, u32>,
+}
+
+impl Stream {
+    /// The first offset that is not settled.
+    fn cursor(&self) -> u64 {
+        let first = self.outstanding.keys().next();
+        first.copied().unwrap_or(self.head)
+    }
+}
+
+/// What the dispatcher works with.
+#[derive(Clone)]
+pub(crate) struct Means {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) store: Store,
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) target: Arc<dyn Target>,
+    pub(crate) clock: Clock,
+    pub(crate) config: Config,
+}
+
+/// All that is in motion.
+struct Dispatcher {
+    bus: Arc<dyn Bus>,
+    store: Store,
+    subscriptions: Arc<Subscriptions>,
+    in_force: Arc<InForce>,
+    target: Arc<dyn Target>,
+    clock: Clock,
+    config: Config,
+
+    streams: Vec<Stream>,
+    stream_ids: HashMap<Partition, StreamId>,
+    queues: HashMap<Uuid, Queue>,
+    /// Progress of subscriptions that have no queue yet.
+    saved: HashMap<Uuid, (Numbers, Places)>,
+    saved_lanes: HashMap<Uuid, Vec<String>>,
+    /// Queues with places of their own.
+    behind: BTreeSet<Uuid>,
+    turns: Turns<TenantId, Uuid>,
+    tenants: HashMap<TenantId, usize>,
+    breakers: HashMap<(TenantId, String), Breaker>,
+    /// When to look at a queue again that could not go on.
+    wakes: BTreeSet<(i64, Uuid)>,
+    in_flight: JoinSet<Ended>,
+    /// Pending deliveries in memory.
+    at_hand: HashSet<(Uuid, u64)>,
+    /// What is to be written next.
+    flush: Flush,
+    /// Queues whose progress is to be written next.
+    moved: HashSet<Uuid>,
+    /// Queues that have given out numbers which the cursor has not passed.
+    unsettled: HashSet<Uuid>,
+    /// Lanes whose next is to be looked for when what is to be written is written.
+    lanes_to_advance: HashSet<(Uuid, String)>,
+    writing: Option<JoinHandle<Result<(), Refusal>>>,
+    /// What is being written, to be written again should it fail.
+    being_written: Arc<Flush>,
+    flushed_at_ms: i64,
+    next_due_ms: Option<i64>,
+    looked_at_ms: i64,
+    forgot_at_ms: i64,
+    read_to_end: bool,
+}
+
+impl Dispatcher {
+    /// Goes on where the store says that it had come to.
+    async fn open(means: Means) -> Result<Self, Refusal> {
+        let in_force = means.subscriptions.in_force();
+        let now = means.clock.now_ms();
+        let mut dispatcher = Self {
+            bus: means.bus,
+            store: means.store,
+            subscriptions: means.subscriptions,
+            in_force,
+            target: means.target,
+            clock: means.clock,
+            config: means.config,
+            streams: Vec::new(),
+            stream_ids: HashMap::new(),
+            queues: HashMap::new(),
+            saved: HashMap::new(),
+            saved_lanes: HashMap::new(),
+            behind: BTreeSet::new(),
+            turns: Turns::default(),
+            tenants: HashMap::new(),
+            breakers: HashMap::new(),
+            wakes: BTreeSet::new(),
+            in_flight: JoinSet::new(),
+            at_hand: HashSet::new(),
+            flush: Flush::default(),
+            moved: HashSet::new(),
+            unsettled: HashSet::new(),
+            lanes_to_advance: HashSet::new(),
+            writing: None,
+            being_written: Arc::default(),
+            flushed_at_ms: now,
+            next_due_ms: Some(now),
+            looked_at_ms: now,
+            forgot_at_ms: 0,
+            read_to_end: false,
+        };
+        dispatcher.load().await?;
+        Ok(dispatcher)
+    }
+
+    async fn load(&mut self) -> Result<(), Refusal> {
+        for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
+            for number in 0..partitions {
+                let topic = topic.clone();
+                self.stream(Partition { topic, number });
+            }
+        }
+        let store = self.store.clone();
+        let rows = store.deliveries();
+        for row in rows.cursors().await.map_err(store_fault)? {
+            let (topic, number) = (row.topic, row.partition);
+            let id = self.stream(Partition { topic, number });
+            self.streams[id].head = row.next_offset;
+            self.streams[id].saved = Some(row.next_offset);
+        }
+        for row in rows.progress().await.map_err(store_fault)? {
+            let places = serde_json::from_str(&row.places);
+            let places =
+                places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;
+            self.saved
+                .insert(row.subscription, (Numbers::new(row.sequence), places));
+        }
+        for row in rows.beyond_progress().await.map_err(store_fault)? {
+            if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
+                numbers.known(row.event_id, row.sequence);
+            }
+        }
+        for row in rows.pending_beyond_progress().await.map_err(store_fault)? {
+            if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
+                numbers.known(row.event_id, row.sequence);
+            }
+        }
+        for (subscription, lane) in rows.lanes().await.map_err(store_fault)? {
+            self.saved_lanes.entry(subscription).or_default().push(lane);
+        }
+        // Whoever has a place of its own wants to catch up from it.
+        let behind = self
+            .saved
+            .iter()
+            .filter(|(_, (_, places))| !places.at.is_empty());
+        let behind: Vec<Uuid> = behind.map(|(id, _)| *id).collect();
+        self.in_force.take_changed();
+        for subscription in self.in_force.all() {
+            // One that has never got anything begins at its start.
+            let new = !self.saved.contains_key(&subscription.id);
+            if new || behind.contains(&subscription.id) {
+                self.queue(&subscription);
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers until `stopped` is ready; what is on its way then gets [`Config::drain`] to end.
+    async fn run(mut self, stopped: impl Future<Output = ()>) {
+        let mut stopped = std::pin::pin!(stopped);
+        let mut tail = self.bus.tail();
+        loop {
+            tail.mark_unchanged();
+            if let Err(refusal) = self.turn().await {
+                tracing::warn!(
+                    code = refusal.code.as_str(),
+                    detail = refusal.detail,
+                    "deliveries pause"
+                );
+                tokio::select! {
+                    () = &mut stopped => break,
+                    () = tokio::time::sleep(AFTER_FAILURE) => continue,
+                }
+            }
+            let wait = if self.read_to_end {
+                self.wait()
+            } else {
+                Duration::ZERO
+            };
+            let in_force = self.in_force.clone();
+            tokio::select! {
+                () = &mut stopped => break,
+                changed = tail.changed(), if self.read_to_end => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                Some(ended) = self.in_flight.join_next() => self.ended(ended),
+                written = async { self.writing.as_mut().expect("asked only while writing").await }, if self.writing.is_some() => {
+                    self.written(written);
+                }
+                () = in_force.changed() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.leave().await;
+    }
+
+    /// Everything that can be done now, once.
+    async fn turn(&mut self) -> Result<(), Refusal> {
+        while let Some(ended) = self.in_flight.try_join_next() {
+            self.ended(ended);
+        }
+        self.take_changes();
+        self.read().await?;
+        self.catch_up().await?;
+        self.due().await?;
+        self.advance_lanes().await?;
+        self.start();
+        self.write();
+        self.forget_old().await
+    }
+
+    /// How long nothing will happen by itself.
+    fn wait(&self) -> Duration {
+        let now = self.clock.now_ms();
+        let flush = (self.writing.is_none() && self.has_news())
+            .then(|| self.flushed_at_ms + ms(FLUSH_AFTER));
+        let wake = self.wakes.first().map(|(at, _)| *at);
+        let due = self
+            .next_due_ms
+            .filter(|_| self.at_hand.len() < retry::AT_HAND);
+        let first = [flush, wake, due].into_iter().flatten().min();
+        let wait = first.map_or(LOOK_AGAIN, |at| {
+            Duration::from_millis(u64::try_from(at - now).unwrap_or_default())
+        });
+        wait.clamp(Duration::from_millis(1), LOOK_AGAIN)
+    }
+
+    /// The queue of a subscription.
+    fn queue(&mut self, subscription: &Arc<crate::subscription::Subscription>) -> &mut Queue {
+        let id = subscription.id;
+        if !self.queues.contains_key(&id) {
+            let (numbers, places) = self.saved.remove(&id).unwrap_or_default();
+            let mut queue = Queue::new(subscription.clone(), numbers);
+            if places.start == subscription.start.number {
+                for (topic, number, offset) in places.at {
+                    if let Ok(topic) = topic.parse() {
+                        let stream = self.stream(Partition { topic, number });
+                        queue.places.insert(stream, offset);
+                    }
+                }
+            } else {
+                queue.places = self.places_of(subscription);
+            }
+            for lane in self.saved_lanes.remove(&id).unwrap_or_default() {
+                queue.lanes.entry(lane).or_default().blocked = true;
+            }
+            if !queue.places.is_empty() {
+                self.behind.insert(id);
+            }
+            self.queues.insert(id, queue);
+            self.moved.insert(id);
+        }
+        self.queues
+            .get_mut(&id)
+            .expect("it was put there if it was not there")
+    }
+
+    /// The number of a partition.
+    fn stream(&mut self, partition: Partition) -> StreamId {
+        if let Some(id) = self.stream_ids.get(&partition) {
+            return *id;
+        }
+        let id = self.streams.len();
+        self.stream_ids.insert(partition.clone(), id);
+        self.streams.push(Stream {
+            partition,
+            head: 0,
+            saved: None,
+            outstanding: BTreeMap::new(),
+        });
+        id
+    }
+
+    /// Takes note of subscriptions that were changed or deleted.
+    fn take_changes(&mut self) {
+        for id in self.in_force.take_changed() {
+            match self.in_force.get(id) {
+                None => self.forget(id),
+                Some(subscription) => {
+                    let moved = |queue: &Queue| queue.start != subscription.start.number;
+                    let moved = self.queues.get(&id).is_some_and(moved);
+                    let queue = self.queue(&subscription);
+                    queue.subscription = subscription.clone();
+                    queue.failing_since_ms = None;
+                    if moved {
+                        self.restart(id);
+                    }
+                    self.line_up(id);
+                }
+            }
+        }
+    }
+
+    /// Begins a queue anew where its subscription says.
+    fn restart(&mut self, id: Uuid) {
+        let Some(subscription) = self.queues.get(&id).map(|queue| queue.subscription.clone())
+        else {
+            return;
+        };
+        let places = self.places_of(&subscription);
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        for delivery in queue.restart(subscription.start.number, places) {
+            self.tick_off(id, delivery.origin);
+        }
+        self.behind.insert(id);
+        self.moved.insert(id);
+    }
+
+    /// A deleted subscription gets nothing more.
+    fn forget(&mut self, id: Uuid) {
+        self.saved.remove(&id);
+        self.saved_lanes.remove(&id);
+        self.behind.remove(&id);
+        self.moved.remove(&id);
+        self.at_hand.retain(|(subscription, _)| *subscription != id);
+        if let Some(queue) = self.queues.remove(&id) {
+            for delivery in queue.waiting {
+                self.tick_off(id, delivery.origin);
+            }
+        }
+        self.flush.forgotten.push(id);
+    }
+
+    /// Ends: what is on its way gets its time, what is known is written down.
+    async fn leave(&mut self) {
+        let deadline = tokio::time::Instant::now() + self.config.drain;
+        while let Ok(Some(ended)) =
+            tokio::time::timeout_at(deadline, self.in_flight.join_next()).await
+        {
+            self.ended(ended);
+        }
+        self.in_flight.shutdown().await;
+        if let Some(writing) = self.writing.take() {
+            let written = writing.await;
+            self.written(written);
+        }
+        self.write_now();
+        if let Some(writing) = self.writing.take() {
+            let written = writing.await;
+            self.written(written);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

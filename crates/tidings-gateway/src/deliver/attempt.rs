@@ -1,0 +1,438 @@
+//! Schedule and hand over: whose turn it is, what may go, and what an attempt came to.
+
+use std::time::Instant;
+
+use tidings_event::TenantId;
+use tidings_store::DeadLetterRow;
+use tokio::task::JoinError;
+use uuid::Uuid;
+
+use super::Dispatcher;
+use super::queue::{Delivery, Held, Origin, StreamId};
+use super::record;
+use super::schedule::{ms, next_wait};
+use super::target::{Handover, Outcome, Verdict};
+use crate::subscription::OnExhausted;
+
+/// The most attempts on their way.
+const MOST: usize = 1_024;
+/// The most of one tenant, so that silent receivers of one cannot take all.
+const MOST_OF_TENANT: usize = 256;
+
+/// An attempt that has ended.
+pub(super) struct Ended {
+    subscription: Uuid,
+    tenant: TenantId,
+    host: String,
+    delivery: Delivery,
+    outcome: Outcome,
+    started_at_ms: i64,
+    latency_ms: i64,
+}
+
+/// What keeps a queue from going on.
+enum Standstill {
+    /// Nothing to send, or something that ends by itself.
+    Idle,
+    /// Nothing before this time, in ms since 1970.
+    Until(i64),
+}
+
+impl Dispatcher {
+    /// Puts a queue in line, unless it stands there or has nothing to send.
+    pub(super) fn line_up(&mut self, id: Uuid) {
+        if let Some(queue) = self.queues.get_mut(&id)
+            && !queue.lined_up
+            && queue.is_active()
+            && !queue.waiting.is_empty()
+            && queue.in_flight < queue.subscription.delivery.max_in_flight
+        {
+            queue.lined_up = true;
+            self.turns.push(&queue.subscription.tenant, id);
+        }
+    }
+
+    /// Sends all that may go, tenants and queues by turns.
+    pub(super) fn start(&mut self) {
+        let now = self.clock.now_ms();
+        while let Some((at, id)) = self.wakes.first().copied() {
+            if at > now {
+                break;
+            }
+            self.wakes.pop_first();
+            self.line_up(id);
+        }
+        while self.in_flight.len() < MOST {
+            let tenants = &self.tenants;
+            let may = |tenant: &TenantId| {
+                tenants
+                    .get(tenant)
+                    .is_none_or(|count| *count < MOST_OF_TENANT)
+            };
+            let Some(id) = self.turns.pop(may) else {
+                break;
+            };
+            match self.next_of(id, now) {
+                Ok(delivery) => {
+                    self.send(id, delivery, now);
+                    self.line_up(id);
+                }
+                Err(Standstill::Idle) => {}
+                Err(Standstill::Until(at)) => {
+                    self.wakes.insert((at, id));
+                }
+            }
+        }
+    }
+
+    /// The next delivery of a queue that may go now.
+    fn next_of(&mut self, id: Uuid, now: i64) -> Result<Delivery, Standstill> {
+        let queue = self.queues.get_mut(&id).ok_or(Standstill::Idle)?;
+        queue.lined_up = false;
+        if !queue.is_active() || queue.in_flight >= queue.subscription.delivery.max_in_flight {
+            return Err(Standstill::Idle);
+        }
+        let index = queue.next().ok_or(Standstill::Idle)?;
+        let hold =
+            |held: Held, queue: &mut super::queue::Queue| queue.waiting[index].held = Some(held);
+        let rate = queue.subscription.delivery.rate_per_second;
+        if let Some(Err(until)) = rate.map(|rate| queue.pace.ready(rate, now)) {
+            hold(Held::RateLimit, queue);
+            return Err(Standstill::Until(until));
+        }
+        let host = queue.subscription.target.url.host().to_owned();
+        let breaker = self
+            .breakers
+            .get_mut(&(queue.subscription.tenant.clone(), host));
+        if let Some(Err(until)) = breaker.map(|breaker| breaker.admit(now)) {
+            hold(Held::Breaker, queue);
+            return Err(Standstill::Until(until));
+        }
+        if let Some(rate) = rate {
+            queue.pace.take(rate, now);
+        }
+        queue.take(index).ok_or(Standstill::Idle)
+    }
+
+    /// Hands a delivery over, in a task of its own.
+    fn send(&mut self, id: Uuid, mut delivery: Delivery, now: i64) {
+        let Some(queue) = self.queues.get(&id) else {
+            return;
+        };
+        let waited = (now - delivery.at_hand_ms).max(0);
+        match delivery.held {
+            None => delivery.ledger.log += waited,
+            Some(Held::Key) => delivery.ledger.key += waited,
+            Some(Held::RateLimit) => delivery.ledger.rate_limit += waited,
+            Some(Held::Breaker) => delivery.ledger.breaker += waited,
+        }
+        let subscription = queue.subscription.clone();
+        let tenant = subscription.tenant.clone();
+        *self.tenants.entry(tenant.clone()).or_default() += 1;
+        let target = self.target.clone();
+        self.in_flight.spawn(async move {
+            let begun = Instant::now();
+            let host = subscription.target.url.host().to_owned();
+            let handover = Handover {
+                subscription,
+                event: delivery.event.clone(),
+                sequence: delivery.sequence,
+                replayed: delivery.dead_letter.is_some(),
+                now_ms: now,
+            };
+            let outcome = target.hand_over(handover).await;
+            Ended {
+                subscription: id,
+                tenant,
+                host,
+                delivery,
+                outcome,
+                started_at_ms: now,
+                latency_ms: i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
+            }
+        });
+    }
+
+    /// Takes note of what an attempt came to.
+    pub(super) fn ended(&mut self, ended: Result<Ended, JoinError>) {
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                // Only shutdown cancels, and targets do not panic. What it was comes again after a restart.
+                tracing::error!(%error, "an attempt did not come to an end");
+                return;
+            }
+        };
+        let now = self.clock.now_ms();
+        if let Some(count) = self.tenants.get_mut(&ended.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.tenants.remove(&ended.tenant);
+            }
+        }
+        self.note_host(&ended, now);
+        let id = ended.subscription;
+        let Some(queue) = self.queues.get_mut(&id) else {
+            // It was deleted meanwhile.
+            self.tick_off(id, ended.delivery.origin);
+            return;
+        };
+        queue.in_flight -= 1;
+        if let Some(lane) = &ended.delivery.lane {
+            queue.lanes.entry(lane.clone()).or_default().busy = false;
+        }
+        match ended.outcome.verdict {
+            Verdict::Delivered => {
+                queue.failing_since_ms = None;
+                self.delivered(ended);
+            }
+            Verdict::Failed { .. } => self.failed(ended, now),
+            Verdict::Gone => {
+                self.disable(id, &ended.tenant, "the receiver answered with status 410");
+                self.put_off(ended, now, now);
+            }
+        }
+        self.line_up(id);
+    }
+
+    fn note_host(&mut self, ended: &Ended, now: i64) {
+        let place = (ended.tenant.clone(), ended.host.clone());
+        let unreachable = matches!(
+            ended.outcome.verdict,
+            Verdict::Failed {
+                unreachable: true,
+                ..
+            }
+        );
+        if unreachable {
+            if self.breakers.entry(place).or_default().failed(now) {
+                tracing::warn!(
+                    tenant = ended.tenant.as_str(),
+                    host = ended.host,
+                    "the breaker opens"
+                );
+            }
+        } else if let Some(breaker) = self.breakers.get_mut(&place) {
+            breaker.succeeded();
+            if breaker.is_idle() {
+                self.breakers.remove(&place);
+            }
+        }
+    }
+
+    fn delivered(&mut self, ended: Ended) {
+        let (id, delivery) = (ended.subscription, ended.delivery);
+        log(id, &delivery, &ended.outcome, ended.latency_ms, "delivered");
+        let row = record::attempt(
+            &delivery,
+            id,
+            ended.outcome,
+            ended.started_at_ms,
+            ended.latency_ms,
+            true,
+        );
+        self.flush.attempts.push(row);
+        if let Some(dead) = delivery.dead_letter {
+            self.flush.dead_states.push((dead, "closed"));
+        }
+        self.settle(id, &delivery);
+    }
+
+    fn failed(&mut self, ended: Ended, now: i64) {
+        let id = ended.subscription;
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let rules = &queue.subscription.delivery;
+        let schedule = rules
+            .schedule
+            .as_deref()
+            .unwrap_or(&self.config.retry_schedule);
+        let made = ended.delivery.attempts + 1 - ended.delivery.base;
+        let too_old = rules
+            .max_age
+            .is_some_and(|age| now - ended.delivery.since_ms > ms(age));
+        let wait = next_wait(schedule, made, jitter()).filter(|_| !too_old);
+        let asked = match ended.outcome.verdict {
+            Verdict::Failed { retry_after, .. } => retry_after,
+            _ => None,
+        };
+        let since = *queue.failing_since_ms.get_or_insert(now);
+        if now - since > ms(self.config.disable_after) {
+            let tenant = queue.subscription.tenant.clone();
+            self.disable(id, &tenant, "nothing got through for too long");
+        }
+        match wait {
+            Some(wait) => {
+                let wait = wait.max(asked.unwrap_or_default());
+                self.put_off(ended, now, now + ms(wait));
+            }
+            None => self.give_up(ended, now),
+        }
+    }
+
+    /// It is to be tried again, at a time.
+    fn put_off(&mut self, ended: Ended, now: i64, at_ms: i64) {
+        let (id, mut delivery) = (ended.subscription, ended.delivery);
+        log(id, &delivery, &ended.outcome, ended.latency_ms, "failed");
+        let row = record::attempt(
+            &delivery,
+            id,
+            ended.outcome,
+            ended.started_at_ms,
+            ended.latency_ms,
+            false,
+        );
+        self.flush.attempts.push(row);
+        delivery.ledger.back_off += (at_ms - now).max(0);
+        let row = record::pending(&delivery, id, delivery.attempts + 1, "waiting", at_ms);
+        self.flush.pending.push(row);
+        self.at_hand.remove(&(id, delivery.sequence));
+        self.tick_off(id, delivery.origin);
+        self.block_lane(id, &delivery);
+    }
+
+    /// Its attempts are used up: it is parked with its key, or becomes a dead letter.
+    fn give_up(&mut self, ended: Ended, now: i64) {
+        let (id, delivery) = (ended.subscription, ended.delivery);
+        let Some(queue) = self.queues.get(&id) else {
+            return;
+        };
+        let parks = queue.subscription.delivery.on_exhausted == OnExhausted::Park
+            && delivery.lane.is_some();
+        log(id, &delivery, &ended.outcome, ended.latency_ms, "gave-up");
+        let error = ended.outcome.error.clone().unwrap_or_default();
+        let row = record::attempt(
+            &delivery,
+            id,
+            ended.outcome,
+            ended.started_at_ms,
+            ended.latency_ms,
+            true,
+        );
+        self.flush.attempts.push(row);
+        if parks {
+            let row = record::pending(&delivery, id, delivery.attempts + 1, "parked", now);
+            self.flush.pending.push(row);
+            self.at_hand.remove(&(id, delivery.sequence));
+            self.tick_off(id, delivery.origin);
+            self.block_lane(id, &delivery);
+            return;
+        }
+        match delivery.dead_letter {
+            Some(dead) => self.flush.dead_states.push((dead, "open")),
+            None => self.bury(id, &delivery, delivery.attempts + 1, error, now),
+        }
+        self.settle(id, &delivery);
+    }
+
+    /// Writes a dead letter.
+    pub(super) fn bury(
+        &mut self,
+        id: Uuid,
+        delivery: &Delivery,
+        attempts: u32,
+        error: String,
+        now: i64,
+    ) {
+        let event = String::from_utf8(delivery.event.to_structured()).expect("JSON is UTF-8");
+        self.flush.dead.push(DeadLetterRow {
+            id: self.clock.new_id(),
+            tenant: delivery.event.tenant.clone(),
+            subscription: id,
+            sequence: delivery.sequence,
+            event_id: delivery.event.event_id,
+            event_type: delivery.event.event_type.clone(),
+            event,
+            attempts,
+            last_error: error,
+            created_at_ms: now,
+            state: "open".into(),
+        });
+    }
+
+    /// Nothing more is to be done for a delivery; its lane goes on.
+    pub(super) fn settle(&mut self, id: Uuid, delivery: &Delivery) {
+        self.at_hand.remove(&(id, delivery.sequence));
+        if delivery.origin == Origin::Pending {
+            self.flush.settled.push((id, delivery.sequence));
+            if let Some(lane) = &delivery.lane {
+                self.lanes_to_advance.insert((id, lane.clone()));
+            }
+        } else {
+            self.tick_off(id, delivery.origin);
+        }
+    }
+
+    /// Others of its key wait behind it, in the store.
+    fn block_lane(&mut self, id: Uuid, delivery: &Delivery) {
+        let (Some(lane), Some(queue)) = (&delivery.lane, self.queues.get_mut(&id)) else {
+            return;
+        };
+        let now = self.clock.now_ms();
+        for behind in queue.block(lane) {
+            let row = record::pending(&behind, id, 0, "behind", now);
+            self.flush.pending.push(row);
+            self.tick_off(id, behind.origin);
+        }
+    }
+
+    /// A delivery that came from the log is settled or has a row of its own.
+    pub(super) fn tick_off(&mut self, id: Uuid, origin: Origin) {
+        match origin {
+            Origin::Pending => {}
+            Origin::Shared(stream, offset) => self.settle_shared(stream, offset),
+            Origin::Own(stream, offset) => {
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.tick_off(stream, offset);
+                }
+            }
+        }
+        if self.queues.contains_key(&id) {
+            self.moved.insert(id);
+        }
+    }
+
+    pub(super) fn settle_shared(&mut self, stream: StreamId, offset: u64) {
+        let outstanding = &mut self.streams[stream].outstanding;
+        if let Some(count) = outstanding.get_mut(&offset) {
+            *count -= 1;
+            if *count == 0 {
+                outstanding.remove(&offset);
+            }
+        }
+    }
+
+    /// Has a subscription disabled; it keeps its place until its owner resumes it.
+    fn disable(&self, id: Uuid, tenant: &TenantId, reason: &'static str) {
+        let (room, tenant) = (self.subscriptions.clone(), tenant.clone());
+        tokio::spawn(async move {
+            if let Err(refusal) = room.disable(&tenant, id, reason).await {
+                tracing::error!(subscription = %id, detail = refusal.detail, "it could not be disabled");
+            }
+        });
+    }
+}
+
+/// 0 to 1. Not for secrets: it only spreads retries.
+fn jitter() -> f64 {
+    let [byte] = crate::secrets::random::<1>();
+    f64::from(byte) / 255.0
+}
+
+/// The one wide line of an attempt.
+fn log(id: Uuid, delivery: &Delivery, outcome: &Outcome, latency_ms: i64, word: &'static str) {
+    tracing::info!(
+        tenant = delivery.event.tenant.as_str(),
+        subscription = %id,
+        sequence = delivery.sequence,
+        event_id = %delivery.event.event_id,
+        event_type = delivery.event.event_type.as_str(),
+        attempt = delivery.attempts + 1,
+        outcome = word,
+        status = outcome.status,
+        error = outcome.error.as_deref(),
+        latency_ms,
+        "attempt"
+    );
+}

@@ -1,0 +1,353 @@
+//! What one subscription is to get: its deliveries at hand, its place in the log, its numbers.
+//!
+//! A subscription that keeps up has no place of its own: it goes with the cursor that all share. One that is paused,
+//! slow or new has, in each partition where it differs: the next offset it wants. What it has at hand is
+//! bounded; what does not fit stays in the log, and it catches up from its place when there is room.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tidings_event::Event;
+use uuid::Uuid;
+
+use super::record::Ledger;
+use super::schedule::Pace;
+use crate::subscription::{State, Subscription};
+
+/// The most deliveries of a subscription at hand.
+pub(super) const MOST_WAITING: usize = 256;
+/// The most bytes of data of them; one is always taken.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// It catches up when it has fewer at hand than this.
+pub(super) const ROOM_BELOW: usize = 64;
+
+/// A partition, by its number in the dispatcher.
+pub(super) type StreamId = usize;
+
+/// Where a delivery at hand comes from, so that it can be ticked off there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The reading that all share.
+    Shared(StreamId, u64),
+    /// The subscription's own catching up.
+    Own(StreamId, u64),
+    /// A row of pending deliveries.
+    Pending,
+}
+
+/// Why a delivery waits that is at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    Key,
+    RateLimit,
+    Breaker,
+}
+
+/// One event for one subscription.
+#[derive(Debug, Clone)]
+pub(super) struct Delivery {
+    pub(super) sequence: u64,
+    pub(super) event: Arc<Event>,
+    /// The subscription's revision that routed it.
+    pub(super) revision: u32,
+    /// The key whose order it keeps.
+    pub(super) lane: Option<String>,
+    pub(super) origin: Origin,
+    /// Attempts made.
+    pub(super) attempts: u32,
+    /// Those before a replay.
+    pub(super) base: u32,
+    /// When it first came here, in ms since 1970.
+    pub(super) since_ms: i64,
+    /// When it came to hand.
+    pub(super) at_hand_ms: i64,
+    pub(super) held: Option<Held>,
+    pub(super) dead_letter: Option<Uuid>,
+    pub(super) ledger: Ledger,
+}
+
+/// The sequence numbers of a subscription: without gaps, in the order of the log, and the same again after a
+/// crash.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    last: u64,
+    /// Given out before a crash, beyond what was saved.
+    taken: BTreeSet<u64>,
+    /// Given out to events that its owner has then skipped; they go out first.
+    free: BTreeSet<u64>,
+    /// Events that have such a number and need nothing more.
+    known: HashMap<Uuid, u64>,
+    /// Given out for offsets that a crash would lead back to.
+    given: Vec<(StreamId, u64, u64)>,
+}
+
+impl Numbers {
+    pub(super) fn new(last: u64) -> Self {
+        Self {
+            last,
+            ..Self::default()
+        }
+    }
+
+    /// A number that an event has, with a row that says what became of it.
+    pub(super) fn known(&mut self, event_id: Uuid, number: u64) {
+        self.taken.insert(number);
+        self.known.insert(event_id, number);
+    }
+
+    /// The number of an event, or `None` for one that a row is kept of already.
+    fn give(&mut self, event_id: Uuid, stream: StreamId, offset: u64) -> Option<u64> {
+        if let Some(number) = self.known.remove(&event_id) {
+            self.given.push((stream, offset, number));
+            return None;
+        }
+        let number = self.free.pop_first().unwrap_or_else(|| {
+            self.last += 1;
+            while self.taken.remove(&self.last) {
+                self.last += 1;
+            }
+            self.last
+        });
+        self.given.push((stream, offset, number));
+        Some(number)
+    }
+
+    /// Takes back the number of an event that its owner has skipped.
+    fn take_back(&mut self, number: u64) {
+        self.given.retain(|(_, _, given)| *given != number);
+        self.free.insert(number);
+    }
+
+    /// Whether a crash leads back to none of them.
+    pub(super) fn is_settled(&self) -> bool {
+        self.given.is_empty()
+    }
+
+    /// The last number that a crash does not lead back to, when it leads back to these offsets.
+    fn settled(&mut self, back_to: impl Fn(StreamId) -> u64) -> u64 {
+        self.given
+            .retain(|(stream, offset, _)| *offset >= back_to(*stream));
+        let given = self.given.iter().map(|(_, _, number)| *number);
+        let first = given.chain(self.free.first().copied()).min();
+        first.map_or(self.last, |first| first - 1)
+    }
+}
+
+/// A key whose order is kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lane {
+    /// One of it is on its way.
+    pub(super) busy: bool,
+    /// One of it is pending, so that others go behind it.
+    pub(super) blocked: bool,
+}
+
+/// A subscription's places as they are saved, by topic and partition.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Places {
+    /// Which [`Start`] they follow from.
+    pub(super) start: u32,
+    pub(super) at: Vec<(String, u32, u64)>,
+}
+
+/// One subscription's.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) subscription: Arc<Subscription>,
+    pub(super) waiting: VecDeque<Delivery>,
+    bytes: usize,
+    pub(super) in_flight: usize,
+    /// Whether it stands in line.
+    pub(super) lined_up: bool,
+    pub(super) pace: Pace,
+    pub(super) lanes: HashMap<String, Lane>,
+    /// The next offset it wants, where that is not the shared cursor.
+    pub(super) places: BTreeMap<StreamId, u64>,
+    /// Offsets it has caught up with and that are not ticked off.
+    outstanding: BTreeSet<(StreamId, u64)>,
+    pub(super) numbers: Numbers,
+    pub(super) start: u32,
+    /// Since when nothing has succeeded, in ms since 1970.
+    pub(super) failing_since_ms: Option<i64>,
+}
+
+impl Queue {
+    pub(super) fn new(subscription: Arc<Subscription>, numbers: Numbers) -> Self {
+        let start = subscription.start.number;
+        Self {
+            subscription,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            in_flight: 0,
+            lined_up: false,
+            pace: Pace::default(),
+            lanes: HashMap::new(),
+            places: BTreeMap::new(),
+            outstanding: BTreeSet::new(),
+            numbers,
+            start,
+            failing_since_ms: None,
+        }
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.subscription.state == State::Active
+    }
+
+    /// Whether another delivery may come to hand.
+    pub(super) fn has_room(&self) -> bool {
+        self.is_active() && self.waiting.len() < MOST_WAITING && self.bytes < MOST_BYTES
+    }
+
+    /// Begins anew at these places; what is at hand and came from the log is forgotten, and comes out.
+    pub(super) fn restart(&mut self, start: u32, places: BTreeMap<StreamId, u64>) -> Vec<Delivery> {
+        self.start = start;
+        self.places = places;
+        self.outstanding.clear();
+        let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|delivery| delivery.origin == Origin::Pending);
+        self.waiting = kept.into();
+        self.bytes = self
+            .waiting
+            .iter()
+            .map(|delivery| delivery.event.data.len())
+            .sum();
+        for delivery in &dropped {
+            self.numbers.take_back(delivery.sequence);
+        }
+        dropped
+    }
+
+    /// Numbers an event. `None` when a row says already what became of it.
+    pub(super) fn number(&mut self, event: &Event, origin: Origin) -> Option<u64> {
+        let (Origin::Shared(stream, offset) | Origin::Own(stream, offset)) = origin else {
+            return None;
+        };
+        self.numbers.give(event.event_id, stream, offset)
+    }
+
+    /// Takes a delivery to hand.
+    pub(super) fn push(&mut self, delivery: Delivery) {
+        if let Origin::Own(stream, offset) = delivery.origin {
+            self.outstanding.insert((stream, offset));
+        }
+        self.bytes += delivery.event.data.len();
+        self.waiting.push_back(delivery);
+    }
+
+    /// The next that its key lets go, and whether others are held by theirs.
+    pub(super) fn next(&mut self) -> Option<usize> {
+        let lanes = &self.lanes;
+        let mut found = None;
+        for (index, delivery) in self.waiting.iter_mut().enumerate() {
+            let free = delivery.lane.as_ref().is_none_or(|lane| {
+                let lane = lanes.get(lane).copied().unwrap_or_default();
+                !lane.busy && (!lane.blocked || delivery.origin == Origin::Pending)
+            });
+            if free {
+                found = Some(index);
+                break;
+            }
+            delivery.held = Some(Held::Key);
+        }
+        found
+    }
+
+    /// Takes one out to be sent.
+    pub(super) fn take(&mut self, index: usize) -> Option<Delivery> {
+        let delivery = self.waiting.remove(index)?;
+        self.bytes -= delivery.event.data.len();
+        if let Some(lane) = &delivery.lane {
+            self.lanes.entry(lane.clone()).or_default().busy = true;
+        }
+        self.in_flight += 1;
+        Some(delivery)
+    }
+
+    /// Closes a lane; those of it that are at hand come out, in order.
+    pub(super) fn block(&mut self, lane: &str) -> Vec<Delivery> {
+        self.lanes.entry(lane.to_owned()).or_default().blocked = true;
+        let of_lane = |delivery: &Delivery| {
+            delivery.lane.as_deref() == Some(lane) && delivery.origin != Origin::Pending
+        };
+        let waiting = std::mem::take(&mut self.waiting);
+        let (out, kept): (Vec<_>, Vec<_>) = waiting.into_iter().partition(of_lane);
+        self.waiting = kept.into();
+        self.bytes = self
+            .waiting
+            .iter()
+            .map(|delivery| delivery.event.data.len())
+            .sum();
+        out
+    }
+
+    /// Ticks off what it has caught up with.
+    pub(super) fn tick_off(&mut self, stream: StreamId, offset: u64) {
+        self.outstanding.remove(&(stream, offset));
+    }
+
+    /// Takes over what was read for all: from now on it holds up nobody but itself. Answers the offsets.
+    pub(super) fn detach(&mut self) -> Vec<(StreamId, u64)> {
+        let mut taken = Vec::new();
+        for delivery in &mut self.waiting {
+            if let Origin::Shared(stream, offset) = delivery.origin {
+                delivery.origin = Origin::Own(stream, offset);
+                self.outstanding.insert((stream, offset));
+                taken.push((stream, offset));
+            }
+        }
+        taken
+    }
+
+    /// Where a crash leads it back to, where that differs from the shared cursor.
+    pub(super) fn back_to(&self) -> BTreeMap<StreamId, u64> {
+        let mut places = self.places.clone();
+        for (stream, offset) in &self.outstanding {
+            let place = places.entry(*stream).or_insert(*offset);
+            *place = (*place).min(*offset);
+        }
+        places
+    }
+
+    /// The last number below all that, with the shared cursors given.
+    pub(super) fn settled(
+        &mut self,
+        places: &BTreeMap<StreamId, u64>,
+        cursor: impl Fn(StreamId) -> u64,
+    ) -> u64 {
+        self.numbers.settled(|stream| {
+            places
+                .get(&stream)
+                .copied()
+                .unwrap_or_else(|| cursor(stream))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_no_gap_and_come_again_after_a_crash() {
+        let id = |number: u128| Uuid::from_u128(number);
+        let mut numbers = Numbers::new(5);
+        assert_eq!(numbers.give(id(1), 0, 10), Some(6));
+        assert_eq!(numbers.give(id(2), 0, 11), Some(7));
+        assert_eq!(numbers.give(id(3), 1, 4), Some(8));
+        // A crash leads back to offset 11 of the first partition and past the second.
+        assert_eq!(
+            numbers.settled(|stream| if stream == 0 { 11 } else { 5 }),
+            6
+        );
+
+        let mut again = Numbers::new(6);
+        again.known(id(3), 8);
+        assert_eq!(again.give(id(2), 0, 11), Some(7));
+        assert_eq!(again.give(id(4), 0, 12), Some(9));
+        assert_eq!(again.give(id(3), 1, 4), None);
+        assert_eq!(again.settled(|_| 100), 9);
+    }
+}

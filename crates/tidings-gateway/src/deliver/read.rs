@@ -1,0 +1,279 @@
+//! Read and match: records of the log to deliveries at hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidings_bus::{Partition, Read, Stored, partition_of};
+use tidings_event::{Event, EventType};
+use tidings_filter::Subject;
+use uuid::Uuid;
+
+use super::Dispatcher;
+use super::queue::{Delivery, Origin, ROOM_BELOW, StreamId};
+use super::record::{self, Ledger};
+use crate::envelope;
+use crate::events::unreadable;
+use crate::publish::refusal::Refusal;
+use crate::subscription::Subscription;
+
+/// The most records that are read of a partition at once.
+const PAGE: usize = 500;
+/// The most records that catching up looks at in one go, however few of them are its own.
+const SCAN: usize = 5_000;
+/// The most queues that catch up in one turn.
+const CATCHING_UP: usize = 32;
+
+impl Dispatcher {
+    /// Reads what has been appended and gives it to all who keep up.
+    pub(super) async fn read(&mut self) -> Result<(), Refusal> {
+        self.read_to_end = true;
+        for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
+            for number in 0..partitions {
+                let topic = topic.clone();
+                let stream = self.stream(Partition { topic, number });
+                self.read_stream(stream).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_stream(&mut self, stream: StreamId) -> Result<(), Refusal> {
+        let from = self.streams[stream].head;
+        let read = Read {
+            from,
+            tenant: None,
+            limit: PAGE,
+            scan: PAGE,
+        };
+        let partition = self.streams[stream].partition.clone();
+        let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+        if page.records.len() == PAGE {
+            self.read_to_end = false;
+        }
+        for record in page.records {
+            self.streams[stream].head = record.offset;
+            self.give(stream, &record)?;
+        }
+        self.streams[stream].head = page.next.max(from);
+        Ok(())
+    }
+
+    /// Gives a record to all who want it and keep up.
+    fn give(&mut self, stream: StreamId, record: &Stored) -> Result<(), Refusal> {
+        let Some((event, wanting)) = self.matched(record)? else {
+            return Ok(());
+        };
+        let offset = record.offset;
+        for subscription in wanting {
+            let queue = self.queue(&subscription);
+            let id = subscription.id;
+            if queue.places.contains_key(&stream) {
+                continue;
+            }
+            if !queue.has_room() {
+                // It goes on from here by itself, and holds up nobody with what it has.
+                queue.places.insert(stream, offset);
+                for (stream, offset) in queue.detach() {
+                    self.settle_shared(stream, offset);
+                }
+                self.behind.insert(id);
+                self.moved.insert(id);
+                continue;
+            }
+            if self.take_to_hand(&subscription, &event, Origin::Shared(stream, offset)) {
+                *self.streams[stream].outstanding.entry(offset).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The event of a record and the subscriptions whose filters it meets; nothing when there are none.
+    fn matched(
+        &self,
+        record: &Stored,
+    ) -> Result<Option<(Arc<Event>, Vec<Arc<Subscription>>)>, Refusal> {
+        let event_type = record.headers.get("ce_type").map(str::parse::<EventType>);
+        let Some(Ok(event_type)) = event_type else {
+            // Not one of ours, or damaged: reading it as an event says what is wrong.
+            let read = envelope::read(record);
+            return match read {
+                Ok(_) => Ok(None),
+                Err(error) => {
+                    tracing::error!(%error, "a record is passed over");
+                    Ok(None)
+                }
+            };
+        };
+        let mut wanting = self.in_force.wanting(&record.tenant, &event_type);
+        if wanting.is_empty() {
+            return Ok(None);
+        }
+        let event = match envelope::read(record) {
+            Ok(event) => Arc::new(event),
+            Err(error) => return Err(Refusal::fault("Reading an event to deliver", &error)),
+        };
+        let subject = Subject::new(&event);
+        wanting.retain(|subscription| subscription.filter.matches(&subject));
+        drop(subject);
+        Ok((!wanting.is_empty()).then_some((event, wanting)))
+    }
+
+    /// Puts an event into a subscription's queue. False when it needs no ticking off: a row is or will be
+    /// kept of it.
+    fn take_to_hand(
+        &mut self,
+        subscription: &Arc<Subscription>,
+        event: &Arc<Event>,
+        origin: Origin,
+    ) -> bool {
+        let now = self.clock.now_ms();
+        let id = subscription.id;
+        let queue = self.queue(subscription);
+        let Some(sequence) = queue.number(event, origin) else {
+            self.moved.insert(id);
+            return false;
+        };
+        let lane = subscription
+            .delivery
+            .key
+            .as_ref()
+            .and_then(|key| key.of(event));
+        let delivery = Delivery {
+            sequence,
+            event: event.clone(),
+            revision: subscription.revision,
+            lane,
+            origin,
+            attempts: 0,
+            base: 0,
+            since_ms: now,
+            at_hand_ms: now,
+            held: None,
+            dead_letter: None,
+            ledger: Ledger {
+                log: (now - event.received_at_ms).max(0),
+                ..Ledger::default()
+            },
+        };
+        let blocked = delivery
+            .lane
+            .as_ref()
+            .is_some_and(|lane| queue.lanes.get(lane).is_some_and(|lane| lane.blocked));
+        let taken = !blocked;
+        if taken {
+            queue.push(delivery);
+        } else {
+            let row = record::pending(&delivery, id, 0, "behind", now);
+            self.flush.pending.push(row);
+        }
+        self.moved.insert(id);
+        self.line_up(id);
+        taken
+    }
+
+    /// Lets those catch up who have room and a place of their own.
+    pub(super) async fn catch_up(&mut self) -> Result<(), Refusal> {
+        let waiting: Vec<Uuid> = self.behind.iter().copied().collect();
+        let mut served = 0;
+        for id in waiting {
+            let Some(queue) = self.queues.get(&id) else {
+                self.behind.remove(&id);
+                continue;
+            };
+            if !queue.has_room() || queue.waiting.len() >= ROOM_BELOW {
+                continue;
+            }
+            if served == CATCHING_UP {
+                self.read_to_end = false;
+                break;
+            }
+            let places: Vec<(StreamId, u64)> = queue
+                .places
+                .iter()
+                .map(|(stream, offset)| (*stream, *offset))
+                .collect();
+            let subscription = queue.subscription.clone();
+            let mut read = false;
+            for (stream, place) in places {
+                read |= self.catch_up_in(&subscription, stream, place).await?;
+            }
+            served += usize::from(read);
+            if self
+                .queues
+                .get(&id)
+                .is_some_and(|queue| queue.places.is_empty())
+            {
+                self.behind.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads on from a place in one partition. False when there is nothing to read for it there yet.
+    async fn catch_up_in(
+        &mut self,
+        subscription: &Arc<Subscription>,
+        stream: StreamId,
+        place: u64,
+    ) -> Result<bool, Refusal> {
+        let head = self.streams[stream].head;
+        if place > head {
+            return Ok(false);
+        }
+        let mut next = place;
+        if place < head {
+            let read = Read {
+                from: place,
+                tenant: Some(subscription.tenant.clone()),
+                limit: ROOM_BELOW,
+                scan: SCAN,
+            };
+            let partition = self.streams[stream].partition.clone();
+            let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+            next = page.next.max(place);
+            for record in page.records.iter().filter(|record| record.offset < head) {
+                let event = envelope::read(record)
+                    .map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
+                if subscription.filter.matches(&Subject::new(&event)) {
+                    let origin = Origin::Own(stream, record.offset);
+                    self.take_to_hand(subscription, &Arc::new(event), origin);
+                }
+            }
+        }
+        let Some(queue) = self.queues.get_mut(&subscription.id) else {
+            return Ok(false);
+        };
+        if next >= head {
+            queue.places.remove(&stream);
+        } else {
+            queue.places.insert(stream, next);
+            self.read_to_end = false;
+        }
+        self.moved.insert(subscription.id);
+        Ok(place < head)
+    }
+
+    /// Where a subscription begins, in each partition that its tenant's events can be in.
+    pub(super) fn places_of(&mut self, subscription: &Subscription) -> BTreeMap<StreamId, u64> {
+        let mut partitions: BTreeMap<String, u32> = BTreeMap::new();
+        for stream in &self.streams {
+            let count = partitions
+                .entry(stream.partition.topic.as_str().to_owned())
+                .or_default();
+            *count = (*count).max(stream.partition.number + 1);
+        }
+        let key = subscription.tenant.as_str().as_bytes();
+        let mut places = BTreeMap::new();
+        for (topic, count) in partitions {
+            let Ok(name) = topic.parse() else { continue };
+            let number = partition_of(key, count);
+            let stream = self.stream(Partition {
+                topic: name,
+                number,
+            });
+            let place = subscription.start.places.get(&topic).copied();
+            places.insert(stream, place.unwrap_or(0));
+        }
+        places
+    }
+}

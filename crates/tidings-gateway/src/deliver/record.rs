@@ -1,0 +1,133 @@
+//! What is written down of a delivery. The members are those of a trace (delivery.md, "Settled details").
+
+use serde::{Deserialize, Serialize};
+use tidings_store::{AttemptRow, PendingRow};
+use uuid::Uuid;
+
+use super::queue::Delivery;
+use super::target::{Outcome, Verdict};
+
+/// Where the time went before and during an attempt, in ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ledger {
+    /// From the log to its queue.
+    pub log: i64,
+    /// Behind another of its key.
+    pub key: i64,
+    /// For the rate limit, or for one of the attempts at once to end.
+    pub rate_limit: i64,
+    /// For the breaker of its host to close.
+    pub breaker: i64,
+    /// Between attempts.
+    pub back_off: i64,
+    /// Connecting, and in the subscriber.
+    pub subscriber: i64,
+}
+
+/// What an attempt's row has besides its columns.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptDetail {
+    /// The subscription's revision that routed the event.
+    pub revision: u32,
+    /// The status, where the target has one.
+    pub status: Option<u16>,
+    /// How long it took.
+    pub latency_ms: i64,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// What was answered.
+    pub response_headers: Vec<(String, String)>,
+    /// The beginning of it.
+    pub response_body: String,
+    /// The key whose order is kept.
+    pub lane: Option<String>,
+    /// Whether somebody asked for it.
+    pub replayed: bool,
+    /// Where the time went.
+    pub ledger: Ledger,
+}
+
+/// What a pending delivery's row has besides its columns.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct PendingDetail {
+    /// The subscription's revision that routed the event.
+    pub(crate) revision: u32,
+    /// Attempts before the schedule began anew, by a replay.
+    pub(crate) base: u32,
+    /// When it first failed or came behind another, in ms since 1970.
+    pub(crate) since_ms: i64,
+    /// The dead letter that it closes.
+    pub(crate) dead_letter: Option<Uuid>,
+    /// Where the time went so far.
+    pub(crate) ledger: Ledger,
+}
+
+/// `delivered`, `failed` or, where no attempt follows, `gave-up`.
+pub(super) fn attempt(
+    delivery: &Delivery,
+    subscription: Uuid,
+    outcome: Outcome,
+    started_at_ms: i64,
+    latency_ms: i64,
+    last: bool,
+) -> AttemptRow {
+    let word = match outcome.verdict {
+        Verdict::Delivered => "delivered",
+        Verdict::Failed { .. } | Verdict::Gone if last => "gave-up",
+        Verdict::Failed { .. } | Verdict::Gone => "failed",
+    };
+    let mut ledger = delivery.ledger;
+    ledger.subscriber = latency_ms;
+    let detail = AttemptDetail {
+        revision: delivery.revision,
+        status: outcome.status,
+        latency_ms,
+        error: outcome.error,
+        response_headers: outcome.response_headers,
+        response_body: outcome.response_body,
+        lane: delivery.lane.clone(),
+        replayed: delivery.dead_letter.is_some(),
+        ledger,
+    };
+    AttemptRow {
+        subscription,
+        sequence: delivery.sequence,
+        number: delivery.attempts + 1,
+        tenant: delivery.event.tenant.clone(),
+        event_id: delivery.event.event_id,
+        started_at_ms,
+        outcome: word.into(),
+        detail: serde_json::to_string(&detail).expect("plain members become JSON"),
+    }
+}
+
+/// A delivery that has to wait, in one of the three states of its row.
+pub(super) fn pending(
+    delivery: &Delivery,
+    subscription: Uuid,
+    attempts: u32,
+    state: &str,
+    next_at_ms: i64,
+) -> PendingRow {
+    let detail = PendingDetail {
+        revision: delivery.revision,
+        base: delivery.base,
+        since_ms: delivery.since_ms,
+        dead_letter: delivery.dead_letter,
+        ledger: delivery.ledger,
+    };
+    PendingRow {
+        subscription,
+        sequence: delivery.sequence,
+        tenant: delivery.event.tenant.clone(),
+        event_id: delivery.event.event_id,
+        lane: delivery.lane.clone(),
+        attempts,
+        state: state.into(),
+        next_at_ms,
+        detail: serde_json::to_string(&detail).expect("plain members become JSON"),
+    }
+}

@@ -1,0 +1,226 @@
+//! When something may be sent: the waits between attempts, the rate of a subscription, the breaker of a host, and
+//! whose turn it is. Pure: told the time, never asking.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::Duration;
+
+/// Failures in a row that open a breaker.
+const FAILURES: u32 = 10;
+/// How long it stays open the first time; doubled at each failed trial.
+const OPEN: Duration = Duration::from_secs(5);
+/// It never stays open longer than this.
+const LONGEST_OPEN: Duration = Duration::from_mins(5);
+
+/// Milliseconds, for sums with times.
+pub(super) fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The wait before the next attempt after so many, or `None` when they are used up. `jitter` is 0 to 1.
+///
+/// A tenth of the wait at most is added, so that deliveries that failed together do not come back together.
+pub(super) fn next_wait(schedule: &[Duration], attempts: u32, jitter: f64) -> Option<Duration> {
+    let made = usize::try_from(attempts).unwrap_or(usize::MAX);
+    let wait = *schedule.get(made.checked_sub(1)?)?;
+    Some(wait.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 10.0))
+}
+
+/// A rate per second, kept by the time that the next may go (GCRA, with a burst of one second).
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pace {
+    earliest_us: i64,
+}
+
+impl Pace {
+    /// Whether there is one to take; if not, when there will be, in ms since 1970.
+    pub(super) fn ready(&self, per_second: u32, now_ms: i64) -> Result<(), i64> {
+        let burst = 1_000_000 - interval_us(per_second);
+        let now = now_ms.saturating_mul(1_000);
+        if self.earliest_us - now > burst {
+            return Err((self.earliest_us - burst + 999) / 1_000);
+        }
+        Ok(())
+    }
+
+    /// Takes one.
+    pub(super) fn take(&mut self, per_second: u32, now_ms: i64) {
+        let earliest = self.earliest_us.max(now_ms.saturating_mul(1_000));
+        self.earliest_us = earliest + interval_us(per_second);
+    }
+}
+
+fn interval_us(per_second: u32) -> i64 {
+    1_000_000 / i64::from(per_second.max(1))
+}
+
+/// Whether a host is worth trying: closed until it fails often in a row, then open, then one trial.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Breaker {
+    failures: u32,
+    open_until_ms: Option<i64>,
+    opened: u32,
+    trying: bool,
+}
+
+impl Breaker {
+    /// Whether one may go; if not, when to ask again, in ms since 1970.
+    pub(super) fn admit(&mut self, now_ms: i64) -> Result<(), i64> {
+        match self.open_until_ms {
+            None => Ok(()),
+            Some(until) if now_ms < until => Err(until),
+            // The trial's outcome decides for the others.
+            Some(_) if self.trying => Err(now_ms + ms(OPEN)),
+            Some(_) => {
+                self.trying = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// The host has answered something that is not its failing.
+    pub(super) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The host has failed. True when that opened the breaker.
+    pub(super) fn failed(&mut self, now_ms: i64) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let trial = std::mem::take(&mut self.trying);
+        let opens = trial || (self.open_until_ms.is_none() && self.failures >= FAILURES);
+        if opens {
+            let open = OPEN
+                .saturating_mul(1 << self.opened.min(10))
+                .min(LONGEST_OPEN);
+            self.opened += 1;
+            self.open_until_ms = Some(now_ms + ms(open));
+        }
+        opens && !trial
+    }
+
+    /// Whether there is nothing to remember.
+    pub(super) fn is_idle(&self) -> bool {
+        self.failures == 0 && self.open_until_ms.is_none()
+    }
+}
+
+/// Whose turn it is: owners take turns, and within an owner its members do, so that one who has much to do
+/// does not keep another waiting.
+#[derive(Debug)]
+pub(super) struct Turns<O, M> {
+    owners: VecDeque<O>,
+    members: HashMap<O, VecDeque<M>>,
+}
+
+impl<O, M> Default for Turns<O, M> {
+    fn default() -> Self {
+        Self {
+            owners: VecDeque::new(),
+            members: HashMap::new(),
+        }
+    }
+}
+
+impl<O: Clone + Eq + Hash, M: Eq> Turns<O, M> {
+    /// Puts a member at the end of its owner's line. The caller sees to it that none stands there twice.
+    pub(super) fn push(&mut self, owner: &O, member: M) {
+        let line = self.members.entry(owner.clone()).or_default();
+        if line.is_empty() {
+            self.owners.push_back(owner.clone());
+        }
+        line.push_back(member);
+    }
+
+    /// The next whose turn it is, of owners that may have one.
+    pub(super) fn pop(&mut self, may: impl Fn(&O) -> bool) -> Option<M> {
+        for _ in 0..self.owners.len() {
+            let owner = self.owners.pop_front()?;
+            if !may(&owner) {
+                self.owners.push_back(owner);
+                continue;
+            }
+            let line = self.members.get_mut(&owner)?;
+            let member = line.pop_front();
+            if line.is_empty() {
+                self.members.remove(&owner);
+            } else {
+                self.owners.push_back(owner);
+            }
+            return member;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_follow_the_schedule_with_a_tenth_of_jitter_at_most() {
+        let schedule = [5, 300].map(Duration::from_secs);
+        assert_eq!(next_wait(&schedule, 1, 0.0), Some(Duration::from_secs(5)));
+        assert_eq!(
+            next_wait(&schedule, 1, 1.0),
+            Some(Duration::from_millis(5_500))
+        );
+        assert_eq!(next_wait(&schedule, 2, 0.0), Some(Duration::from_secs(300)));
+        assert_eq!(next_wait(&schedule, 3, 0.0), None);
+        assert_eq!(next_wait(&schedule, 0, 0.0), None);
+    }
+
+    #[test]
+    fn a_pace_lets_through_its_rate_and_no_more() {
+        let (mut pace, mut sent, mut now) = (Pace::default(), 0, 1_000_000);
+        while now < 1_010_000 {
+            match pace.ready(50, now) {
+                Ok(()) => {
+                    pace.take(50, now);
+                    sent += 1;
+                }
+                Err(again) => {
+                    assert!(again > now);
+                    now = again;
+                }
+            }
+        }
+        // 10 s of 50 a second, and the burst of the first.
+        assert!((500..=550).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_breaker_opens_after_failures_in_a_row_and_closes_after_a_good_trial() {
+        let mut breaker = Breaker::default();
+        for _ in 1..FAILURES {
+            assert!(!breaker.failed(0));
+        }
+        breaker.succeeded();
+        for _ in 1..FAILURES {
+            assert!(!breaker.failed(0));
+        }
+        assert!(breaker.failed(0));
+        assert_eq!(breaker.admit(1), Err(5_000));
+        assert_eq!(breaker.admit(5_000), Ok(()));
+        assert!(breaker.admit(5_000).is_err(), "one trial at a time");
+        assert!(!breaker.failed(5_000));
+        assert_eq!(breaker.admit(14_999), Err(15_000), "twice as long");
+        assert_eq!(breaker.admit(15_000), Ok(()));
+        breaker.succeeded();
+        assert!(breaker.is_idle());
+    }
+
+    #[test]
+    fn who_has_much_to_do_does_not_keep_others_waiting() {
+        let mut turns = Turns::default();
+        for member in 0..5 {
+            turns.push(&"loud", ("loud", member));
+        }
+        turns.push(&"quiet", ("quiet", 0));
+        let order: Vec<_> = std::iter::from_fn(|| turns.pop(|_| true)).collect();
+        assert_eq!(order[..3], [("loud", 0), ("quiet", 0), ("loud", 1)]);
+        assert_eq!(order.len(), 6);
+        turns.push(&"loud", ("loud", 0));
+        assert_eq!(turns.pop(|owner| *owner != "loud"), None);
+        assert_eq!(turns.pop(|_| true), Some(("loud", 0)));
+    }
+}

@@ -1,0 +1,68 @@
+//! What a delivery is handed over to. One kind exists now, [`webhook`]; topics, plugins and federation are others.
+
+pub mod webhook;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tidings_event::Event;
+
+use crate::subscription::Subscription;
+
+/// One delivery on its way.
+#[derive(Debug, Clone)]
+pub struct Handover {
+    /// To whom, as the subscription is now.
+    pub subscription: Arc<Subscription>,
+    /// What.
+    pub event: Arc<Event>,
+    /// Its number in the subscription.
+    pub sequence: u64,
+    /// Whether it is sent again because somebody asked for it.
+    pub replayed: bool,
+    /// The time, in ms since 1970.
+    pub now_ms: i64,
+}
+
+/// What a hand-over came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What follows from it.
+    pub verdict: Verdict,
+    /// The status, where the target has one.
+    pub status: Option<u16>,
+    /// What went wrong, in a sentence without secrets.
+    pub error: Option<String>,
+    /// What the target answered: names in lower case, and values.
+    pub response_headers: Vec<(String, String)>,
+    /// The beginning of what it answered.
+    pub response_body: String,
+}
+
+/// What follows from a hand-over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The target has it.
+    Delivered,
+    /// It does not; later it may. The target may have said when.
+    Failed {
+        /// No sooner than this.
+        retry_after: Option<Duration>,
+        /// Whether the target as such did not work, so that others sent there would fare no better.
+        unreachable: bool,
+    },
+    /// The target wants nothing of this subscription any more.
+    Gone,
+}
+
+/// A kind of target.
+///
+/// # Contract
+/// - A hand-over ends within the subscription's timeout, and a little.
+/// - It is made at least once: a target may get the same event again, under the same id.
+/// - It never panics and never blocks its thread; what fails is an [`Outcome`].
+pub trait Target: Send + Sync + 'static {
+    /// Hands an event over.
+    fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome>;
+}

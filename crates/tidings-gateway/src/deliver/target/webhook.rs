@@ -1,0 +1,237 @@
+//! A receiver over HTTP: a POST, signed as Standard Webhooks wants it, in one of three formats.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde_json::json;
+use tidings_egress::{Answer, Client, EgressError, Outgoing};
+use tidings_event::event::rfc3339;
+use tidings_event::{Data, Event};
+use uuid::Uuid;
+
+use super::{Handover, Outcome, Target, Verdict};
+use crate::subscription::{Auth, Format};
+
+/// The longest wait that a receiver may ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+
+/// Sends webhooks through the one door out.
+#[derive(Debug, Clone)]
+pub struct Webhooks {
+    client: Client,
+}
+
+impl Webhooks {
+    /// Through a client. Its limit on bodies is how much is kept of an answer.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+impl Target for Webhooks {
+    fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            let (content_type, attributes, body) = written(&handover);
+            let headers = headers(&handover, &content_type, attributes, &body);
+            let subscription = &handover.subscription;
+            let outgoing = Outgoing {
+                target: &subscription.target.url,
+                headers,
+                body,
+                timeout: subscription.delivery.timeout,
+            };
+            match self.client.post(outgoing).await {
+                Ok(answer) => judged(answer),
+                Err(error) => failed(&error),
+            }
+        })
+    }
+}
+
+/// What a message is called by: the same at every attempt.
+pub(crate) fn message_id(event_id: Uuid, subscription: Uuid) -> String {
+    format!("{event_id}_{subscription}")
+}
+
+/// Content type, attributes that go as headers, and body.
+fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
+    let event = &*handover.event;
+    match handover.subscription.target.format {
+        Format::Structured => {
+            let replayed = ("replayed", json!(true));
+            let more = if handover.replayed {
+                &[replayed][..]
+            } else {
+                &[]
+            };
+            let mut body = Vec::with_capacity(event.data.len() + 512);
+            let mut serializer = serde_json::Serializer::new(&mut body);
+            let written = event.write(&mut serializer, more);
+            written.expect("an event is always writable as JSON");
+            let content_type = "application/cloudevents+json; charset=UTF-8";
+            (content_type.into(), Vec::new(), body.into())
+        }
+        Format::Binary => {
+            let content_type = event
+                .data_content_type
+                .as_deref()
+                .unwrap_or("application/json");
+            let attributes = event
+                .attributes()
+                .filter(|(name, _)| *name != "datacontenttype");
+            let mut attributes: Vec<_> = attributes
+                .map(|(name, value)| (format!("ce-{name}"), encoded(&value.to_string())))
+                .collect();
+            if handover.replayed {
+                attributes.push(("ce-replayed".into(), "true".into()));
+            }
+            let body = Bytes::copy_from_slice(event.data.as_bytes());
+            (content_type.to_owned(), attributes, body)
+        }
+        Format::PlatformEvent => {
+            let body = platform_event(event).to_string();
+            ("application/json".into(), Vec::new(), body.into())
+        }
+    }
+}
+
+/// Source C's `PlatformEvent`. The actor is whoever published, where the workspace API has noted it.
+fn platform_event(event: &Event) -> serde_json::Value {
+    let extension = |name: &str| {
+        let mut all = event.extensions.iter();
+        all.find(|(this, _)| this == name)
+            .map(|(_, value)| value.to_string())
+    };
+    let payload: serde_json::Value = match &event.data {
+        Data::Json(json) => serde_json::from_slice(json.as_bytes()).unwrap_or_default(),
+        Data::Text(text) => json!(text),
+        Data::None => serde_json::Value::Null,
+        Data::Binary(bytes) => json!(STANDARD.encode(bytes)),
+    };
+    json!({
+        "eventId": event.event_id,
+        "eventKey": event.event_type.as_str(),
+        "schemaVersion": event.schema_version.as_str(),
+        "workspaceId": extension("workspaceid"),
+        "tenantId": event.tenant.as_str(),
+        "actor": extension("actor"),
+        "payload": payload,
+        "occurredAt": rfc3339(event.received_at_ms),
+    })
+}
+
+/// A value of an attribute as it may stand in a header (CloudEvents HTTP binding, 3.1.3.2).
+fn encoded(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'!'..=b'~' if byte != b'%' && byte != b'"' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+fn headers(
+    handover: &Handover,
+    content_type: &str,
+    attributes: Vec<(String, String)>,
+    body: &[u8],
+) -> Vec<(String, String)> {
+    let subscription = &handover.subscription;
+    let id = message_id(handover.event.event_id, subscription.id);
+    let timestamp = handover.now_ms.div_euclid(1_000);
+    let in_force = subscription.signing.iter();
+    let in_force = in_force.filter(|(_, ends)| ends.is_none_or(|ends| ends > handover.now_ms));
+    let signatures: Vec<_> = in_force
+        .map(|(secret, _)| secret.sign(&id, timestamp, body))
+        .collect();
+    let mut headers = attributes;
+    let mut add = |name: &str, value: String| headers.push((name.to_owned(), value));
+    add("content-type", content_type.to_owned());
+    add("webhook-id", id);
+    add("webhook-timestamp", timestamp.to_string());
+    add("webhook-signature", signatures.join(" "));
+    add("tidings-sequence", handover.sequence.to_string());
+    add("tidings-subscription", subscription.id.to_string());
+    if handover.replayed {
+        add("tidings-replayed", "true".into());
+    }
+    if let Some(traceparent) = &handover.event.traceparent {
+        add("traceparent", traceparent.clone());
+    }
+    match &subscription.target.auth {
+        None => {}
+        Some(Auth::Bearer { token }) => add("authorization", format!("Bearer {}", token.as_str())),
+        Some(Auth::Basic { username, password }) => {
+            let pair = STANDARD.encode(format!("{username}:{}", password.as_str()));
+            add("authorization", format!("Basic {pair}"));
+        }
+    }
+    headers.extend(subscription.target.headers.iter().cloned());
+    headers
+}
+
+/// 2xx is delivered, 410 ends the subscription, anything else is tried again.
+fn judged(answer: Answer) -> Outcome {
+    let status = answer.status;
+    let verdict = match status {
+        200..=299 => Verdict::Delivered,
+        410 => Verdict::Gone,
+        _ => Verdict::Failed {
+            retry_after: answer
+                .header("retry-after")
+                .filter(|_| matches!(status, 429 | 503))
+                .and_then(wait),
+            unreachable: status == 429 || status >= 500,
+        },
+    };
+    let error = match verdict {
+        Verdict::Delivered => None,
+        _ => Some(format!("it answered with status {status}")),
+    };
+    Outcome {
+        verdict,
+        status: Some(status),
+        error,
+        response_body: String::from_utf8_lossy(&answer.body).into_owned(),
+        response_headers: answer.headers,
+    }
+}
+
+/// Seconds, as `Retry-After` has them. A date is passed over: the schedule knows as well.
+fn wait(text: &str) -> Option<Duration> {
+    let seconds = text.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
+}
+
+fn failed(error: &EgressError) -> Outcome {
+    let sentence = match error {
+        EgressError::Refused(_) => format!("TARGET_NOT_ALLOWED: {error}"),
+        _ => error.to_string(),
+    };
+    Outcome {
+        verdict: Verdict::Failed {
+            retry_after: None,
+            unreachable: true,
+        },
+        status: None,
+        error: Some(sentence),
+        response_headers: Vec::new(),
+        response_body: String::new(),
+    }
+}
+
+/// A client for tests that may reach loopback.
+#[cfg(test)]
+pub(crate) fn to_loopback() -> Client {
+    let guard = tidings_egress::Guard::new(vec!["127.0.0.1".parse().unwrap()]);
+    let limits = tidings_egress::Limits {
+        connect_timeout: Duration::from_secs(5),
+        total_timeout: Duration::from_secs(5),
+        body_bytes: 16_384,
+    };
+    Client::new(guard, limits).unwrap()
+}

@@ -1,0 +1,589 @@
+//! A subscription: what its tenant wrote, read and checked (delivery.md, "Webhook subscriptions").
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tidings_egress::{Secret, Target};
+use tidings_event::{Data, Event, TenantId};
+use tidings_filter::Filter;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::publish::refusal::Refusal;
+
+/// The longest name, in characters.
+const MAX_NAME: usize = 100;
+/// The most headers of one's own.
+const MAX_HEADERS: usize = 20;
+/// The most attempts of a schedule of one's own.
+const MAX_ATTEMPTS: usize = 100;
+/// The longest time that a receiver may take.
+const MAX_TIMEOUT: Duration = Duration::from_mins(1);
+/// The longest wait between two attempts.
+const MAX_WAIT: Duration = Duration::from_hours(24);
+
+/// Whether it gets anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It does.
+    Active,
+    /// It keeps its place until it is resumed.
+    Paused,
+    /// The same, after something happened; the reason is beside it.
+    Disabled,
+}
+
+impl State {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Active, Self::Paused, Self::Disabled];
+        all.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A subscription in force.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// What it is called by in URLs.
+    pub id: Uuid,
+    /// Whose events it is about.
+    pub tenant: TenantId,
+    /// What its owner calls it.
+    pub name: String,
+    /// Which events.
+    pub filter: Filter,
+    /// Where to.
+    pub target: Webhook,
+    /// How.
+    pub delivery: Rules,
+    /// Whether it gets anything.
+    pub state: State,
+    /// Why it is disabled.
+    pub reason: Option<String>,
+    /// Counts its changes, from 1.
+    pub revision: u32,
+    /// When it was made, in ms since 1970.
+    pub created_at_ms: i64,
+    /// When it was last changed.
+    pub updated_at_ms: i64,
+    /// Where it begins in each topic.
+    pub(crate) start: Start,
+    /// What its messages are signed with, the newest first, each with the time it ends at.
+    pub(crate) signing: Vec<(Arc<Secret>, Option<i64>)>,
+    /// As it is shown: filter, target and delivery, without any secret.
+    pub document: Arc<Map<String, Value>>,
+}
+
+/// Where a subscription begins. A new number means that it was moved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Start {
+    pub(crate) number: u32,
+    /// Offsets by topic; a topic that is not here did not exist, so all of it is wanted.
+    pub(crate) places: std::collections::BTreeMap<String, u64>,
+}
+
+/// A receiver over HTTP.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// Where to.
+    pub url: Target,
+    /// Sent with each message.
+    pub headers: Vec<(String, String)>,
+    /// How the body looks.
+    pub format: Format,
+    /// How we say who we are, if the receiver wants to know more than our signature.
+    pub(crate) auth: Option<Auth>,
+}
+
+/// How an event is written into a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Format {
+    /// CloudEvents JSON format.
+    #[default]
+    #[serde(rename = "cloudevents-structured")]
+    Structured,
+    /// CloudEvents attributes as headers, the data as body.
+    #[serde(rename = "cloudevents-binary")]
+    Binary,
+    /// Source C's `PlatformEvent`.
+    #[serde(rename = "platform-event")]
+    PlatformEvent,
+}
+
+/// A credential of the receiver's. Kept encrypted and never shown.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Auth {
+    /// `Authorization: Bearer …`
+    Bearer { token: Zeroizing<String> },
+    /// `Authorization: Basic …`
+    Basic {
+        username: String,
+        password: Zeroizing<String>,
+    },
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind())
+    }
+}
+
+impl Auth {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Bearer { .. } => "bearer",
+            Self::Basic { .. } => "basic",
+        }
+    }
+}
+
+/// What a delivery does when its attempts are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExhausted {
+    /// Its key stays closed until somebody releases it.
+    Park,
+    /// It becomes a dead letter, and its key goes on.
+    Skip,
+}
+
+/// How deliveries are made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// What order is kept by, if it is kept.
+    pub key: Option<Key>,
+    /// What happens when attempts are used up.
+    pub on_exhausted: OnExhausted,
+    /// At most so many at once.
+    pub max_in_flight: usize,
+    /// At most so many a second.
+    pub rate_per_second: Option<u32>,
+    /// What one attempt may take.
+    pub timeout: Duration,
+    /// The waits between attempts, if not the installation's.
+    pub schedule: Option<Vec<Duration>>,
+    /// No attempt begins later than this after the first.
+    pub max_age: Option<Duration>,
+}
+
+/// What events are kept in order by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// The value of an attribute.
+    Attribute(String),
+    /// The value at a JSON pointer into the data.
+    Pointer(String),
+}
+
+impl Key {
+    /// The key of an event; none when it has no such value, and then it is not kept in order.
+    pub(crate) fn of(&self, event: &Event) -> Option<String> {
+        match self {
+            Self::Attribute(name) => {
+                let subject = tidings_filter::Subject::new(event);
+                let value = subject.attribute(name)?;
+                Some(value.to_text().into_owned())
+            }
+            Self::Pointer(pointer) => {
+                let Data::Json(json) = &event.data else {
+                    return None;
+                };
+                let data: Value = serde_json::from_slice(json.as_bytes()).ok()?;
+                match data.pointer(pointer)? {
+                    Value::Null => None,
+                    Value::String(text) => Some(text.clone()),
+                    other => Some(other.to_string()),
+                }
+            }
+        }
+    }
+}
+
+/// The body of `POST /v1/subscriptions`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    name: String,
+    #[serde(default)]
+    filter: Map<String, Value>,
+    target: TargetDocument,
+    #[serde(default)]
+    delivery: DeliveryDocument,
+    #[serde(default)]
+    enabled: Option<bool>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TargetDocument {
+    kind: String,
+    url: String,
+    #[serde(default)]
+    headers: std::collections::BTreeMap<String, String>,
+    #[serde(default, skip_serializing)]
+    auth: Option<Auth>,
+    #[serde(default)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DeliveryDocument {
+    #[serde(default)]
+    ordered: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_exhausted: Option<OnExhausted>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_in_flight: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_limit: Option<RateDocument>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry: Option<RetryDocument>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RateDocument {
+    per_second: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RetryDocument {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schedule: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backoff: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_age: Option<String>,
+}
+
+/// What a document says, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) name: String,
+    pub(crate) filter: Filter,
+    pub(crate) target: Webhook,
+    pub(crate) delivery: Rules,
+    pub(crate) enabled: Option<bool>,
+    /// As it is kept and shown.
+    pub(crate) document: Map<String, Value>,
+}
+
+/// Reads and checks a document.
+pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
+    let given: Document = serde_json::from_value(document)
+        .map_err(|error| Refusal::invalid("body", format!("{error}.")))?;
+    let name = given.name.trim().to_owned();
+    if name.is_empty() || name.chars().count() > MAX_NAME {
+        let detail = format!("'name' must have 1 to {MAX_NAME} characters.");
+        return Err(Refusal::invalid("name", detail));
+    }
+    let filter_document = Value::Object(given.filter);
+    let filter = Filter::parse(&filter_document).map_err(|error| {
+        let field = match error.path.as_str() {
+            "filter" => "filter".to_owned(),
+            path => format!("filter.{path}"),
+        };
+        let detail = format!("'{field}' is not valid: {}.", error.reason);
+        Refusal::invalid(field, detail)
+    })?;
+    let mut shown = Map::new();
+    shown.insert("name".into(), name.clone().into());
+    shown.insert("filter".into(), filter_document);
+    shown.insert("target".into(), target_shown(&given.target));
+    shown.insert("delivery".into(), serde_json::json!(given.delivery));
+    Ok(Wanted {
+        name,
+        filter,
+        target: webhook(given.target)?,
+        delivery: rules(&given.delivery)?,
+        enabled: given.enabled,
+        document: shown,
+    })
+}
+
+fn target_shown(target: &TargetDocument) -> Value {
+    let mut shown = serde_json::json!(target);
+    if let Some(auth) = &target.auth {
+        shown["auth"] = serde_json::json!({ "kind": auth.kind() });
+    }
+    shown
+}
+
+fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
+    if target.kind != "webhook" {
+        let detail = format!("There is no target kind '{}'; use webhook.", target.kind);
+        return Err(Refusal::invalid("target.kind", detail));
+    }
+    let url = target.url.parse().map_err(|error| {
+        Refusal::invalid("target.url", format!("The URL cannot be used: {error}."))
+    })?;
+    if target.headers.len() > MAX_HEADERS {
+        let detail = format!("A target may have {MAX_HEADERS} headers at most.");
+        return Err(Refusal::invalid("target.headers", detail));
+    }
+    for (name, value) in &target.headers {
+        let field = format!("target.headers.{name}");
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let ours = [
+            "webhook-",
+            "tidings-",
+            "ce-",
+            "content-",
+            "host",
+            "authorization",
+            "connection",
+        ];
+        let lower = name.to_ascii_lowercase();
+        if name.is_empty() || !name.bytes().all(legal) {
+            return Err(Refusal::invalid(
+                field,
+                format!("'{name}' is not the name of a header."),
+            ));
+        }
+        if ours.iter().any(|prefix| lower.starts_with(prefix)) || lower == "transfer-encoding" {
+            let detail = format!("The header '{name}' is set by Tidings; use another name.");
+            return Err(Refusal::invalid(field, detail));
+        }
+        if value.len() > 1_024 || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            let detail =
+                format!("The value of '{name}' must be visible ASCII, 1,024 bytes at most.");
+            return Err(Refusal::invalid(field, detail));
+        }
+    }
+    Ok(Webhook {
+        url,
+        headers: target.headers.into_iter().collect(),
+        format: target.format,
+        auth: target.auth,
+    })
+}
+
+fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {
+    let key = match (&given.key, given.ordered) {
+        (None, false) => None,
+        (None, true) => {
+            let detail =
+                "An ordered delivery needs 'key': an attribute, or a JSON pointer into data.";
+            return Err(Refusal::invalid("delivery.key", detail));
+        }
+        (Some(_), false) => {
+            let detail = "'key' is for ordered deliveries; set 'ordered' to true.";
+            return Err(Refusal::invalid("delivery.key", detail));
+        }
+        (Some(text), true) if text.starts_with('/') => Some(Key::Pointer(text.clone())),
+        (Some(text), true) => {
+            let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            if text.is_empty() || !text.bytes().all(legal) {
+                let detail = format!("'{text}' is neither an attribute nor a JSON pointer.");
+                return Err(Refusal::invalid("delivery.key", detail));
+            }
+            Some(Key::Attribute(text.clone()))
+        }
+    };
+    let max_in_flight = given.max_in_flight.unwrap_or(16);
+    if !(1..=256).contains(&max_in_flight) {
+        let detail = "'maxInFlight' must be 1 to 256.";
+        return Err(Refusal::invalid("delivery.maxInFlight", detail));
+    }
+    let rate_per_second = given.rate_limit.as_ref().map(|rate| rate.per_second);
+    if rate_per_second == Some(0) {
+        let detail = "'perSecond' must be 1 or more; to get nothing, pause the subscription.";
+        return Err(Refusal::invalid("delivery.rateLimit.perSecond", detail));
+    }
+    let timeout = match given.timeout.as_deref() {
+        None => Duration::from_secs(15),
+        Some(text) => duration("delivery.timeout", text, MAX_TIMEOUT)?,
+    };
+    let park = given.ordered.then_some(OnExhausted::Park);
+    let on_exhausted = given.on_exhausted.or(park).unwrap_or(OnExhausted::Skip);
+    if on_exhausted == OnExhausted::Park && !given.ordered {
+        let detail = "'park' is for ordered deliveries; others are skipped with a dead letter.";
+        return Err(Refusal::invalid("delivery.onExhausted", detail));
+    }
+    let (schedule, max_age) = given.retry.as_ref().map_or(Ok((None, None)), retry)?;
+    Ok(Rules {
+        key,
+        on_exhausted,
+        max_in_flight,
+        rate_per_second,
+        timeout,
+        schedule,
+        max_age,
+    })
+}
+
+type Schedule = Option<Vec<Duration>>;
+
+fn retry(given: &RetryDocument) -> Result<(Schedule, Option<Duration>), Refusal> {
+    let max_age = given.max_age.as_deref();
+    let max_age = max_age.map(|text| duration("delivery.retry.maxAge", text, MAX_WAIT * 30));
+    let max_age = max_age.transpose()?;
+    let schedule = match (&given.schedule, given.max_attempts) {
+        (Some(_), Some(_)) => {
+            let detail = "Give either 'schedule' or 'maxAttempts'.";
+            return Err(Refusal::invalid("delivery.retry", detail));
+        }
+        (Some(waits), None) if waits.len() < MAX_ATTEMPTS => {
+            let waits = waits.iter();
+            let waits = waits.map(|text| duration("delivery.retry.schedule", text, MAX_WAIT));
+            Some(waits.collect::<Result<_, _>>()?)
+        }
+        (None, Some(attempts)) if (1..=MAX_ATTEMPTS).contains(&attempts) => {
+            let first = given.backoff.as_deref().unwrap_or("5s");
+            let first = duration("delivery.retry.backoff", first, MAX_WAIT)?;
+            let doubled = |index| first.saturating_mul(1 << u32::min(index, 20)).min(MAX_WAIT);
+            let waits = u32::try_from(attempts - 1).unwrap_or(u32::MAX);
+            Some((0..waits).map(doubled).collect())
+        }
+        (None, None) => None,
+        _ => {
+            let detail = format!("A delivery may have 1 to {MAX_ATTEMPTS} attempts.");
+            return Err(Refusal::invalid("delivery.retry", detail));
+        }
+    };
+    Ok((schedule, max_age))
+}
+
+/// A duration as it is written, `500ms`, `5s`, `5m` or `2h`, in the field of a document.
+pub fn duration(field: &str, text: &str, longest: Duration) -> Result<Duration, Refusal> {
+    let split = text.find(|character: char| !character.is_ascii_digit());
+    let (digits, unit) = text.split_at(split.unwrap_or(text.len()));
+    let unit_ms = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let ms = digits.parse::<u64>().ok().zip(unit_ms);
+    let ms = ms.and_then(|(number, unit)| number.checked_mul(unit));
+    let given = ms.map(Duration::from_millis);
+    given
+        .filter(|given| !given.is_zero() && *given <= longest)
+        .ok_or_else(|| {
+            let detail = format!(
+                "'{text}' is no duration for '{field}'; write 500ms, 5s, 5m or 2h, {} s at most.",
+                longest.as_secs()
+            );
+            Refusal::invalid(field, detail)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn with(path: &str, value: Value) -> Value {
+        let mut document = json!({ "name": "orders", "target": { "kind": "webhook", "url": "https://a.example/h" } });
+        let (parent, member) = path.rsplit_once('/').unwrap();
+        for part in parent.split('/').filter(|part| !part.is_empty()) {
+            if document.pointer(&format!("/{part}")).is_none() {
+                document[part] = json!({});
+            }
+        }
+        document.pointer_mut(parent).unwrap()[member] = value;
+        document
+    }
+
+    #[test]
+    fn a_document_is_read_with_its_defaults_and_without_its_secrets() {
+        let mut document = with("/delivery/ordered", json!(true));
+        document["delivery"]["key"] = json!("subject");
+        document["delivery"]["retry"] =
+            json!({ "maxAttempts": 4, "backoff": "2s", "maxAge": "1h" });
+        document["target"]["auth"] = json!({ "kind": "bearer", "token": "s3cret" });
+        let wanted = parse(document).unwrap();
+        assert_eq!(wanted.delivery.key, Some(Key::Attribute("subject".into())));
+        assert_eq!(wanted.delivery.on_exhausted, OnExhausted::Park);
+        assert_eq!(wanted.delivery.max_in_flight, 16);
+        assert_eq!(wanted.delivery.timeout, Duration::from_secs(15));
+        let waits = wanted.delivery.schedule.as_deref().unwrap();
+        assert_eq!(waits, [2, 4, 8].map(Duration::from_secs));
+        let shown = Value::Object(wanted.document).to_string();
+        assert!(
+            !shown.contains("s3cret") && shown.contains(r#""auth":{"kind":"bearer"}"#),
+            "{shown}"
+        );
+        assert!(!format!("{:?}", wanted.target).contains("s3cret"));
+    }
+
+    #[test]
+    fn what_cannot_be_delivered_to_is_refused_with_its_field() {
+        for (path, value, field) in [
+            ("/name", json!(" "), "name"),
+            ("/other", json!(1), "body"),
+            ("/filter", json!({ "types": ["A"] }), "filter.types[0]"),
+            ("/target/kind", json!("pigeon"), "target.kind"),
+            ("/target/url", json!("ftp://a.example"), "target.url"),
+            (
+                "/target/headers",
+                json!({ "webhook-id": "1" }),
+                "target.headers.webhook-id",
+            ),
+            (
+                "/target/headers",
+                json!({ "a b": "1" }),
+                "target.headers.a b",
+            ),
+            (
+                "/target/headers",
+                json!({ "x": "a\nb" }),
+                "target.headers.x",
+            ),
+            ("/delivery/ordered", json!(true), "delivery.key"),
+            ("/delivery/key", json!("subject"), "delivery.key"),
+            (
+                "/delivery/onExhausted",
+                json!("park"),
+                "delivery.onExhausted",
+            ),
+            ("/delivery/maxInFlight", json!(0), "delivery.maxInFlight"),
+            (
+                "/delivery/rateLimit",
+                json!({ "perSecond": 0 }),
+                "delivery.rateLimit.perSecond",
+            ),
+            ("/delivery/timeout", json!("2h"), "delivery.timeout"),
+            ("/delivery/timeout", json!("5"), "delivery.timeout"),
+            (
+                "/delivery/retry",
+                json!({ "schedule": ["0s"] }),
+                "delivery.retry.schedule",
+            ),
+            (
+                "/delivery/retry",
+                json!({ "schedule": [], "maxAttempts": 1 }),
+                "delivery.retry",
+            ),
+            (
+                "/delivery/retry",
+                json!({ "maxAttempts": 101 }),
+                "delivery.retry",
+            ),
+        ] {
+            let refusal = parse(with(path, value)).unwrap_err();
+            assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
+        }
+    }
+}

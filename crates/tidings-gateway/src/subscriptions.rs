@@ -1,0 +1,660 @@
+//! Who wants which events: made and changed by their tenant, kept in the store, and in force here.
+//!
+//! Cast: the room [`Subscriptions`], through which tenants change them; [`InForce`], what the dispatcher
+//! matches events against, changed by difference since there may be a million.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tidings_bus::{Bus, Partition, partition_of};
+use tidings_egress::{Client, Secret};
+use tidings_event::{Code, EventType, Service, TenantId};
+use tidings_filter::Index;
+use tidings_store::{OutboxRow, Store, SubscriptionRow};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::access::{Caller, Principal};
+use crate::audit::{self, Actor};
+use crate::clock::Clock;
+use crate::events::unreadable;
+use crate::manifests::{store_fault, to_its_end};
+use crate::outbox::Outbox;
+use crate::publish::refusal::{Refusal, Rule};
+use crate::secrets::{Vault, random};
+use crate::subscription::{self, Auth, Start, State, Subscription};
+
+/// How many rows are read at once.
+const PAGE: u32 = 1_000;
+/// How often a change is tried again that another overtook.
+const TRIES: usize = 5;
+
+/// The subscriptions in force.
+#[derive(Default)]
+pub struct InForce {
+    known: RwLock<Known>,
+    changed: Mutex<Vec<Uuid>>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    by_id: HashMap<Uuid, Arc<Subscription>>,
+    index: Index<Uuid>,
+}
+
+impl InForce {
+    /// The subscriptions of a tenant one of whose type patterns fits. Their filters may still say no.
+    pub(crate) fn wanting(
+        &self,
+        tenant: &TenantId,
+        event_type: &EventType,
+    ) -> Vec<Arc<Subscription>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let ids = known.index.wanting(tenant, event_type);
+        ids.iter().map(|id| known.by_id[id].clone()).collect()
+    }
+
+    pub(crate) fn get(&self, id: Uuid) -> Option<Arc<Subscription>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.by_id.get(&id).cloned()
+    }
+
+    /// Everybody's.
+    pub(crate) fn all(&self) -> Vec<Arc<Subscription>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.by_id.values().cloned().collect()
+    }
+
+    /// Every subscription of a tenant.
+    pub(crate) fn of(&self, tenant: &TenantId) -> Vec<Arc<Subscription>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = known
+            .by_id
+            .values()
+            .filter(|it| it.tenant == *tenant)
+            .cloned()
+            .collect();
+        all.sort_unstable_by_key(|it| it.id);
+        all
+    }
+
+    /// Puts a subscription in force, or takes it out. An older revision than the known one is passed over.
+    fn put(&self, id: Uuid, subscription: Option<Subscription>) {
+        {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            let before = known.by_id.get(&id).cloned();
+            let revision = subscription.as_ref().map_or(u32::MAX, |it| it.revision);
+            if before
+                .as_ref()
+                .is_some_and(|before| before.revision >= revision)
+            {
+                return;
+            }
+            if let Some(before) = before {
+                known.by_id.remove(&id);
+                known
+                    .index
+                    .remove(&before.tenant, before.filter.types(), &id);
+            }
+            if let Some(subscription) = subscription {
+                known
+                    .index
+                    .insert(&subscription.tenant, subscription.filter.types(), &id);
+                known.by_id.insert(id, Arc::new(subscription));
+            }
+        }
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.push(id);
+        self.wake.notify_one();
+    }
+
+    /// The ids that have changed since this was last asked.
+    pub(crate) fn take_changed(&self) -> Vec<Uuid> {
+        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ready when something has changed.
+    pub(crate) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+}
+
+/// The secrets of a subscription as they are encrypted.
+#[derive(Serialize, Deserialize)]
+struct Secrets {
+    signing: Vec<SigningSecret>,
+    #[serde(default)]
+    auth: Option<Auth>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SigningSecret {
+    secret: zeroize::Zeroizing<String>,
+    /// In ms since 1970; the newest has none.
+    ends_at_ms: Option<i64>,
+}
+
+/// Where a new subscription begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// With the next event.
+    Now,
+    /// With the oldest event that the log holds.
+    Beginning,
+    /// With what was received at or after, in ms since 1970.
+    Time(i64),
+}
+
+/// What a change does to a subscription.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A JSON merge patch (RFC 7396) of the document.
+    Patch(Value),
+    /// Nothing is sent until it is resumed.
+    Pause,
+    /// What has waited flows, and what comes after.
+    Resume,
+    /// It goes on from another place.
+    Seek(From),
+    /// Something happened, so that nothing is sent until its owner resumes it.
+    Disable(String),
+    /// A new signing secret; those before stay good for so long.
+    Rotate {
+        /// The new one.
+        secret: Option<String>,
+        /// How long the others stay good.
+        overlap: Duration,
+    },
+}
+
+/// The room.
+pub struct Subscriptions {
+    store: Store,
+    bus: Arc<dyn Bus>,
+    egress: Client,
+    vault: Vault,
+    outbox: Arc<Outbox>,
+    clock: Clock,
+    in_force: Arc<InForce>,
+}
+
+impl Subscriptions {
+    /// Over the store, with what it holds in force.
+    pub async fn open(
+        store: Store,
+        bus: Arc<dyn Bus>,
+        egress: Client,
+        vault: Vault,
+        outbox: Arc<Outbox>,
+        clock: Clock,
+    ) -> Result<Self, Refusal> {
+        let room = Self {
+            store,
+            bus,
+            egress,
+            vault,
+            outbox,
+            clock,
+            in_force: Arc::default(),
+        };
+        room.follow(&mut (-1, None)).await?;
+        Ok(room)
+    }
+
+    /// What the dispatcher matches against.
+    pub(crate) fn in_force(&self) -> Arc<InForce> {
+        self.in_force.clone()
+    }
+
+    /// Puts in force what has changed in the store since a place, which moves on.
+    pub(crate) async fn follow(&self, from: &mut (i64, Option<Uuid>)) -> Result<(), Refusal> {
+        loop {
+            let room = self.store.subscriptions();
+            let rows = room.changed_after(from.0, from.1, PAGE).await;
+            let rows = rows.map_err(store_fault)?;
+            let Some(last) = rows.last() else {
+                return Ok(());
+            };
+            *from = (last.change, Some(last.id));
+            for row in rows {
+                let id = row.id;
+                let subscription = match row.state.as_str() {
+                    "deleted" => None,
+                    _ => Some(self.read(row)?),
+                };
+                self.in_force.put(id, subscription);
+            }
+        }
+    }
+
+    /// Makes a subscription. Answers it with the secret that its messages are signed with.
+    pub async fn create(
+        self: &Arc<Self>,
+        caller: &Caller,
+        document: Value,
+        from: From,
+    ) -> Result<(Arc<Subscription>, zeroize::Zeroizing<String>), Refusal> {
+        let tenant = administered(caller)?;
+        let wanted = self.checked(document)?;
+        let secret = Secret::from_random(random());
+        let state = match wanted.enabled {
+            Some(false) => State::Disabled,
+            _ => State::Active,
+        };
+        let secrets = Secrets {
+            signing: vec![SigningSecret {
+                secret: secret.to_text(),
+                ends_at_ms: None,
+            }],
+            auth: wanted.target.auth.clone(),
+        };
+        let start = Start {
+            number: 1,
+            places: self.places(&tenant, from).await?,
+        };
+        let id = self.clock.new_id();
+        let now = self.clock.now_ms();
+        let row = SubscriptionRow {
+            id,
+            tenant,
+            document: stored(wanted.document, &start),
+            secrets: self.close(id, &secrets),
+            state: state.as_str().into(),
+            reason: None,
+            revision: 1,
+            created_at_ms: now,
+            updated_at_ms: now,
+            change: 0,
+        };
+        let actor = Actor::Caller(caller.clone());
+        let room = self.clone();
+        let made = to_its_end(async move { room.keep(row, &actor, "subscription.created").await });
+        let made = made.await?.ok_or_else(|| {
+            Refusal::new(
+                Code::Internal,
+                Rule::Append,
+                "The new id was taken; try again.",
+            )
+        })?;
+        Ok((made, secret.to_verifying_text()))
+    }
+
+    /// The tenant's subscriptions after an id.
+    pub fn list(&self, caller: &Caller) -> Result<Vec<Arc<Subscription>>, Refusal> {
+        Ok(self.in_force.of(&reader(caller)?))
+    }
+
+    /// One of the tenant's.
+    pub fn get(&self, caller: &Caller, id: Uuid) -> Result<Arc<Subscription>, Refusal> {
+        self.owned(&reader(caller)?, id)
+    }
+
+    /// What its receiver verifies messages with, newest first.
+    pub fn secrets(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+    ) -> Result<Vec<(zeroize::Zeroizing<String>, Option<i64>)>, Refusal> {
+        let subscription = self.owned(&administered(caller)?, id)?;
+        let signing = subscription.signing.iter();
+        Ok(signing
+            .map(|(secret, ends)| (secret.to_verifying_text(), *ends))
+            .collect())
+    }
+
+    /// Changes one of the tenant's.
+    pub async fn change(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: Uuid,
+        change: Change,
+    ) -> Result<Arc<Subscription>, Refusal> {
+        let tenant = administered(caller)?;
+        let (room, actor) = (self.clone(), Actor::Caller(caller.clone()));
+        to_its_end(async move { room.make(&tenant, id, &change, &actor).await }).await
+    }
+
+    /// Takes one of the tenant's away. What it was to get, it does not get.
+    pub async fn delete(self: &Arc<Self>, caller: &Caller, id: Uuid) -> Result<(), Refusal> {
+        let tenant = administered(caller)?;
+        let (room, actor) = (self.clone(), Actor::Caller(caller.clone()));
+        to_its_end(async move { room.remove(&tenant, id, &actor).await }).await
+    }
+
+    /// Disables a subscription for what the dispatcher has met, and says so by an event.
+    pub(crate) async fn disable(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+        reason: &str,
+    ) -> Result<(), Refusal> {
+        let change = Change::Disable(reason.to_owned());
+        self.make(tenant, id, &change, &Actor::Installation)
+            .await
+            .map(drop)
+    }
+
+    async fn make(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+        change: &Change,
+        actor: &Actor,
+    ) -> Result<Arc<Subscription>, Refusal> {
+        for _ in 0..TRIES {
+            let row = self.row(tenant, id).await?;
+            let next = self.changed(row, change).await?;
+            let action = match change {
+                Change::Patch(_) | Change::Seek(_) => "subscription.updated",
+                Change::Pause => "subscription.paused",
+                Change::Resume => "subscription.resumed",
+                Change::Disable(_) => "subscription.disabled",
+                Change::Rotate { .. } => "subscription.rotated",
+            };
+            if let Some(made) = self.keep(next, actor, action).await? {
+                return Ok(made);
+            }
+        }
+        let detail = "The subscription was changed by others at the same time; try again.";
+        Err(Refusal::new(Code::Internal, Rule::Append, detail))
+    }
+
+    async fn remove(&self, tenant: &TenantId, id: Uuid, actor: &Actor) -> Result<(), Refusal> {
+        for _ in 0..TRIES {
+            let mut row = self.row(tenant, id).await?;
+            row.state = "deleted".into();
+            row.secrets = String::new();
+            row.revision += 1;
+            row.updated_at_ms = self.clock.now_ms();
+            let events = self.told(&row, actor, "subscription.deleted")?;
+            let kept = self.store.subscriptions().put(&row, &events).await;
+            if kept.map_err(store_fault)? {
+                self.in_force.put(id, None);
+                self.outbox.deliver().await;
+                return Ok(());
+            }
+        }
+        let detail = "The subscription was changed by others at the same time; try again.";
+        Err(Refusal::new(Code::Internal, Rule::Append, detail))
+    }
+
+    async fn changed(
+        &self,
+        mut row: SubscriptionRow,
+        change: &Change,
+    ) -> Result<SubscriptionRow, Refusal> {
+        let now = self.clock.now_ms();
+        let mut secrets = self.open_secrets(&row)?;
+        let (mut document, mut start) = split(&row)?;
+        match change {
+            Change::Patch(patch) => {
+                let mut whole = Value::Object(document);
+                if let Some(auth) = &secrets.auth {
+                    whole["target"]["auth"] = json!(auth);
+                }
+                merge(&mut whole, patch);
+                let wanted = self.checked(whole)?;
+                match wanted.enabled {
+                    Some(false) => row.state = State::Disabled.as_str().into(),
+                    Some(true) => {
+                        row.state = State::Active.as_str().into();
+                        row.reason = None;
+                    }
+                    None => {}
+                }
+                secrets.auth = wanted.target.auth;
+                document = wanted.document;
+            }
+            Change::Pause => row.state = State::Paused.as_str().into(),
+            Change::Resume => {
+                row.state = State::Active.as_str().into();
+                row.reason = None;
+            }
+            Change::Disable(reason) => {
+                row.state = State::Disabled.as_str().into();
+                row.reason = Some(reason.clone());
+            }
+            Change::Seek(from) => {
+                start = Start {
+                    number: start.number + 1,
+                    places: self.places(&row.tenant, *from).await?,
+                };
+            }
+            Change::Rotate { secret, overlap } => {
+                let new = match secret {
+                    None => Secret::from_random(random()),
+                    Some(text) => text.parse().map_err(|error| {
+                        Refusal::invalid("secret", format!("The secret is not valid: {error}."))
+                    })?,
+                };
+                let ends =
+                    now.saturating_add(i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX));
+                secrets
+                    .signing
+                    .retain(|it| it.ends_at_ms.is_none_or(|ends| ends > now));
+                // Two at most: the header grows with each.
+                secrets.signing.truncate(1);
+                for one in &mut secrets.signing {
+                    one.ends_at_ms = Some(one.ends_at_ms.map_or(ends, |before| before.min(ends)));
+                }
+                let newest = SigningSecret {
+                    secret: new.to_text(),
+                    ends_at_ms: None,
+                };
+                secrets.signing.insert(0, newest);
+            }
+        }
+        row.document = stored(document, &start);
+        row.secrets = self.close(row.id, &secrets);
+        row.revision += 1;
+        row.updated_at_ms = now;
+        Ok(row)
+    }
+
+    /// Writes a row with the events that tell of it and puts it in force. `None` when another change came first.
+    async fn keep(
+        &self,
+        row: SubscriptionRow,
+        actor: &Actor,
+        action: &str,
+    ) -> Result<Option<Arc<Subscription>>, Refusal> {
+        let events = self.told(&row, actor, action)?;
+        let kept = self.store.subscriptions().put(&row, &events).await;
+        if !kept.map_err(store_fault)? {
+            return Ok(None);
+        }
+        let id = row.id;
+        let subscription = self.read(row)?;
+        let shown = Arc::new(subscription.clone());
+        self.in_force.put(id, Some(subscription));
+        self.outbox.deliver().await;
+        Ok(Some(shown))
+    }
+
+    /// `audit.subscription.…`, and `tidings.subscription.disabled` where the installation did it.
+    fn told(
+        &self,
+        row: &SubscriptionRow,
+        actor: &Actor,
+        action: &str,
+    ) -> Result<Vec<OutboxRow>, Refusal> {
+        let target = json!({ "kind": "subscription", "id": row.id, "revision": row.revision });
+        let mut rows = vec![audit::row(
+            &self.outbox,
+            row.tenant.clone(),
+            action,
+            actor,
+            &target,
+        )];
+        if action == "subscription.disabled" {
+            let data = json!({ "subscriptionId": row.id, "reason": row.reason });
+            let event_type = "tidings.subscription.disabled";
+            rows.push(
+                self.outbox
+                    .row(Service::Tidings, row.tenant.clone(), event_type, &data),
+            );
+        }
+        for row in &rows {
+            self.outbox.check(row)?;
+        }
+        Ok(rows)
+    }
+
+    fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
+        let wanted = subscription::parse(document)?;
+        self.egress.admit(&wanted.target.url).map_err(|error| {
+            Refusal::new(
+                Code::TargetNotAllowed,
+                Rule::Shape,
+                format!("The target cannot be used: {error}."),
+            )
+            .field("target.url")
+        })?;
+        Ok(wanted)
+    }
+
+    /// The offsets in each topic's partition of the tenant that a beginning stands for.
+    async fn places(
+        &self,
+        tenant: &TenantId,
+        from: From,
+    ) -> Result<std::collections::BTreeMap<String, u64>, Refusal> {
+        let mut places = std::collections::BTreeMap::new();
+        for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
+            let number = partition_of(tenant.as_str().as_bytes(), partitions);
+            let name = topic.as_str().to_owned();
+            let partition = Partition { topic, number };
+            let place = match from {
+                From::Now => self.bus.bounds(partition).await.map(|bounds| bounds.end),
+                From::Beginning => self.bus.bounds(partition).await.map(|bounds| bounds.start),
+                From::Time(ms) => self.bus.offset_at(partition, ms).await,
+            };
+            places.insert(name, place.map_err(unreadable)?);
+        }
+        Ok(places)
+    }
+
+    async fn row(&self, tenant: &TenantId, id: Uuid) -> Result<SubscriptionRow, Refusal> {
+        let row = self.store.subscriptions().get(tenant, id).await;
+        row.map_err(store_fault)?
+            .ok_or_else(|| Refusal::not_found("subscription"))
+    }
+
+    fn owned(&self, tenant: &TenantId, id: Uuid) -> Result<Arc<Subscription>, Refusal> {
+        let known = self.in_force.get(id).filter(|it| it.tenant == *tenant);
+        known.ok_or_else(|| Refusal::not_found("subscription"))
+    }
+
+    fn close(&self, id: Uuid, secrets: &Secrets) -> String {
+        let text = serde_json::to_string(secrets).expect("plain members become JSON");
+        self.vault.close(&place(id), &text)
+    }
+
+    fn open_secrets(&self, row: &SubscriptionRow) -> Result<Secrets, Refusal> {
+        let text = self.vault.open(&place(row.id), &row.secrets);
+        let text =
+            text.map_err(|error| Refusal::fault("Decrypting a subscription's secrets", &error))?;
+        serde_json::from_str(&text)
+            .map_err(|error| Refusal::fault("Reading a subscription's secrets", &error))
+    }
+
+    /// A row as the dispatcher wants it.
+    fn read(&self, row: SubscriptionRow) -> Result<Subscription, Refusal> {
+        let secrets = self.open_secrets(&row)?;
+        let (document, start) = split(&row)?;
+        let mut wanted = subscription::parse(Value::Object(document))?;
+        wanted.target.auth = secrets.auth;
+        let signing = secrets.signing.into_iter().map(|it| {
+            let secret = it.secret.parse::<Secret>();
+            let secret = secret.map_err(|error| Refusal::fault("Reading a signing secret", &error));
+            secret.map(|secret| (Arc::new(secret), it.ends_at_ms))
+        });
+        Ok(Subscription {
+            id: row.id,
+            tenant: row.tenant,
+            name: wanted.name,
+            filter: wanted.filter,
+            target: wanted.target,
+            delivery: wanted.delivery,
+            state: State::parse(&row.state).unwrap_or(State::Disabled),
+            reason: row.reason,
+            revision: row.revision,
+            created_at_ms: row.created_at_ms,
+            updated_at_ms: row.updated_at_ms,
+            start,
+            signing: signing.collect::<Result<_, _>>()?,
+            document: Arc::new(wanted.document),
+        })
+    }
+}
+
+fn place(id: Uuid) -> String {
+    format!("subscription {id}")
+}
+
+/// The document as it is kept: what is shown, and where it begins.
+fn stored(mut document: Map<String, Value>, start: &Start) -> String {
+    document.insert("start".into(), json!(start));
+    Value::Object(document).to_string()
+}
+
+/// What is shown, without any mark of a credential, and where it begins.
+fn split(row: &SubscriptionRow) -> Result<(Map<String, Value>, Start), Refusal> {
+    let unread = |error| Refusal::fault("Reading a subscription", &error);
+    let mut document: Map<String, Value> = serde_json::from_str(&row.document).map_err(unread)?;
+    let start = document.remove("start").unwrap_or_default();
+    let start = serde_json::from_value(start).map_err(unread)?;
+    if let Some(target) = document.get_mut("target").and_then(Value::as_object_mut) {
+        target.remove("auth");
+    }
+    Ok((document, start))
+}
+
+/// RFC 7396.
+fn merge(document: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *document = patch.clone();
+        return;
+    };
+    if !document.is_object() {
+        *document = json!({});
+    }
+    for (name, value) in patch {
+        if value.is_null() {
+            if let Some(members) = document.as_object_mut() {
+                members.remove(name);
+            }
+        } else {
+            merge(&mut document[name], value);
+        }
+    }
+}
+
+/// The tenant that the caller may change subscriptions of: a module's and a service's own, a user's with the
+/// role ADMIN.
+pub(crate) fn administered(caller: &Caller) -> Result<TenantId, Refusal> {
+    let may = match caller.principal() {
+        Principal::Module(_) | Principal::Service(_) => true,
+        Principal::User(_) => caller.is_admin(),
+        Principal::ApiKey { .. } | Principal::Operator(_) => false,
+    };
+    if !may {
+        return Err(Refusal::forbidden(format!(
+            "{} may not change subscriptions; use the token of a module or of a user with role ADMIN.",
+            caller.describe()
+        )));
+    }
+    reader(caller)
+}
+
+pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
+    caller.tenant().cloned().ok_or_else(|| {
+        Refusal::forbidden(
+            "An operator has no tenant, and so no subscriptions; use a token of the tenant.",
+        )
+    })
+}

@@ -1,0 +1,197 @@
+//! Deliveries that were given up.
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query as Parameters, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings_event::event::rfc3339;
+use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterRow, MAX_PAGE};
+use tidings_gateway::publish::refusal::Refusal;
+use uuid::Uuid;
+
+use super::subscriptions::MAX_BYTES;
+use crate::House;
+use crate::problem::Refused;
+use crate::request::{Authenticated, json_body};
+
+/// Which dead letters.
+#[derive(Deserialize, utoipa::IntoParams, utoipa::ToSchema, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Wanted {
+    /// An event type.
+    r#type: Option<String>,
+    /// A subscription's id.
+    subscription: Option<String>,
+    /// Given up at or after, RFC 3339.
+    since: Option<String>,
+    /// Given up before, RFC 3339.
+    until: Option<String>,
+    /// Text in the last error.
+    error: Option<String>,
+    /// `open`, `replaying` or `closed`.
+    state: Option<String>,
+    /// At most so many, 1 to 1,000; 100 if absent.
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl Wanted {
+    fn query(&self) -> Result<DeadLetterQuery, Refusal> {
+        let time = |field: &str, text: &Option<String>| {
+            let parsed = text
+                .as_deref()
+                .map(str::parse::<jiff::Timestamp>)
+                .transpose();
+            let parsed = parsed.map_err(|_| {
+                Refusal::invalid(field, format!("'{field}' must be an RFC 3339 time."))
+            });
+            parsed.map(|time| time.map(jiff::Timestamp::as_millisecond))
+        };
+        let id = |field: &str, text: &Option<String>| {
+            let parsed = text.as_deref().map(str::parse::<Uuid>).transpose();
+            parsed.map_err(|_| Refusal::invalid(field, format!("'{field}' is not an id.")))
+        };
+        let state = match self.state.as_deref() {
+            None => None,
+            Some("open") => Some("open"),
+            Some("replaying") => Some("replaying"),
+            Some("closed") => Some("closed"),
+            Some(_) => {
+                let detail = "'state' must be open, replaying or closed.";
+                return Err(Refusal::invalid("state", detail));
+            }
+        };
+        let limit = self.limit.unwrap_or(100);
+        if !(1..=MAX_PAGE).contains(&limit) {
+            let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
+            return Err(Refusal::invalid("limit", detail));
+        }
+        Ok(DeadLetterQuery {
+            subscriptions: id("subscription", &self.subscription)?
+                .into_iter()
+                .collect(),
+            event_type: self.r#type.clone(),
+            since_ms: time("since", &self.since)?,
+            until_ms: time("until", &self.until)?,
+            error: self.error.clone(),
+            state,
+            after: id("cursor", &self.cursor)?,
+            limit,
+        })
+    }
+}
+
+/// The tenant's dead letters, oldest first.
+#[utoipa::path(get, path = "/v1/dead-letters", tag = "dead-letters", params(Wanted),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn list(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    wanted: Result<Parameters<Wanted>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(wanted) =
+        wanted.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let query = wanted.query()?;
+    let letters = house.gateway().dead_letters.list(&caller, &query).await?;
+    let full = letters.len() == query.limit as usize;
+    let next = letters.last().filter(|_| full).map(|last| last.id);
+    let items: Vec<Value> = letters.iter().map(rendered).collect();
+    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+}
+
+/// One of them, with its event.
+#[utoipa::path(get, path = "/v1/dead-letters/{deadLetterId}", tag = "dead-letters",
+    params(("deadLetterId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn get(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let letter = house
+        .gateway()
+        .dead_letters
+        .get(&caller, parsed(&id)?)
+        .await?;
+    let mut answer = rendered(&letter);
+    let event = serde_json::from_str(&letter.event);
+    answer["event"] = event.map_err(|error| Refusal::fault("Reading a dead letter", &error))?;
+    Ok(axum::Json(answer).into_response())
+}
+
+/// Sends one again; success closes it.
+#[utoipa::path(post, path = "/v1/dead-letters/{deadLetterId}/replay", tag = "dead-letters",
+    params(("deadLetterId" = String, Path)), responses((status = 202, body = serde_json::Value)))]
+pub(crate) async fn replay(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let id = parsed(&id)?;
+    house.gateway().dead_letters.replay(&caller, id).await?;
+    Ok((
+        StatusCode::ACCEPTED,
+        axum::Json(json!({ "id": id, "state": "replaying" })),
+    )
+        .into_response())
+}
+
+/// Sends all open ones again that a filter fits.
+#[utoipa::path(post, path = "/v1/dead-letters/replay", tag = "dead-letters", request_body = Wanted,
+    responses((status = 202, body = serde_json::Value)))]
+pub(crate) async fn replay_all(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let wanted: Wanted = json_body(&headers, body, MAX_BYTES).await?;
+    let query = wanted.query()?;
+    let count = house
+        .gateway()
+        .dead_letters
+        .replay_all(&caller, &query)
+        .await?;
+    Ok((
+        StatusCode::ACCEPTED,
+        axum::Json(json!({ "replaying": count })),
+    )
+        .into_response())
+}
+
+/// Removes one.
+#[utoipa::path(delete, path = "/v1/dead-letters/{deadLetterId}", tag = "dead-letters",
+    params(("deadLetterId" = String, Path)), responses((status = 204, description = "It is gone")))]
+pub(crate) async fn delete(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    house
+        .gateway()
+        .dead_letters
+        .delete(&caller, parsed(&id)?)
+        .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn parsed(id: &str) -> Result<Uuid, Refusal> {
+    id.parse().map_err(|_| Refusal::not_found("dead letter"))
+}
+
+fn rendered(letter: &DeadLetterRow) -> Value {
+    json!({
+        "id": letter.id,
+        "eventId": letter.event_id,
+        "subscriptionId": letter.subscription,
+        "sequence": letter.sequence,
+        "type": letter.event_type.as_str(),
+        "attempts": letter.attempts,
+        "lastError": letter.last_error,
+        "createdAt": rfc3339(letter.created_at_ms),
+        "state": letter.state,
+    })
+}

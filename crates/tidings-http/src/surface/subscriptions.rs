@@ -1,0 +1,354 @@
+//! Subscriptions of a tenant, and what became of their deliveries.
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings_event::event::rfc3339;
+use tidings_gateway::deliver::record::AttemptDetail;
+use tidings_gateway::publish::refusal::Refusal;
+use tidings_gateway::subscription::{Subscription, duration};
+use tidings_gateway::subscriptions::{Change, From};
+use uuid::Uuid;
+
+use crate::House;
+use crate::problem::Refused;
+use crate::request::{Authenticated, json_body};
+
+/// The largest body of these operations, in bytes.
+pub(crate) const MAX_BYTES: usize = 262_144;
+/// How long the secret before stays good after a rotation that does not say.
+const OVERLAP: &str = "24h";
+/// The longest overlap.
+const LONGEST_OVERLAP: std::time::Duration = std::time::Duration::from_hours(30 * 24);
+
+/// What a subscription says (delivery.md, "Settled details").
+#[derive(Deserialize, utoipa::ToSchema)]
+#[expect(dead_code, reason = "it describes the body; the gateway reads it")]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SubscriptionBody {
+    /// 1 to 100 characters.
+    name: String,
+    /// `types`, `dialects` and `data`; all must hold.
+    filter: Option<serde_json::Value>,
+    /// `{kind: "webhook", url, headers, auth, format}`.
+    target: serde_json::Value,
+    /// `{ordered, key, onExhausted, maxInFlight, rateLimit, timeout, retry}`.
+    delivery: Option<serde_json::Value>,
+    /// False: it is made disabled.
+    enabled: Option<bool>,
+    /// `now` (the default), `beginning` or an RFC 3339 time.
+    replay_from: Option<String>,
+}
+
+/// Makes a subscription; its secret is in this answer.
+#[utoipa::path(post, path = "/v1/subscriptions", tag = "subscriptions", request_body = SubscriptionBody,
+    responses((status = 201, body = serde_json::Value)))]
+pub(crate) async fn create(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let mut document: Value = json_body(&headers, body, MAX_BYTES).await?;
+    let from = match document
+        .as_object_mut()
+        .and_then(|members| members.remove("replayFrom"))
+    {
+        None | Some(Value::Null) => From::Now,
+        Some(Value::String(text)) => from("replayFrom", &text)?,
+        Some(_) => return Err(Refusal::invalid("replayFrom", "'replayFrom' must be text.").into()),
+    };
+    let rooms = &house.gateway().subscriptions;
+    let (made, secret) = rooms.create(&caller, document, from).await?;
+    let mut answer = rendered(&made);
+    answer["secret"] = json!(secret.as_str());
+    Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
+}
+
+/// The tenant's subscriptions.
+#[utoipa::path(get, path = "/v1/subscriptions", tag = "subscriptions", responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn list(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+) -> Result<Response, Refused> {
+    let all = house.gateway().subscriptions.list(&caller)?;
+    let items: Vec<Value> = all.iter().map(|one| rendered(one)).collect();
+    Ok(axum::Json(json!({ "items": items, "nextCursor": null })).into_response())
+}
+
+/// One of them.
+#[utoipa::path(get, path = "/v1/subscriptions/{subscriptionId}", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn get(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let one = house.gateway().subscriptions.get(&caller, parsed(&id)?)?;
+    Ok(axum::Json(rendered(&one)).into_response())
+}
+
+/// Changes one by a JSON merge patch (RFC 7396).
+#[utoipa::path(patch, path = "/v1/subscriptions/{subscriptionId}", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), request_body = serde_json::Value,
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn patch(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let patch = json_body(&headers, body, MAX_BYTES).await?;
+    changed(&house, &caller, &id, Change::Patch(patch)).await
+}
+
+/// Takes one away.
+#[utoipa::path(delete, path = "/v1/subscriptions/{subscriptionId}", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), responses((status = 204, description = "It is gone")))]
+pub(crate) async fn delete(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    house
+        .gateway()
+        .subscriptions
+        .delete(&caller, parsed(&id)?)
+        .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Stops sending; what matches waits.
+#[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/pause", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn pause(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    changed(&house, &caller, &id, Change::Pause).await
+}
+
+/// Sends again, what has waited first.
+#[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/resume", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn resume(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    changed(&house, &caller, &id, Change::Resume).await
+}
+
+/// Where to go on.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct SeekBody {
+    /// `now`, `beginning` or an RFC 3339 time.
+    to: String,
+}
+
+/// Goes on from another place of the log.
+#[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/seek", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), request_body = SeekBody,
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn seek(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let body: SeekBody = json_body(&headers, body, MAX_BYTES).await?;
+    let from = from("to", &body.to)?;
+    changed(&house, &caller, &id, Change::Seek(from)).await
+}
+
+/// Leaves out what has waited.
+#[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/skip-backlog", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn skip_backlog(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    changed(&house, &caller, &id, Change::Seek(From::Now)).await
+}
+
+/// What a receiver verifies messages with.
+#[utoipa::path(get, path = "/v1/subscriptions/{subscriptionId}/secret", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn secret(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let secrets = house
+        .gateway()
+        .subscriptions
+        .secrets(&caller, parsed(&id)?)?;
+    Ok(axum::Json(keys(&secrets)).into_response())
+}
+
+/// A new secret.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct RotateBody {
+    /// How long the one before stays good, as `24h`, which is the default.
+    overlap: Option<String>,
+    /// `whsec_…` or `whsk_…`; one is made if absent.
+    secret: Option<String>,
+}
+
+/// Signs with a new secret, and with the one before until the overlap ends.
+#[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/rotate-secret", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), request_body = RotateBody,
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn rotate(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let body: RotateBody = json_body(&headers, body, MAX_BYTES).await?;
+    let overlap = body.overlap.as_deref().unwrap_or(OVERLAP);
+    let change = Change::Rotate {
+        secret: body.secret,
+        overlap: duration("overlap", overlap, LONGEST_OVERLAP)?,
+    };
+    let rooms = &house.gateway().subscriptions;
+    rooms.change(&caller, parsed(&id)?, change).await?;
+    let secrets = rooms.secrets(&caller, parsed(&id)?)?;
+    Ok(axum::Json(keys(&secrets)).into_response())
+}
+
+/// What became of an event: each delivery, each attempt.
+#[utoipa::path(get, path = "/v1/events/{eventId}/trace", tag = "events", params(("eventId" = String, Path)),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn trace(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let event_id: Uuid = id.parse().map_err(|_| Refusal::not_found("event"))?;
+    let gateway = house.gateway();
+    let event = gateway.events.get(&caller, event_id).await?;
+    let attempts = gateway
+        .dead_letters
+        .attempts_of_event(&caller, event_id)
+        .await?;
+    let pending = gateway
+        .dead_letters
+        .pending_of_event(&caller, event_id)
+        .await?;
+    let mut deliveries: Vec<Value> = Vec::new();
+    for attempt in &attempts {
+        let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
+            .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
+        let of = json!(attempt.subscription);
+        let known = deliveries
+            .iter()
+            .position(|it| it["subscriptionId"] == of && it["sequence"] == attempt.sequence);
+        let index = known.unwrap_or_else(|| {
+            deliveries.push(json!({
+                "subscriptionId": of, "sequence": attempt.sequence, "attempts": [],
+            }));
+            deliveries.len() - 1
+        });
+        let delivery = &mut deliveries[index];
+        delivery["revision"] = json!(detail.revision);
+        delivery["state"] = json!(attempt.outcome);
+        delivery["ledger"] = json!(detail.ledger);
+        if let Some(list) = delivery["attempts"].as_array_mut() {
+            list.push(json!({
+                "number": attempt.number,
+                "startedAt": rfc3339(attempt.started_at_ms),
+                "status": detail.status,
+                "latencyMs": detail.latency_ms,
+                "error": detail.error,
+                "responseHeaders": detail.response_headers,
+                "responseBody": detail.response_body,
+            }));
+        }
+    }
+    for row in &pending {
+        let of = json!(row.subscription);
+        let known = deliveries
+            .iter_mut()
+            .find(|it| it["subscriptionId"] == of && it["sequence"] == row.sequence);
+        let state = json!(row.state);
+        let due = json!(rfc3339(row.next_at_ms));
+        match known {
+            Some(delivery) => {
+                delivery["state"] = state;
+                delivery["nextAttemptAt"] = due;
+            }
+            None => deliveries.push(json!({
+                "subscriptionId": of, "sequence": row.sequence, "attempts": [], "state": state,
+                "nextAttemptAt": due,
+            })),
+        }
+    }
+    let event = serde_json::to_value(super::events::Rendered(event));
+    let event = event.map_err(|error| Refusal::fault("Writing an event", &error))?;
+    let answer = json!({ "event": event, "deliveries": deliveries, "caused": [] });
+    Ok(axum::Json(answer).into_response())
+}
+
+async fn changed(
+    house: &House,
+    caller: &tidings_gateway::access::Caller,
+    id: &str,
+    change: Change,
+) -> Result<Response, Refused> {
+    let rooms = &house.gateway().subscriptions;
+    let one = rooms.change(caller, parsed(id)?, change).await?;
+    Ok(axum::Json(rendered(&one)).into_response())
+}
+
+fn parsed(id: &str) -> Result<Uuid, Refusal> {
+    id.parse().map_err(|_| Refusal::not_found("subscription"))
+}
+
+fn from(field: &str, text: &str) -> Result<From, Refusal> {
+    match text {
+        "now" => Ok(From::Now),
+        "beginning" => Ok(From::Beginning),
+        time => time
+            .parse::<jiff::Timestamp>()
+            .map(|time| From::Time(time.as_millisecond()))
+            .map_err(|_| {
+                let detail = format!("'{field}' must be now, beginning or an RFC 3339 time.");
+                Refusal::invalid(field, detail)
+            }),
+    }
+}
+
+fn keys(secrets: &[(zeroize::Zeroizing<String>, Option<i64>)]) -> Value {
+    let all: Vec<Value> = secrets
+        .iter()
+        .map(|(secret, ends)| json!({ "secret": secret.as_str(), "endsAt": ends.map(rfc3339) }))
+        .collect();
+    json!({ "secret": secrets.first().map(|(secret, _)| secret.as_str()), "secrets": all })
+}
+
+fn rendered(subscription: &Subscription) -> Value {
+    let mut answer = json!({
+        "id": subscription.id,
+        "tenantId": subscription.tenant.as_str(),
+        "state": subscription.state.as_str(),
+        "reason": subscription.reason,
+        "revision": subscription.revision,
+        "createdAt": rfc3339(subscription.created_at_ms),
+        "updatedAt": rfc3339(subscription.updated_at_ms),
+    });
+    for (name, value) in subscription.document.iter() {
+        answer[name] = value.clone();
+    }
+    answer
+}
