@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod api_keys;
+pub mod catalogs;
 pub mod manifests;
 pub mod outbox;
 mod pool;
@@ -21,6 +22,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, Executor, PgConnection, Pool, Row as _, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
+pub use catalogs::{CatalogRow, Catalogs};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
@@ -238,6 +240,11 @@ impl Store {
     /// What modules declare.
     pub fn manifests(&self) -> Manifests<'_> {
         Manifests::new(&self.connections)
+    }
+
+    /// Which topics there are.
+    pub fn catalogs(&self) -> Catalogs<'_> {
+        Catalogs::new(&self.connections)
     }
 
     /// The keys that servers and tools authenticate with.

@@ -6,7 +6,7 @@
 use sqlx::{Pool, Sqlite, SqliteConnection};
 
 use crate::pool::Columns;
-use crate::{ApiKeyRow, ManifestRow, OutboxRow, StoreError, attempting};
+use crate::{ApiKeyRow, CatalogRow, ManifestRow, OutboxRow, StoreError, attempting};
 
 /// The CRC-32 of a row: its table and each field with its length, so that no two rows run into
 /// one.
@@ -105,18 +105,22 @@ async fn seal_old<T: Sealed>(transaction: &mut SqliteConnection) -> Result<(), S
 
 /// What is wrong with any row. A store that an older version wrote has no seals to check.
 pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
-    let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'unsealed'";
-    let sealed: i64 = sqlx::query_scalar(sql)
-        .fetch_one(pool)
-        .await
-        .map_err(attempting("check the store"))?;
     let mut findings = Vec::new();
-    if sealed > 0 {
+    if has_table(pool, "unsealed").await? {
         look_at::<ManifestRow>(pool, &mut findings).await?;
         look_at::<ApiKeyRow>(pool, &mut findings).await?;
         look_at::<OutboxRow>(pool, &mut findings).await?;
     }
+    if has_table(pool, CatalogRow::TABLE).await? {
+        look_at::<CatalogRow>(pool, &mut findings).await?;
+    }
     Ok(findings)
+}
+
+async fn has_table(pool: &Pool<Sqlite>, name: &str) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT 1 FROM sqlite_schema WHERE name = $1").bind(name);
+    let found = found.fetch_optional(pool).await;
+    Ok(found.map_err(attempting("check the store"))?.is_some())
 }
 
 async fn look_at<T: Sealed>(pool: &Pool<Sqlite>, into: &mut Vec<String>) -> Result<(), StoreError> {
