@@ -15,10 +15,12 @@ use crate::Contract;
 use crate::reference::{escaped, foreign, resolve};
 
 /// The largest document, in bytes.
-const MAX_BYTES: usize = 4 << 20;
+pub const MAX_BYTES: usize = 4 << 20;
 /// The most channels of a document.
 const MAX_CHANNELS: usize = 1_000;
-const STRUCTURED: &str = "application/cloudevents+json";
+/// The longest subject that is made, in bytes.
+const MAX_SUBJECT: usize = 1_024;
+pub(crate) const STRUCTURED: &str = "application/cloudevents+json";
 
 /// A catalogue that holds together.
 #[derive(Debug, Clone)]
@@ -105,7 +107,13 @@ impl Subject {
         Some(Self(pieces))
     }
 
-    /// The subject of an event; `None` when its data lacks a member that is named.
+    /// Whether the data must be known to make one.
+    pub fn names_data(&self) -> bool {
+        self.0.iter().any(|piece| matches!(piece, Piece::Data(_)))
+    }
+
+    /// The subject of an event; `None` when its data lacks a member that is named, or what stands there can
+    /// be no attribute: too long, or with control characters.
     pub fn of(&self, tenant: &str, data: &Value) -> Option<String> {
         let mut subject = String::new();
         for piece in &self.0 {
@@ -122,7 +130,8 @@ impl Subject {
                 }
             }
         }
-        Some(subject)
+        let legal = (1..=MAX_SUBJECT).contains(&subject.len());
+        (legal && !subject.chars().any(char::is_control)).then_some(subject)
     }
 }
 
@@ -446,6 +455,7 @@ mod tests {
                 .as_deref(),
             Some("acme")
         );
+        assert_eq!(subject.of("acme", &json!({ "id": "a\nb" })), None);
         assert!(Subject::parse("{secret}").is_none());
     }
 

@@ -27,6 +27,18 @@ pub enum Broken {
     Everybody,
 }
 
+impl Broken {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Senders => "senders",
+            Self::Receivers => "receivers",
+            Self::Everybody => "everybody",
+        }
+    }
+}
+
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -65,6 +77,13 @@ pub fn diff(old: &Catalog, new: &Catalog) -> Vec<Change> {
         }
     }
     changes
+}
+
+/// Whether two channels of one address promise the same: sender, envelope, subject and data.
+pub fn agree(one: &Channel, other: &Channel) -> bool {
+    let mut changes = Vec::new();
+    channel(one, other, &mut changes);
+    one.sender == other.sender && one.subject == other.subject && changes.is_empty()
 }
 
 fn change(channel: &Channel, path: String, detail: impl Into<String>, broken: Broken) -> Change {
@@ -181,7 +200,15 @@ fn narrowed(old: Option<&BTreeSet<String>>, new: Option<&BTreeSet<String>>) -> B
 }
 
 fn types(old: &Value, new: &Value, path: &str, found: &mut Found) {
-    let (before, after) = (set(old, "type"), set(new, "type"));
+    // Each integer is a number too.
+    let of = |schema: &Value| {
+        let mut types = set(schema, "type")?;
+        if types.contains("\"number\"") {
+            types.insert("\"integer\"".to_owned());
+        }
+        Some(types)
+    };
+    let (before, after) = (of(old), of(new));
     let broken = narrowed(before.as_ref(), after.as_ref());
     if broken != Broken::Nobody {
         found.push((path.to_owned(), "its type is another".into(), broken));
@@ -320,6 +347,11 @@ mod tests {
         };
         check(&gone, "/state", Broken::Receivers);
         assert_eq!(diff(&catalog(&base), &catalog(&base)), []);
+        let (one, same) = (catalog(&base), catalog(&base));
+        let other = catalog(&json!({ "type": "object" }));
+        let first = |catalog: &Catalog| catalog.channels.values().next().unwrap().clone();
+        assert!(agree(&first(&one), &first(&same)));
+        assert!(!agree(&first(&one), &first(&other)));
     }
 
     #[test]
