@@ -3,6 +3,7 @@
 pub mod access;
 pub mod api_keys;
 mod audit;
+pub mod catalogs;
 pub mod clock;
 pub mod envelope;
 pub mod events;
@@ -25,6 +26,7 @@ use tidings_store::Store;
 
 use access::Access;
 use api_keys::ApiKeys;
+use catalogs::Catalogs;
 use clock::Clock;
 use events::Events;
 use limits::Limits;
@@ -43,6 +45,8 @@ pub struct Gateway {
     pub events: Events,
     /// What modules declare.
     pub manifests: Arc<Manifests>,
+    /// Which topics there are.
+    pub catalogs: Arc<Catalogs>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// The installation's own events on their way to the bus; its relay wants to be run.
@@ -118,14 +122,17 @@ impl Gateway {
             partitions,
         ));
         let outbox = Arc::new(Outbox::new(store.clone(), line.clone(), clock.clone()));
-        let manifests =
-            Manifests::open(store.clone(), shelf, outbox.clone(), clock.clone()).await?;
+        let (rules, told) = (shelf.clone(), outbox.clone());
+        let manifests = Manifests::open(store.clone(), rules, told, clock.clone()).await?;
+        let (log, told) = (bus.clone(), outbox.clone());
+        let catalogs = Catalogs::open(store.clone(), shelf, log, told, clock.clone()).await?;
         let api_keys = ApiKeys::new(access.clone(), outbox.clone(), clock.clone());
         let events = Events::new(bus.clone());
         Ok(Self {
             access,
             events,
             manifests: Arc::new(manifests),
+            catalogs: Arc::new(catalogs),
             api_keys,
             outbox,
             clock,
