@@ -45,14 +45,16 @@ pub fn write(event: &Event, kind: EnvelopeKind, exact: bool) -> (Headers, Bytes)
 fn headers(event: &Event, kind: EnvelopeKind, exact: bool) -> Headers {
     let mut headers = Headers::with_capacity(USUAL_HEADERS);
     let content_type = match kind {
-        EnvelopeKind::Platform => "application/json",
-        EnvelopeKind::Structured => "application/cloudevents+json; charset=UTF-8",
-        EnvelopeKind::Binary => event
-            .data_content_type
-            .as_deref()
-            .unwrap_or("application/json"),
+        EnvelopeKind::Platform => Some("application/json"),
+        EnvelopeKind::Structured => Some("application/cloudevents+json; charset=UTF-8"),
+        EnvelopeKind::Binary => {
+            let otherwise = (!exact).then_some("application/json");
+            event.data_content_type.as_deref().or(otherwise)
+        }
     };
-    headers.push("content-type", content_type);
+    if let Some(content_type) = content_type {
+        headers.push("content-type", content_type);
+    }
     headers.push(ENVELOPE, kind.as_str());
     headers.push(
         DATA,
@@ -81,7 +83,9 @@ fn headers(event: &Event, kind: EnvelopeKind, exact: bool) -> Headers {
         ("ce_datacontenttype", &event.data_content_type),
         ("ce_traceparent", &event.traceparent),
     ] {
-        if let Some(value) = value {
+        // In binary mode the binding says the data's media type in `content-type`, and there alone.
+        let said = exact && kind == EnvelopeKind::Binary && name == "ce_datacontenttype";
+        if let Some(value) = value.as_ref().filter(|_| !said) {
             headers.push(name, value);
         }
     }
@@ -124,7 +128,11 @@ pub fn read(record: &Stored) -> Result<Event, Unreadable> {
         traceparent: header("ce_traceparent"),
         subject: header("ce_subject"),
         data_schema: header("ce_dataschema"),
-        data_content_type: header("ce_datacontenttype"),
+        data_content_type: header("ce_datacontenttype").or_else(|| {
+            let binary = header(ENVELOPE)? == EnvelopeKind::Binary.as_str();
+            let exact = record.headers.get(SCHEMA_VERSION).is_some();
+            header("content-type").filter(|_| binary && exact)
+        }),
         extensions: extensions(&record.headers),
         data: data(record)
             .ok_or_else(|| fault("its value is not the envelope its headers name"))?,
