@@ -8,11 +8,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tidings_event::EventType;
 
 use crate::Contract;
-use crate::reference::{escaped, foreign, resolve};
+use crate::reference::{escaped, foreign, resolve, schemas_below};
 
 /// The largest document, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -316,7 +316,9 @@ impl<'d> Reading<'d> {
             return None;
         };
         let mut schema = json!({ "allOf": [data] });
-        if let Some(schemas) = self.document.pointer("/components/schemas") {
+        let mut schemas = Map::new();
+        schemas_below(self.document, data, &mut schemas);
+        if !schemas.is_empty() {
             schema["components"] = json!({ "schemas": schemas });
         }
         Some(schema)
@@ -457,6 +459,31 @@ mod tests {
         );
         assert_eq!(subject.of("acme", &json!({ "id": "a\nb" })), None);
         assert!(Subject::parse("{secret}").is_none());
+    }
+
+    #[test]
+    fn a_schema_stands_alone_with_what_it_refers_to_and_no_more() {
+        let document = json!({
+            "asyncapi": "3.0.0",
+            "info": { "title": "t", "version": "1.0.0" },
+            "channels": { "a": { "address": "shop.order.placed", "messages": { "m": {
+                "contentType": "application/json", "payload": { "$ref": "#/components/schemas/A" },
+            } } } },
+            "components": { "schemas": {
+                "A": { "properties": { "self": { "$ref": "#/components/schemas/A" },
+                    "x": { "$ref": "#/components/schemas/B~1b/properties/n" } } },
+                "B/b": { "properties": { "n": { "type": "integer" } } },
+                "C": { "type": "string" },
+            } },
+        });
+        let catalog = Catalog::parse(&document.to_string()).unwrap();
+        let channel = catalog.channels.values().next().unwrap();
+        let schemas = channel.schema["components"]["schemas"].as_object().unwrap();
+        assert_eq!(schemas.keys().collect::<Vec<_>>(), ["A", "B/b"]);
+        let found = channel
+            .contract
+            .check(&json!({ "self": { "self": { "x": "1" } } }));
+        assert_eq!(found[0].path, "/self/self/x");
     }
 
     #[test]

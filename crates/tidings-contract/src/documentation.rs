@@ -79,6 +79,9 @@ fn members(schema: &Value, value: &Value, prefix: &str, depth: usize, rows: &mut
     let Some(value) = resolve(schema, value).filter(|_| depth < DEPTH) else {
         return;
     };
+    for part in value["allOf"].as_array().into_iter().flatten() {
+        members(schema, part, prefix, depth + 1, rows);
+    }
     let required: Vec<&str> = value["required"]
         .as_array()
         .into_iter()

@@ -135,7 +135,7 @@ impl Catalogs {
         enforce: bool,
     ) -> Result<Written, Refusal> {
         may_write(caller)?;
-        let catalog = Arc::new(parse(document)?);
+        let catalog = parse_aside(document).await?;
         let (room, name, document) = (self.clone(), name.clone(), document.to_owned());
         let actor = Actor::Caller(caller.clone());
         to_its_end(async move {
@@ -154,7 +154,7 @@ impl Catalogs {
         enforce: bool,
     ) -> Result<Written, Refusal> {
         may_write(caller)?;
-        let catalog = parse(document)?;
+        let catalog = parse_aside(document).await?;
         self.reload().await?;
         let in_force = self.in_force();
         fits(name, &catalog, &in_force)?;
@@ -274,7 +274,7 @@ impl Catalogs {
         for row in rows {
             let catalog = match known(&row) {
                 Some(applied) => applied.catalog.clone(),
-                None => Arc::new(parse(&row.document)?),
+                None => parse_aside(&row.document).await?,
             };
             let applied = Applied {
                 enforce: row.enforce,
@@ -320,6 +320,14 @@ fn written(before: Option<&Applied>, document: &str, catalog: &Catalog, enforce:
         revision: before.revision,
         changes: diff(&before.catalog, catalog),
     }
+}
+
+/// Compiling a large document takes its time, which no other request should wait for.
+async fn parse_aside(document: &str) -> Result<Arc<Catalog>, Refusal> {
+    let document = document.to_owned();
+    let parsed = tokio::task::spawn_blocking(move || parse(&document).map(Arc::new));
+    let parsed = parsed.await;
+    parsed.unwrap_or_else(|error| Err(Refusal::fault("Reading a catalogue", &error)))
 }
 
 fn parse(document: &str) -> Result<Catalog, Refusal> {
