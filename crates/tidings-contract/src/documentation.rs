@@ -9,6 +9,8 @@ use crate::reference::resolve;
 
 /// Members of members are listed so deep.
 const DEPTH: usize = 4;
+/// So many members of a topic are listed.
+const MAX_ROWS: usize = 1_000;
 
 /// The catalogue's topics: who sends them, who receives them, what their data holds, and examples.
 pub fn documentation(catalog: &Catalog) -> String {
@@ -54,19 +56,19 @@ fn topic(out: &mut String, catalog: &Catalog, channel: &Channel) {
         out,
         &format!("CloudEvents 1.0, {mode}; the key is the tenant.\n"),
     );
-    let mut rows = Vec::new();
-    members(
-        &channel.schema,
-        &channel.schema["allOf"][0],
-        "",
-        0,
-        &mut rows,
-    );
-    if !rows.is_empty() {
+    let mut members = Members {
+        schema: &channel.schema,
+        rows: Vec::new(),
+    };
+    members.add(&channel.schema["allOf"][0], "", 0);
+    if !members.rows.is_empty() {
         line(out, "| member of `data` | type | required | |");
         line(out, "| --- | --- | --- | --- |");
-        for row in &rows {
-            line(out, row);
+        for row in &members.rows {
+            let required = if row.required { "yes" } else { "no" };
+            let path = format!("`{}`", row.path);
+            let cells: [&str; 4] = [&path, &row.kind, required, &row.description];
+            line(out, &format!("| {} |", cells.map(cell).join(" | ")));
         }
     }
     for example in examples(&catalog.document, channel) {
@@ -75,44 +77,66 @@ fn topic(out: &mut String, catalog: &Catalog, channel: &Channel) {
     }
 }
 
-fn members(schema: &Value, value: &Value, prefix: &str, depth: usize, rows: &mut Vec<String>) {
-    let Some(value) = resolve(schema, value).filter(|_| depth < DEPTH) else {
-        return;
-    };
-    for part in value["allOf"].as_array().into_iter().flatten() {
-        members(schema, part, prefix, depth + 1, rows);
+struct Row {
+    path: String,
+    kind: String,
+    required: bool,
+    description: String,
+}
+
+struct Members<'s> {
+    schema: &'s Value,
+    rows: Vec<Row>,
+}
+
+impl Members<'_> {
+    fn add(&mut self, value: &Value, prefix: &str, depth: usize) {
+        let Some(value) = resolve(self.schema, value).filter(|_| !self.full(depth)) else {
+            return;
+        };
+        for part in value["allOf"].as_array().into_iter().flatten() {
+            self.add(part, prefix, depth + 1);
+        }
+        for (name, member) in value["properties"].as_object().into_iter().flatten() {
+            let Some(member) = resolve(self.schema, member) else {
+                continue;
+            };
+            let path = format!("{prefix}{name}");
+            self.note(&path, member);
+            self.add(member, &format!("{path}."), depth + 1);
+            self.add(&member["items"], &format!("{path}[]."), depth + 1);
+        }
+        let required = value["required"].as_array().into_iter().flatten();
+        for name in required.filter_map(Value::as_str) {
+            let path = format!("{prefix}{name}");
+            let mut rows = self.rows.iter_mut();
+            if let Some(row) = rows.find(|row| row.path == path) {
+                row.required = true;
+            }
+        }
     }
-    let required: Vec<&str> = value["required"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    for (name, member) in value["properties"].as_object().into_iter().flatten() {
-        let Some(member) = resolve(schema, member) else {
-            continue;
-        };
-        let path = format!("{prefix}{name}");
-        let wanted = if required.contains(&name.as_str()) {
-            "yes"
-        } else {
-            "no"
-        };
-        let row: [&str; 4] = [
-            &format!("`{path}`"),
-            &kind(member),
-            wanted,
-            &said(&member["description"]),
-        ];
-        rows.push(format!("| {} |", row.map(cell).join(" | ")));
-        members(schema, member, &format!("{path}."), depth + 1, rows);
-        members(
-            schema,
-            &member["items"],
-            &format!("{path}[]."),
-            depth + 1,
-            rows,
-        );
+
+    fn full(&self, depth: usize) -> bool {
+        depth == DEPTH || self.rows.len() == MAX_ROWS
+    }
+
+    /// What a later part says of a member goes before what an earlier one does.
+    fn note(&mut self, path: &str, member: &Value) {
+        let (kind, description) = (kind(member), said(&member["description"]));
+        let mut rows = self.rows.iter_mut();
+        if let Some(row) = rows.find(|row| row.path == path) {
+            row.kind = kind;
+            if !description.is_empty() {
+                row.description = description;
+            }
+        } else if self.rows.len() < MAX_ROWS {
+            self.rows.push(Row {
+                path: path.to_owned(),
+                kind,
+                required: false,
+                description,
+            });
+        }
     }
 }
 
