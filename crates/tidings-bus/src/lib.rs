@@ -181,6 +181,10 @@ pub trait Bus: Send + Sync + 'static {
     /// Whether the bus can do its work, without asking anybody.
     fn health(&self) -> Health;
 
+    /// Counts these topics among ours, whether they exist yet or not. A bus whose topics are all its own has
+    /// nothing to do.
+    fn carry(&self, _topics: Vec<Topic>) {}
+
     /// Whether this bus decides [`Record::once`] itself.
     fn keeps_receipts(&self) -> bool;
 }

@@ -195,6 +195,37 @@ impl Client {
         self.delete(&["v1", "modules", module_id, "manifest"]).await
     }
 
+    /// The catalogues in force.
+    pub async fn list_catalogs(&self) -> Result<Page<Value>, Error> {
+        self.get(&["v1", "catalogs"]).await?.json()
+    }
+
+    /// A catalogue's document, as it was written: YAML or JSON.
+    pub async fn get_catalog(&self, name: &str) -> Result<String, Error> {
+        self.get(&["v1", "catalogs", name]).await?.text()
+    }
+
+    /// Puts a catalogue in force, in place of the one before; with `enforce`, publishes are held to it.
+    /// Answers what is different.
+    pub async fn apply_catalog(
+        &self,
+        name: &str,
+        document: &str,
+        enforce: bool,
+    ) -> Result<Value, Error> {
+        let mut url = self.url(&["v1", "catalogs", name]);
+        url.query_pairs_mut()
+            .append_pair("enforce", if enforce { "true" } else { "false" });
+        let request = Request::new(Method::PUT, url, Repeat::Safe);
+        let request = request.text("application/yaml", document);
+        request.send(self).await?.json()
+    }
+
+    /// Removes a catalogue; its types are then like any other.
+    pub async fn delete_catalog(&self, name: &str) -> Result<(), Error> {
+        self.delete(&["v1", "catalogs", name]).await
+    }
+
     /// Makes an API key. The key is told this once.
     pub async fn create_api_key(&self, key: &NewApiKey) -> Result<CreatedApiKey, Error> {
         let request = self.post(&["v1", "api-keys"], Repeat::IfNotDone, json!(key));

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -27,13 +27,21 @@ pub(crate) enum Repeat {
     IfNotDone,
 }
 
+/// What stands in a request.
+pub(crate) enum Body {
+    /// JSON.
+    Json(Value),
+    /// Text of this media type.
+    Text(&'static str, String),
+}
+
 /// What to send.
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) repeat: Repeat,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Option<Value>,
+    pub(crate) body: Option<Body>,
 }
 
 impl Request {
@@ -48,7 +56,12 @@ impl Request {
     }
 
     pub(crate) fn json(mut self, body: Value) -> Self {
-        self.body = Some(body);
+        self.body = Some(Body::Json(body));
+        self
+    }
+
+    pub(crate) fn text(mut self, content_type: &'static str, text: &str) -> Self {
+        self.body = Some(Body::Text(content_type, text.to_owned()));
         self
     }
 
@@ -72,9 +85,13 @@ impl Request {
             .request(self.method.clone(), self.url.clone())
             .headers(self.headers.clone())
             .timeout(TRY_TIMEOUT);
-        if let Some(body) = &self.body {
-            request = request.json(body);
-        }
+        request = match &self.body {
+            None => request,
+            Some(Body::Json(body)) => request.json(body),
+            Some(Body::Text(content_type, text)) => request
+                .header(CONTENT_TYPE, *content_type)
+                .body(text.clone()),
+        };
         let response = request
             .send()
             .await
@@ -169,6 +186,12 @@ impl Answer {
 
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.body).map_err(|error| self.unexpected(&error.to_string()))
+    }
+
+    /// The body as it is.
+    pub(crate) fn text(&self) -> Result<String, Error> {
+        let text = String::from_utf8(self.body.clone());
+        text.map_err(|error| self.unexpected(&error.to_string()))
     }
 
     /// The body as JSON; null when there is none.

@@ -8,17 +8,19 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tidings_event::EventType;
 
 use crate::Contract;
-use crate::reference::{escaped, foreign, resolve};
+use crate::reference::{escaped, foreign, resolve, schemas_below};
 
 /// The largest document, in bytes.
-const MAX_BYTES: usize = 4 << 20;
+pub const MAX_BYTES: usize = 4 << 20;
 /// The most channels of a document.
 const MAX_CHANNELS: usize = 1_000;
-const STRUCTURED: &str = "application/cloudevents+json";
+/// The longest subject that is made, in bytes.
+const MAX_SUBJECT: usize = 1_024;
+pub(crate) const STRUCTURED: &str = "application/cloudevents+json";
 
 /// A catalogue that holds together.
 #[derive(Debug, Clone)]
@@ -105,7 +107,13 @@ impl Subject {
         Some(Self(pieces))
     }
 
-    /// The subject of an event; `None` when its data lacks a member that is named.
+    /// Whether the data must be known to make one.
+    pub fn names_data(&self) -> bool {
+        self.0.iter().any(|piece| matches!(piece, Piece::Data(_)))
+    }
+
+    /// The subject of an event; `None` when its data lacks a member that is named, or what stands there can
+    /// be no attribute: too long, or with control characters.
     pub fn of(&self, tenant: &str, data: &Value) -> Option<String> {
         let mut subject = String::new();
         for piece in &self.0 {
@@ -122,7 +130,8 @@ impl Subject {
                 }
             }
         }
-        Some(subject)
+        let legal = (1..=MAX_SUBJECT).contains(&subject.len());
+        (legal && !subject.chars().any(char::is_control)).then_some(subject)
     }
 }
 
@@ -307,7 +316,9 @@ impl<'d> Reading<'d> {
             return None;
         };
         let mut schema = json!({ "allOf": [data] });
-        if let Some(schemas) = self.document.pointer("/components/schemas") {
+        let mut schemas = Map::new();
+        schemas_below(self.document, data, &mut schemas);
+        if !schemas.is_empty() {
             schema["components"] = json!({ "schemas": schemas });
         }
         Some(schema)
@@ -446,7 +457,33 @@ mod tests {
                 .as_deref(),
             Some("acme")
         );
+        assert_eq!(subject.of("acme", &json!({ "id": "a\nb" })), None);
         assert!(Subject::parse("{secret}").is_none());
+    }
+
+    #[test]
+    fn a_schema_stands_alone_with_what_it_refers_to_and_no_more() {
+        let document = json!({
+            "asyncapi": "3.0.0",
+            "info": { "title": "t", "version": "1.0.0" },
+            "channels": { "a": { "address": "shop.order.placed", "messages": { "m": {
+                "contentType": "application/json", "payload": { "$ref": "#/components/schemas/A" },
+            } } } },
+            "components": { "schemas": {
+                "A": { "properties": { "self": { "$ref": "#/components/schemas/A" },
+                    "x": { "$ref": "#/components/schemas/B~1b/properties/n" } } },
+                "B/b": { "properties": { "n": { "type": "integer" } } },
+                "C": { "type": "string" },
+            } },
+        });
+        let catalog = Catalog::parse(&document.to_string()).unwrap();
+        let channel = catalog.channels.values().next().unwrap();
+        let schemas = channel.schema["components"]["schemas"].as_object().unwrap();
+        assert_eq!(schemas.keys().collect::<Vec<_>>(), ["A", "B/b"]);
+        let found = channel
+            .contract
+            .check(&json!({ "self": { "self": { "x": "1" } } }));
+        assert_eq!(found[0].path, "/self/self/x");
     }
 
     #[test]

@@ -6,13 +6,15 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::catalog::{Catalog, Channel};
-use crate::reference::resolve;
+use crate::reference::{escaped, resolve, schemas_below};
 
 /// Schemas are compared so deep.
 const DEPTH: usize = 16;
+/// So many places of a topic's data are compared.
+const MAX_PLACES: usize = 10_000;
 
 /// Whom a change breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,18 @@ pub enum Broken {
     Receivers,
     /// Both.
     Everybody,
+}
+
+impl Broken {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Senders => "senders",
+            Self::Receivers => "receivers",
+            Self::Everybody => "everybody",
+        }
+    }
 }
 
 /// One difference.
@@ -67,6 +81,13 @@ pub fn diff(old: &Catalog, new: &Catalog) -> Vec<Change> {
     changes
 }
 
+/// Whether two channels of one address promise the same: sender, envelope, subject and data.
+pub fn agree(one: &Channel, other: &Channel) -> bool {
+    let mut changes = Vec::new();
+    channel(one, other, &mut changes);
+    one.sender == other.sender && one.subject == other.subject && changes.is_empty()
+}
+
 fn change(channel: &Channel, path: String, detail: impl Into<String>, broken: Broken) -> Change {
     let senders = channel.sender.iter();
     let receivers = channel.receivers.iter();
@@ -96,10 +117,15 @@ fn channel(before: &Channel, after: &Channel, changes: &mut Vec<Change>) {
         note("its envelope is another", Broken::Receivers);
     }
     let (old, new) = (&before.schema, &after.schema);
-    let walk = Walk { old, new };
-    let mut found = Vec::new();
-    walk.compare(&old["allOf"][0], &new["allOf"][0], "", 0, &mut found);
-    let found = found.into_iter();
+    let mut walk = Walk {
+        old,
+        new,
+        above: Vec::new(),
+        places: 0,
+        found: Vec::new(),
+    };
+    walk.compare(&old["allOf"][0], &new["allOf"][0], "");
+    let found = walk.found.into_iter();
     changes.extend(found.map(|(path, detail, broken)| change(before, path, detail, broken)));
 }
 
@@ -108,54 +134,107 @@ type Found = Vec<(String, String, Broken)>;
 struct Walk<'s> {
     old: &'s Value,
     new: &'s Value,
+    /// What is being compared: a schema that refers to itself is compared once.
+    above: Vec<(*const Value, *const Value)>,
+    places: usize,
+    found: Found,
 }
 
-impl Walk<'_> {
-    fn compare(&self, old: &Value, new: &Value, path: &str, depth: usize, found: &mut Found) {
+impl<'s> Walk<'s> {
+    fn compare(&mut self, old: &'s Value, new: &'s Value, path: &str) {
         let resolved = (resolve(self.old, old), resolve(self.new, new));
         let (Some(old), Some(new)) = resolved else {
             return;
         };
-        if old == new || depth == DEPTH {
-            // Equal texts may still refer to schemas that differ, below what they name.
-            if depth < DEPTH {
-                self.members(old, new, path, depth, found);
+        let pair = (std::ptr::from_ref(old), std::ptr::from_ref(new));
+        if self.above.contains(&pair) {
+            return;
+        }
+        self.places += 1;
+        if self.places > MAX_PLACES || self.above.len() == DEPTH {
+            if self.places <= MAX_PLACES + 1 {
+                let detail = "it is nested too deeply to be compared".to_owned();
+                self.found
+                    .push((path.to_owned(), detail, Broken::Everybody));
             }
             return;
         }
-        types(old, new, path, found);
-        enumerations(old, new, path, found);
-        required(old, new, path, found);
-        self.members(old, new, path, depth, found);
-        unjudged(old, new, path, found);
+        self.above.push(pair);
+        if old != new {
+            types(old, new, path, &mut self.found);
+            enumerations(old, new, path, &mut self.found);
+            required(old, new, path, &mut self.found);
+        }
+        // Equal texts may still refer to schemas that differ.
+        self.members(old, new, path);
+        self.unjudged(old, new, path);
+        self.above.pop();
     }
 
-    fn members(&self, old: &Value, new: &Value, path: &str, depth: usize, found: &mut Found) {
-        let none = serde_json::Map::new();
-        let properties =
-            |schema: &'_ Value| schema.get("properties").and_then(Value::as_object).cloned();
-        let (old_members, new_members) = (
-            properties(old).unwrap_or_else(|| none.clone()),
-            properties(new).unwrap_or(none),
-        );
-        for (name, before) in &old_members {
-            let place = format!("{path}/{}", crate::reference::escaped(name));
-            match new_members.get(name) {
-                Some(after) => self.compare(before, after, &place, depth + 1, found),
-                None => found.push((place, "it is no longer described".into(), Broken::Receivers)),
+    fn members(&mut self, old: &'s Value, new: &'s Value, path: &str) {
+        let of = |schema: &'s Value| schema.get("properties").and_then(Value::as_object);
+        let (old_members, new_members) = (of(old), of(new));
+        for (name, before) in old_members.into_iter().flatten() {
+            let place = format!("{path}/{}", escaped(name));
+            match new_members.and_then(|members| members.get(name)) {
+                Some(after) => self.compare(before, after, &place),
+                None => {
+                    self.found
+                        .push((place, "it is no longer described".into(), Broken::Receivers));
+                }
             }
         }
-        for name in new_members
-            .keys()
-            .filter(|name| !old_members.contains_key(*name))
-        {
-            let place = format!("{path}/{}", crate::reference::escaped(name));
-            found.push((place, "it is new".into(), Broken::Nobody));
+        for (name, _) in new_members.into_iter().flatten() {
+            if !old_members.is_some_and(|members| members.contains_key(name)) {
+                let place = format!("{path}/{}", escaped(name));
+                self.found.push((place, "it is new".into(), Broken::Nobody));
+            }
         }
         if let (Some(before), Some(after)) = (old.get("items"), new.get("items")) {
-            self.compare(before, after, &format!("{path}/*"), depth + 1, found);
+            self.compare(before, after, &format!("{path}/*"));
+        }
+        if let Some((before, after)) = parts(old, new) {
+            for (before, after) in before.iter().zip(after) {
+                self.compare(before, after, path);
+            }
         }
     }
+
+    /// What the other rules do not look at: its text, and every schema that it refers to.
+    fn unjudged(&mut self, old: &Value, new: &Value, path: &str) {
+        let (Some(before), Some(after)) = (old.as_object(), new.as_object()) else {
+            return;
+        };
+        let keywords: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for keyword in keywords {
+            let judged = JUDGED.contains(&keyword.as_str())
+                || keyword.starts_with("x-")
+                || (keyword == "allOf" && parts(old, new).is_some());
+            if judged {
+                continue;
+            }
+            let (one, other) = (before.get(keyword), after.get(keyword));
+            if one != other || below(self.old, one) != below(self.new, other) {
+                let detail = format!("its {keyword} is another");
+                self.found
+                    .push((path.to_owned(), detail, Broken::Everybody));
+            }
+        }
+    }
+}
+
+fn below(document: &Value, value: Option<&Value>) -> Map<String, Value> {
+    let mut found = Map::new();
+    if let Some(value) = value {
+        schemas_below(document, value, &mut found);
+    }
+    found
+}
+
+/// The parts of both, where there are equally many.
+fn parts<'s>(old: &'s Value, new: &'s Value) -> Option<(&'s Vec<Value>, &'s Vec<Value>)> {
+    let parts = (old.get("allOf")?.as_array()?, new.get("allOf")?.as_array()?);
+    (parts.0.len() == parts.1.len()).then_some(parts)
 }
 
 fn set(schema: &Value, keyword: &str) -> Option<BTreeSet<String>> {
@@ -181,7 +260,15 @@ fn narrowed(old: Option<&BTreeSet<String>>, new: Option<&BTreeSet<String>>) -> B
 }
 
 fn types(old: &Value, new: &Value, path: &str, found: &mut Found) {
-    let (before, after) = (set(old, "type"), set(new, "type"));
+    // Each integer is a number too.
+    let of = |schema: &Value| {
+        let mut types = set(schema, "type")?;
+        if types.contains("\"number\"") {
+            types.insert("\"integer\"".to_owned());
+        }
+        Some(types)
+    };
+    let (before, after) = (of(old), of(new));
     let broken = narrowed(before.as_ref(), after.as_ref());
     if broken != Broken::Nobody {
         found.push((path.to_owned(), "its type is another".into(), broken));
@@ -205,7 +292,7 @@ fn required(old: &Value, new: &Value, path: &str, found: &mut Found) {
         names.map(str::to_owned).collect()
     };
     let (before, after) = (names(old), names(new));
-    let place = |name: &str| format!("{path}/{}", crate::reference::escaped(name));
+    let place = |name: &str| format!("{path}/{}", escaped(name));
     for name in after.difference(&before) {
         found.push((place(name), "it is required now".into(), Broken::Senders));
     }
@@ -235,21 +322,6 @@ const JUDGED: [&str; 14] = [
     "title",
     "type",
 ];
-
-fn unjudged(old: &Value, new: &Value, path: &str, found: &mut Found) {
-    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else {
-        return;
-    };
-    let keywords: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let differ = keywords
-        .into_iter()
-        .filter(|name| !JUDGED.contains(&name.as_str()) && !name.starts_with("x-"))
-        .filter(|name| old.get(*name) != new.get(*name));
-    for keyword in differ {
-        let detail = format!("its {keyword} is another");
-        found.push((path.to_owned(), detail, Broken::Everybody));
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -320,6 +392,49 @@ mod tests {
         };
         check(&gone, "/state", Broken::Receivers);
         assert_eq!(diff(&catalog(&base), &catalog(&base)), []);
+        let (one, same) = (catalog(&base), catalog(&base));
+        let other = catalog(&json!({ "type": "object" }));
+        let first = |catalog: &Catalog| catalog.channels.values().next().unwrap().clone();
+        assert!(agree(&first(&one), &first(&same)));
+        assert!(!agree(&first(&one), &first(&other)));
+    }
+
+    #[test]
+    fn schemas_that_are_referred_to_are_compared_once_wherever_they_stand() {
+        let with = |data: &Value, money: &Value, tree: &Value| {
+            let mut document = catalog(&json!({})).document;
+            let schemas = &mut document["components"]["schemas"];
+            *schemas = json!({ "D": data, "Money": money, "Tree": tree });
+            Catalog::parse(&document.to_string()).unwrap()
+        };
+        let tree = |depth: &str| {
+            let own = json!({ "$ref": "#/components/schemas/Tree" });
+            let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+            let mut members: Map<String, Value> = names
+                .map(|name| (name.to_owned(), own.clone()))
+                .into_iter()
+                .collect();
+            members.insert("depth".into(), json!({ "type": depth }));
+            json!({ "properties": members })
+        };
+        let (text, number) = (json!({ "type": "string" }), json!({ "type": "integer" }));
+        let (few, many) = (tree("integer"), tree("string"));
+        let both = json!({ "allOf": [{ "$ref": "#/components/schemas/Money" }],
+            "anyOf": [{ "$ref": "#/components/schemas/Tree" }] });
+        let check = |data: &Value, new: (&Value, &Value), path: &str, detail: &str| {
+            let (old, new) = (with(data, &text, &few), with(data, new.0, new.1));
+            let found = diff(&old, &new);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(
+                (found[0].path.as_str(), found[0].detail.as_str()),
+                (path, detail)
+            );
+            assert_eq!(found[0].broken, Broken::Everybody);
+        };
+        check(&both, (&number, &few), "", "its type is another");
+        check(&both, (&text, &many), "", "its anyOf is another");
+        let own = json!({ "$ref": "#/components/schemas/Tree" });
+        check(&own, (&text, &many), "/depth", "its type is another");
     }
 
     #[test]

@@ -2,9 +2,13 @@
 
 mod catalog;
 mod diff;
+mod documentation;
+mod installation;
 mod reference;
 mod schema;
 
-pub use catalog::{Catalog, Channel, Fault, Subject};
-pub use diff::{Broken, Change, diff};
+pub use catalog::{Catalog, Channel, Fault, MAX_BYTES, Subject};
+pub use diff::{Broken, Change, agree, diff};
+pub use documentation::documentation;
+pub use installation::{Declared, installation};
 pub use schema::{Contract, InvalidContract, Violation};

@@ -1,9 +1,11 @@
 //! References within one document: `{"$ref": "#/…"}`. None leaves it.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A chain of references is followed so far.
 const HOPS: usize = 16;
+/// Where a document's schemas are.
+const SCHEMAS: &str = "#/components/schemas/";
 
 /// What a value stands for: itself, or what it refers to.
 pub(crate) fn resolve<'d>(document: &'d Value, value: &'d Value) -> Option<&'d Value> {
@@ -34,6 +36,35 @@ pub(crate) fn foreign(value: &Value, place: &str, found: &mut Vec<(String, Strin
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
                 foreign(item, &format!("{place}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Adds every one of the document's schemas that a value refers to, by whatever way, under its name.
+pub(crate) fn schemas_below(document: &Value, value: &Value, found: &mut Map<String, Value>) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let target = member.as_str().filter(|_| name == "$ref");
+                let named = target.and_then(|target| target.strip_prefix(SCHEMAS));
+                let Some(named) = named else {
+                    schemas_below(document, member, found);
+                    continue;
+                };
+                let named = named.split('/').next().unwrap_or_default();
+                let plain = named.replace("~1", "/").replace("~0", "~");
+                let schema = document.pointer(&format!("/components/schemas/{named}"));
+                if let Some(schema) = schema.filter(|_| !found.contains_key(&plain)) {
+                    found.insert(plain, schema.clone());
+                    schemas_below(document, schema, found);
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                schemas_below(document, item, found);
             }
         }
         _ => {}

@@ -1,6 +1,7 @@
 //! A JSON Schema, compiled: draft 2020-12, with a regular-expression engine of linear time and without any
 //! reference that leaves the document.
 
+use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
@@ -16,7 +17,11 @@ pub struct Contract(std::sync::Arc<Validator>);
 pub struct Violation {
     /// Where in the data, as a JSON Pointer (RFC 6901); empty for the whole.
     pub path: String,
-    /// What is wrong there.
+    /// What the schema wants there.
+    pub expected: String,
+    /// What is there instead: its kind or its size, never the value.
+    pub got: String,
+    /// The same as a sentence.
     pub detail: String,
 }
 
@@ -59,8 +64,72 @@ impl Contract {
 fn violation(error: &ValidationError<'_>) -> Violation {
     Violation {
         path: error.instance_path().to_string(),
+        expected: expected(error.kind()),
+        got: got(error),
         // The value itself stays out: it may be secret, and it may be long.
         detail: error.masked_with("the value").to_string(),
+    }
+}
+
+fn expected(kind: &Kind) -> String {
+    match kind {
+        Kind::Type { kind } => match kind {
+            TypeKind::Single(one) => one.to_string(),
+            TypeKind::Multiple(types) => {
+                let types: Vec<String> = types.iter().map(|one| one.to_string()).collect();
+                types.join(" or ")
+            }
+        },
+        Kind::Required { property } => format!("the member {property}"),
+        Kind::Enum { options } => format!("one of {options}"),
+        Kind::Constant { expected_value } => expected_value.to_string(),
+        Kind::Minimum { limit } => format!("at least {limit}"),
+        Kind::Maximum { limit } => format!("at most {limit}"),
+        Kind::ExclusiveMinimum { limit } => format!("more than {limit}"),
+        Kind::ExclusiveMaximum { limit } => format!("less than {limit}"),
+        Kind::MinLength { limit } => format!("at least {limit} characters"),
+        Kind::MaxLength { limit } => format!("at most {limit} characters"),
+        Kind::MinItems { limit } => format!("at least {limit} items"),
+        Kind::MaxItems { limit } => format!("at most {limit} items"),
+        Kind::MinProperties { limit } => format!("at least {limit} members"),
+        Kind::MaxProperties { limit } => format!("at most {limit} members"),
+        Kind::Format { format } => format!("the format {format}"),
+        Kind::Pattern { pattern } => format!("the pattern {pattern}"),
+        Kind::AdditionalProperties { .. } | Kind::UnevaluatedProperties { .. } => {
+            "no other members".to_owned()
+        }
+        Kind::FalseSchema => "nothing".to_owned(),
+        Kind::UniqueItems => "distinct items".to_owned(),
+        other => format!("what '{}' says", other.keyword()),
+    }
+}
+
+fn got(error: &ValidationError<'_>) -> String {
+    let value: &Value = error.instance();
+    match (error.kind(), value) {
+        (Kind::Required { .. }, _) => "nothing".to_owned(),
+        (Kind::MinLength { .. } | Kind::MaxLength { .. }, Value::String(text)) => {
+            format!("{} characters", text.chars().count())
+        }
+        (Kind::MinItems { .. } | Kind::MaxItems { .. }, Value::Array(items)) => {
+            format!("{} items", items.len())
+        }
+        (Kind::MinProperties { .. } | Kind::MaxProperties { .. }, Value::Object(members)) => {
+            format!("{} members", members.len())
+        }
+        _ => kind_of(value).to_owned(),
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 
@@ -81,6 +150,51 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].path, "/card/pin");
         assert!(!found[0].detail.contains("s3cret"), "{}", found[0].detail);
+    }
+
+    #[test]
+    fn violations_say_what_was_expected_and_what_came() {
+        let check = |schema: Value, data: Value, path: &str, expected: &str, got: &str| {
+            let found = Contract::compile(&schema).unwrap().check(&data);
+            let one = &found[0];
+            assert_eq!(
+                (one.path.as_str(), one.expected.as_str(), one.got.as_str()),
+                (path, expected, got)
+            );
+        };
+        let member = |schema: Value| json!({ "properties": { "a/b": schema }, "required": ["id"] });
+        let data = |value: Value| json!({ "id": 1, "a/b": value });
+        let text = member(json!({ "type": "string", "maxLength": 2 }));
+        check(text.clone(), data(json!(7)), "/a~1b", "string", "integer");
+        let long = data(json!("abc"));
+        check(
+            text.clone(),
+            long,
+            "/a~1b",
+            "at most 2 characters",
+            "3 characters",
+        );
+        check(text, json!({}), "", "the member \"id\"", "nothing");
+        let one_of = member(json!({ "enum": ["x", 1] }));
+        check(
+            one_of,
+            data(json!(1.5)),
+            "/a~1b",
+            "one of [\"x\",1]",
+            "number",
+        );
+        let few = json!({ "maxItems": 1, "type": ["array", "null"] });
+        check(few.clone(), json!([1, 2]), "", "at most 1 items", "2 items");
+        check(few, json!({}), "", "null or array", "object");
+        let closed = json!({ "properties": { "a": {} }, "additionalProperties": false });
+        check(
+            closed,
+            json!({ "secret": 1 }),
+            "",
+            "no other members",
+            "object",
+        );
+        check(json!(false), json!(true), "", "nothing", "boolean");
     }
 
     #[test]

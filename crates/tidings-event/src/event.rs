@@ -158,14 +158,33 @@ impl Event {
         out
     }
 
+    /// The same without `schemaversion`, for a topic whose envelope others have laid down.
+    pub fn to_exact(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.data.len() + 512);
+        let mut serializer = serde_json::Serializer::new(&mut out);
+        self.write_some(&mut serializer, &[], &["schemaversion"])
+            .expect("an event is always writable as JSON");
+        out
+    }
+
     /// Writes the CloudEvents JSON format with members of a surface behind the attributes.
     pub fn write<S: Serializer>(
         &self,
         serializer: S,
         more: &[(&str, serde_json::Value)],
     ) -> Result<S::Ok, S::Error> {
+        self.write_some(serializer, more, &[])
+    }
+
+    fn write_some<S: Serializer>(
+        &self,
+        serializer: S,
+        more: &[(&str, serde_json::Value)],
+        without: &[&str],
+    ) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (name, value) in self.attributes() {
+        let attributes = self.attributes();
+        for (name, value) in attributes.filter(|(name, _)| !without.contains(name)) {
             map.serialize_entry(name, &value)?;
         }
         for (name, value) in more {
@@ -277,5 +296,7 @@ mod tests {
         let text = String::from_utf8(event().to_structured()).unwrap();
         assert!(text.contains(r#""n":5,"b":true"#), "{text}");
         assert!(text.ends_with(r#""data":{ "a" : 1.0 }}"#), "{text}");
+        let exact = String::from_utf8(event().to_exact()).unwrap();
+        assert_eq!(exact, text.replace(r#","schemaversion":"1.0.0""#, ""));
     }
 }

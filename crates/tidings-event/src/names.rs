@@ -77,23 +77,53 @@ impl FromStr for ModuleId {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let mut bytes = text.bytes();
-        let starts_well = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase());
-        let legal =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
-        if starts_well && text.len() <= 64 && bytes.all(legal) {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidName {
-                kind: "module id",
-                value: clipped(text),
-                rule: "use 1 to 64 lower-case letters, digits, _ or -, starting with a letter",
-            })
-        }
+        plain_name("module id", text).map(Self)
+    }
+}
+
+/// 1 to 64 lower-case letters, digits, `_` or `-`, starting with a letter.
+fn plain_name(kind: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+    let mut bytes = text.bytes();
+    let starts_well = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase());
+    let legal =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
+    if starts_well && text.len() <= 64 && bytes.all(legal) {
+        Ok(text.into())
+    } else {
+        Err(InvalidName {
+            kind,
+            value: clipped(text),
+            rule: "use 1 to 64 lower-case letters, digits, _ or -, starting with a letter",
+        })
     }
 }
 
 impl fmt::Display for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a catalogue is called by, as in its URL: `[a-z][a-z0-9_-]{0,63}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CatalogName(Arc<str>);
+
+impl CatalogName {
+    /// The name as it stands on the wire.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CatalogName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        plain_name("catalogue name", text).map(Self)
+    }
+}
+
+impl fmt::Display for CatalogName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -185,6 +215,7 @@ mod tests {
         }
         for bad in ["", "Crm", "1crm", "crm.x", &"m".repeat(65)] {
             assert!(bad.parse::<ModuleId>().is_err(), "{bad:?}");
+            assert!(bad.parse::<CatalogName>().is_err(), "{bad:?}");
         }
         assert_eq!("module-registry".parse(), Ok(Service::ModuleRegistry));
         assert!("IAM".parse::<Service>().is_err());

@@ -1,7 +1,8 @@
 //! An event as a record of the bus, and back.
 //!
 //! The headers carry every CloudEvents attribute (`ce_…`, Kafka protocol binding 3.2.3) whatever the envelope,
-//! so that reading back needs of the value only the data.
+//! so that reading back needs of the value only the data. On a catalogue's topic they are exactly the
+//! event's: the schema version then has a header of its own, beside the envelope.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -18,6 +19,8 @@ const ENVELOPE: &str = "tidings-envelope";
 const DATA: &str = "tidings-data";
 /// Extensions that are not text: `name=integer` or `name=boolean`, separated by commas.
 const TYPES: &str = "tidings-types";
+/// The schema version where the envelope is exact.
+const SCHEMA_VERSION: &str = "tidings-schemaversion";
 
 /// Most events' headers fit into so many bytes.
 const USUAL_HEADERS: usize = 512;
@@ -27,27 +30,31 @@ const USUAL_HEADERS: usize = 512;
 #[error("event {0} in the log cannot be read: {1}")]
 pub struct Unreadable(uuid::Uuid, String);
 
-/// The headers and the value of an event.
-pub fn write(event: &Event, kind: EnvelopeKind) -> (Headers, Bytes) {
+/// The headers and the value of an event. An exact envelope has nothing of ours but `tenantid` and
+/// `traceparent`.
+pub fn write(event: &Event, kind: EnvelopeKind, exact: bool) -> (Headers, Bytes) {
     let value = match kind {
         EnvelopeKind::Platform => event.to_platform().into(),
+        EnvelopeKind::Structured if exact => event.to_exact().into(),
         EnvelopeKind::Structured => event.to_structured().into(),
         EnvelopeKind::Binary => Bytes::copy_from_slice(event.data.as_bytes()),
     };
-    (headers(event, kind), value)
+    (headers(event, kind, exact), value)
 }
 
-fn headers(event: &Event, kind: EnvelopeKind) -> Headers {
+fn headers(event: &Event, kind: EnvelopeKind, exact: bool) -> Headers {
     let mut headers = Headers::with_capacity(USUAL_HEADERS);
     let content_type = match kind {
-        EnvelopeKind::Platform => "application/json",
-        EnvelopeKind::Structured => "application/cloudevents+json; charset=UTF-8",
-        EnvelopeKind::Binary => event
-            .data_content_type
-            .as_deref()
-            .unwrap_or("application/json"),
+        EnvelopeKind::Platform => Some("application/json"),
+        EnvelopeKind::Structured => Some("application/cloudevents+json; charset=UTF-8"),
+        EnvelopeKind::Binary => {
+            let otherwise = (!exact).then_some("application/json");
+            event.data_content_type.as_deref().or(otherwise)
+        }
     };
-    headers.push("content-type", content_type);
+    if let Some(content_type) = content_type {
+        headers.push("content-type", content_type);
+    }
     headers.push(ENVELOPE, kind.as_str());
     headers.push(
         DATA,
@@ -64,14 +71,21 @@ fn headers(event: &Event, kind: EnvelopeKind) -> Headers {
     headers.push("ce_type", event.event_type.as_str());
     headers.push("ce_time", &event.time);
     headers.push("ce_tenantid", event.tenant.as_str());
-    headers.push("ce_schemaversion", event.schema_version.as_str());
+    let version = if exact {
+        SCHEMA_VERSION
+    } else {
+        "ce_schemaversion"
+    };
+    headers.push(version, event.schema_version.as_str());
     for (name, value) in [
         ("ce_subject", &event.subject),
         ("ce_dataschema", &event.data_schema),
         ("ce_datacontenttype", &event.data_content_type),
         ("ce_traceparent", &event.traceparent),
     ] {
-        if let Some(value) = value {
+        // In binary mode the binding says the data's media type in `content-type`, and there alone.
+        let said = exact && kind == EnvelopeKind::Binary && name == "ce_datacontenttype";
+        if let Some(value) = value.as_ref().filter(|_| !said) {
             headers.push(name, value);
         }
     }
@@ -105,7 +119,8 @@ pub fn read(record: &Stored) -> Result<Event, Unreadable> {
             .parse()
             .map_err(|_| fault("its type is not one"))?,
         tenant: record.tenant.clone(),
-        schema_version: required("ce_schemaversion")?
+        schema_version: header(SCHEMA_VERSION)
+            .map_or_else(|| required("ce_schemaversion"), Ok)?
             .parse()
             .map_err(|_| fault("its version is not one"))?,
         time: required("ce_time")?,
@@ -113,7 +128,11 @@ pub fn read(record: &Stored) -> Result<Event, Unreadable> {
         traceparent: header("ce_traceparent"),
         subject: header("ce_subject"),
         data_schema: header("ce_dataschema"),
-        data_content_type: header("ce_datacontenttype"),
+        data_content_type: header("ce_datacontenttype").or_else(|| {
+            let binary = header(ENVELOPE)? == EnvelopeKind::Binary.as_str();
+            let exact = record.headers.get(SCHEMA_VERSION).is_some();
+            header("content-type").filter(|_| binary && exact)
+        }),
         extensions: extensions(&record.headers),
         data: data(record)
             .ok_or_else(|| fault("its value is not the envelope its headers name"))?,

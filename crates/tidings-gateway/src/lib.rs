@@ -3,6 +3,7 @@
 pub mod access;
 pub mod api_keys;
 mod audit;
+pub mod catalogs;
 pub mod clock;
 pub mod dead_letters;
 pub mod deliver;
@@ -31,6 +32,7 @@ use tidings_store::Store;
 
 use access::Access;
 use api_keys::ApiKeys;
+use catalogs::Catalogs;
 use clock::Clock;
 use dead_letters::DeadLetters;
 use deliver::target::webhook::Webhooks;
@@ -54,6 +56,8 @@ pub struct Gateway {
     pub events: Events,
     /// What modules declare.
     pub manifests: Arc<Manifests>,
+    /// Which topics there are.
+    pub catalogs: Arc<Catalogs>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// Who wants which events.
@@ -144,8 +148,10 @@ impl Gateway {
             partitions,
         ));
         let outbox = Arc::new(Outbox::new(store.clone(), line.clone(), clock.clone()));
-        let manifests =
-            Manifests::open(store.clone(), shelf, outbox.clone(), clock.clone()).await?;
+        let (rules, told) = (shelf.clone(), outbox.clone());
+        let manifests = Manifests::open(store.clone(), rules, told, clock.clone()).await?;
+        let (log, told) = (bus.clone(), outbox.clone());
+        let catalogs = Catalogs::open(store.clone(), shelf, log, told, clock.clone()).await?;
         let api_keys = ApiKeys::new(access.clone(), outbox.clone(), clock.clone());
         let events = Events::new(bus.clone());
         let subscriptions = Subscriptions::open(
@@ -162,6 +168,7 @@ impl Gateway {
             access,
             events,
             manifests: Arc::new(manifests),
+            catalogs: Arc::new(catalogs),
             api_keys,
             subscriptions,
             dead_letters,

@@ -205,8 +205,8 @@ impl Manifests {
             let manifest = parse(&row.module_id, &row.document)?;
             manifests.insert(row.module_id, Arc::new(manifest));
         }
-        let rulebook = self.shelf.rulebook().with_manifests(manifests);
-        self.shelf.replace(rulebook);
+        self.shelf
+            .change(|rulebook| rulebook.with_manifests(manifests.clone()));
         Ok(())
     }
 

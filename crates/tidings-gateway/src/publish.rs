@@ -34,7 +34,7 @@ use claim::{Claimed, claim, key_reused};
 use command::Command;
 use name::{Named, name};
 use place::{Outcome, Placed, Placement, place};
-use refusal::{Refusal, Rule};
+use refusal::{Fault, Refusal, Rule};
 use validate::validate;
 
 /// The answer to one event that was published, now or by an earlier request with its key.
@@ -71,6 +71,8 @@ pub struct Step {
     pub refused: Option<Code>,
     /// Why.
     pub detail: String,
+    /// Where it refused, and for what.
+    pub errors: Vec<Fault>,
 }
 
 /// What each rule decided, written down only when somebody asks.
@@ -94,6 +96,7 @@ impl Trail {
                 rule,
                 refused: None,
                 detail: detail(),
+                errors: Vec::new(),
             });
         }
     }
@@ -198,6 +201,7 @@ impl Line {
                 rule,
                 refused,
                 detail,
+                errors: refusal.errors.clone(),
             });
         }
         Explanation { steps, outcome }
@@ -221,7 +225,7 @@ impl Line {
         let rulebook: &Rulebook = &self.shelf.rulebook();
         let shaped = shape(command, trail);
         let authorised = authorise(shaped, rulebook, trail)?;
-        let valid = validate(authorised, trail)?;
+        let valid = validate(authorised, rulebook, trail)?;
         Ok(name(valid, &|| self.clock.new_id()))
     }
 

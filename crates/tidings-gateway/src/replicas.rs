@@ -1,7 +1,7 @@
 //! Changes that other replicas make, put in force here.
 //!
 //! Loop: [`follow`], which its caller spawns and joins. It asks the store for a number that moves with every change
-//! of a manifest or an API key, four times a second, and reads them again when it has moved. Asking is one look
+//! of a manifest, a catalogue or an API key, four times a second, and reads them again when it has moved. Asking is one look
 //! at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
 //! it is cut off, so that the asking would stay.
 
@@ -14,8 +14,10 @@ use uuid::Uuid;
 
 use crate::Gateway;
 use crate::access::Access;
+use crate::catalogs::Catalogs;
 use crate::manifests::Manifests;
 use crate::subscriptions::Subscriptions;
+use crate::publish::refusal::Refusal;
 
 /// How often the store is asked: a change is in force everywhere within a second, reading included.
 const EVERY: Duration = Duration::from_millis(250);
@@ -24,6 +26,7 @@ const EVERY: Duration = Duration::from_millis(250);
 pub struct Follower {
     store: Store,
     manifests: Arc<Manifests>,
+    catalogs: Arc<Catalogs>,
     access: Arc<Access>,
     subscriptions: Arc<Subscriptions>,
 }
@@ -34,6 +37,7 @@ impl Follower {
         Self {
             store: gateway.store.clone(),
             manifests: gateway.manifests.clone(),
+            catalogs: gateway.catalogs.clone(),
             access: gateway.access.clone(),
             subscriptions: gateway.subscriptions.clone(),
         }
@@ -83,8 +87,9 @@ impl Follower {
         let gone = |error: StoreError| error.to_string();
         let version = replicas.version().await.map_err(gone)?;
         if known != Some(version) {
-            let reloaded = self.manifests.reload().await;
-            reloaded.map_err(|refusal| refusal.detail)?;
+            let said = |refusal: Refusal| refusal.detail;
+            self.manifests.reload().await.map_err(said)?;
+            self.catalogs.reload().await.map_err(said)?;
             self.access.api_keys().reload().await.map_err(gone)?;
             let followed = self.subscriptions.follow(place).await;
             followed.map_err(|refusal| refusal.detail)?;
@@ -100,7 +105,7 @@ mod tests {
 
     use tidings_bus::memory::Memory;
     use tidings_bus::{Bus, Partition, Read};
-    use tidings_event::{ModuleId, Service, TenantId};
+    use tidings_event::{CatalogName, ModuleId, Service, TenantId};
     use tokio::sync::oneshot;
 
     use super::*;
@@ -207,6 +212,28 @@ mod tests {
         two.gateway.manifests.delete(&registry, &crm).await.unwrap();
         assert!(!may(&two, "crm.thing3.made"));
         within_the_promise("its removal", async || !may(&one, "crm.thing3.made")).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_catalogue_put_or_removed_at_one_is_in_force_at_the_other() {
+        let (one, two, _bus) = two(&new_schema()).await;
+        let registry = on_behalf_of(Service::ModuleRegistry, TenantId::platform());
+        let name: CatalogName = "shop".parse().unwrap();
+        let text = r#"{"asyncapi":"3.0.0","info":{"title":"t","version":"1.0.0"},"channels":{"a":{
+            "address":"shop.order.placed","messages":{"m":{"contentType":"application/json","payload":true}}}}}"#;
+        let enforced = |replica: &Replica| {
+            let found = replica.gateway.catalogs.get(&name);
+            found.ok().map(|applied| applied.enforce)
+        };
+        for enforce in [true, false, true] {
+            let at = if enforce { &one } else { &two };
+            let put = at.gateway.catalogs.put(&registry, &name, text, enforce);
+            assert!(put.await.unwrap().changed);
+            let there = async || enforced(&one) == Some(enforce) && enforced(&two) == Some(enforce);
+            within_the_promise("the catalogue", there).await;
+        }
+        two.gateway.catalogs.delete(&registry, &name).await.unwrap();
+        within_the_promise("its removal", async || enforced(&one).is_none()).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

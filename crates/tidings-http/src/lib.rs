@@ -109,7 +109,9 @@ fn deliveries() -> Router<House> {
 
 /// Every operation there is. [`problem::around`] goes around it, in `server.rs`.
 pub(crate) fn router(house: House) -> Router {
-    use surface::{api_keys, cloudevents, documents, events, modules, operations, publish};
+    use surface::{
+        api_keys, catalogs, cloudevents, documents, events, modules, operations, publish,
+    };
     Router::new()
         .route("/v1/events/publish", post(publish::publish))
         .route("/v1/events/publish/batch", post(publish::publish_batch))
@@ -123,6 +125,14 @@ pub(crate) fn router(house: House) -> Router {
             "/v1/modules/{moduleId}/manifest",
             get(modules::get).put(modules::put).delete(modules::delete),
         )
+        .route("/v1/catalogs", get(catalogs::list))
+        .route(
+            "/v1/catalogs/{name}",
+            get(catalogs::get)
+                .put(catalogs::put)
+                .delete(catalogs::delete),
+        )
+        .route("/asyncapi.json", get(catalogs::installation))
         .route("/v1/api-keys", get(api_keys::list).post(api_keys::create))
         .route(
             "/v1/api-keys/{keyId}",

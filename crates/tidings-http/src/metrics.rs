@@ -18,7 +18,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 17] = [
+const ROUTES: [&str; 20] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -28,6 +28,9 @@ const ROUTES: [&str; 17] = [
     "/v1/events/{eventId}",
     "/v1/modules",
     "/v1/modules/{moduleId}/manifest",
+    "/v1/catalogs",
+    "/v1/catalogs/{name}",
+    "/asyncapi.json",
     "/v1/api-keys",
     "/v1/api-keys/{keyId}",
     "/healthz",

@@ -6,7 +6,7 @@ use utoipa::openapi::{Content, Ref, ResponseBuilder, Server};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::surface::{
-    api_keys, cloudevents, dead_letters, documents, events, modules, operations, publish,
+    api_keys, catalogs, cloudevents, dead_letters, documents, events, modules, operations, publish,
     subscriptions,
 };
 
@@ -63,6 +63,11 @@ pub(crate) struct ExplainStep {
     verdict: String,
     code: Option<String>,
     detail: String,
+    /// Where it refused, as a JSON Pointer.
+    path: Option<String>,
+    expected: Option<String>,
+    got: Option<String>,
+    errors: Vec<serde_json::Value>,
 }
 
 /// An event: its CloudEvents JSON with its place in the log.
@@ -107,6 +112,10 @@ pub(crate) struct Problem {
     limit: Option<u64>,
     actual: Option<u64>,
     retry_after: Option<u64>,
+    path: Option<String>,
+    expected: Option<String>,
+    got: Option<String>,
+    errors: Option<Vec<serde_json::Value>>,
 }
 
 #[derive(OpenApi)]
@@ -124,6 +133,11 @@ pub(crate) struct Problem {
         modules::get,
         modules::put,
         modules::delete,
+        catalogs::list,
+        catalogs::get,
+        catalogs::put,
+        catalogs::delete,
+        catalogs::installation,
         api_keys::create,
         api_keys::list,
         api_keys::revoke,
@@ -171,7 +185,7 @@ pub fn document(public_url: &str) -> String {
         )
         .build();
     for (path, item) in &mut document.paths.paths {
-        let secured = path.starts_with("/v1/");
+        let secured = path.starts_with("/v1/") || path == "/asyncapi.json";
         let operations = [
             &mut item.get,
             &mut item.put,

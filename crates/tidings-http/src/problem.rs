@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tidings_event::Code;
-use tidings_gateway::publish::refusal::{Refusal, Rule};
+use tidings_gateway::publish::refusal::{Fault, Refusal, Rule};
 use tower::Service as _;
 use tracing::Instrument as _;
 
@@ -129,10 +129,12 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
         put("retryAfter", json!(seconds));
     }
     if !refusal.errors.is_empty() {
-        let errors = refusal.errors.iter().map(|(index, code, detail)| {
-            json!({ "index": index, "code": code.as_str(), "detail": detail })
-        });
-        put("errors", errors.collect());
+        if refusal.code == Code::EventSchemaViolation {
+            for (name, text) in places(&refusal.errors[0]) {
+                put(name, json!(text));
+            }
+        }
+        put("errors", errors(&refusal.errors));
     }
     if code == Code::Internal {
         tracing::error!(trace_id, path, detail = refusal.detail, "internal problem");
@@ -166,6 +168,33 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
         headers.insert(header::ALLOW, allow.clone());
     }
     response
+}
+
+/// Each thing that is wrong, in a list.
+pub(crate) fn errors(faults: &[Fault]) -> Value {
+    let rendered = faults.iter().map(|fault| {
+        let mut one = Map::new();
+        if let Some(index) = fault.index {
+            one.insert("index".to_owned(), json!(index));
+        }
+        one.insert("code".to_owned(), json!(fault.code.as_str()));
+        one.insert("detail".to_owned(), json!(fault.detail));
+        let places = places(fault).map(|(name, text)| (name.to_owned(), json!(text)));
+        one.extend(places);
+        Value::Object(one)
+    });
+    rendered.collect()
+}
+
+/// Where something is wrong, and what it is.
+pub(crate) fn places(fault: &Fault) -> impl Iterator<Item = (&'static str, &str)> {
+    let members = [
+        ("path", &fault.path),
+        ("expected", &fault.expected),
+        ("got", &fault.got),
+    ];
+    let given = members.into_iter();
+    given.filter_map(|(name, text)| Some((name, text.as_deref()?)))
 }
 
 /// At least one, and never so few that the retry comes too early.

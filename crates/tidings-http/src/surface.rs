@@ -1,6 +1,7 @@
 //! One file for each group of operations.
 
 pub(crate) mod api_keys;
+pub(crate) mod catalogs;
 pub(crate) mod cloudevents;
 pub(crate) mod dead_letters;
 pub(crate) mod documents;

@@ -3,6 +3,7 @@
 pub mod api_keys;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod catalogs;
 pub mod manifests;
 pub mod outbox;
 mod pool;
@@ -26,6 +27,7 @@ use sqlx::{Connection, Executor, PgConnection, Pool, Row as _, Sqlite};
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
 pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow};
+pub use catalogs::{CatalogRow, Catalogs};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
@@ -188,7 +190,12 @@ impl Store {
             let path = path.to_owned();
             return Err(StoreError::Broken { path, finding });
         }
-        Self::migrated(pool).await
+        let store = Self::migrated(pool.clone()).await?;
+        if let Some(finding) = changed_form(&pool).await?.into_iter().next() {
+            let path = path.to_owned();
+            return Err(StoreError::Broken { path, finding });
+        }
+        Ok(store)
     }
 
     /// What is wrong with a store file: its pages, its indexes, its rows. Only reads; the file may
@@ -206,6 +213,7 @@ impl Store {
         })?;
         let mut findings = broken(&pool).await?;
         findings.extend(unknown_migrations(&pool).await?);
+        findings.extend(changed_form(&pool).await?);
         findings.extend(seal::findings(&pool).await?);
         pool.close().await;
         Ok(findings)
@@ -244,6 +252,11 @@ impl Store {
     /// What modules declare.
     pub fn manifests(&self) -> Manifests<'_> {
         Manifests::new(&self.connections)
+    }
+
+    /// Which topics there are.
+    pub fn catalogs(&self) -> Catalogs<'_> {
+        Catalogs::new(&self.connections)
     }
 
     /// The keys that servers and tools authenticate with.
@@ -379,6 +392,36 @@ async fn unknown_migrations(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreErr
         }
     }
     Ok(findings)
+}
+
+/// Tables and indexes that are not as this version makes them: no checksum covers their description. A store that
+/// an older version left has another form, which is not looked at.
+async fn changed_form(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
+    let failed = || attempting("check the store's form");
+    let sql = "SELECT count(*) FROM _sqlx_migrations";
+    let done: i64 = sqlx::query_scalar(sql)
+        .fetch_one(pool)
+        .await
+        .map_err(failed())?;
+    if usize::try_from(done).ok() != Some(SQLITE_MIGRATIONS.iter().count()) {
+        return Ok(Vec::new());
+    }
+    let fresh = Store::in_memory().await?;
+    let Connections::Sqlite(fresh) = &fresh.connections else {
+        return Ok(Vec::new());
+    };
+    let (found, wanted) = (form(pool).await?, form(fresh).await?);
+    let same = found == wanted;
+    let finding = "store.db: the description of its tables is not what was written";
+    Ok((!same).then(|| finding.to_owned()).into_iter().collect())
+}
+
+/// The statements that made the tables and indexes.
+async fn form(pool: &Pool<Sqlite>) -> Result<Vec<Vec<u8>>, StoreError> {
+    let sql = "SELECT CAST(sql AS BLOB) FROM sqlite_schema \
+         WHERE sql IS NOT NULL AND tbl_name NOT IN ('_sqlx_migrations', 'sqlite_sequence') ORDER BY name";
+    let rows = sqlx::query_scalar(sql).fetch_all(pool).await;
+    rows.map_err(attempting("check the store's form"))
 }
 
 /// Turns a failure of the database into one that says what was being done.

@@ -25,7 +25,7 @@ impl Replicas {
         Self { pool }
     }
 
-    /// Moves with each committed change of a manifest or an API key. A version read before the rows is never
+    /// Moves with each committed change of a manifest, a catalogue or an API key. A version read before the rows is never
     /// newer than they are.
     pub async fn version(&self) -> Result<i64, StoreError> {
         let asked = on_postgres!(&self.pool, "ask for changes", connection => {
@@ -65,8 +65,8 @@ impl Replicas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Store;
     use crate::suite::{key, on_postgres};
+    use crate::{CatalogRow, Store};
 
     #[tokio::test]
     async fn a_turn_has_one_holder_and_ends_by_itself() {
@@ -115,6 +115,18 @@ mod tests {
         assert!(moved().await);
         assert!(!manifests.delete(&crm, &[]).await.unwrap());
         assert!(!moved().await);
+        let catalogs = store.catalogs();
+        let catalog = CatalogRow {
+            name: "shop".parse().unwrap(),
+            document: "{}".into(),
+            enforce: true,
+            version: 1,
+            changed_at_ms: 1,
+        };
+        assert!(catalogs.put(&catalog, &[]).await.unwrap());
+        assert!(moved().await);
+        catalogs.delete(&catalog.name, &[]).await.unwrap();
+        assert!(moved().await);
         store.api_keys().insert(&key, &[]).await.unwrap();
         assert!(moved().await);
         assert!(

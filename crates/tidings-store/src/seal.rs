@@ -7,7 +7,7 @@ use sqlx::{Pool, Sqlite, SqliteConnection};
 
 use crate::pool::Columns;
 use crate::{
-    ApiKeyRow, AttemptRow, CursorRow, DeadLetterRow, ManifestRow, OutboxRow, PendingRow,
+    ApiKeyRow, AttemptRow, CatalogRow, CursorRow, DeadLetterRow, ManifestRow, OutboxRow, PendingRow,
     ProgressRow, StoreError, SubscriptionRow, attempting,
 };
 
@@ -112,16 +112,16 @@ async fn seal_old<T: SealedLate>(transaction: &mut SqliteConnection) -> Result<(
 
 /// What is wrong with any row. A store that an older version wrote has no seals to check.
 pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
-    let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'unsealed'";
-    let sealed: i64 = sqlx::query_scalar(sql)
-        .fetch_one(pool)
-        .await
-        .map_err(attempting("check the store"))?;
     let mut findings = Vec::new();
-    if sealed > 0 {
+    if has_table(pool, "unsealed").await? {
         look_at::<ManifestRow>(pool, &mut findings).await?;
         look_at::<ApiKeyRow>(pool, &mut findings).await?;
         look_at::<OutboxRow>(pool, &mut findings).await?;
+    }
+    if has_table(pool, CatalogRow::TABLE).await? {
+        look_at::<CatalogRow>(pool, &mut findings).await?;
+    }
+    if has_table(pool, SubscriptionRow::TABLE).await? {
         look_at::<SubscriptionRow>(pool, &mut findings).await?;
         look_at::<CursorRow>(pool, &mut findings).await?;
         look_at::<ProgressRow>(pool, &mut findings).await?;
@@ -130,6 +130,12 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
         look_at::<DeadLetterRow>(pool, &mut findings).await?;
     }
     Ok(findings)
+}
+
+async fn has_table(pool: &Pool<Sqlite>, name: &str) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT 1 FROM sqlite_schema WHERE name = $1").bind(name);
+    let found = found.fetch_optional(pool).await;
+    Ok(found.map_err(attempting("check the store"))?.is_some())
 }
 
 async fn look_at<T: Sealed>(pool: &Pool<Sqlite>, into: &mut Vec<String>) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use anyhow::Error;
+use serde_json::Value;
 use tidings_client::{Error as ClientError, Problem};
 
 use crate::config::colours_wanted;
@@ -21,6 +22,9 @@ Client commands take the gateway's address from --url or TIDINGS_URL and the cre
 --token or TIDINGS_TOKEN, or both from a profile: [NAME] with url and token in
 ~/.config/tidings/profiles.toml, named by --profile or TIDINGS_PROFILE. Results are a table on a terminal and JSON lines in a pipe; -o chooses.
 NO_COLOR turns colours off.";
+
+/// So many places are shown; JSON has all of them.
+const MAX_PLACES: usize = 20;
 
 const REFUSED: u8 = 1;
 const USAGE: u8 = 2;
@@ -100,12 +104,31 @@ fn refused(problem: &Problem) -> Vec<String> {
         sentence.clone(),
         format!("code: {} ({})", problem.code, problem.status),
     ];
+    lines.extend(places(problem));
     if problem.status >= 500
         && let Some(trace) = &problem.trace_id
     {
         lines.push(format!("trace: {trace}"));
     }
     lines.push(format!("next: {}", next(problem)));
+    lines
+}
+
+/// Each place where something is wrong.
+fn places(problem: &Problem) -> Vec<String> {
+    let errors = problem.members.get("errors").and_then(Value::as_array);
+    let mut lines = Vec::new();
+    for error in errors.into_iter().flatten().take(MAX_PLACES) {
+        let text = |name: &str| error.get(name).and_then(Value::as_str);
+        if let (Some(path), Some(detail)) = (text("path"), text("detail")) {
+            let path = if path.is_empty() { "the whole" } else { path };
+            lines.push(format!("{path}: {detail}"));
+        }
+    }
+    // One place alone is in the sentence already.
+    if lines.len() < 2 {
+        lines.clear();
+    }
     lines
 }
 
@@ -117,7 +140,7 @@ fn next(problem: &Problem) -> String {
         }
         ("EVENT_PUBLISH_FORBIDDEN", _) => {
             "declare the type in the module's manifest ('tidings modules apply FILE'), or use a \
-             credential of the module that declares it"
+             credential of the module that declares it, or that its catalogue names as the sender"
         }
         ("KERNEL_EVENT_PUBLISH_FORBIDDEN", _) => {
             "use a type outside the kernel's namespaces, or the credential of its service"
@@ -168,6 +191,11 @@ mod tests {
         check(422, "IDEMPOTENCY_KEY_REUSED", "--key");
         check(400, "INVALID_EVENT", "http://x/problems/y");
         check(503, "events.broker.unavailable", "same --key");
+        let many = json!({"status": 422, "code": "EVENT_SCHEMA_VIOLATION", "detail": "No.", "errors": [
+            {"path": "/a", "detail": "wrong"}, {"path": "", "detail": "missing"}]});
+        let many: Problem = serde_json::from_value(many).unwrap();
+        let many = said(&ClientError::Refused(Box::new(many)).into());
+        assert_eq!(many[2..4], ["/a: wrong", "the whole: missing"]);
         assert!(said(&problem(500, "INTERNAL")).contains(&"trace: t1".to_owned()));
     }
 

@@ -3,6 +3,7 @@
 mod backup;
 mod bench;
 mod bus;
+mod catalog;
 mod completions;
 mod config;
 mod connection;
@@ -61,6 +62,9 @@ enum Command {
     /// Say what modules may publish
     #[command(subcommand)]
     Modules(modules::Command),
+    /// Check, apply and compare catalogues of topics
+    #[command(subcommand)]
+    Catalog(catalog::Command),
     /// Make and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
@@ -98,6 +102,7 @@ fn run(command: Command, output: Output) -> Result<()> {
         Command::Events(command) => events::run(command, output),
         Command::Explain(arguments) => explain::run(arguments, output),
         Command::Modules(command) => modules::run(command, output),
+        Command::Catalog(command) => catalog::run(command, output),
         Command::Keys(command) => keys::run(command, output),
         Command::Doctor(arguments) => doctor::run(&arguments, output),
         Command::Backup(arguments) => backup::run(&arguments, output),

@@ -153,11 +153,6 @@ impl Kafka {
             tail,
         })
     }
-
-    /// Counts these topics among ours from now on.
-    pub fn carry(&self, topics: impl IntoIterator<Item = Topic>) {
-        self.topics.carry(topics);
-    }
 }
 
 impl Drop for Kafka {
@@ -210,6 +205,10 @@ impl Bus for Kafka {
 
     fn health(&self) -> Health {
         self.state.health()
+    }
+
+    fn carry(&self, topics: Vec<Topic>) {
+        self.topics.carry(topics);
     }
 
     fn keeps_receipts(&self) -> bool {

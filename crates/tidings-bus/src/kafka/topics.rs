@@ -11,6 +11,10 @@ use tidings_event::Topic;
 use super::health::Quiet;
 use super::{Config, MAX_MESSAGE_BYTES, PATIENCE};
 
+/// So many topics that may exist by now are asked for at once: a catalogue may carry hundreds that nobody has
+/// published to yet.
+const ASKED_AT_ONCE: usize = 16;
+
 /// Topics that are known to exist, with their partitions, and those that may.
 pub(super) struct Topics {
     admin: Arc<AdminClient<Quiet>>,
@@ -153,13 +157,29 @@ impl Topics {
             let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
             carried.iter().cloned().collect()
         };
-        let mut topics = Vec::with_capacity(carried.len());
-        for topic in carried {
-            if let Some(partitions) = self.look_up(&topic).await? {
-                topics.push((topic, partitions));
+        let unknown = carried
+            .iter()
+            .filter(|topic| self.partitions(topic).is_none());
+        let unknown: Vec<&Topic> = unknown.collect();
+        for some in unknown.chunks(ASKED_AT_ONCE) {
+            let asking: Vec<_> = some
+                .iter()
+                .map(|topic| {
+                    let (admin, name) = (Arc::clone(&self.admin), self.name(topic).into_owned());
+                    tokio::task::spawn_blocking(move || ask(&admin, &name))
+                })
+                .collect();
+            for (topic, asked) in some.iter().zip(asking) {
+                if let Some(partitions) = asked.await.map_err(|_| KafkaError::Canceled)?? {
+                    self.note(topic, partitions);
+                }
             }
         }
-        Ok(topics)
+        let existing = carried.into_iter().filter_map(|topic| {
+            self.partitions(&topic)
+                .map(|partitions| (topic, partitions))
+        });
+        Ok(existing.collect())
     }
 }
 

@@ -73,6 +73,18 @@ impl Caller {
         &self.0.principal
     }
 
+    /// The module it publishes as, if any.
+    pub fn module(&self) -> Option<&ModuleId> {
+        match &self.0.principal {
+            Principal::Module(module)
+            | Principal::ApiKey {
+                module: Some(module),
+                ..
+            } => Some(module),
+            _ => None,
+        }
+    }
+
     /// The tenant it acts for. `None` only for operators.
     pub fn tenant(&self) -> Option<&TenantId> {
         self.0.tenant.as_ref()

@@ -7,7 +7,7 @@ use super::command::{Command, Draft};
 use super::refusal::{Refusal, Rule};
 use crate::access::{Caller, Principal, Scope};
 use crate::kernel_namespaces::owner_of;
-use crate::rulebook::Rulebook;
+use crate::rulebook::{Carried, Rulebook};
 
 /// An event whose type is known to be one.
 pub(super) struct Shaped {
@@ -134,8 +134,12 @@ fn declared(
 ) -> Result<(), Refusal> {
     let rule = match caller.principal() {
         Principal::Module(module) => {
-            by_manifest(caller, module, event_type, rulebook)?;
-            format!("The manifest of module '{module}' declares '{event_type}'.")
+            if let Some(carried) = rulebook.enforced(event_type) {
+                by_catalog(caller, event_type, carried)?
+            } else {
+                by_manifest(caller, module, event_type, rulebook)?;
+                format!("The manifest of module '{module}' declares '{event_type}'.")
+            }
         }
         Principal::Service(service) if owner_of(event_type) == Some(*service) => {
             format!("Service '{service}' publishes its own namespace.")
@@ -152,10 +156,18 @@ fn declared(
                     caller.describe()
                 )));
             };
-            if let Some(module) = module {
-                by_manifest(caller, module, event_type, rulebook)?;
+            let scope = format!("The key's scope publish:{pattern} covers '{event_type}'.");
+            match (rulebook.enforced(event_type), module) {
+                (Some(carried), _) => {
+                    let sender = by_catalog(caller, event_type, carried)?;
+                    format!("{scope} {sender}")
+                }
+                (None, Some(module)) => {
+                    by_manifest(caller, module, event_type, rulebook)?;
+                    scope
+                }
+                (None, None) => scope,
             }
-            format!("The key's scope publish:{pattern} covers '{event_type}'.")
         }
         Principal::User(_) | Principal::Operator(_) => return Err(may_publish_nothing(caller)),
     };
@@ -179,6 +191,30 @@ fn by_manifest(
     };
     Err(forbidden(format!(
         "{} is not permitted to publish '{event_type}': {why}.",
+        caller.describe()
+    )))
+}
+
+/// A catalogue that is enforced counts as the declaration, and its sender alone may publish.
+fn by_catalog(
+    caller: &Caller,
+    event_type: &EventType,
+    carried: &Carried,
+) -> Result<String, Refusal> {
+    let catalog = &carried.catalog;
+    let Some(sender) = &carried.sender else {
+        return Ok(format!(
+            "Catalogue '{catalog}' lets any module publish '{event_type}'."
+        ));
+    };
+    if caller.module().is_some_and(|own| own.as_str() == sender) {
+        return Ok(format!(
+            "Catalogue '{catalog}' names '{sender}' as the sender of '{event_type}'."
+        ));
+    }
+    Err(forbidden(format!(
+        "{} is not permitted to publish '{event_type}': catalogue '{catalog}' names '{sender}' as \
+         its only sender.",
         caller.describe()
     )))
 }

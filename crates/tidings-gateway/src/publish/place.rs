@@ -1,7 +1,8 @@
 //! Where an event goes and what is written there: topic, key, envelope. Pure, and never refuses.
 
+use serde_json::Value;
 use tidings_bus::{Once, Receipt, Record, time_of};
-use tidings_event::{Event, event::rfc3339};
+use tidings_event::{Data, Event, ModuleId, event::rfc3339};
 use tidings_receipts::Hold;
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use super::name::NamedDraft;
 use super::refusal::Rule;
 use super::validate::ValidDraft;
 use crate::envelope;
-use crate::rulebook::Rulebook;
+use crate::rulebook::{Carried, Rulebook};
 
 /// What a receipt is made of, beside the position.
 #[derive(Debug, Clone)]
@@ -55,6 +56,7 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
     };
     let scope = claimed.caller.receipt_scope();
     let own_source = format!("/{}", scope.replacen(':', "/", 1));
+    let module = claimed.caller.module().map(ModuleId::as_str);
     let mut received = Received::default();
     for (named, standing) in claimed.entries {
         let NamedDraft {
@@ -69,9 +71,12 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
         } = entry;
         let key = draft.cloud.is_none().then(|| once.key.clone());
         let cloud = draft.cloud.map(|cloud| *cloud);
+        let carried = rulebook.carried(&event_type);
+        // A catalogue's events name the service as such.
+        let source = carried.and(module).unwrap_or(&own_source);
         let own = cloud.unwrap_or_else(|| CloudAttributes {
             id: event_id.to_string(),
-            source: own_source.clone(),
+            source: source.to_owned(),
             time: None,
             subject: None,
             data_schema: None,
@@ -90,7 +95,7 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
         let (id, source) = (own.id, own.source);
         let (id, source, event_type) = if matches!(outcome, Outcome::Appended) {
             let received_at_ms = time_of(event_id).unwrap_or_default();
-            let event = Event {
+            let mut event = Event {
                 event_id,
                 id,
                 source,
@@ -106,6 +111,9 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
                 extensions: own.extensions,
                 data: draft.data,
             };
+            if let Some(carried) = carried {
+                complete(&mut event, carried);
+            }
             placed.records.push(record(&event, once, rulebook, trail));
             (event.id, event.source, event.event_type)
         } else {
@@ -123,19 +131,43 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
     placed
 }
 
+/// Adds what the topic's envelopes always have.
+fn complete(event: &mut Event, carried: &Carried) {
+    if event.data_content_type.is_none() && matches!(event.data, Data::Json(_)) {
+        event.data_content_type = Some("application/json".to_owned());
+    }
+    let Some(template) = carried.subject.as_ref().filter(|_| event.subject.is_none()) else {
+        return;
+    };
+    let data = match &event.data {
+        Data::Json(json) if template.names_data() => serde_json::from_str(json.as_str()),
+        _ => Ok(Value::Null),
+    };
+    // Checked JSON can be read; without it the template finds nothing.
+    let data = data.unwrap_or_default();
+    event.subject = template.of(event.tenant.as_str(), &data);
+}
+
 fn record(event: &Event, once: Once, rulebook: &Rulebook, trail: &mut Trail) -> Record {
-    let route = rulebook.route(&event.event_type);
+    let carried = rulebook.carried(&event.event_type);
+    let (topic, kind) = carried.map_or_else(
+        || {
+            let route = rulebook.route(&event.event_type);
+            (&route.topic, route.envelope)
+        },
+        |carried| (&carried.topic, carried.envelope),
+    );
     trail.pass(Rule::Append, || {
         format!(
             "'{}' goes to topic '{}' as {}.",
             event.event_type,
-            route.topic,
-            route.envelope.as_str()
+            topic,
+            kind.as_str()
         )
     });
-    let (headers, value) = envelope::write(event, route.envelope);
+    let (headers, value) = envelope::write(event, kind, carried.is_some());
     Record {
-        topic: route.topic.clone(),
+        topic: topic.clone(),
         key: event.tenant.as_str().to_owned(),
         tenant: event.tenant.clone(),
         event_id: event.event_id,

@@ -52,6 +52,50 @@ impl Rule {
     }
 }
 
+/// One of the things that are wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// In a batch, which event it is.
+    pub index: Option<usize>,
+    /// What kind.
+    pub code: Code,
+    /// What is wrong, as a sentence.
+    pub detail: String,
+    /// The place in the data or the document, as a JSON Pointer (RFC 6901).
+    pub path: Option<String>,
+    /// What belongs there.
+    pub expected: Option<String>,
+    /// What is there instead; never the value itself.
+    pub got: Option<String>,
+}
+
+impl Fault {
+    /// At a place.
+    pub fn at(code: Code, path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            index: None,
+            code,
+            detail: detail.into(),
+            path: Some(path.into()),
+            expected: None,
+            got: None,
+        }
+    }
+
+    /// Of a refused event of a batch; where it stands within the event is that of its first fault.
+    fn of_event(index: usize, refusal: &Refusal) -> Self {
+        let first = refusal.errors.first();
+        Self {
+            index: Some(index),
+            code: refusal.code,
+            detail: refusal.detail.clone(),
+            path: first.and_then(|fault| fault.path.clone()),
+            expected: first.and_then(|fault| fault.expected.clone()),
+            got: first.and_then(|fault| fault.got.clone()),
+        }
+    }
+}
+
 /// A refusal: one code, one sentence that says what is wrong and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {detail}", code.as_str())]
@@ -68,8 +112,8 @@ pub struct Refusal {
     pub limit: Option<(u64, u64)>,
     /// When a retry may be worth it.
     pub retry_after: Option<Duration>,
-    /// In a batch, what is wrong with each event.
-    pub errors: Vec<(usize, Code, String)>,
+    /// Each thing that is wrong: of a batch, an entry for each event; of data or a document, each place.
+    pub errors: Vec<Fault>,
 }
 
 impl Refusal {
@@ -119,7 +163,7 @@ impl Refusal {
     pub fn of_batch(refusals: Vec<(usize, Self)>, alone: bool) -> Option<Self> {
         let errors: Vec<_> = refusals
             .iter()
-            .map(|(index, refusal)| (*index, refusal.code, refusal.detail.clone()))
+            .map(|(index, refusal)| Fault::of_event(*index, refusal))
             .collect();
         let (index, mut first) = refusals
             .into_iter()

@@ -1,12 +1,15 @@
-//! Whether an event that may be published is fit to be: version, size, key. Pure.
+//! Whether an event that may be published is fit to be: version, size, contract, key. Pure.
 
-use tidings_event::{Code, EventType, MAX_DATA_BYTES, SchemaVersion, TenantId};
+use serde_json::Value;
+use tidings_contract::Violation;
+use tidings_event::{Code, Data, EventType, MAX_DATA_BYTES, SchemaVersion, TenantId};
 
 use super::Trail;
 use super::authorise::{Authorised, Shaped, whole};
 use super::command::Draft;
-use super::refusal::{Refusal, Rule};
+use super::refusal::{Fault, Refusal, Rule};
 use crate::access::Caller;
+use crate::rulebook::{Carried, Rulebook};
 
 /// One event that nothing speaks against.
 pub(super) struct ValidDraft {
@@ -25,7 +28,11 @@ pub struct Valid {
 }
 
 /// Checks each event; the answer to a batch is that of the earliest rule broken.
-pub fn validate(authorised: Authorised, trail: &mut Trail) -> Result<Valid, Refusal> {
+pub fn validate(
+    authorised: Authorised,
+    rulebook: &Rulebook,
+    trail: &mut Trail,
+) -> Result<Valid, Refusal> {
     let Authorised {
         entries,
         caller,
@@ -35,7 +42,7 @@ pub fn validate(authorised: Authorised, trail: &mut Trail) -> Result<Valid, Refu
     } = authorised;
     let entries = entries
         .into_iter()
-        .map(|entry| valid(entry?, trail))
+        .map(|entry| valid(entry?, rulebook, trail))
         .collect();
     Ok(Valid {
         entries: whole(entries, alone)?,
@@ -46,13 +53,11 @@ pub fn validate(authorised: Authorised, trail: &mut Trail) -> Result<Valid, Refu
     })
 }
 
-fn valid(entry: Shaped, trail: &mut Trail) -> Result<ValidDraft, Refusal> {
+fn valid(entry: Shaped, rulebook: &Rulebook, trail: &mut Trail) -> Result<ValidDraft, Refusal> {
     let Shaped { event_type, draft } = entry;
     let schema_version = schema_version(draft.schema_version.as_deref(), trail)?;
     data_size(draft.data.len(), trail)?;
-    trail.pass(Rule::Contract, || {
-        format!("No contract is in force for '{event_type}'.")
-    });
+    contract(&event_type, &draft, rulebook, trail)?;
     if let Some(key) = &draft.idempotency_key {
         idempotency_key(key)?;
     }
@@ -102,6 +107,97 @@ fn data_size(actual: usize, trail: &mut Trail) -> Result<(), Refusal> {
         format!("data has {actual} of {MAX_DATA_BYTES} bytes.")
     });
     Ok(())
+}
+
+fn contract(
+    event_type: &EventType,
+    draft: &Draft,
+    rulebook: &Rulebook,
+    trail: &mut Trail,
+) -> Result<(), Refusal> {
+    let Some(carried) = rulebook.enforced(event_type) else {
+        trail.pass(Rule::Contract, || {
+            format!("No contract is in force for '{event_type}'.")
+        });
+        return Ok(());
+    };
+    let source = source(draft, carried);
+    if !source.is_empty() {
+        return Err(violated(event_type, carried, "source", source));
+    }
+    let violations = match &draft.data {
+        Data::Json(json) => {
+            let value: Value = serde_json::from_str(json.as_str())
+                .map_err(|error| Refusal::fault("Reading checked JSON", &error))?;
+            carried.contract.check(&value)
+        }
+        other => vec![Violation {
+            path: String::new(),
+            expected: "JSON".into(),
+            got: if other.is_empty() {
+                "nothing"
+            } else {
+                "other data"
+            }
+            .into(),
+            detail: "the data is not JSON".into(),
+        }],
+    };
+    if !violations.is_empty() {
+        return Err(violated(event_type, carried, "data", violations));
+    }
+    trail.pass(Rule::Contract, || {
+        let catalog = &carried.catalog;
+        format!("data fits the contract of '{event_type}' in catalogue '{catalog}'.")
+    });
+    Ok(())
+}
+
+/// A CloudEvent keeps its source, which on a catalogue's topic is its sender.
+fn source(draft: &Draft, carried: &Carried) -> Vec<Violation> {
+    let given = draft.cloud.as_ref().map(|cloud| &cloud.source);
+    let (Some(given), Some(sender)) = (given, &carried.sender) else {
+        return Vec::new();
+    };
+    if given == sender {
+        return Vec::new();
+    }
+    vec![Violation {
+        path: String::new(),
+        expected: sender.clone(),
+        got: "another source".into(),
+        detail: format!("it must be the sender, {sender:?}"),
+    }]
+}
+
+fn violated(
+    event_type: &EventType,
+    carried: &Carried,
+    field: &str,
+    violations: Vec<Violation>,
+) -> Refusal {
+    let catalog = &carried.catalog;
+    let mut detail =
+        format!("{field} does not fit the contract of '{event_type}' in catalogue '{catalog}'");
+    if let Some(first) = violations.first() {
+        let place = match first.path.as_str() {
+            "" => String::new(),
+            path => format!("at {path}, "),
+        };
+        detail = format!("{detail}: {place}{}", first.detail);
+    }
+    if violations.len() > 1 {
+        detail = format!("{detail} (and {} more)", violations.len() - 1);
+    }
+    let code = Code::EventSchemaViolation;
+    let mut refusal = Refusal::new(code, Rule::Contract, format!("{detail}.")).field(field);
+    let faults = violations.into_iter().map(|violation| Fault {
+        expected: Some(violation.expected),
+        got: Some(violation.got),
+        ..Fault::at(code, violation.path, violation.detail)
+    });
+    refusal.errors = faults.collect();
+    refusal
 }
 
 fn idempotency_key(key: &str) -> Result<(), Refusal> {

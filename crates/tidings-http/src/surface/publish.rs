@@ -16,7 +16,7 @@ use tidings_gateway::publish::{Explanation, Published};
 use uuid::Uuid;
 
 use crate::House;
-use crate::problem::Refused;
+use crate::problem::{Refused, errors, places};
 use crate::request::{
     Authenticated, MAX_BATCH_BYTES, MAX_SINGLE_BYTES, expect_json, read, text, traceparent,
 };
@@ -336,6 +336,12 @@ fn explanation(explanation: &Explanation) -> serde_json::Value {
                 json!({ "step": step.rule.as_str(), "verdict": verdict, "detail": step.detail });
             if let Some(code) = step.refused {
                 one["code"] = json!(code.as_str());
+            }
+            if let Some(first) = step.errors.first() {
+                for (name, text) in places(first) {
+                    one[name] = json!(text);
+                }
+                one["errors"] = errors(&step.errors);
             }
             one
         })

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::catalogs::{apply, small};
 use crate::harness::{PUBLISH, Request, Server};
 
 /// What another tenant's credential gets.
@@ -25,7 +26,7 @@ enum Foreign {
 
 use Foreign::{Forbidden, NotFound, Nothing, Own, Public, Shared};
 
-const TABLE: [(&str, &str, Foreign); 20] = [
+const TABLE: [(&str, &str, Foreign); 25] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -37,6 +38,11 @@ const TABLE: [(&str, &str, Foreign); 20] = [
     ("get", "/v1/modules/{moduleId}/manifest", Shared),
     ("put", "/v1/modules/{moduleId}/manifest", Forbidden),
     ("delete", "/v1/modules/{moduleId}/manifest", Forbidden),
+    ("get", "/v1/catalogs", Shared),
+    ("get", "/v1/catalogs/{name}", Shared),
+    ("put", "/v1/catalogs/{name}", Forbidden),
+    ("delete", "/v1/catalogs/{name}", Forbidden),
+    ("get", "/asyncapi.json", Shared),
     ("get", "/v1/api-keys", Nothing),
     ("post", "/v1/api-keys", Own),
     ("delete", "/v1/api-keys/{keyId}", NotFound),
@@ -60,6 +66,7 @@ impl Secrets {
             .replace("{eventId}", &self.event)
             .replace("{keyId}", &self.key)
             .replace("{moduleId}", "crm")
+            .replace("{name}", "shop")
             .replace("{slug}", "not-found");
         server.call(&method.to_uppercase(), &path)
     }
@@ -92,6 +99,7 @@ fn sent(call: Request, method: &str, path: &str) -> Request {
 
 fn with_secrets(server: &Server) -> (String, Secrets) {
     let token = server.crm("acme");
+    apply(server, "shop", &small("shop.order.placed").to_string());
     let event = json!({ "type": "crm.contact.created", "data": { "secret": "hunter2" } });
     let event = server.post(PUBLISH, &token, &event).expect(201).json();
     let admin = server.token(&["--tenant", "acme", "--user", "ada", "--role", "ADMIN"]);

@@ -3,6 +3,7 @@
 mod audit;
 mod bad_input;
 mod batch;
+mod catalogs;
 mod cloudevents;
 mod codes;
 mod command_line;

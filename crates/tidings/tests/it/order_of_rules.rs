@@ -1,5 +1,6 @@
 //! Two faults in one request: the earlier rule answers, and nothing is appended.
 
+use crate::catalogs::{apply, small};
 use crate::harness::{PUBLISH, Server};
 
 /// One fault for each rule that a request can break, in the order of the rules.
@@ -12,11 +13,12 @@ enum Fault {
     Manifest,
     SchemaVersion,
     DataSize,
+    Contract,
     Key,
 }
 
 impl Fault {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Credential,
         Self::BodyLimit,
         Self::Shape,
@@ -24,6 +26,7 @@ impl Fault {
         Self::Manifest,
         Self::SchemaVersion,
         Self::DataSize,
+        Self::Contract,
         Self::Key,
     ];
 
@@ -35,6 +38,7 @@ impl Fault {
             Self::Kernel => (403, "KERNEL_EVENT_PUBLISH_FORBIDDEN"),
             Self::Manifest => (403, "EVENT_PUBLISH_FORBIDDEN"),
             Self::SchemaVersion => (400, "INVALID_SCHEMA_VERSION"),
+            Self::Contract => (422, "EVENT_SCHEMA_VIOLATION"),
             Self::Key => (400, "INVALID_IDEMPOTENCY_KEY"),
         }
     }
@@ -68,6 +72,7 @@ fn send(server: &Server, token: &str, faults: &[Fault]) -> crate::harness::Answe
     } else {
         "x".to_owned()
     };
+    let count = if has(Fault::Contract) { -1 } else { 1 };
     let unknown = if has(Fault::Shape) {
         r#","colour":"red""#
     } else {
@@ -79,7 +84,7 @@ fn send(server: &Server, token: &str, faults: &[Fault]) -> crate::harness::Answe
         String::new()
     };
     let body = format!(
-        r#"{{"type":"{event_type}","schemaVersion":"{version}","data":{{"x":"{data}"}}{unknown}{padding}}}"#
+        r#"{{"type":"{event_type}","schemaVersion":"{version}","data":{{"count":{count},"x":"{data}"}}{unknown}{padding}}}"#
     );
     let call = server
         .call("POST", PUBLISH)
@@ -101,6 +106,7 @@ fn send(server: &Server, token: &str, faults: &[Fault]) -> crate::harness::Answe
 fn of_every_pair_of_faults_the_earlier_rule_answers() {
     let server = Server::start();
     let token = server.crm("acme");
+    apply(&server, "crm", &small("crm.contact.created").to_string());
     for (index, earlier) in Fault::ALL.into_iter().enumerate() {
         for later in &Fault::ALL[index..] {
             let (status, code) = earlier.answer();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::catalogs::{apply, small};
 use crate::harness::{BINARY, PATIENCE, PUBLISH, Server};
 use crate::servers::{Servers, place};
 
@@ -85,6 +86,37 @@ fn a_change_at_one_replica_is_in_force_at_the_other() {
             begun.elapsed() < Duration::from_secs(1),
             "the revocation took too long"
         );
+    }
+}
+
+#[test]
+fn a_catalogue_put_at_one_replica_gives_the_other_its_topics_on_kafka() {
+    let servers = Servers::start(&["kafka", "postgres", "valkey"]);
+    let (one, two) = (
+        Server::start_with(&servers.configuration()),
+        Server::start_with(&servers.configuration()),
+    );
+    apply(&one, "crm", &small("crm.invoice.sent").to_string());
+    let token = two.crm("acme");
+    let event = json!({ "type": "crm.invoice.sent", "data": { "count": 1 } });
+    let begun = Instant::now();
+    let receipt = loop {
+        let answer = two.post(PUBLISH, &token, &event);
+        if answer.status == 201 {
+            break answer.json();
+        }
+        answer.problem(403, "EVENT_PUBLISH_FORBIDDEN");
+        assert!(begun.elapsed() < Duration::from_secs(1), "it took too long");
+    };
+    assert_eq!(receipt["topic"], "crm.invoice.sent");
+    // Neither of these has written to the topic: they know it from the catalogue alone.
+    let path = format!("/v1/events/{}", receipt["eventId"].as_str().expect("an id"));
+    let later = Server::start_with(&servers.configuration());
+    for replica in [&one, &later] {
+        let token = replica.crm("acme");
+        let found = replica.get(&path, &token).expect(200).json();
+        assert_eq!(found["data"], event["data"]);
+        assert_eq!(replica.count(&token), 1);
     }
 }
 

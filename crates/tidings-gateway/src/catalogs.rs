@@ -1,0 +1,390 @@
+//! Catalogues of topics: kept in the store as they were given, in force in the rulebook.
+//!
+//! A document is read and its contracts compiled once, when it comes in or when this replica first sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tidings_bus::Bus;
+use tidings_contract::{Catalog, Change, Declared, agree, diff, installation};
+use tidings_event::{CatalogName, Code, TenantId};
+use tidings_store::{CatalogRow, OutboxRow, Store};
+use tokio::sync::Mutex;
+
+use crate::access::{Caller, Principal};
+use crate::audit::{self, Actor};
+use crate::clock::Clock;
+use crate::kernel_namespaces::owner_of;
+use crate::manifests::{store_fault, to_its_end};
+use crate::outbox::Outbox;
+use crate::publish::refusal::{Fault, Refusal, Rule};
+use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Shelf};
+
+/// The largest document, in bytes.
+pub const MAX_CATALOG_BYTES: usize = tidings_contract::MAX_BYTES;
+/// So many faults of a document are reported.
+const MAX_FAULTS: usize = 100;
+/// How often a write is tried when other replicas keep writing in between.
+const TRIES: usize = 5;
+
+/// A catalogue as a list shows it.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// What it is called by.
+    pub name: CatalogName,
+    /// The rest.
+    pub applied: Applied,
+}
+
+/// What a write came to.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Whether anything is different now.
+    pub changed: bool,
+    /// How often it was written since it was last absent.
+    pub revision: i64,
+    /// What is different for publishers and consumers.
+    pub changes: Vec<Change>,
+}
+
+/// The room.
+pub struct Catalogs {
+    store: Store,
+    shelf: Arc<Shelf>,
+    bus: Arc<dyn Bus>,
+    outbox: Arc<Outbox>,
+    clock: Clock,
+    /// One change at a time, so that the rulebook ends as the store does.
+    writing: Mutex<()>,
+}
+
+impl Catalogs {
+    /// Over the store, putting in force what it holds.
+    pub(crate) async fn open(
+        store: Store,
+        shelf: Arc<Shelf>,
+        bus: Arc<dyn Bus>,
+        outbox: Arc<Outbox>,
+        clock: Clock,
+    ) -> Result<Self, Refusal> {
+        let room = Self {
+            store,
+            shelf,
+            bus,
+            outbox,
+            clock,
+            writing: Mutex::default(),
+        };
+        room.put_in_force().await?;
+        Ok(room)
+    }
+
+    /// All catalogues in force, in the order of their names; for any caller.
+    pub fn list(&self) -> Vec<Listed> {
+        let in_force = self.in_force();
+        let listed = in_force.by_name().iter().map(|(name, applied)| Listed {
+            name: name.clone(),
+            applied: applied.clone(),
+        });
+        listed.collect()
+    }
+
+    /// One catalogue; for any caller.
+    pub fn get(&self, name: &CatalogName) -> Result<Applied, Refusal> {
+        let found = self.in_force().by_name().get(name).cloned();
+        found.ok_or_else(|| Refusal::not_found("catalogue"))
+    }
+
+    /// One AsyncAPI document of everything that this installation carries; for any caller.
+    pub fn installation(&self) -> Value {
+        let rulebook = self.shelf.rulebook();
+        let in_force = rulebook.catalogs();
+        let catalogs = in_force.by_name().iter();
+        let catalogs: Vec<(&str, &Catalog)> = catalogs
+            .map(|(name, applied)| (name.as_str(), &*applied.catalog))
+            .collect();
+        let mut declared = Vec::new();
+        for (module, manifest) in rulebook.manifests() {
+            for event_type in &manifest.publishes {
+                if rulebook.carried(event_type).is_some() {
+                    continue;
+                }
+                let route = rulebook.route(event_type);
+                declared.push(Declared {
+                    module: module.to_string(),
+                    event_type: event_type.clone(),
+                    topic: route.topic.clone(),
+                    envelope: match route.envelope {
+                        EnvelopeKind::Platform => Some("application/json"),
+                        EnvelopeKind::Structured => Some("application/cloudevents+json"),
+                        EnvelopeKind::Binary => None,
+                    },
+                });
+            }
+        }
+        installation(env!("CARGO_PKG_VERSION"), &catalogs, &declared)
+    }
+
+    /// Puts a catalogue in place of the one before, in force at once. With `enforce`, publishes are held to it.
+    pub async fn put(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name: &CatalogName,
+        document: &str,
+        enforce: bool,
+    ) -> Result<Written, Refusal> {
+        may_write(caller)?;
+        let catalog = parse_aside(document).await?;
+        let (room, name, document) = (self.clone(), name.clone(), document.to_owned());
+        let actor = Actor::Caller(caller.clone());
+        to_its_end(async move {
+            room.write(&actor, &name, &document, &catalog, enforce)
+                .await
+        })
+        .await
+    }
+
+    /// What [`put`](Self::put) would change. Nothing is written.
+    pub async fn dry_run(
+        &self,
+        caller: &Caller,
+        name: &CatalogName,
+        document: &str,
+        enforce: bool,
+    ) -> Result<Written, Refusal> {
+        may_write(caller)?;
+        let catalog = parse_aside(document).await?;
+        self.reload().await?;
+        let in_force = self.in_force();
+        fits(name, &catalog, &in_force)?;
+        let before = in_force.by_name().get(name);
+        Ok(written(before, document, &catalog, enforce))
+    }
+
+    /// Removes a catalogue: its types are then like any other.
+    pub async fn delete(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name: &CatalogName,
+    ) -> Result<(), Refusal> {
+        may_write(caller)?;
+        let (room, name) = (self.clone(), name.clone());
+        let actor = Actor::Caller(caller.clone());
+        to_its_end(async move { room.remove(&actor, &name).await }).await
+    }
+
+    async fn write(
+        &self,
+        actor: &Actor,
+        name: &CatalogName,
+        document: &str,
+        catalog: &Catalog,
+        enforce: bool,
+    ) -> Result<Written, Refusal> {
+        let _alone = self.writing.lock().await;
+        for _ in 0..TRIES {
+            // What another replica has just written counts too.
+            self.put_in_force().await?;
+            let in_force = self.in_force();
+            fits(name, catalog, &in_force)?;
+            let before = in_force.by_name().get(name);
+            let mut written = written(before, document, catalog, enforce);
+            if !written.changed {
+                return Ok(written);
+            }
+            written.revision += 1;
+            let row = CatalogRow {
+                name: name.clone(),
+                document: document.to_owned(),
+                enforce,
+                version: written.revision,
+                changed_at_ms: self.clock.now_ms(),
+            };
+            let target = json!({
+                "kind": "catalog",
+                "id": name.as_str(),
+                "version": catalog.version,
+                "revision": row.version,
+                "enforce": enforce,
+            });
+            let event = self.told(actor, "catalog.written", &target)?;
+            let stored = self.store.catalogs().put(&row, &[event]).await;
+            if stored.map_err(store_fault)? {
+                self.changed().await?;
+                return Ok(written);
+            }
+        }
+        Err(Refusal::new(
+            Code::Internal,
+            Rule::Append,
+            format!("Catalogue '{name}' is being written elsewhere all the time; try again."),
+        ))
+    }
+
+    async fn remove(&self, actor: &Actor, name: &CatalogName) -> Result<(), Refusal> {
+        let _alone = self.writing.lock().await;
+        let target = json!({ "kind": "catalog", "id": name.as_str() });
+        let event = self.told(actor, "catalog.deleted", &target)?;
+        let removed = self.store.catalogs().delete(name, &[event]).await;
+        if !removed.map_err(store_fault)? {
+            return Err(Refusal::not_found("catalogue"));
+        }
+        self.changed().await
+    }
+
+    /// The event that tells of a change, of the tenant `platform`.
+    fn told(&self, actor: &Actor, action: &str, target: &Value) -> Result<OutboxRow, Refusal> {
+        let row = audit::row(&self.outbox, TenantId::platform(), action, actor, target);
+        self.outbox.check(&row)?;
+        Ok(row)
+    }
+
+    /// The change is made: it is put in force and told of, whichever of the two fails.
+    async fn changed(&self) -> Result<(), Refusal> {
+        let in_force = self.put_in_force().await;
+        self.outbox.deliver().await;
+        in_force
+    }
+
+    /// Puts in force what the store holds: another replica may have changed it.
+    pub(crate) async fn reload(&self) -> Result<(), Refusal> {
+        let _alone = self.writing.lock().await;
+        self.put_in_force().await
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        self.shelf.rulebook().catalogs().clone()
+    }
+
+    async fn put_in_force(&self) -> Result<(), Refusal> {
+        let rows = self.store.catalogs().list().await.map_err(store_fault)?;
+        let before = self.in_force();
+        let same = |row: &CatalogRow, applied: &Applied| {
+            applied.revision == row.version && *applied.text == *row.document
+        };
+        let known = |row: &CatalogRow| {
+            let applied = before.by_name().get(&row.name)?;
+            (same(row, applied) && applied.enforce == row.enforce).then_some(applied)
+        };
+        if rows.len() == before.by_name().len() && rows.iter().all(|row| known(row).is_some()) {
+            return Ok(());
+        }
+        let mut by_name = BTreeMap::new();
+        for row in rows {
+            let catalog = match known(&row) {
+                Some(applied) => applied.catalog.clone(),
+                None => parse_aside(&row.document).await?,
+            };
+            let applied = Applied {
+                enforce: row.enforce,
+                revision: row.version,
+                changed_at_ms: row.changed_at_ms,
+                text: row.document.into(),
+                catalog,
+            };
+            by_name.insert(row.name, applied);
+        }
+        let in_force = Arc::new(InForce::new(by_name));
+        self.bus.carry(in_force.topics().cloned().collect());
+        self.shelf
+            .change(|rulebook| rulebook.with_catalogs(in_force.clone()));
+        Ok(())
+    }
+}
+
+fn may_write(caller: &Caller) -> Result<(), Refusal> {
+    use tidings_event::Service;
+    if caller.is_operator() || *caller.principal() == Principal::Service(Service::ModuleRegistry) {
+        return Ok(());
+    }
+    Err(Refusal::forbidden(format!(
+        "{} may not change catalogues; only service 'module-registry' and operators may.",
+        caller.describe()
+    )))
+}
+
+/// What putting a document in place of another comes to; the revision is that of the one before.
+fn written(before: Option<&Applied>, document: &str, catalog: &Catalog, enforce: bool) -> Written {
+    let Some(before) = before else {
+        let mut nothing = catalog.clone();
+        nothing.channels.clear();
+        return Written {
+            changed: true,
+            revision: 0,
+            changes: diff(&nothing, catalog),
+        };
+    };
+    Written {
+        changed: *before.text != *document || before.enforce != enforce,
+        revision: before.revision,
+        changes: diff(&before.catalog, catalog),
+    }
+}
+
+/// Compiling a large document takes its time, which no other request should wait for.
+async fn parse_aside(document: &str) -> Result<Arc<Catalog>, Refusal> {
+    let document = document.to_owned();
+    let parsed = tokio::task::spawn_blocking(move || parse(&document).map(Arc::new));
+    let parsed = parsed.await;
+    parsed.unwrap_or_else(|error| Err(Refusal::fault("Reading a catalogue", &error)))
+}
+
+fn parse(document: &str) -> Result<Catalog, Refusal> {
+    Catalog::parse(document).map_err(|faults| {
+        let faults = faults.into_iter();
+        refused(faults.map(|fault| Fault::at(Code::InvalidRequest, fault.place, fault.detail)))
+    })
+}
+
+/// Whether a catalogue leaves the kernel's events alone, and promises of no topic what another in force does not.
+fn fits(name: &CatalogName, catalog: &Catalog, in_force: &InForce) -> Result<(), Refusal> {
+    let mut faults = Vec::new();
+    for (event_type, channel) in &catalog.channels {
+        let mut wrong =
+            |detail: String| faults.push(Fault::at(Code::InvalidRequest, "/channels", detail));
+        if let Some(owner) = owner_of(event_type) {
+            wrong(format!(
+                "'{event_type}' is a kernel event of service '{owner}', which no catalogue carries"
+            ));
+        }
+        for (other, applied) in in_force
+            .by_name()
+            .iter()
+            .filter(|(other, _)| *other != name)
+        {
+            let same = applied.catalog.channels.get(event_type);
+            if same.is_some_and(|same| !agree(same, channel)) {
+                wrong(format!(
+                    "catalogue '{other}' carries '{event_type}' too, with another sender, envelope, \
+                     subject or schema"
+                ));
+            }
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(refused(faults.into_iter()))
+}
+
+fn refused(faults: impl ExactSizeIterator<Item = Fault>) -> Refusal {
+    let count = faults.len();
+    let faults: Vec<Fault> = faults.take(MAX_FAULTS).collect();
+    let mut detail = "The catalogue cannot be applied".to_owned();
+    if let Some(first) = faults.first() {
+        let path = first.path.as_deref().unwrap_or_default();
+        let place = if path.is_empty() {
+            "the document"
+        } else {
+            path
+        };
+        detail = format!("{detail}: {place}: {}", first.detail);
+    }
+    if count > 1 {
+        detail = format!("{detail} (and {} more)", count - 1);
+    }
+    let mut refusal = Refusal::new(Code::InvalidRequest, Rule::Shape, format!("{detail}."));
+    refusal.errors = faults;
+    refusal
+}

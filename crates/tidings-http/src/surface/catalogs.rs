@@ -1,0 +1,184 @@
+//! Catalogues of topics, and the document of everything.
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings_event::event::{essence, rfc3339};
+use tidings_event::{CatalogName, Code};
+use tidings_gateway::catalogs::{Listed, MAX_CATALOG_BYTES, Written};
+use tidings_gateway::publish::refusal::{Refusal, Rule};
+
+use crate::House;
+use crate::problem::Refused;
+use crate::request::{Authenticated, read, text};
+
+const JSON: &str = "application/json";
+const YAML: &str = "application/yaml";
+/// What a catalogue may be sent as (RFC 9512 has the first, older clients the others).
+const ACCEPTED: [&str; 7] = [
+    YAML,
+    JSON,
+    "application/x-yaml",
+    "text/yaml",
+    "text/x-yaml",
+    "application/vnd.aai.asyncapi+yaml",
+    "application/vnd.aai.asyncapi+json",
+];
+
+/// How a catalogue is written.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct How {
+    #[serde(default = "yes")]
+    enforce: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// All catalogues in force.
+#[utoipa::path(get, path = "/v1/catalogs", tag = "catalogs", responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn list(
+    State(house): State<House>,
+    Authenticated(_): Authenticated,
+) -> Result<Response, Refused> {
+    let items: Vec<Value> = house.gateway.catalogs.list().iter().map(item).collect();
+    Ok(axum::Json(json!({ "items": items, "nextCursor": null })).into_response())
+}
+
+fn item(listed: &Listed) -> Value {
+    let (applied, catalog) = (&listed.applied, &listed.applied.catalog);
+    json!({
+        "name": listed.name.as_str(),
+        "title": catalog.title,
+        "version": catalog.version,
+        "service": catalog.service,
+        "enforce": applied.enforce,
+        "revision": applied.revision,
+        "changedAt": rfc3339(applied.changed_at_ms),
+        "topics": catalog.channels.len(),
+    })
+}
+
+/// A catalogue, as it was written: YAML or JSON.
+#[utoipa::path(get, path = "/v1/catalogs/{name}", tag = "catalogs", params(("name" = String, Path)),
+    responses((status = 200, content_type = "application/yaml")))]
+pub(crate) async fn get(
+    State(house): State<House>,
+    Authenticated(_): Authenticated,
+    Path(name): Path<String>,
+) -> Result<Response, Refused> {
+    let applied = house.gateway.catalogs.get(&parsed(&name)?)?;
+    // Every JSON object begins so, and no document in YAML's own style does.
+    let content_type = if applied.text.trim_start().starts_with('{') {
+        JSON
+    } else {
+        YAML
+    };
+    let headers = [(header::CONTENT_TYPE, content_type)];
+    Ok((headers, applied.text.to_string()).into_response())
+}
+
+/// Writes a catalogue; it is in force at once.
+#[utoipa::path(put, path = "/v1/catalogs/{name}", tag = "catalogs",
+    params(
+        ("name" = String, Path),
+        ("enforce" = Option<bool>, Query, description = "Whether publishes are held to it; true if absent"),
+        ("dryRun" = Option<bool>, Query, description = "Answers what would change, and changes nothing"),
+    ),
+    request_body(content = String, content_type = "application/yaml", description = "An AsyncAPI 3.0 document"),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn put(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(name): Path<String>,
+    how: Result<Query<How>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let body = read(&headers, body, MAX_CATALOG_BYTES, Code::InvalidRequest).await?;
+    expect_document(&headers)?;
+    let Query(how) =
+        how.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let (name, document) = (parsed(&name)?, text(&body)?);
+    let catalogs = &house.gateway.catalogs;
+    let written = if how.dry_run {
+        let asked = catalogs.dry_run(&caller, &name, document, how.enforce);
+        asked.await?
+    } else {
+        let asked = catalogs.put(&caller, &name, document, how.enforce);
+        asked.await?
+    };
+    let mut answer = outcome(&written);
+    answer["name"] = json!(name.as_str());
+    answer["enforce"] = json!(how.enforce);
+    answer["dryRun"] = json!(how.dry_run);
+    Ok(axum::Json(answer).into_response())
+}
+
+fn outcome(written: &Written) -> Value {
+    let changes = written.changes.iter().map(|change| {
+        json!({
+            "type": change.event_type,
+            "path": change.path,
+            "detail": change.detail,
+            "breaks": change.broken.as_str(),
+            "services": change.services,
+        })
+    });
+    json!({
+        "changed": written.changed,
+        "revision": written.revision,
+        "changes": changes.collect::<Vec<_>>(),
+    })
+}
+
+/// Removes a catalogue: its types are then like any other.
+#[utoipa::path(delete, path = "/v1/catalogs/{name}", tag = "catalogs", params(("name" = String, Path)),
+    responses((status = 204, description = "It is gone")))]
+pub(crate) async fn delete(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(name): Path<String>,
+) -> Result<Response, Refused> {
+    let name = parsed(&name)?;
+    house.gateway.catalogs.delete(&caller, &name).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// One AsyncAPI 3.0 document of every topic: all catalogues, and what manifests declare.
+#[utoipa::path(get, path = "/asyncapi.json", tag = "catalogs", responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn installation(
+    State(house): State<House>,
+    Authenticated(_): Authenticated,
+) -> Result<Response, Refused> {
+    Ok(axum::Json(house.gateway.catalogs.installation()).into_response())
+}
+
+fn parsed(name: &str) -> Result<CatalogName, Refusal> {
+    name.parse()
+        .map_err(|error| Refusal::invalid("name", format!("{error}.")))
+}
+
+/// Refuses what says it is neither YAML nor JSON. Saying nothing is fine.
+fn expect_document(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let given = essence(content_type.to_str().unwrap_or_default());
+    if ACCEPTED.contains(&given.as_str()) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::UnsupportedMediaType,
+        Rule::Shape,
+        "This operation reads application/yaml and application/json; set the Content-Type header.",
+    )
+    .field("Content-Type"))
+}

@@ -1,0 +1,264 @@
+//! `tidings catalog`: which topics there are, who sends and who receives them, and what their data must be.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tidings_contract::{Broken, Catalog, Change, Fault, diff, documentation};
+use tidings_event::CatalogName;
+
+use crate::connection::{Connection, block_on};
+use crate::failure::{Reported, Usage};
+use crate::output::{Column, Output, plain, print_line};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Check a catalogue, without a gateway; the exit code is 1 if anything is wrong with it
+    Validate {
+        /// The file, YAML or JSON
+        file: PathBuf,
+    },
+    /// Put a catalogue in force; needs an operator's credential
+    Apply {
+        #[command(flatten)]
+        connection: Connection,
+        /// The file, YAML or JSON
+        file: PathBuf,
+        /// What it is called by, if not by its info.x-tidings-service or its title
+        #[arg(long)]
+        name: Option<String>,
+        /// Let it only document: publishes are not held to it
+        #[arg(long)]
+        no_enforce: bool,
+    },
+    /// List the catalogues in force
+    List {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Print a catalogue as it was written
+    Get {
+        #[command(flatten)]
+        connection: Connection,
+        /// The catalogue's name
+        name: String,
+    },
+    /// Remove a catalogue: its types are then like any other
+    Delete {
+        #[command(flatten)]
+        connection: Connection,
+        /// The catalogue's name
+        name: String,
+    },
+    /// Say what a file would change, and which services each change breaks; the exit code is 1 if any does
+    Diff {
+        #[command(flatten)]
+        connection: Connection,
+        /// The file, YAML or JSON
+        file: PathBuf,
+        /// The catalogue in force to compare it with, if not that of its own name
+        #[arg(long, conflicts_with = "against")]
+        name: Option<String>,
+        /// Another file to compare it with, instead of what is in force
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+    },
+    /// Write a catalogue down for people, in Markdown
+    Docs {
+        #[command(flatten)]
+        connection: Connection,
+        /// A file, or the name of a catalogue in force
+        catalog: String,
+        /// Where to, if not to standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+const LISTED: [Column; 6] = [
+    ("NAME", "name"),
+    ("TITLE", "title"),
+    ("VERSION", "version"),
+    ("TOPICS", "topics"),
+    ("ENFORCED", "enforce"),
+    ("CHANGED", "changedAt"),
+];
+
+pub(crate) fn run(command: Command, output: Output) -> Result<()> {
+    match command {
+        Command::Validate { file } => validate(&file, output),
+        Command::Apply {
+            connection,
+            file,
+            name,
+            no_enforce,
+        } => {
+            let (text, catalog) = read(&file)?;
+            let name = named(name, &catalog)?;
+            let client = connection.client()?;
+            let answer =
+                block_on(async { Ok(client.apply_catalog(&name, &text, !no_enforce).await?) })?;
+            let state = match answer.get("changed") {
+                Some(Value::Bool(false)) => "was in force already",
+                _ => "is in force",
+            };
+            output.either(&answer, &format!("{name} {state}"))
+        }
+        Command::List { connection } => {
+            let client = connection.client()?;
+            let page = block_on(async { Ok(client.list_catalogs().await?) })?;
+            output.list(&page.items, &LISTED)
+        }
+        Command::Get { connection, name } => print_line(&fetched(&connection, &name)?),
+        Command::Delete { connection, name } => {
+            let client = connection.client()?;
+            block_on(async { Ok(client.delete_catalog(&name).await?) })?;
+            let text = format!("{name} is no longer in force");
+            output.either(&json!({ "name": name, "deleted": true }), &text)
+        }
+        Command::Diff {
+            connection,
+            file,
+            name,
+            against,
+        } => {
+            let (_, new) = read(&file)?;
+            let old = match against {
+                Some(against) => read(&against)?.1,
+                None => in_force(&connection, &named(name, &new)?)?,
+            };
+            compare(&old, &new, output)
+        }
+        Command::Docs {
+            connection,
+            catalog,
+            out,
+        } => {
+            let file = Path::new(&catalog);
+            let catalog = if file.exists() {
+                read(file)?.1
+            } else {
+                in_force(&connection, &catalog)?
+            };
+            let text = documentation(&catalog);
+            match out {
+                None => print_line(&text),
+                Some(out) => std::fs::write(&out, text)
+                    .with_context(|| format!("{} cannot be written", out.display())),
+            }
+        }
+    }
+}
+
+fn validate(file: &Path, output: Output) -> Result<()> {
+    let faults = match Catalog::parse(&text_of(file)?) {
+        Ok(catalog) => {
+            let topics = catalog.channels.len();
+            let text = format!("{}: {topics} topics, nothing is wrong", file.display());
+            return output.either(&json!({ "valid": true, "topics": topics }), &text);
+        }
+        Err(faults) => faults,
+    };
+    let lines: Vec<String> = faults
+        .iter()
+        .map(|fault| format!("{}: {fault}", file.display()))
+        .collect();
+    let rendered: Vec<Value> = faults
+        .iter()
+        .map(|fault| json!({ "path": fault.place, "detail": fault.detail }))
+        .collect();
+    let value = json!({ "valid": false, "errors": rendered });
+    output.either(&value, &plain(&lines.join("\n")))?;
+    Err(Reported.into())
+}
+
+fn compare(old: &Catalog, new: &Catalog, output: Output) -> Result<()> {
+    let changes = diff(old, new);
+    let items: Vec<Value> = changes.iter().map(item).collect();
+    let columns: [Column; 5] = [
+        ("TYPE", "type"),
+        ("PATH", "path"),
+        ("CHANGE", "detail"),
+        ("BREAKS", "breaks"),
+        ("SERVICES", "services"),
+    ];
+    output.list(&items, &columns)?;
+    if changes.iter().any(|change| change.broken != Broken::Nobody) {
+        return Err(Reported.into());
+    }
+    Ok(())
+}
+
+fn item(change: &Change) -> Value {
+    json!({
+        "type": change.event_type,
+        "path": change.path,
+        "detail": change.detail,
+        "breaks": change.broken.as_str(),
+        "services": change.services,
+    })
+}
+
+fn in_force(connection: &Connection, name: &str) -> Result<Catalog> {
+    let text = fetched(connection, name)?;
+    Catalog::parse(&text).map_err(|faults| wrong(name, &faults))
+}
+
+fn fetched(connection: &Connection, name: &str) -> Result<String> {
+    let client = connection.client()?;
+    block_on(async { Ok(client.get_catalog(name).await?) })
+}
+
+fn read(file: &Path) -> Result<(String, Catalog)> {
+    let text = text_of(file)?;
+    let catalog = Catalog::parse(&text);
+    let catalog = catalog.map_err(|faults| wrong(&file.display().to_string(), &faults))?;
+    Ok((text, catalog))
+}
+
+fn text_of(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
+}
+
+fn wrong(what: &str, faults: &[Fault]) -> anyhow::Error {
+    let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    anyhow::anyhow!("{what} is not a catalogue:\n  {}", faults.join("\n  "))
+}
+
+/// The name given, else that of the service, else one made of the title.
+fn named(given: Option<String>, catalog: &Catalog) -> Result<String> {
+    let name = given.or_else(|| catalog.service.clone());
+    let name = name.unwrap_or_else(|| slug(&catalog.title));
+    let parsed: Result<CatalogName, _> = name.parse();
+    parsed.map_err(|error| Usage(format!("{error}; give another with --name")))?;
+    Ok(name)
+}
+
+fn slug(title: &str) -> String {
+    let lower = title.to_lowercase();
+    let words = lower.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    words.join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catalogue_is_named_by_flag_service_or_title() {
+        let check = |given: Option<&str>, service: Option<&str>, expect: Option<&str>| {
+            let document = json!({
+                "asyncapi": "3.0.0", "channels": {},
+                "info": { "title": "Orders & Payments!", "version": "1", "x-tidings-service": service },
+            });
+            let catalog = Catalog::parse(&document.to_string()).unwrap();
+            let name = named(given.map(str::to_owned), &catalog);
+            assert_eq!(name.as_deref().ok(), expect);
+        };
+        check(Some("mine"), Some("shop-svc"), Some("mine"));
+        check(None, Some("shop-svc"), Some("shop-svc"));
+        check(None, None, Some("orders-payments"));
+        check(Some("No Name"), None, None);
+    }
+}
