@@ -116,6 +116,7 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
         look_at::<ApiKeyRow>(pool, &mut findings).await?;
         look_at::<OutboxRow>(pool, &mut findings).await?;
     }
+    findings.extend(crate::receipts::findings(pool).await?);
     Ok(findings)
 }
 

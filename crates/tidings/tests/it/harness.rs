@@ -155,7 +155,12 @@ impl Server {
             "SIGTERM must end it cleanly"
         );
         let folder = std::mem::replace(&mut self.folder, Folder(PathBuf::new()));
-        Self::start_in(folder, &[])
+        let file = folder.path().join("tidings.toml");
+        if !file.exists() {
+            return Self::start_in(folder, &[]);
+        }
+        let file = file.to_string_lossy().into_owned();
+        Self::start_in(folder, &["--config", &file])
     }
 
     pub(crate) fn token(&self, arguments: &[&str]) -> String {

@@ -16,6 +16,7 @@ mod issuer;
 mod jwt_attacks;
 mod limits;
 mod manifests;
+mod on_kafka_alone;
 mod order_of_rules;
 mod outages;
 mod publish;
