@@ -59,7 +59,11 @@ async fn sqlite_keeps_the_contract_across_a_restart() {
         (InStore::new(store.receipts(), terms), store)
     };
     conformance::suite(async |terms| Arc::new(open(terms).await.0) as Arc<dyn Receipts>).await;
-    let (receipts, store) = open(Terms::default()).await;
+    let short = Terms {
+        lease: Duration::from_millis(500),
+        ..Terms::default()
+    };
+    let (receipts, store) = open(short).await;
     let (settled, left) = (wanted(), wanted());
     let held = fresh(&receipts, &settled).await;
     let done = vec![(held, receipt(settled.event_id))];
@@ -67,7 +71,7 @@ async fn sqlite_keeps_the_contract_across_a_restart() {
     drop(fresh(&receipts, &left).await);
     drop(receipts);
     store.close().await;
-    let (receipts, _store) = open(Terms::default()).await;
+    let (receipts, _store) = open(short).await;
     let replayed = receipts.claim(vec![settled.clone()]).await.unwrap();
     assert_eq!(replayed, [Claim::Replayed(receipt(settled.event_id))]);
     let retry = Wanted {
