@@ -27,7 +27,7 @@ pub(super) fn run(brokers: Option<&str>) -> Result<()> {
         .build()?;
     runtime.block_on(async {
         let bare = match brokers {
-            Some(brokers) => Some(Arc::new(Bare::open(brokers).await?)),
+            Some(brokers) => Some(Arc::new(Bare::of_handler(brokers).await?)),
             None => None,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -68,7 +68,7 @@ async fn batch(State(bare): State<Option<Arc<Bare>>>, body: Bytes) -> Response {
         return StatusCode::BAD_REQUEST.into_response();
     };
     let texts: Vec<String> = events.iter().map(Value::to_string).collect();
-    let texts: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
+    let texts: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
     let appended = at(bare.as_deref(), &texts).await;
     let Ok(appended) = appended else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();

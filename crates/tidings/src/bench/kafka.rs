@@ -10,9 +10,12 @@ use crate::output::{Format, Output, print_line};
 
 /// Topics of the gateway, of the bare handler and of Kafka's own producer; each run has its own.
 const GATEWAY: &str = "tidings-bench";
-#[cfg(feature = "kafka")]
 const BARE: &str = "tidings-bench-bare";
 const OWN: &str = "tidings-bench-own";
+/// What each topic's name ends with.
+const TOPIC: &str = "platform.data.events";
+/// As many as a gateway's topic has unless it is told otherwise.
+const PARTITIONS: u32 = 12;
 /// Records of Kafka's own producer: some seconds.
 const OWN_RECORDS: &str = "400000";
 
@@ -82,10 +85,13 @@ impl OnKafka {
         let Some(libs) = &self.libs else {
             return Ok(None);
         };
+        // Where the tool may not make its topic itself. One partition, as the bench's one tenant has.
+        let prefix = format!("{OWN}-{}.", std::process::id());
+        drop(Bare::open(&self.brokers, &prefix, 1).await?);
         let mut command = Command::new("java");
         command.arg("-cp").arg(libs.join("*"));
         command.arg("org.apache.kafka.tools.ProducerPerformance");
-        command.args(["--topic", &format!("{OWN}-{}", std::process::id())]);
+        command.args(["--topic", &format!("{prefix}{TOPIC}")]);
         command.args(["--num-records", OWN_RECORDS, "--record-size", "1024"]);
         command.args(["--throughput", "-1", "--producer-props"]);
         command.arg(format!("bootstrap.servers={}", self.brokers));
@@ -132,12 +138,21 @@ pub(super) struct Bare(
     #[cfg(not(feature = "kafka"))] std::convert::Infallible,
 );
 
+impl Bare {
+    /// For the bare handler.
+    pub(super) async fn of_handler(brokers: &str) -> Result<Self> {
+        let prefix = format!("{BARE}-{}.", std::process::id());
+        Self::open(brokers, &prefix, PARTITIONS).await
+    }
+}
+
 #[cfg(feature = "kafka")]
 impl Bare {
-    pub(super) async fn open(brokers: &str) -> Result<Self> {
+    async fn open(brokers: &str, prefix: &str, partitions: u32) -> Result<Self> {
         let mut config = tidings_bus::kafka::Config::new(brokers);
-        config.topic_prefix = format!("{BARE}-{}.", std::process::id());
-        let topic = "platform.data.events".parse()?;
+        prefix.clone_into(&mut config.topic_prefix);
+        config.partitions = partitions;
+        let topic = TOPIC.parse()?;
         let bare = tidings_bus::kafka::bare::Bare::open(&config, &topic).await;
         Ok(Self(bare.context("the baseline has no Kafka")?))
     }
@@ -152,7 +167,7 @@ impl Bare {
 
 #[cfg(not(feature = "kafka"))]
 impl Bare {
-    pub(super) async fn open(_: &str) -> Result<Self> {
+    async fn open(_: &str, _: &str, _: u32) -> Result<Self> {
         bail!("this build speaks no Kafka")
     }
 
