@@ -1,5 +1,5 @@
-//! Two replicas on Kafka, PostgreSQL and Valkey under load while a connection is swallowed, keys are forgotten, a
-//! broker of three is lost, or a replica is killed in the middle of a publish.
+//! Two replicas under load while a connection is swallowed or keys are forgotten; a replica killed in the middle of a
+//! publish, with nothing else going on; and one gateway under load while a broker of three is lost.
 //!
 //! Each: 1 round, or `TIDINGS_CHAOS_ROUNDS`. What stands in the topic is read by the consumer that Kafka brings.
 
