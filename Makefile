@@ -1,6 +1,6 @@
 # The two commands of the README, and a few that belong beside them. Anything with logic in it is a script or Rust.
 
-.PHONY: serve test lint chaos fuzz bench
+.PHONY: serve test lint chaos fuzz bench bench-kafka
 
 serve:
 	@./scripts/build-needs
@@ -15,6 +15,8 @@ lint:
 
 chaos:
 	TIDINGS_CHAOS_ROUNDS=100 cargo test --locked -p tidings --test chaos -- --nocapture --test-threads 1
+	./scripts/servers install
+	TIDINGS_CHAOS_ROUNDS=10 cargo test --locked -p tidings --test it -- --nocapture --test-threads 1 faults:: outages::
 
 # Every fuzz target for so long; failures print a seed that repeats them.
 SECONDS ?= 60
@@ -23,3 +25,7 @@ fuzz:
 
 bench:
 	cargo run --release --locked -p tidings -- bench publish
+
+# On an Apache Kafka and a Valkey of its own, beside Kafka's own producer.
+bench-kafka:
+	./scripts/bench-kafka

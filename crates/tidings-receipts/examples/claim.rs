@@ -30,8 +30,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let valkey = InValkey::new(&std::env::var("TIDINGS_TEST_VALKEY")?, Terms::default())?;
     run("valkey", Arc::new(valkey)).await?;
     let store = Store::connect(&std::env::var("TIDINGS_TEST_POSTGRES")?).await?;
-    let rows = store.receipts().ok_or("not on PostgreSQL")?;
-    run("postgres", Arc::new(InStore::new(rows, Terms::default()))).await
+    let rows = InStore::new(store.receipts(), Terms::default());
+    run("postgres", Arc::new(rows)).await?;
+    let folder = tempfile::tempdir()?;
+    let store = Store::open(folder.path().join("store.db")).await?;
+    let rows = InStore::new(store.receipts(), Terms::default());
+    run("sqlite", Arc::new(rows)).await
 }
 
 async fn run(name: &str, receipts: Arc<dyn Receipts>) -> Result<(), Box<dyn Error>> {

@@ -34,6 +34,7 @@ pub async fn suite(make: impl AsyncFn(Terms) -> Arc<dyn Receipts>) {
     a_batch_answers_in_order_and_refuses_a_key_twice(&*usual).await;
     a_settle_counts_once(&*usual).await;
     batches_that_want_each_others_keys_both_end(usual.clone()).await;
+    a_key_that_stays_held_is_refused_in_time(&*usual).await;
     one_key_has_one_holder_at_a_time(usual).await;
     let short = make(Terms {
         lease: SHORT_LEASE,
@@ -436,6 +437,22 @@ async fn whoever_outlives_its_lease_changes_nothing(receipts: &dyn Receipts) {
     assert_eq!(
         claim(receipts, &slow).await,
         Claim::Replayed(receipt(slow.event_id, 3))
+    );
+}
+
+async fn a_key_that_stays_held_is_refused_in_time(receipts: &dyn Receipts) {
+    let first = wanted("crm", "body");
+    let _held = fresh(receipts, &first).await;
+    let begun = Instant::now();
+    let refused = receipts.claim(vec![again(&first)]).await;
+    assert!(
+        matches!(refused, Err(ReceiptsError::Busy { .. })),
+        "{refused:?}"
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
     );
 }
 

@@ -1,4 +1,4 @@
-//! Keys in PostgreSQL, for an installation without Valkey.
+//! Keys in the store, for an installation without Valkey: in PostgreSQL, or of one process in SQLite.
 
 mod gathered;
 
@@ -19,7 +19,7 @@ use gathered::{Gathered, Keyed};
 /// How often expired keys are deleted.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
-/// Receipts in PostgreSQL.
+/// Receipts in the store.
 #[derive(Debug)]
 pub struct InStore {
     terms: Terms,
@@ -55,10 +55,10 @@ impl InStore {
         Self {
             terms,
             // Of an abandoned claim nobody would use the hold; what was appended is completed in any case.
-            claiming: Gathered::new(true, move |asks| {
+            claiming: Gathered::new(rows.at_once(), true, move |asks| {
                 Box::pin(claim(of_claims.clone(), terms, asks))
             }),
-            settling: Gathered::new(false, move |settled| {
+            settling: Gathered::new(rows.at_once(), false, move |settled| {
                 Box::pin(settle(of_settles.clone(), terms, settled))
             }),
             sweeping: tokio::spawn(sweep(rows.clone())),
@@ -92,7 +92,10 @@ async fn sweep(rows: tidings_store::Receipts) {
 }
 
 fn failed(error: StoreError) -> ReceiptsError {
-    if matches!(error, StoreError::Corrupt { .. }) {
+    if matches!(
+        error,
+        StoreError::Corrupt { .. } | StoreError::Damaged { .. }
+    ) {
         return ReceiptsError::Unreadable(error.to_string());
     }
     tracing::warn!(%error, "idempotency keys cannot be asked for");

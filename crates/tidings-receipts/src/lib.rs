@@ -141,8 +141,8 @@ pub enum ReceiptsError {
 ///   [`Release::NothingAppended`], which speaks for itself alone.
 /// - **One body.** A key that stands with another fingerprint is [`Claim::Reused`], reserved or completed.
 /// - **Waiting.** A claim of a key that another holds with the same fingerprint waits, with short polls,
-///   until it is completed ([`Claim::Replayed`]), free, or its lease is over; at most two leases, then
-///   [`ReceiptsError::Busy`]. Batches that want each other's keys do not dead-lock.
+///   until it is completed ([`Claim::Replayed`]), free, or its lease is over; within 2 s it answers
+///   [`ReceiptsError::Busy`] instead, so a key whose holder died is refused until its lease ends. Batches that want each other's keys do not dead-lock.
 /// - **A home that forgets** (flushed, restarted empty) makes held keys free. `settle` then writes the
 ///   completed receipt anew.
 /// - **Time to live.** A key is forgotten 24 h after its last claim ([`Terms::time_to_live`]).

@@ -30,7 +30,7 @@ async fn postgres(terms: Terms) -> InStore {
     let store = Store::connect(&server("TIDINGS_TEST_POSTGRES"))
         .await
         .unwrap();
-    InStore::new(store.receipts().unwrap(), terms)
+    InStore::new(store.receipts(), terms)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,6 +48,37 @@ async fn valkey_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_keeps_the_contract() {
     conformance::suite(async |terms| Arc::new(postgres(terms).await) as Arc<dyn Receipts>).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_the_contract_across_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.db");
+    let open = async |terms| {
+        let store = Store::open(&file).await.unwrap();
+        (InStore::new(store.receipts(), terms), store)
+    };
+    conformance::suite(async |terms| Arc::new(open(terms).await.0) as Arc<dyn Receipts>).await;
+    let short = Terms {
+        lease: Duration::from_millis(500),
+        ..Terms::default()
+    };
+    let (receipts, store) = open(short).await;
+    let (settled, left) = (wanted(), wanted());
+    let held = fresh(&receipts, &settled).await;
+    let done = vec![(held, receipt(settled.event_id))];
+    receipts.settle(done).await.unwrap();
+    drop(fresh(&receipts, &left).await);
+    drop(receipts);
+    store.close().await;
+    let (receipts, _store) = open(short).await;
+    let replayed = receipts.claim(vec![settled.clone()]).await.unwrap();
+    assert_eq!(replayed, [Claim::Replayed(receipt(settled.event_id))]);
+    let retry = Wanted {
+        event_id: Uuid::now_v7(),
+        ..left.clone()
+    };
+    assert_eq!(fresh(&receipts, &retry).await.event_id(), left.event_id);
 }
 
 /// A server of this test alone, which it may stop, freeze and flush.
@@ -204,6 +235,6 @@ async fn valkey_may_go_and_come_back_and_forget() {
 async fn postgres_may_go_and_come_back() {
     let server = Server::start("postgres", "TIDINGS_TEST_POSTGRES");
     let store = Store::connect(&server.url).await.unwrap();
-    let receipts = InStore::new(store.receipts().unwrap(), Terms::default());
+    let receipts = InStore::new(store.receipts(), Terms::default());
     goes_and_comes_back(&server, &receipts).await;
 }

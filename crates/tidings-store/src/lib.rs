@@ -284,11 +284,11 @@ impl Store {
         DeadLetters::new(&self.connections)
     }
 
-    /// Idempotency keys, on PostgreSQL. None on SQLite: the embedded log keeps them itself.
-    pub fn receipts(&self) -> Option<Receipts> {
+    /// Idempotency keys, for a log that does not keep them itself. On SQLite they are those of one process.
+    pub fn receipts(&self) -> Receipts {
         match &self.connections {
-            Connections::Sqlite(_) => None,
-            Connections::Postgres(pool) => Some(Receipts::new(pool.clone())),
+            Connections::Sqlite(pool) => Receipts::on_sqlite(pool.clone()),
+            Connections::Postgres(pool) => Receipts::on_postgres(pool.clone()),
         }
     }
 

@@ -1,29 +1,23 @@
 //! Idempotency keys of an installation whose log does not keep them: reserved, completed, withdrawn.
 //!
-//! PostgreSQL only: with the embedded log they stand in the log. Each method is one statement over arrays,
-//! so that a batch costs one round trip and is decided whole. Rows are always locked in the order of the
-//! primary key, so that batches with common keys cannot dead-lock. Time is the server's.
+//! In PostgreSQL replicas share them; in the SQLite of a data folder they are those of one process.
+
+mod on_postgres;
+mod on_sqlite;
 
 use std::time::Duration;
 
-use sqlx::postgres::PgRow;
-use sqlx::{Executor, Pool, Postgres, Row};
+use sqlx::{Pool, Postgres, Sqlite};
 use tidings_event::TenantId;
 use uuid::Uuid;
 
-use crate::pool::on_postgres;
-use crate::{StoreError, attempting};
+use crate::StoreError;
+use on_postgres::OnPostgres;
+use on_sqlite::OnSqlite;
+pub(crate) use on_sqlite::findings;
 
 /// Expired rows that one statement deletes at most.
 const SWEEP: i64 = 5_000;
-
-/// Counters of one tenant: so many publishes of it commit without waiting for each other.
-const SLOTS: u16 = 16;
-
-const CLAIM: &str = include_str!("receipts/claim.sql");
-const SETTLE: &str = include_str!("receipts/settle.sql");
-const RELEASE: &str = include_str!("receipts/release.sql");
-const SWEEP_SQL: &str = include_str!("receipts/sweep.sql");
 
 /// Whose key, and which.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,13 +85,40 @@ pub enum Reserved {
 
 /// The methods on idempotency keys. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Receipts {
-    pool: Pool<Postgres>,
+pub struct Receipts(Kept);
+
+#[derive(Debug, Clone)]
+enum Kept {
+    Postgres(OnPostgres),
+    Sqlite(OnSqlite),
+}
+
+/// The same method of whichever database it is.
+macro_rules! either {
+    ($kept:expr, $rows:ident => $call:expr) => {
+        match $kept {
+            Kept::Postgres($rows) => $call.await,
+            Kept::Sqlite($rows) => $call.await,
+        }
+    };
 }
 
 impl Receipts {
-    pub(crate) fn new(pool: Pool<Postgres>) -> Self {
-        Self { pool }
+    pub(crate) fn on_postgres(pool: Pool<Postgres>) -> Self {
+        Self(Kept::Postgres(OnPostgres::new(pool)))
+    }
+
+    pub(crate) fn on_sqlite(pool: Pool<Sqlite>) -> Self {
+        Self(Kept::Sqlite(OnSqlite::new(pool)))
+    }
+
+    /// How many calls gain from running at once. SQLite has one writer: there what comes meanwhile is
+    /// better put into one call.
+    pub fn at_once(&self) -> usize {
+        match &self.0 {
+            Kept::Postgres(_) => 4,
+            Kept::Sqlite(_) => 1,
+        }
     }
 
     /// Reserves what is free, whose lease is over, or expired; one answer for each, in order.
@@ -108,147 +129,57 @@ impl Receipts {
         lease: Duration,
         time_to_live: Duration,
     ) -> Result<Vec<Reserved>, StoreError> {
-        let query = keyed(CLAIM, wanted.iter().map(|wanted| wanted.key))
-            .bind(column(wanted, |wanted| Uuid::from_u128(wanted.fingerprint)))
-            .bind(column(wanted, |wanted| wanted.event_id))
-            .bind(column(wanted, |wanted| wanted.token))
-            .bind(millis(lease))
-            .bind(millis(time_to_live));
-        let rows = on_postgres!(&self.pool, "reserve idempotency keys", connection => connection.fetch_all(query).await)?;
-        rows.iter()
-            .zip(wanted)
-            .map(|(row, wanted)| reserved(row, wanted))
-            .collect()
+        either!(&self.0, rows => rows.claim(wanted, lease, time_to_live))
     }
 
     /// Completes keys that their token still has, or that are gone; leaves the others. Each key that
-    /// becomes completed counts for its tenant.
+    /// becomes completed counts for its tenant. A key may be given once only.
     pub async fn settle(
         &self,
         settled: &[Completion<'_>],
         time_to_live: Duration,
     ) -> Result<(), StoreError> {
-        let too_far = |settled: &Completion<'_>| StoreError::Corrupt {
-            row: settled.place.event_id.to_string(),
-            column: "log_offset",
-            fault: format!("{}", settled.place.offset),
-        };
-        let offsets = settled.iter();
-        let offsets = offsets.map(|it| i64::try_from(it.place.offset).map_err(|_| too_far(it)));
-        let offsets: Vec<i64> = offsets.collect::<Result<_, _>>()?;
-        // Any token is as good as another to spread by.
-        let slot = settled
-            .first()
-            .map_or(0, |it| it.reservation.token.as_bytes()[15]);
-        let query = keyed(SETTLE, settled.iter().map(|it| it.reservation.key))
-            .bind(column(settled, |it| {
-                Uuid::from_u128(it.reservation.fingerprint)
-            }))
-            .bind(column(settled, |it| it.place.event_id))
-            .bind(column(settled, |it| it.reservation.token))
-            .bind(column(settled, |it| it.place.topic.as_str()))
-            .bind(column(settled, |it| i64::from(it.place.partition)))
-            .bind(offsets)
-            .bind(millis(time_to_live))
-            .bind(i16::try_from(u16::from(slot) % SLOTS).unwrap_or_default());
-        let done = on_postgres!(&self.pool, "complete idempotency keys", connection => connection.execute(query).await);
-        done.map(drop)
+        either!(&self.0, rows => rows.settle(settled, time_to_live))
     }
 
     /// Gives up reservations that their token still has: removes them, or with `keep` ends their lease and
     /// keeps their event id.
     pub async fn release(&self, released: &[(Reservation<'_>, bool)]) -> Result<(), StoreError> {
-        let query = keyed(RELEASE, released.iter().map(|(it, _)| it.key))
-            .bind(column(released, |(it, _)| it.token))
-            .bind(column(released, |(_, keep)| *keep));
-        let done = on_postgres!(&self.pool, "release idempotency keys", connection => connection.execute(query).await);
-        done.map(drop)
+        either!(&self.0, rows => rows.release(released))
     }
 
     /// How many keys of the tenant were completed, ever.
     pub async fn count(&self, tenant: &TenantId) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "SELECT COALESCE(SUM(completed), 0)::bigint FROM receipt_counts WHERE tenant = $1",
-        )
-        .bind(tenant.as_str());
-        let row = on_postgres!(&self.pool, "count idempotency keys", connection => connection.fetch_one(query).await)?;
-        let completed: i64 = row
-            .try_get(0)
-            .map_err(attempting("count idempotency keys"))?;
-        Ok(completed.unsigned_abs())
+        either!(&self.0, rows => rows.count(tenant))
     }
 
     /// Deletes expired rows, a bounded number; answers how many.
     pub async fn sweep(&self) -> Result<u64, StoreError> {
-        let query = sqlx::query(SWEEP_SQL).bind(SWEEP);
-        let done = on_postgres!(&self.pool, "delete expired idempotency keys", connection => connection.execute(query).await)?;
-        Ok(done.rows_affected())
+        either!(&self.0, rows => rows.sweep())
     }
 
-    /// Whether the server answers.
+    /// Whether the database answers.
     pub async fn health(&self) -> Result<(), StoreError> {
-        let asked =
-            on_postgres!(&self.pool, "answer", connection => connection.execute("SELECT 1").await);
-        asked.map(drop)
+        either!(&self.0, rows => rows.health())
     }
-}
-
-type Query<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
-
-/// A statement whose first three arguments are tenants, principals and keys.
-fn keyed<'q>(sql: &'static str, keys: impl Iterator<Item = &'q ReceiptKey> + Clone) -> Query<'q> {
-    let column = |of: fn(&'q ReceiptKey) -> &'q str| keys.clone().map(of).collect::<Vec<_>>();
-    sqlx::query(sql)
-        .bind(column(|key| key.tenant.as_str()))
-        .bind(column(|key| key.principal.as_str()))
-        .bind(column(|key| key.key.as_str()))
-}
-
-fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
-    rows.iter().map(of).collect()
 }
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn reserved(row: &PgRow, wanted: &Reservation<'_>) -> Result<Reserved, StoreError> {
-    let unread = || attempting("read an idempotency key");
-    if let Some(event_id) = row.try_get("held_event_id").map_err(unread())? {
-        let inherited: Option<bool> = row.try_get("inherited").map_err(unread())?;
-        let inherited = inherited.unwrap_or(true);
-        return Ok(Reserved::Held {
-            event_id,
-            inherited,
-        });
-    }
-    // What it was when the statement began. Nothing then, or expired: another came first just now.
-    let fingerprint: Option<Uuid> = row.try_get("fingerprint").map_err(unread())?;
-    match fingerprint {
-        None => return Ok(Reserved::Busy),
-        Some(print) if print.as_u128() != wanted.fingerprint => return Ok(Reserved::Reused),
-        Some(_) => {}
-    }
-    let topic: Option<String> = row.try_get("topic").map_err(unread())?;
-    let Some(topic) = topic else {
-        return Ok(Reserved::Busy);
-    };
-    let number = |column: &'static str| {
-        let number: i64 = row.try_get(column).map_err(unread())?;
-        u64::try_from(number).map_err(|_| corrupt(wanted, column, number))
-    };
-    let partition = number("partition")?;
-    Ok(Reserved::Completed(Place {
-        event_id: row.try_get("event_id").map_err(unread())?,
-        topic,
-        partition: u32::try_from(partition).map_err(|_| corrupt(wanted, "partition", partition))?,
-        offset: number("log_offset")?,
-    }))
+/// An offset as both databases keep it.
+fn offset(place: &Place) -> Result<i64, StoreError> {
+    i64::try_from(place.offset).map_err(|_| StoreError::Corrupt {
+        row: place.event_id.to_string(),
+        column: "log_offset",
+        fault: place.offset.to_string(),
+    })
 }
 
-fn corrupt(wanted: &Reservation<'_>, column: &'static str, fault: impl ToString) -> StoreError {
+fn corrupt(key: &str, column: &'static str, fault: impl ToString) -> StoreError {
     StoreError::Corrupt {
-        row: wanted.key.key.clone(),
+        row: key.to_owned(),
         column,
         fault: fault.to_string(),
     }

@@ -129,6 +129,7 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
         look_at::<AttemptRow>(pool, &mut findings).await?;
         look_at::<DeadLetterRow>(pool, &mut findings).await?;
     }
+    findings.extend(crate::receipts::findings(pool).await?);
     Ok(findings)
 }
 

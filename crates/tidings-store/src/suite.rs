@@ -1,8 +1,11 @@
 //! What every method of the store is tested on: SQLite in memory, and a schema of its own in PostgreSQL.
 
+use std::time::Duration;
+
 use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
+use crate::receipts::{ReceiptKey, Receipts, Reservation};
 use crate::{ApiKeyRow, Store};
 
 /// A key of the tenant `acme`.
@@ -49,11 +52,39 @@ pub(crate) async fn new_schema() -> String {
     format!("{url}?options[search_path]={schema}")
 }
 
-mod postgres {
-    use std::time::Duration;
+#[tokio::test]
+async fn expired_idempotency_keys_are_deleted_and_others_stay() {
+    on_each_database(async |store| expired_ones_go(&store.receipts()).await).await;
+}
 
+async fn expired_ones_go(receipts: &Receipts) {
+    let keys: Vec<ReceiptKey> = (0..7_000)
+        .map(|number| ReceiptKey {
+            key: format!("k-{number}"),
+            tenant: "acme".parse().unwrap(),
+            principal: "crm".into(),
+        })
+        .collect();
+    let wanted: Vec<_> = keys
+        .iter()
+        .map(|key| Reservation {
+            key,
+            fingerprint: u128::MAX - 1,
+            event_id: Uuid::now_v7(),
+            token: Uuid::now_v7(),
+        })
+        .collect();
+    let (old, new) = wanted.split_at(6_900);
+    let (lease, day) = (Duration::ZERO, Duration::from_hours(24));
+    receipts.claim(old, lease, Duration::ZERO).await.unwrap();
+    receipts.claim(new, lease, day).await.unwrap();
+    assert_eq!(receipts.sweep().await.unwrap(), 5_000);
+    assert_eq!(receipts.sweep().await.unwrap(), 1_900);
+    assert_eq!(receipts.sweep().await.unwrap(), 0);
+}
+
+mod postgres {
     use super::*;
-    use crate::receipts::{ReceiptKey, Reservation};
 
     #[tokio::test]
     async fn replicas_that_start_together_migrate_once() {
@@ -94,34 +125,5 @@ mod postgres {
             refused.to_string().contains("its operator's own"),
             "{refused}"
         );
-    }
-
-    #[tokio::test]
-    async fn expired_idempotency_keys_are_deleted_and_others_stay() {
-        let store = on_postgres().await;
-        let receipts = store.receipts().unwrap();
-        let keys: Vec<ReceiptKey> = (0..7_000)
-            .map(|number| ReceiptKey {
-                key: format!("k-{number}"),
-                tenant: "acme".parse().unwrap(),
-                principal: "crm".into(),
-            })
-            .collect();
-        let wanted: Vec<_> = keys
-            .iter()
-            .map(|key| Reservation {
-                key,
-                fingerprint: u128::MAX - 1,
-                event_id: Uuid::now_v7(),
-                token: Uuid::now_v7(),
-            })
-            .collect();
-        let (old, new) = wanted.split_at(6_900);
-        let (lease, day) = (Duration::ZERO, Duration::from_hours(24));
-        receipts.claim(old, lease, Duration::ZERO).await.unwrap();
-        receipts.claim(new, lease, day).await.unwrap();
-        assert_eq!(receipts.sweep().await.unwrap(), 5_000);
-        assert_eq!(receipts.sweep().await.unwrap(), 1_900);
-        assert_eq!(receipts.sweep().await.unwrap(), 0);
     }
 }

@@ -3,6 +3,7 @@
 
 mod baseline;
 mod child;
+mod kafka;
 mod load;
 mod recovery;
 mod sync;
@@ -32,6 +33,8 @@ const MANIFEST: &str = r#"{
 const TOKEN_TTL: Duration = Duration::from_hours(24);
 /// The connections of singles when none are asked for.
 const CONNECTIONS: [usize; 2] = [512, 64];
+/// The same on Kafka.
+const KAFKA_CONNECTIONS: [usize; 1] = [256];
 /// The size and connections of batches when none are asked for.
 const BATCH: usize = 100;
 const BATCH_CONNECTIONS: usize = 64;
@@ -46,7 +49,11 @@ pub(crate) enum Command {
     Recovery(recovery::Arguments),
     /// The bare handler that publishing is compared with
     #[command(hide = true)]
-    Baseline,
+    Baseline {
+        /// Produce to Kafka before answering
+        #[arg(long, value_name = "HOST:PORT")]
+        kafka_brokers: Option<String>,
+    },
 }
 
 const COLUMNS: &str = "\
@@ -61,6 +68,10 @@ Columns:
   cpu µs      processor time of the server's process per request, user and system (/proc/PID/stat)
   p50, p99    how long an answer took, in ms, all rounds together
   failed      requests that were not answered with 200 or 201
+
+On Kafka the bare handler produces what it parsed, with the bus's own settings, and answers when it is
+acknowledged. With --kafka-libs, batches have a third row: ProducerPerformance, which Kafka brings along,
+with records of 1 KB; its ratio is tidings' events/s by its.
 
 The two servers are loaded by turns, never at the same time, and the order changes from round to round.
 The load is made on the same machine and takes its share of it. Every event is 1 KB and has an idempotency
@@ -85,11 +96,13 @@ pub(crate) struct Arguments {
     /// Where the temporary folder is made: choose a real disk
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    #[command(flatten)]
+    kafka: kafka::Arguments,
 }
 
 pub(crate) fn run(command: Command, output: Output) -> Result<()> {
-    if let Command::Baseline = command {
-        return baseline::run();
+    if let Command::Baseline { kafka_brokers } = command {
+        return baseline::run(kafka_brokers.as_deref());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -100,7 +113,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             match command {
                 Command::Publish(arguments) => publish(&arguments, output).await,
                 Command::Recovery(arguments) => recovery::run(&arguments, output).await,
-                Command::Baseline => Ok(()),
+                Command::Baseline { .. } => Ok(()),
             }
         };
         // Interrupted or not, the children and the folder are dropped with the future.
@@ -122,29 +135,29 @@ struct Mode {
 fn modes(arguments: &Arguments) -> Vec<Mode> {
     let batch = arguments.batch.map(usize::from);
     let connections = arguments.connections.map(NonZeroUsize::get);
+    let usual: &[usize] = if arguments.kafka.chosen().is_some() {
+        &KAFKA_CONNECTIONS
+    } else {
+        &CONNECTIONS
+    };
+    let singles = usual.iter().map(|&connections| Mode {
+        batch: 1,
+        connections,
+    });
     match (batch, connections) {
         (Some(batch), Some(connections)) => vec![Mode { batch, connections }],
-        (Some(1), None) => CONNECTIONS
-            .map(|connections| Mode {
-                batch: 1,
-                connections,
-            })
-            .into(),
+        (Some(1), None) => singles.collect(),
         (Some(batch), None) => vec![Mode {
             batch,
             connections: BATCH_CONNECTIONS,
         }],
         (None, Some(connections)) => [1, BATCH].map(|batch| Mode { batch, connections }).into(),
         (None, None) => {
-            let singles = CONNECTIONS.map(|connections| Mode {
-                batch: 1,
-                connections,
-            });
             let batches = Mode {
                 batch: BATCH,
                 connections: BATCH_CONNECTIONS,
             };
-            singles.into_iter().chain([batches]).collect()
+            singles.chain([batches]).collect()
         }
     }
 }
@@ -160,9 +173,10 @@ async fn publish(arguments: &Arguments, output: Output) -> Result<()> {
     std::fs::create_dir(&manifests)?;
     std::fs::write(manifests.join("bench.manifest.json"), MANIFEST)?;
     let data = folder.path().join("data");
+    let kafka = arguments.kafka.chosen();
     let servers = [
-        Child::gateway(&data, &manifests).await?,
-        Child::baseline().await?,
+        Child::gateway(&data, &manifests, kafka.as_ref()).await?,
+        Child::baseline(kafka.as_ref()).await?,
     ];
     let token = token(&data)?;
 
@@ -178,15 +192,24 @@ async fn publish(arguments: &Arguments, output: Output) -> Result<()> {
             load.run(server, WARM_UP).await?;
         }
         let mut rounds = [Vec::new(), Vec::new()];
+        let mut own_rates = Vec::new();
         for round in 0..arguments.rounds.get() {
             let first = usize::from(round % 2 == 1);
             for which in [first, 1 - first] {
                 rounds[which].push(load.run(&servers[which], duration).await?);
             }
+            if let Some(kafka) = kafka.as_ref().filter(|_| mode.batch > 1) {
+                own_rates.extend(kafka.own_rate().await?);
+            }
         }
+        let own = beside_its_own(mode, &rounds[0], &own_rates);
         rows.extend(rows_of(mode, rounds)?);
+        rows.extend(own);
     }
     say(&rows, &disk, output)?;
+    if let Some(kafka) = &kafka {
+        kafka.say(output)?;
+    }
     servers.into_iter().try_for_each(Child::stop)
 }
 
@@ -228,6 +251,23 @@ fn rows_of(mode: Mode, rounds: [Vec<Measured>; 2]) -> Result<[Value; 2]> {
         })
     };
     Ok([row("tidings", &ours, ratio), row("baseline", &bare, 1.0)])
+}
+
+/// Kafka's own producer, in events/s; its ratio is ours to it.
+fn beside_its_own(mode: Mode, ours: &[Measured], own_rates: &[f64]) -> Option<Value> {
+    let ratios = ours.iter().zip(own_rates);
+    let events = as_float(mode.batch as u64);
+    let ratios: Vec<f64> = ratios
+        .map(|(ours, own)| ours.rate() * events / own)
+        .collect();
+    (!ratios.is_empty()).then(|| {
+        json!({
+            "mode": format!("batches of {}, {} connections", mode.batch, mode.connections),
+            "server": "kafka's own",
+            "eventsPerSecond": rounded(median(own_rates.to_vec()), 0),
+            "ratio": rounded(median(ratios), 3),
+        })
+    })
 }
 
 fn say(rows: &[Value], disk: &sync::Disk, output: Output) -> Result<()> {
@@ -294,6 +334,7 @@ mod tests {
                 batch,
                 rounds: NonZeroU32::MIN,
                 dir: None,
+                kafka: kafka::Arguments::default(),
             };
             let modes: Vec<_> = modes(&arguments)
                 .iter()

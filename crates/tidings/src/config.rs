@@ -13,7 +13,7 @@ use tidings_egress::{AllowedTarget, Guard, Target};
 use tidings_event::{Topic, TypePattern};
 use tidings_gateway::rulebook::{EnvelopeKind, Route};
 
-use crate::bus::{BusConfig, BusKind};
+use crate::bus::BusConfig;
 
 use crate::failure::Usage;
 
@@ -239,13 +239,6 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
         );
     }
     config.bus.check()?;
-    let keyless = config.receipts.url.is_empty() && config.store.url.is_empty();
-    if config.bus.kind == BusKind::Kafka && keyless {
-        bail!(
-            "the Kafka bus keeps no idempotency keys: configure receipts.url (Valkey or Redis) or store.url \
-             (PostgreSQL)"
-        );
-    }
     // The URLs are not quoted: passwords stand in them.
     of_scheme("store.url", &config.store.url, &["postgres", "postgresql"])?;
     of_scheme("receipts.url", &config.receipts.url, &["redis", "rediss"])?;

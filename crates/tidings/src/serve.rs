@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tidings_bus::embedded;
+use tidings_bus::{Bus, embedded};
 use tidings_egress::{Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
@@ -165,7 +165,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
         Some(replicas) => replicas.version().await? == 0,
     };
     let access = open_access(&config, &store, &clock).await?;
-    let receipts = receipts(&config, &store)?;
+    let receipts = receipts(&config, &store, &*bus)?;
     let limits = &config.limits;
     let gateway = Gateway::open(Parts {
         bus: bus.clone(),
@@ -323,15 +323,17 @@ async fn open_store(config: &Config) -> Result<Store> {
     store.context("the store cannot be opened")
 }
 
-/// Where idempotency keys are kept beside the log, if anywhere.
-fn receipts(config: &Config, store: &Store) -> Result<Option<Arc<dyn Receipts>>> {
+/// Where idempotency keys are kept beside the log: where it is configured, or if the log keeps none itself.
+fn receipts(config: &Config, store: &Store, bus: &dyn Bus) -> Result<Option<Arc<dyn Receipts>>> {
     let terms = Terms::default();
-    if config.receipts.url.is_empty() {
-        let rows = store.receipts();
-        return Ok(rows.map(|rows| Arc::new(InStore::new(rows, terms)) as Arc<dyn Receipts>));
+    if !config.receipts.url.is_empty() {
+        let valkey = InValkey::new(&config.receipts.url, terms).context("receipts.url")?;
+        return Ok(Some(Arc::new(valkey)));
     }
-    let valkey = InValkey::new(&config.receipts.url, terms).context("receipts.url")?;
-    Ok(Some(Arc::new(valkey)))
+    if bus.keeps_receipts() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(InStore::new(store.receipts(), terms))))
 }
 
 async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Arc<Access>> {

@@ -24,7 +24,9 @@ const ARROWS: [(&str, &[&str]); 11] = [
         &[
             "tidings-bus",
             "tidings-contract",
+            "tidings-egress",
             "tidings-event",
+            "tidings-filter",
             "tidings-receipts",
             "tidings-store",
         ],

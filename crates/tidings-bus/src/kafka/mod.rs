@@ -12,6 +12,7 @@
 //! - Keys are not kept here ([`Bus::keeps_receipts`] is false).
 //! - An event is found by its UUID v7's time, which must be its record's timestamp.
 
+pub mod bare;
 mod health;
 mod producer;
 mod reader;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -48,21 +49,8 @@ impl Producer {
         state: Arc<State>,
         topics: Arc<Topics>,
     ) -> Result<Self, OpenError> {
-        let delivery = DELIVERY.as_millis().to_string();
-        let client = config.client(&[
-            ("enable.idempotence", "true"),
-            ("acks", "all"),
-            ("linger.ms", "2"),
-            ("batch.num.messages", "10000"),
-            ("batch.size", "1000000"),
-            ("message.max.bytes", MAX_MESSAGE_BYTES),
-            ("message.timeout.ms", &delivery),
-            ("request.timeout.ms", &delivery),
-            ("queue.buffering.max.kbytes", QUEUE_KIB),
-            ("queue.buffering.max.messages", QUEUE_MESSAGES),
-        ]);
         let context = Context(Arc::clone(&state));
-        let producer = client.create_with_context(context)?;
+        let producer = settings(config).create_with_context(context)?;
         Ok(Self {
             client: producer,
             state,
@@ -159,6 +147,23 @@ impl Producer {
             tracing::warn!(%error, "records were left in the Kafka producer; their callers were not answered");
         }
     }
+}
+
+/// Of every producer of ours, the compared one included.
+pub(super) fn settings(config: &Config) -> ClientConfig {
+    let delivery = DELIVERY.as_millis().to_string();
+    config.client(&[
+        ("enable.idempotence", "true"),
+        ("acks", "all"),
+        ("linger.ms", "2"),
+        ("batch.num.messages", "10000"),
+        ("batch.size", "1000000"),
+        ("message.max.bytes", MAX_MESSAGE_BYTES),
+        ("message.timeout.ms", &delivery),
+        ("request.timeout.ms", &delivery),
+        ("queue.buffering.max.kbytes", QUEUE_KIB),
+        ("queue.buffering.max.messages", QUEUE_MESSAGES),
+    ])
 }
 
 /// About what a record takes in the producer.

@@ -14,9 +14,6 @@ use tokio::time::timeout;
 
 use crate::{RETRY_AFTER, ReceiptsError, Who};
 
-/// Statements of one kind that run at once.
-const STATEMENTS: usize = 4;
-
 /// Rows of one statement, unless a single call has more.
 const ROWS: usize = 500;
 
@@ -51,8 +48,9 @@ pub(super) struct Gathered<T, R> {
 }
 
 impl<T: Keyed, R: Send + 'static> Gathered<T, R> {
-    /// Runs until it is dropped. Calls whose caller is gone are run too, or with `skip` left out.
+    /// Runs until it is dropped, so many statements at once. Calls whose caller is gone are run too, or with `skip` left out.
     pub(super) fn new(
+        at_once: usize,
         skip: bool,
         statement: impl Fn(Vec<T>) -> Pin<Box<dyn Future<Output = Answered<R>> + Send>>
         + Send
@@ -60,7 +58,7 @@ impl<T: Keyed, R: Send + 'static> Gathered<T, R> {
         + 'static,
     ) -> Self {
         let (calls, waiting) = mpsc::channel(CALLS);
-        let work = tokio::spawn(work(waiting, skip, Arc::new(statement)));
+        let work = tokio::spawn(work(waiting, at_once, skip, Arc::new(statement)));
         Self { calls, work }
     }
 
@@ -90,6 +88,7 @@ impl<T, R> Drop for Gathered<T, R> {
 
 async fn work<T: Keyed, R: Send + 'static>(
     mut calls: mpsc::Receiver<Call<T, R>>,
+    at_once: usize,
     skip: bool,
     statement: Arc<Statement<T, R>>,
 ) {
@@ -103,7 +102,7 @@ async fn work<T: Keyed, R: Send + 'static>(
             waiting.push_back(call);
         }
         while running.try_join_next().is_some() {}
-        if running.len() >= STATEMENTS {
+        if running.len() >= at_once {
             running.join_next().await;
         }
         while waiting.len() < CALLS

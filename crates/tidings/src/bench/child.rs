@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::kafka::OnKafka;
+
 /// What a server's first line begins with; its address follows.
 pub(super) const LISTENS: &str = "Tidings listens on ";
 /// A start takes less.
@@ -24,8 +26,16 @@ pub(super) struct Child {
 
 impl Child {
     /// A gateway of its own in this folder.
-    pub(super) async fn gateway(data: &Path, manifests: &Path) -> Result<Self> {
-        Self::start(serve(data, manifests, "127.0.0.1:0")?)
+    pub(super) async fn gateway(
+        data: &Path,
+        manifests: &Path,
+        kafka: Option<&OnKafka>,
+    ) -> Result<Self> {
+        let mut command = serve(data, manifests, "127.0.0.1:0")?;
+        if let Some(kafka) = kafka {
+            kafka.direct(&mut command);
+        }
+        Self::start(command)
             .await
             .context("the gateway did not start")
     }
@@ -33,22 +43,25 @@ impl Child {
     /// The same on a given address, not waited for.
     pub(super) fn gateway_at(data: &Path, manifests: &Path, address: SocketAddr) -> Result<Self> {
         let mut command = serve(data, manifests, &address.to_string())?;
-        isolate(&mut command).stdout(Stdio::null());
+        command.stdout(Stdio::null());
         let process = command.spawn()?;
         Ok(Self { process, address })
     }
 
     /// The bare handler.
-    pub(super) async fn baseline() -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+    pub(super) async fn baseline(kafka: Option<&OnKafka>) -> Result<Self> {
+        let mut command = isolated()?;
         command.args(["bench", "baseline"]);
+        if let Some(kafka) = kafka {
+            command.arg("--kafka-brokers").arg(kafka.brokers());
+        }
         Self::start(command)
             .await
             .context("the baseline did not start")
     }
 
     async fn start(mut command: Command) -> Result<Self> {
-        isolate(&mut command).stdout(Stdio::piped());
+        command.stdout(Stdio::piped());
         let mut process = command.spawn()?;
         let output = process.stdout.take();
         // From here on it is killed whatever happens.
@@ -112,16 +125,18 @@ impl Child {
 }
 
 fn serve(data: &Path, manifests: &Path, listen: &str) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = isolated()?;
     command.args(["serve", "--no-demo", "--listen", listen, "--data"]);
     command.arg(data).arg("--manifests").arg(manifests);
     Ok(command)
 }
 
-/// The caller's own configuration would make figures that nobody can compare.
-fn isolate(command: &mut Command) -> &mut Command {
-    let command = command.env_clear().env("TIDINGS_LOG__LEVEL", "warn");
-    command.stdin(Stdio::null())
+/// This executable. The caller's own configuration would make figures that nobody can compare.
+fn isolated() -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env_clear().env("TIDINGS_LOG__LEVEL", "warn");
+    command.stdin(Stdio::null());
+    Ok(command)
 }
 
 impl Drop for Child {

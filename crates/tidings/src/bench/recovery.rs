@@ -66,7 +66,7 @@ pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
     let mut rows = Vec::new();
     for events in asked {
         let data = folder.path().join("data");
-        let server = Child::gateway(&data, &manifests).await?;
+        let server = Child::gateway(&data, &manifests, None).await?;
         fill(&server, &data, events.saturating_sub(UNMOVED_EVENTS)).await?;
         server.terminate()?;
         let bench = Bench {
@@ -75,11 +75,11 @@ pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
             rounds: arguments.rounds.get(),
         };
         // A stop moves the WAL into the file, so the log is as large in both rows.
-        let server = Child::gateway(&data, &manifests).await?;
+        let server = Child::gateway(&data, &manifests, None).await?;
         fill(&server, &data, (*events).min(UNMOVED_EVENTS)).await?;
         drop(server);
         let killed = bench.measure(*events, "killed").await?;
-        Child::gateway(&data, &manifests).await?.terminate()?;
+        Child::gateway(&data, &manifests, None).await?.terminate()?;
         rows.extend([bench.measure(*events, "stopped").await?, killed]);
         std::fs::remove_dir_all(&data)?;
     }

@@ -155,7 +155,19 @@ impl Server {
             "SIGTERM must end it cleanly"
         );
         let folder = std::mem::replace(&mut self.folder, Folder(PathBuf::new()));
-        Self::start_in(folder, &[])
+        let file = folder.path().join("tidings.toml");
+        if !file.exists() {
+            return Self::start_in(folder, &[]);
+        }
+        let file = file.to_string_lossy().into_owned();
+        Self::start_in(folder, &["--config", &file])
+    }
+
+    /// As `kill -9`.
+    pub(crate) fn kill(&self) {
+        let pid = self.child.id().to_string();
+        let killed = Command::new("kill").args(["-KILL", &pid]).status();
+        assert!(killed.expect("kill runs").success());
     }
 
     pub(crate) fn token(&self, arguments: &[&str]) -> String {
@@ -257,15 +269,18 @@ impl Request {
     }
 
     pub(crate) fn send(self) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).expect("it accepts");
+        self.try_send().expect("an answer")
+    }
+
+    /// Nothing when the server ends, or has ended, instead of answering.
+    pub(crate) fn try_send(self) -> Option<Answer> {
+        let mut stream = TcpStream::connect(&self.address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let head = format!("{}Content-Length: {}\r\n\r\n", self.head, self.body.len());
-        stream
-            .write_all(head.as_bytes())
-            .expect("the head is taken");
+        stream.write_all(head.as_bytes()).ok()?;
         // A server that has refused already need not read the rest.
         let _ = stream.write_all(&self.body);
-        Answer::read(stream)
+        Answer::try_read(stream)
     }
 }
 
@@ -276,14 +291,15 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn read(mut stream: TcpStream) -> Self {
+    pub(crate) fn read(stream: TcpStream) -> Self {
+        Self::try_read(stream).expect("an answer")
+    }
+
+    fn try_read(mut stream: TcpStream) -> Option<Self> {
         let mut bytes = Vec::new();
         // A reset after the answer is the end too.
         let _ = stream.read_to_end(&mut bytes);
-        let split = bytes
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .expect("an answer");
+        let split = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
         let head = String::from_utf8(bytes[..split].to_vec()).expect("a head of text");
         let mut lines = head.lines();
         let status = lines
@@ -295,11 +311,11 @@ impl Answer {
         let headers = pairs
             .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
             .collect();
-        Self {
+        Some(Self {
             status,
             headers,
             body: bytes[split + 4..].to_vec(),
-        }
+        })
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {

@@ -13,11 +13,25 @@ pub(crate) struct Servers {
 
 impl Servers {
     pub(crate) fn start(names: &[&str]) -> Self {
+        Self::begin("start", names, None)
+    }
+
+    /// Of which Kafka tells its clients to come to a proxy.
+    pub(crate) fn start_behind(advertised: &str, names: &[&str]) -> Self {
+        Self::begin("start", names, Some(advertised))
+    }
+
+    /// So many brokers that replicate to each other.
+    pub(crate) fn cluster(brokers: u32) -> Self {
+        Self::begin("start-cluster", &[&brokers.to_string()], None)
+    }
+
+    fn begin(command: &str, names: &[&str], advertised: Option<&str>) -> Self {
         let folder = Folder::new();
         let place = place(&folder);
-        let mut arguments = vec!["start", &place];
+        let mut arguments = vec![command, &place];
         arguments.extend(names);
-        let said = servers(&arguments);
+        let said = servers(&arguments, advertised);
         Self { folder, said }
     }
 
@@ -25,6 +39,14 @@ impl Servers {
     pub(crate) fn setting(&self, name: &str) -> Option<&str> {
         let name = format!("export {name}=");
         self.said.lines().find_map(|line| line.strip_prefix(&name))
+    }
+
+    /// The host and port within such a setting.
+    pub(crate) fn address(&self, name: &str) -> String {
+        let setting = self.setting(name).expect("it was started");
+        let authority = setting.rsplit("//").next().unwrap_or_default();
+        let authority = authority.split('/').next().unwrap_or_default();
+        authority.rsplit('@').next().unwrap_or_default().to_owned()
     }
 
     /// Of a gateway that runs on all of them.
@@ -49,13 +71,20 @@ impl Servers {
 
     /// On its old port and data.
     pub(crate) fn restart(&self, name: &str) {
-        servers(&["restart", &place(&self.folder), name]);
+        servers(&["restart", &place(&self.folder), name], None);
+    }
+
+    /// One of a cluster, by its number.
+    pub(crate) fn restart_broker(&self, number: u32) {
+        let number = number.to_string();
+        let arguments = ["restart-broker", &place(&self.folder), &number];
+        servers(&arguments, None);
     }
 }
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        servers(&["stop", &place(&self.folder)]);
+        servers(&["stop", &place(&self.folder)], None);
     }
 }
 
@@ -64,10 +93,11 @@ pub(crate) fn place(folder: &Folder) -> String {
     folder.path().to_string_lossy().into_owned()
 }
 
-fn servers(arguments: &[&str]) -> String {
+fn servers(arguments: &[&str], advertised: Option<&str>) -> String {
     let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers");
     let output = Command::new(script)
         .args(arguments)
+        .envs(advertised.map(|address| ("TIDINGS_KAFKA_ADVERTISED", address)))
         .output()
         .expect("it runs");
     assert!(
