@@ -36,8 +36,8 @@ impl Headers {
 
     /// The first value of a header.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter()
-            .find_map(|(this, value)| (this == name).then_some(value))
+        let mut lines = self.0.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
     /// The stored form.

@@ -80,6 +80,11 @@ impl<K: Clone + Ord> Index<K> {
         }
     }
 
+    /// The tenants that have filters.
+    pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        self.tenants.keys()
+    }
+
     /// Every filter of the tenant one of whose patterns fits the type, each once, in the order of the keys.
     pub fn wanting(&self, tenant: &TenantId, event_type: &EventType) -> Vec<K> {
         let mut found = Vec::new();

@@ -23,13 +23,14 @@ pub mod target;
 
 pub use lead::Deliveries;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_bus::{Bus, Partition};
 use tidings_event::TenantId;
 use tidings_store::{Flush, Store};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
@@ -41,7 +42,7 @@ use crate::subscriptions::{InForce, Subscriptions};
 use attempt::Ended;
 use queue::{Numbers, Places, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
-use target::Target;
+use target::{Carried, Target};
 
 /// The longest that anything stays unlooked at: what other replicas and rooms leave in the store.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -49,6 +50,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 /// The wait after the bus or the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// The most events of a partition that are kept at hand for those who are behind a little.
+const RECENT: usize = 4_096;
+/// The most bytes of them.
+const RECENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// How deliveries are made, unless a subscription says otherwise.
 #[derive(Debug, Clone)]
@@ -93,6 +99,44 @@ struct Stream {
     saved: Option<u64>,
     /// Offsets below the head that are not ticked off, each with how often.
     outstanding: BTreeMap<u64, u32>,
+    /// Whether a tenant with subscriptions has its events here. Others are not read.
+    wanted: bool,
+    /// Whether there may be more than was read.
+    more: bool,
+    /// What was read last, for those who are behind a little.
+    recent: Recent,
+}
+
+/// Events that somebody wanted, the newest of a partition.
+#[derive(Debug, Default)]
+struct Recent {
+    /// Every event from this offset on that a subscription's types fit is here.
+    from: u64,
+    events: VecDeque<(u64, Arc<Carried>)>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// Adds the next; what is too much goes.
+    fn push(&mut self, offset: u64, event: &Arc<Carried>) {
+        self.bytes += event.data.len();
+        self.events.push_back((offset, event.clone()));
+        while self.bytes > RECENT_BYTES || self.events.len() > RECENT {
+            let Some((offset, event)) = self.events.pop_front() else {
+                break;
+            };
+            self.bytes -= event.data.len();
+            self.from = offset + 1;
+        }
+    }
+
+    /// Begins anew: what is here may lack what somebody wants now.
+    fn clear(&mut self, head: u64) {
+        *self = Self {
+            from: head,
+            ..Self::default()
+        };
+    }
 }
 
 impl Stream {
@@ -156,6 +200,10 @@ struct Dispatcher {
     looked_at_ms: i64,
     forgot_at_ms: i64,
     read_to_end: bool,
+    /// Says that something was appended.
+    tail: watch::Receiver<u64>,
+    /// Whether the subscriptions in force have changed since partitions were chosen by them.
+    choose_streams: bool,
 }
 
 impl Dispatcher {
@@ -163,6 +211,8 @@ impl Dispatcher {
     async fn open(means: Means) -> Result<Self, Refusal> {
         let in_force = means.subscriptions.in_force();
         let now = means.clock.now_ms();
+        let mut tail = means.bus.tail();
+        tail.mark_changed();
         let mut dispatcher = Self {
             bus: means.bus,
             store: means.store,
@@ -194,6 +244,8 @@ impl Dispatcher {
             looked_at_ms: now,
             forgot_at_ms: 0,
             read_to_end: false,
+            tail,
+            choose_streams: true,
         };
         dispatcher.load().await?;
         Ok(dispatcher)
@@ -212,6 +264,7 @@ impl Dispatcher {
             let (topic, number) = (row.topic, row.partition);
             let id = self.stream(Partition { topic, number });
             self.streams[id].head = row.next_offset;
+            self.streams[id].recent.from = row.next_offset;
             self.streams[id].saved = Some(row.next_offset);
         }
         for row in rows.progress().await.map_err(store_fault)? {
@@ -254,9 +307,7 @@ impl Dispatcher {
     /// Delivers until `stopped` is ready; what is on its way then gets [`Config::drain`] to end.
     async fn run(mut self, stopped: impl Future<Output = ()>) {
         let mut stopped = std::pin::pin!(stopped);
-        let mut tail = self.bus.tail();
         loop {
-            tail.mark_unchanged();
             if let Err(refusal) = self.turn().await {
                 tracing::warn!(
                     code = refusal.code.as_str(),
@@ -274,9 +325,11 @@ impl Dispatcher {
                 Duration::ZERO
             };
             let in_force = self.in_force.clone();
+            // Seen by the reading, not here.
+            let mut tail = self.tail.clone();
             tokio::select! {
                 () = &mut stopped => break,
-                changed = tail.changed(), if self.read_to_end => {
+                changed = tail.changed() => {
                     if changed.is_err() {
                         break;
                     }
@@ -365,13 +418,24 @@ impl Dispatcher {
             head: 0,
             saved: None,
             outstanding: BTreeMap::new(),
+            wanted: false,
+            more: true,
+            recent: Recent::default(),
         });
+        self.choose_streams = true;
         id
     }
 
     /// Takes note of subscriptions that were changed or deleted.
     fn take_changes(&mut self) {
-        for id in self.in_force.take_changed() {
+        let changed = self.in_force.take_changed();
+        if !changed.is_empty() {
+            self.choose_streams = true;
+            for stream in &mut self.streams {
+                stream.recent.clear(stream.head);
+            }
+        }
+        for id in changed {
             match self.in_force.get(id) {
                 None => self.forget(id),
                 Some(subscription) => {

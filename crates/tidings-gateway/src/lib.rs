@@ -15,6 +15,7 @@ pub mod manifests;
 pub mod outbox;
 #[cfg(test)]
 mod outbox_life;
+pub mod parked;
 pub mod publish;
 pub mod replicas;
 pub mod rulebook;
@@ -41,6 +42,7 @@ use events::Events;
 use limits::Limits;
 use manifests::Manifests;
 use outbox::Outbox;
+use parked::Parked;
 use publish::command::Command;
 use publish::refusal::Refusal;
 use publish::{Explanation, Line, Published};
@@ -64,6 +66,8 @@ pub struct Gateway {
     pub subscriptions: Arc<Subscriptions>,
     /// Deliveries that were given up, and what became of the others.
     pub dead_letters: DeadLetters,
+    /// Keys that wait for somebody, and what receivers have missed.
+    pub parked: Parked,
     /// The installation's own events on their way to the bus; its relay wants to be run.
     pub outbox: Arc<Outbox>,
     /// Time and ids.
@@ -164,6 +168,12 @@ impl Gateway {
         );
         let subscriptions = Arc::new(subscriptions.await?);
         let dead_letters = DeadLetters::new(store.clone(), clock.clone());
+        let parked = Parked::new(
+            store.clone(),
+            bus.clone(),
+            subscriptions.clone(),
+            clock.clone(),
+        );
         Ok(Self {
             access,
             events,
@@ -172,6 +182,7 @@ impl Gateway {
             api_keys,
             subscriptions,
             dead_letters,
+            parked,
             outbox,
             clock,
             limits,

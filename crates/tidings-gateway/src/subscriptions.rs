@@ -3,18 +3,18 @@
 //! Cast: the room [`Subscriptions`], through which tenants change them; [`InForce`], what the dispatcher
 //! matches events against, changed by difference since there may be a million.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+mod in_force;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tidings_bus::{Bus, Partition, partition_of};
 use tidings_egress::{Client, Secret};
-use tidings_event::{Code, EventType, Service, TenantId};
-use tidings_filter::Index;
+use tidings_event::{Code, Event, Service, TenantId};
+use tidings_filter::{Subject, Unmet};
 use tidings_store::{OutboxRow, Store, SubscriptionRow};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::access::{Caller, Principal};
@@ -27,101 +27,12 @@ use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::{Vault, random};
 use crate::subscription::{self, Auth, Start, State, Subscription};
 
+pub use in_force::InForce;
+
 /// How many rows are read at once.
 const PAGE: u32 = 1_000;
 /// How often a change is tried again that another overtook.
 const TRIES: usize = 5;
-
-/// The subscriptions in force.
-#[derive(Default)]
-pub struct InForce {
-    known: RwLock<Known>,
-    changed: Mutex<Vec<Uuid>>,
-    wake: Notify,
-}
-
-#[derive(Default)]
-struct Known {
-    by_id: HashMap<Uuid, Arc<Subscription>>,
-    index: Index<Uuid>,
-}
-
-impl InForce {
-    /// The subscriptions of a tenant one of whose type patterns fits. Their filters may still say no.
-    pub(crate) fn wanting(
-        &self,
-        tenant: &TenantId,
-        event_type: &EventType,
-    ) -> Vec<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let ids = known.index.wanting(tenant, event_type);
-        ids.iter().map(|id| known.by_id[id].clone()).collect()
-    }
-
-    pub(crate) fn get(&self, id: Uuid) -> Option<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.by_id.get(&id).cloned()
-    }
-
-    /// Everybody's.
-    pub(crate) fn all(&self) -> Vec<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.by_id.values().cloned().collect()
-    }
-
-    /// Every subscription of a tenant.
-    pub(crate) fn of(&self, tenant: &TenantId) -> Vec<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = known
-            .by_id
-            .values()
-            .filter(|it| it.tenant == *tenant)
-            .cloned()
-            .collect();
-        all.sort_unstable_by_key(|it| it.id);
-        all
-    }
-
-    /// Puts a subscription in force, or takes it out. An older revision than the known one is passed over.
-    fn put(&self, id: Uuid, subscription: Option<Subscription>) {
-        {
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            let before = known.by_id.get(&id).cloned();
-            let revision = subscription.as_ref().map_or(u32::MAX, |it| it.revision);
-            if before
-                .as_ref()
-                .is_some_and(|before| before.revision >= revision)
-            {
-                return;
-            }
-            if let Some(before) = before {
-                known.by_id.remove(&id);
-                known
-                    .index
-                    .remove(&before.tenant, before.filter.types(), &id);
-            }
-            if let Some(subscription) = subscription {
-                known
-                    .index
-                    .insert(&subscription.tenant, subscription.filter.types(), &id);
-                known.by_id.insert(id, Arc::new(subscription));
-            }
-        }
-        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.push(id);
-        self.wake.notify_one();
-    }
-
-    /// The ids that have changed since this was last asked.
-    pub(crate) fn take_changed(&self) -> Vec<Uuid> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Ready when something has changed.
-    pub(crate) async fn changed(&self) {
-        self.wake.notified().await;
-    }
-}
 
 /// The secrets of a subscription as they are encrypted.
 #[derive(Serialize, Deserialize)]
@@ -151,6 +62,9 @@ pub enum From {
 
 /// What a receiver verifies with, and when that ends, in ms since 1970.
 pub type VerifyingSecret = (zeroize::Zeroizing<String>, Option<i64>);
+
+/// A subscription, and the first clause of its filter that an event does not meet.
+pub type Judged = (Arc<Subscription>, Result<(), Unmet>);
 
 /// What a change does to a subscription.
 #[derive(Debug, Clone)]
@@ -294,6 +208,18 @@ impl Subscriptions {
     /// One of the tenant's.
     pub fn get(&self, caller: &Caller, id: Uuid) -> Result<Arc<Subscription>, Refusal> {
         self.owned(&reader(caller)?, id)
+    }
+
+    /// For each of the tenant's, whether an event of its meets the filter, or the first clause that it does not.
+    pub fn judge(&self, caller: &Caller, event: &Event) -> Result<Vec<Judged>, Refusal> {
+        let subject = Subject::new(event);
+        let all = self.list(caller)?.into_iter();
+        Ok(all
+            .map(|subscription| {
+                let verdict = subscription.filter.judge(&subject);
+                (subscription, verdict)
+            })
+            .collect())
     }
 
     /// What its receiver verifies messages with, newest first.

@@ -72,7 +72,7 @@ impl House {
 
 /// What tenants do with subscriptions.
 fn deliveries() -> Router<House> {
-    use surface::{dead_letters, subscriptions};
+    use surface::{dead_letters, deliveries, subscriptions};
     let one = "/v1/subscriptions/{subscriptionId}";
     Router::new()
         .route(
@@ -94,7 +94,11 @@ fn deliveries() -> Router<House> {
         )
         .route(&format!("{one}/secret"), get(subscriptions::secret))
         .route(&format!("{one}/rotate-secret"), post(subscriptions::rotate))
-        .route("/v1/events/{eventId}/trace", get(subscriptions::trace))
+        .route(&format!("{one}/events"), get(deliveries::missed))
+        .route(&format!("{one}/parked"), get(deliveries::parked))
+        .route(&format!("{one}/parked/release"), post(deliveries::release))
+        .route("/v1/events/{eventId}/trace", get(deliveries::trace))
+        .route("/v1/events/{eventId}/explain", get(deliveries::explain))
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/replay", post(dead_letters::replay_all))
         .route(

@@ -6,8 +6,8 @@ use utoipa::openapi::{Content, Ref, ResponseBuilder, Server};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::surface::{
-    api_keys, catalogs, cloudevents, dead_letters, documents, events, modules, operations, publish,
-    subscriptions,
+    api_keys, catalogs, cloudevents, dead_letters, deliveries, documents, events, modules,
+    operations, publish, subscriptions,
 };
 
 /// An event to publish (source A).
@@ -152,7 +152,11 @@ pub(crate) struct Problem {
         subscriptions::skip_backlog,
         subscriptions::secret,
         subscriptions::rotate,
-        subscriptions::trace,
+        deliveries::trace,
+        deliveries::explain,
+        deliveries::missed,
+        deliveries::parked,
+        deliveries::release,
         dead_letters::list,
         dead_letters::get,
         dead_letters::replay,

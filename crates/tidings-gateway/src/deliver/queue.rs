@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::record::Ledger;
 use super::schedule::Pace;
+use super::target::Carried;
 use crate::subscription::{State, Subscription};
 
 /// The most deliveries of a subscription at hand.
@@ -48,7 +49,7 @@ pub(super) enum Held {
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
     pub(super) sequence: u64,
-    pub(super) event: Arc<Event>,
+    pub(super) event: Arc<Carried>,
     /// The subscription's revision that routed it.
     pub(super) revision: u32,
     /// The key whose order it keeps.

@@ -1,16 +1,17 @@
 //! Read and match: records of the log to deliveries at hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidings_bus::{Partition, Read, Stored, partition_of};
-use tidings_event::{Event, EventType};
+use tidings_event::{EventType, Topic};
 use tidings_filter::Subject;
 use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::{Delivery, Origin, ROOM_BELOW, StreamId};
 use super::record::{self, Ledger};
+use super::target::Carried;
 use crate::envelope;
 use crate::events::unreadable;
 use crate::publish::refusal::Refusal;
@@ -24,20 +25,53 @@ const SCAN: usize = 5_000;
 const CATCHING_UP: usize = 32;
 
 /// An event and who wants it.
-type Matched = (Arc<Event>, Vec<Arc<Subscription>>);
+type Matched = (Arc<Carried>, Vec<Arc<Subscription>>);
 
 impl Dispatcher {
     /// Reads what has been appended and gives it to all who keep up.
     pub(super) async fn read(&mut self) -> Result<(), Refusal> {
         self.read_to_end = true;
-        for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
-            for number in 0..partitions {
-                let topic = topic.clone();
-                let stream = self.stream(Partition { topic, number });
+        if self.tail.has_changed().unwrap_or(true) {
+            self.tail.mark_unchanged();
+            for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
+                for number in 0..partitions {
+                    let topic = topic.clone();
+                    let stream = self.stream(Partition { topic, number });
+                    self.streams[stream].more = true;
+                }
+            }
+        }
+        self.choose_streams();
+        for stream in 0..self.streams.len() {
+            if self.streams[stream].wanted && self.streams[stream].more {
                 self.read_stream(stream).await?;
             }
         }
         Ok(())
+    }
+
+    /// Only partitions are read that hold events of tenants with subscriptions.
+    fn choose_streams(&mut self) {
+        if !std::mem::take(&mut self.choose_streams) {
+            return;
+        }
+        let mut counts: BTreeMap<Topic, u32> = BTreeMap::new();
+        for stream in &self.streams {
+            let count = counts.entry(stream.partition.topic.clone()).or_default();
+            *count = (*count).max(stream.partition.number + 1);
+        }
+        let tenants = self.in_force.tenants();
+        let mut wanted: BTreeSet<(u32, u32)> = BTreeSet::new();
+        for count in counts.values().copied().collect::<BTreeSet<_>>() {
+            let numbers = tenants
+                .iter()
+                .map(|tenant| partition_of(tenant.as_str().as_bytes(), count));
+            wanted.extend(numbers.map(|number| (count, number)));
+        }
+        for stream in &mut self.streams {
+            let count = counts[&stream.partition.topic];
+            stream.wanted = wanted.contains(&(count, stream.partition.number));
+        }
     }
 
     async fn read_stream(&mut self, stream: StreamId) -> Result<(), Refusal> {
@@ -50,9 +84,9 @@ impl Dispatcher {
         };
         let partition = self.streams[stream].partition.clone();
         let page = self.bus.read(partition, read).await.map_err(unreadable)?;
-        if page.records.len() == PAGE {
-            self.read_to_end = false;
-        }
+        let more = page.records.len() == PAGE;
+        self.streams[stream].more = more;
+        self.read_to_end &= !more;
         for record in page.records {
             self.streams[stream].head = record.offset;
             self.give(stream, &record)?;
@@ -67,7 +101,11 @@ impl Dispatcher {
             return Ok(());
         };
         let offset = record.offset;
+        self.streams[stream].recent.push(offset, &event);
         for subscription in wanting {
+            if !subscription.filter.matches(&Subject::new(&event)) {
+                continue;
+            }
             let queue = self.queue(&subscription);
             let id = subscription.id;
             if queue.places.contains_key(&stream) {
@@ -90,7 +128,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// The event of a record and the subscriptions whose filters it meets; nothing when there are none.
+    /// The event of a record and the subscriptions whose types it fits; nothing when there are none.
     fn matched(&self, record: &Stored) -> Result<Option<Matched>, Refusal> {
         let event_type = record.headers.get("ce_type").map(str::parse::<EventType>);
         let Some(Ok(event_type)) = event_type else {
@@ -104,18 +142,13 @@ impl Dispatcher {
                 }
             };
         };
-        let mut wanting = self.in_force.wanting(&record.tenant, &event_type);
+        let wanting = self.in_force.wanting(&record.tenant, &event_type);
         if wanting.is_empty() {
             return Ok(None);
         }
-        let event = match envelope::read(record) {
-            Ok(event) => Arc::new(event),
-            Err(error) => return Err(Refusal::fault("Reading an event to deliver", &error)),
-        };
-        let subject = Subject::new(&event);
-        wanting.retain(|subscription| subscription.filter.matches(&subject));
-        drop(subject);
-        Ok((!wanting.is_empty()).then_some((event, wanting)))
+        let event = envelope::read(record)
+            .map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
+        Ok(Some((Arc::new(Carried::new(event)), wanting)))
     }
 
     /// Puts an event into a subscription's queue. False when it needs no ticking off: a row is or will be
@@ -123,7 +156,7 @@ impl Dispatcher {
     fn take_to_hand(
         &mut self,
         subscription: &Arc<Subscription>,
-        event: &Arc<Event>,
+        event: &Arc<Carried>,
         origin: Origin,
     ) -> bool {
         let now = self.clock.now_ms();
@@ -221,7 +254,9 @@ impl Dispatcher {
             return Ok(false);
         }
         let mut next = place;
-        if place < head {
+        if place < head && place >= self.streams[stream].recent.from {
+            next = self.catch_up_at_hand(subscription, stream, place);
+        } else if place < head {
             let read = Read {
                 from: place,
                 tenant: Some(subscription.tenant.clone()),
@@ -236,7 +271,7 @@ impl Dispatcher {
                     .map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
                 if subscription.filter.matches(&Subject::new(&event)) {
                     let origin = Origin::Own(stream, record.offset);
-                    self.take_to_hand(subscription, &Arc::new(event), origin);
+                    self.take_to_hand(subscription, &Arc::new(Carried::new(event)), origin);
                 }
             }
         }
@@ -251,6 +286,34 @@ impl Dispatcher {
         }
         self.moved.insert(subscription.id);
         Ok(place < head)
+    }
+
+    /// Goes on with what was read last. Answers the next offset it wants.
+    fn catch_up_at_hand(
+        &mut self,
+        subscription: &Arc<Subscription>,
+        stream: StreamId,
+        place: u64,
+    ) -> u64 {
+        let recent = &self.streams[stream].recent.events;
+        let first = recent.partition_point(|(offset, _)| *offset < place);
+        let mut taken = Vec::new();
+        let mut next = self.streams[stream].head;
+        for (offset, event) in recent.range(first..) {
+            if taken.len() == ROOM_BELOW {
+                next = *offset;
+                break;
+            }
+            if event.tenant == subscription.tenant
+                && subscription.filter.matches(&Subject::new(event))
+            {
+                taken.push((*offset, event.clone()));
+            }
+        }
+        for (offset, event) in taken {
+            self.take_to_hand(subscription, &event, Origin::Own(stream, offset));
+        }
+        next
     }
 
     /// Where a subscription begins, in each partition that its tenant's events can be in.

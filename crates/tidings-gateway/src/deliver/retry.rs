@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tidings_event::Event;
 use tidings_store::PendingRow;
 use uuid::Uuid;
 
@@ -10,6 +9,7 @@ use super::Dispatcher;
 use super::queue::{Delivery, Origin};
 use super::record::PendingDetail;
 use super::schedule::ms;
+use super::target::Carried;
 use crate::envelope;
 use crate::events::unreadable;
 use crate::manifests::store_fault;
@@ -118,13 +118,13 @@ impl Dispatcher {
         &self,
         row: &PendingRow,
         detail: &PendingDetail,
-    ) -> Result<Option<Arc<Event>>, Refusal> {
+    ) -> Result<Option<Arc<Carried>>, Refusal> {
         let found = self.bus.find(row.tenant.clone(), row.event_id).await;
         if let Some(record) = found.map_err(unreadable)? {
             let event = envelope::read(&record);
             let event =
                 event.map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
-            return Ok(Some(Arc::new(event)));
+            return Ok(Some(Arc::new(Carried::new(event))));
         }
         let Some(dead) = detail.dead_letter else {
             return Ok(None);
@@ -133,7 +133,8 @@ impl Dispatcher {
         let Some(letter) = letter.map_err(store_fault)? else {
             return Ok(None);
         };
-        Ok(crate::dead_letters::event_of(&letter).map(Arc::new))
+        let event = crate::dead_letters::event_of(&letter);
+        Ok(event.map(|event| Arc::new(Carried::new(event))))
     }
 
     /// Lets the next of each lane go whose first is settled and written.

@@ -2,13 +2,46 @@
 
 pub mod webhook;
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tidings_event::Event;
 
 use crate::subscription::Subscription;
+
+/// An event on its way to any number of subscriptions. What is the same for all of them is made once.
+#[derive(Debug)]
+pub struct Carried {
+    event: Event,
+    structured: OnceLock<Bytes>,
+}
+
+impl Carried {
+    /// Of an event.
+    pub fn new(event: Event) -> Self {
+        Self {
+            event,
+            structured: OnceLock::new(),
+        }
+    }
+
+    /// Its CloudEvents JSON.
+    pub fn structured(&self) -> Bytes {
+        let write = || self.event.to_structured().into();
+        self.structured.get_or_init(write).clone()
+    }
+}
+
+impl Deref for Carried {
+    type Target = Event;
+
+    fn deref(&self) -> &Event {
+        &self.event
+    }
+}
 
 /// One delivery on its way.
 #[derive(Debug, Clone)]
@@ -16,7 +49,7 @@ pub struct Handover {
     /// To whom, as the subscription is now.
     pub subscription: Arc<Subscription>,
     /// What.
-    pub event: Arc<Event>,
+    pub event: Arc<Carried>,
     /// Its number in the subscription.
     pub sequence: u64,
     /// Whether it is sent again because somebody asked for it.

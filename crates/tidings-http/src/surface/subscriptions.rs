@@ -7,7 +7,6 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
-use tidings_gateway::deliver::record::AttemptDetail;
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscription::{Subscription, duration};
 use tidings_gateway::subscriptions::{Change, From};
@@ -227,79 +226,6 @@ pub(crate) async fn rotate(
     Ok(axum::Json(keys(&secrets)).into_response())
 }
 
-/// What became of an event: each delivery, each attempt.
-#[utoipa::path(get, path = "/v1/events/{eventId}/trace", tag = "events", params(("eventId" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
-pub(crate) async fn trace(
-    State(house): State<House>,
-    Authenticated(caller): Authenticated,
-    Path(id): Path<String>,
-) -> Result<Response, Refused> {
-    let event_id: Uuid = id.parse().map_err(|_| Refusal::not_found("event"))?;
-    let gateway = house.gateway();
-    let event = gateway.events.get(&caller, event_id).await?;
-    let attempts = gateway
-        .dead_letters
-        .attempts_of_event(&caller, event_id)
-        .await?;
-    let pending = gateway
-        .dead_letters
-        .pending_of_event(&caller, event_id)
-        .await?;
-    let mut deliveries: Vec<Value> = Vec::new();
-    for attempt in &attempts {
-        let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
-            .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
-        let of = json!(attempt.subscription);
-        let known = deliveries
-            .iter()
-            .position(|it| it["subscriptionId"] == of && it["sequence"] == attempt.sequence);
-        let index = known.unwrap_or_else(|| {
-            deliveries.push(json!({
-                "subscriptionId": of, "sequence": attempt.sequence, "attempts": [],
-            }));
-            deliveries.len() - 1
-        });
-        let delivery = &mut deliveries[index];
-        delivery["revision"] = json!(detail.revision);
-        delivery["state"] = json!(attempt.outcome);
-        delivery["ledger"] = json!(detail.ledger);
-        if let Some(list) = delivery["attempts"].as_array_mut() {
-            list.push(json!({
-                "number": attempt.number,
-                "startedAt": rfc3339(attempt.started_at_ms),
-                "status": detail.status,
-                "latencyMs": detail.latency_ms,
-                "error": detail.error,
-                "responseHeaders": detail.response_headers,
-                "responseBody": detail.response_body,
-            }));
-        }
-    }
-    for row in &pending {
-        let of = json!(row.subscription);
-        let known = deliveries
-            .iter_mut()
-            .find(|it| it["subscriptionId"] == of && it["sequence"] == row.sequence);
-        let state = json!(row.state);
-        let due = json!(rfc3339(row.next_at_ms));
-        match known {
-            Some(delivery) => {
-                delivery["state"] = state;
-                delivery["nextAttemptAt"] = due;
-            }
-            None => deliveries.push(json!({
-                "subscriptionId": of, "sequence": row.sequence, "attempts": [], "state": state,
-                "nextAttemptAt": due,
-            })),
-        }
-    }
-    let event = serde_json::to_value(super::events::Rendered(event));
-    let event = event.map_err(|error| Refusal::fault("Writing an event", &error))?;
-    let answer = json!({ "event": event, "deliveries": deliveries, "caused": [] });
-    Ok(axum::Json(answer).into_response())
-}
-
 async fn changed(
     house: &House,
     caller: &tidings_gateway::access::Caller,
@@ -311,7 +237,7 @@ async fn changed(
     Ok(axum::Json(rendered(&one)).into_response())
 }
 
-fn parsed(id: &str) -> Result<Uuid, Refusal> {
+pub(super) fn parsed(id: &str) -> Result<Uuid, Refusal> {
     id.parse().map_err(|_| Refusal::not_found("subscription"))
 }
 

@@ -239,6 +239,96 @@ fn a_failing_event_parks_its_own_key_and_all_other_keys_flow() {
 }
 
 #[test]
+fn a_parked_key_goes_on_when_it_is_released_with_or_without_its_head() {
+    let (server, token) = server();
+    let receiver = Receiver::start();
+    receiver.answer(|hit, _| {
+        if hit.json()["data"]["n"] == 1 {
+            500
+        } else {
+            200
+        }
+    });
+    let delivery = json!({ "ordered": true, "key": "/key", "retry": { "schedule": [] } });
+    let subscription = subscribe(&server, &token, &receiver, json!({ "delivery": delivery }));
+    let id = publish(&server, &token, &json!({ "key": "a", "n": 1 }));
+    for n in 2..=4 {
+        publish(&server, &token, &json!({ "key": "a", "n": n }));
+    }
+    let parked = || {
+        let list = server
+            .get(&path(&subscription, "/parked"), &token)
+            .expect(200)
+            .json();
+        list["items"][0].clone()
+    };
+    let key = eventually("it is parked, with three behind", || {
+        let key = parked();
+        (key["behind"] == 3).then_some(key)
+    });
+    assert_eq!((&key["key"], &key["eventId"]), (&json!("a"), &json!(id)));
+    let missed = server
+        .get(&path(&subscription, "/events?after=2"), &token)
+        .expect(200)
+        .json();
+    let missed = missed["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["event"]["data"]["n"].clone());
+    assert_eq!(missed.collect::<Vec<_>>(), [3, 4]);
+
+    let release = |body: Value| {
+        let answer = server.post(&path(&subscription, "/parked/release"), &token, &body);
+        answer.status
+    };
+    assert_eq!(release(json!({ "key": "b" })), 404);
+    assert_eq!(release(json!({ "key": "a" })), 202);
+    receiver.until("it is tried again", |hits| hits.len() == 2);
+    eventually("it is parked again", || {
+        (parked()["attempts"] == 2).then_some(())
+    });
+    assert_eq!(release(json!({ "key": "a", "dropHead": true })), 202);
+    let hits = receiver.until_taken(3);
+    let arrived = hits.iter().filter(|hit| hit.status == 200);
+    let taken: Vec<u64> = arrived
+        .map(|hit| hit.json()["data"]["n"].as_u64().unwrap())
+        .collect();
+    assert_eq!(taken, [2, 3, 4]);
+    let letters = server.get("/v1/dead-letters", &token).expect(200).json();
+    assert_eq!(letters["items"][0]["eventId"], id.as_str());
+    publish(&server, &token, &json!({ "key": "a", "n": 5 }));
+    receiver.until_taken(4);
+}
+
+#[test]
+fn an_explanation_names_the_first_clause_that_an_event_did_not_meet() {
+    let (server, token) = server();
+    let receiver = Receiver::start();
+    subscribe(&server, &token, &receiver, json!({}));
+    let more = json!({ "name": "large", "filter": { "types": ["crm.**"], "data": [{ "pointer": "/n", "gt": 5 }] } });
+    subscribe(&server, &token, &receiver, more);
+    let id = publish(&server, &token, &json!({ "n": 1 }));
+    receiver.until_taken(1);
+    let explained = eventually("the delivery is written down", || {
+        let answer = server
+            .get(&format!("/v1/events/{id}/explain"), &token)
+            .expect(200)
+            .json();
+        (answer["subscriptions"][0]["delivered"] == true).then_some(answer)
+    });
+    let large = &explained["subscriptions"][1];
+    assert_eq!(
+        (&large["name"], &large["delivered"]),
+        (&json!("large"), &json!(false))
+    );
+    assert_eq!(
+        large["unmet"],
+        json!({ "clause": "data[0].gt", "expected": "5", "got": "1" })
+    );
+}
+
+#[test]
 fn a_paused_subscription_keeps_its_place_and_goes_where_it_is_told() {
     let (server, token) = server();
     let receiver = Receiver::start();

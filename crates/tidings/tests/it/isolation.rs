@@ -27,7 +27,7 @@ enum Foreign {
 
 use Foreign::{Forbidden, NotFound, Nothing, Own, Public, Shared};
 
-const TABLE: [(&str, &str, Foreign); 42] = [
+const TABLE: [(&str, &str, Foreign); 46] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -59,6 +59,14 @@ const TABLE: [(&str, &str, Foreign); 42] = [
         NotFound,
     ),
     ("delete", "/v1/subscriptions/{subscriptionId}", NotFound),
+    ("get", "/v1/subscriptions/{subscriptionId}/events", NotFound),
+    ("get", "/v1/subscriptions/{subscriptionId}/parked", NotFound),
+    (
+        "post",
+        "/v1/subscriptions/{subscriptionId}/parked/release",
+        NotFound,
+    ),
+    ("get", "/v1/events/{eventId}/explain", NotFound),
     ("get", "/v1/dead-letters", Nothing),
     ("get", "/v1/dead-letters/{deadLetterId}", NotFound),
     ("post", "/v1/dead-letters/{deadLetterId}/replay", NotFound),
@@ -114,6 +122,7 @@ fn body(path: &str) -> Value {
         "/v1/subscriptions" | "/v1/subscriptions/{subscriptionId}" => json!({
             "name": "mine", "target": { "kind": "webhook", "url": "https://umbrella.example/h" },
         }),
+        path if path.ends_with("/release") => json!({ "key": "k" }),
         path if path.ends_with("/seek") => json!({ "to": "beginning" }),
         path if path.ends_with("/rotate-secret") || path.ends_with("/replay") => json!({}),
         "/v1/api-keys" => json!({ "name": "mine", "scopes": ["events:read"] }),

@@ -14,6 +14,8 @@ use uuid::Uuid;
 use super::{Handover, Outcome, Target, Verdict};
 use crate::subscription::{Auth, Format};
 
+/// CloudEvents JSON format, as HTTP names it.
+const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 /// The longest wait that a receiver may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
@@ -59,19 +61,15 @@ pub(crate) fn message_id(event_id: Uuid, subscription: Uuid) -> String {
 fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
     let event = &*handover.event;
     match handover.subscription.target.format {
+        Format::Structured if !handover.replayed => {
+            (STRUCTURED.into(), Vec::new(), event.structured())
+        }
         Format::Structured => {
-            let replayed = ("replayed", json!(true));
-            let more = if handover.replayed {
-                &[replayed][..]
-            } else {
-                &[]
-            };
             let mut body = Vec::with_capacity(event.data.len() + 512);
             let mut serializer = serde_json::Serializer::new(&mut body);
-            let written = event.write(&mut serializer, more);
+            let written = event.write(&mut serializer, &[("replayed", json!(true))]);
             written.expect("an event is always writable as JSON");
-            let content_type = "application/cloudevents+json; charset=UTF-8";
-            (content_type.into(), Vec::new(), body.into())
+            (STRUCTURED.into(), Vec::new(), body.into())
         }
         Format::Binary => {
             let content_type = event

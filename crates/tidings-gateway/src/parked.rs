@@ -1,0 +1,198 @@
+//! Keys of ordered subscriptions that wait for somebody: released in order, or without their head. And what a
+//! subscription was to get from a number on, for a receiver that has missed some.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tidings_bus::Bus;
+use tidings_store::{DeadLetterRow, Flush, PendingRow, Store};
+use uuid::Uuid;
+
+use crate::access::Caller;
+use crate::clock::Clock;
+use crate::events::{Events, Placed, unreadable};
+use crate::manifests::store_fault;
+use crate::publish::refusal::Refusal;
+use crate::subscriptions::{Subscriptions, administered};
+
+/// The most pending deliveries that are looked through for parked keys.
+const MOST: u32 = 10_000;
+/// The most events of one page.
+pub const MAX_PAGE: u32 = 1_000;
+
+/// A key that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedKey {
+    /// The key.
+    pub key: String,
+    /// The delivery that its attempts were used up for.
+    pub head: PendingRow,
+    /// How many wait behind it.
+    pub behind: usize,
+}
+
+/// The room.
+#[derive(Clone)]
+pub struct Parked {
+    store: Store,
+    bus: Arc<dyn Bus>,
+    subscriptions: Arc<Subscriptions>,
+    clock: Clock,
+}
+
+impl Parked {
+    pub(crate) fn new(
+        store: Store,
+        bus: Arc<dyn Bus>,
+        subscriptions: Arc<Subscriptions>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            store,
+            bus,
+            subscriptions,
+            clock,
+        }
+    }
+
+    /// The parked keys of one of the tenant's subscriptions.
+    pub async fn list(&self, caller: &Caller, id: Uuid) -> Result<Vec<ParkedKey>, Refusal> {
+        self.subscriptions.get(caller, id)?;
+        let rows = self.store.deliveries().pending_of(id, None, 0, MOST).await;
+        let mut lanes: BTreeMap<String, Vec<PendingRow>> = BTreeMap::new();
+        for row in rows.map_err(store_fault)? {
+            if let Some(lane) = row.lane.clone() {
+                lanes.entry(lane).or_default().push(row);
+            }
+        }
+        let parked = lanes.into_iter().filter_map(|(key, mut rows)| {
+            let head = rows.remove(0);
+            (head.state == "parked").then_some(ParkedKey {
+                key,
+                head,
+                behind: rows.len(),
+            })
+        });
+        Ok(parked.collect())
+    }
+
+    /// Tries the head of a parked key again, from the beginning of its schedule; the others follow in order.
+    pub async fn release(&self, caller: &Caller, id: Uuid, key: &str) -> Result<(), Refusal> {
+        let mut rows = self.parked(caller, id, key).await?;
+        let mut head = rows.remove(0);
+        let mut detail: Value = serde_json::from_str(&head.detail)
+            .map_err(|error| Refusal::fault("Reading a parked delivery", &error))?;
+        detail["base"] = json!(head.attempts);
+        detail["sinceMs"] = json!(self.clock.now_ms());
+        head.detail = detail.to_string();
+        self.due_now(head, Flush::default()).await
+    }
+
+    /// Gives the head of a parked key up, as a dead letter; the others follow in order.
+    pub async fn drop_head(&self, caller: &Caller, id: Uuid, key: &str) -> Result<(), Refusal> {
+        let mut rows = self.parked(caller, id, key).await?;
+        let head = rows.remove(0);
+        let mut flush = Flush::default();
+        flush.settled.push((id, head.sequence));
+        let found = self.bus.find(head.tenant.clone(), head.event_id).await;
+        if let Some(record) = found.map_err(unreadable)? {
+            let event = crate::envelope::read(&record)
+                .map_err(|error| Refusal::fault("Reading an event", &error))?;
+            flush.dead.push(DeadLetterRow {
+                id: self.clock.new_id(),
+                tenant: head.tenant,
+                subscription: id,
+                sequence: head.sequence,
+                event_id: head.event_id,
+                event_type: event.event_type.clone(),
+                event: String::from_utf8(event.to_structured()).expect("JSON is UTF-8"),
+                attempts: head.attempts,
+                last_error: "it was dropped from its parked key".into(),
+                created_at_ms: self.clock.now_ms(),
+                state: "open".into(),
+            });
+        }
+        match rows.into_iter().next() {
+            Some(next) => self.due_now(next, flush).await,
+            None => self
+                .store
+                .deliveries()
+                .flush(&flush)
+                .await
+                .map_err(store_fault),
+        }
+    }
+
+    /// What a subscription was to get after a sequence number, as far as it was tried or waits.
+    pub async fn missed(
+        &self,
+        caller: &Caller,
+        events: &Events,
+        id: Uuid,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<(u64, Placed)>, Refusal> {
+        self.subscriptions.get(caller, id)?;
+        let rows = self.store.deliveries();
+        // Several attempts are of one delivery, so that some more rows are read than deliveries answered.
+        let tried = rows
+            .attempts_of(id, after, limit.saturating_mul(4))
+            .await
+            .map_err(store_fault)?;
+        let waiting = rows
+            .pending_of(id, None, after, limit)
+            .await
+            .map_err(store_fault)?;
+        let tried = tried.into_iter().map(|row| (row.sequence, row.event_id));
+        let waiting = waiting.into_iter().map(|row| (row.sequence, row.event_id));
+        let all: BTreeSet<(u64, Uuid)> = tried.chain(waiting).collect();
+        let mut found = Vec::new();
+        for (sequence, event_id) in all.into_iter().take(limit as usize) {
+            match events.get(caller, event_id).await {
+                Ok(event) => found.push((sequence, event)),
+                // The log no longer holds it.
+                Err(refusal) if refusal.code == tidings_event::Code::NotFound => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The deliveries of a key that is parked, its head first.
+    async fn parked(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+        key: &str,
+    ) -> Result<Vec<PendingRow>, Refusal> {
+        let tenant = administered(caller)?;
+        self.subscriptions.get(caller, id)?;
+        let rows = self
+            .store
+            .deliveries()
+            .pending_of(id, Some(key), 0, 2)
+            .await;
+        let rows = rows.map_err(store_fault)?;
+        let parked = rows
+            .first()
+            .is_some_and(|head| head.state == "parked" && head.tenant == tenant);
+        if parked {
+            Ok(rows)
+        } else {
+            Err(Refusal::not_found("parked key"))
+        }
+    }
+
+    /// The dispatcher finds what is due.
+    async fn due_now(&self, mut row: PendingRow, mut flush: Flush) -> Result<(), Refusal> {
+        row.state = "waiting".into();
+        row.next_at_ms = self.clock.now_ms();
+        flush.pending.push(row);
+        self.store
+            .deliveries()
+            .flush(&flush)
+            .await
+            .map_err(store_fault)
+    }
+}
