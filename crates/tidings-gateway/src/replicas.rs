@@ -16,8 +16,8 @@ use crate::Gateway;
 use crate::access::Access;
 use crate::catalogs::Catalogs;
 use crate::manifests::Manifests;
-use crate::subscriptions::Subscriptions;
 use crate::publish::refusal::Refusal;
+use crate::subscriptions::Subscriptions;
 
 /// How often the store is asked: a change is in force everywhere within a second, reading included.
 const EVERY: Duration = Duration::from_millis(250);

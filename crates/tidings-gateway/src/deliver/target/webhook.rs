@@ -70,7 +70,7 @@ fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
             let mut serializer = serde_json::Serializer::new(&mut body);
             let written = event.write(&mut serializer, more);
             written.expect("an event is always writable as JSON");
-            let content_type = "application/cloudevents+json; charset=UTF-8";
+            let content_type = "application/cloudevents+json";
             (content_type.into(), Vec::new(), body.into())
         }
         Format::Binary => {
