@@ -1,9 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 pub mod api_keys;
+pub mod catalogs;
 pub mod dead_letters;
 pub mod deliveries;
-pub mod catalogs;
 pub mod manifests;
 pub mod outbox;
 mod pool;
@@ -25,9 +25,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, Executor, PgConnection, Pool, Row as _, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
+pub use catalogs::{CatalogRow, Catalogs};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
 pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow};
-pub use catalogs::{CatalogRow, Catalogs};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;

@@ -7,8 +7,8 @@ use sqlx::{Pool, Sqlite, SqliteConnection};
 
 use crate::pool::Columns;
 use crate::{
-    ApiKeyRow, AttemptRow, CatalogRow, CursorRow, DeadLetterRow, ManifestRow, OutboxRow, PendingRow,
-    ProgressRow, StoreError, SubscriptionRow, attempting,
+    ApiKeyRow, AttemptRow, CatalogRow, CursorRow, DeadLetterRow, ManifestRow, OutboxRow,
+    PendingRow, ProgressRow, StoreError, SubscriptionRow, attempting,
 };
 
 /// The CRC-32 of a row: its table and each field with its length, so that no two rows run into
