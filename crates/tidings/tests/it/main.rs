@@ -7,6 +7,7 @@ mod catalogs;
 mod cloudevents;
 mod codes;
 mod command_line;
+mod command_line_deliveries;
 mod compressed;
 mod credentials;
 mod disabled;
