@@ -114,7 +114,7 @@ impl Forward {
         let outgoing = Outgoing {
             target: &self.target,
             headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
-            body: body.into(),
+            body,
             timeout: LIMITS.total_timeout,
         };
         let answer: Result<_, EgressError> = self.client.post(outgoing).await;

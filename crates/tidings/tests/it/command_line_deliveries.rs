@@ -191,8 +191,8 @@ fn a_dead_letter_is_found_traced_and_sent_again() {
         messages[0].header("webhook-id")
     );
     assert_eq!(messages[3].header("tidings-replayed"), Some("true"));
-    let last = text(&letters[2]["id"]);
-    assert_eq!(shell.json(&["dlq", "delete", last])["deleted"], true);
+    let third = text(&letters[2]["id"]);
+    assert_eq!(shell.json(&["dlq", "delete", third])["deleted"], true);
     let of_type = ["dlq", "replay", "--all", "--type", "crm.contact.created"];
     assert_eq!(shell.json(&of_type)["replaying"], 1);
     receiver.messages(5);

@@ -23,7 +23,7 @@ const ENDLESS: usize = 256 << 20;
 const ENDED_WITHIN: Duration = Duration::from_secs(15);
 
 fn endless(stream: &mut TcpStream, head: &[u8]) {
-    let piece = [b'a'; 65_536];
+    let piece = [b'a'; 16_384];
     let mut written = stream.write_all(head).map(|()| 0);
     while let Ok(bytes) = written
         && bytes < ENDLESS

@@ -156,11 +156,11 @@ fn no_notation_of_an_inward_address_is_taken_as_a_target() {
         .json();
     let path = format!("/v1/subscriptions/{}", made["id"].as_str().expect("an id"));
     for (host, _) in HOSTS {
-        let patch = json!({ "target": { "url": format!("http://{host}/") } });
+        let change = json!({ "target": { "url": format!("http://{host}/") } });
         let patched = server
             .call("PATCH", &path)
             .bearer(&token)
-            .json(&patch)
+            .json(&change)
             .send();
         patched.problem(400, INWARD);
     }
