@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::catalogs::{apply, small};
 use crate::harness::{BINARY, Folder, Server};
-use crate::receiver::{Message, Receiver, admin, delivery, publish};
+use crate::raw_receiver::{Message, RawReceiver, admin, delivery, publish};
 
 /// The command line as an administrator of `acme` has it.
 struct Shell {
@@ -77,7 +77,7 @@ fn text(value: &Value) -> &str {
 #[test]
 fn a_subscription_is_made_changed_and_taken_away() {
     let shell = Shell::start();
-    let receiver = Receiver::good("127.0.0.1");
+    let receiver = RawReceiver::good("127.0.0.1");
     let made = shell.subscribe(&receiver.url);
     let id = text(&made["id"]);
     assert!(text(&made["secret"]).starts_with("whsec_"), "{made}");
@@ -122,7 +122,7 @@ fn a_dead_letter_is_found_traced_and_sent_again() {
     let shell = Shell::start();
     let well = Arc::new(AtomicBool::new(false));
     let is_well = well.clone();
-    let receiver = Receiver::at("127.0.0.1", move |stream, _| {
+    let receiver = RawReceiver::at("127.0.0.1", move |stream, _| {
         let status = if is_well.load(Ordering::SeqCst) {
             "204 Fine"
         } else {
@@ -307,7 +307,7 @@ impl Drop for Listening {
 #[test]
 fn events_are_sent_to_the_machine_of_who_listens() {
     let shell = Shell::start();
-    let receiver = Receiver::good("127.0.0.1");
+    let receiver = RawReceiver::good("127.0.0.1");
     let beginning = publish(&shell.server, &shell.token, 0);
     let mut listening = shell.command(&["listen", "--forward-to", &receiver.url]);
     listening.args([

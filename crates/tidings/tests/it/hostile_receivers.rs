@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::harness::Server;
-use crate::receiver::{Message, Receiver, admin, delivery, publish, subscribe};
+use crate::raw_receiver::{Message, RawReceiver, admin, delivery, publish, subscribe};
 
 /// Events in each test.
 const EVENTS: usize = 20;
@@ -53,7 +53,7 @@ fn bomb() -> Vec<u8> {
 
 /// The hostile ones, each at an address of its own so that no breaker of a host joins them. `inner` is a receiver that
 /// only a followed redirect would come to.
-fn hostile(inner: &str) -> Vec<(&'static str, Receiver)> {
+fn hostile(inner: &str) -> Vec<(&'static str, RawReceiver)> {
     type Act = Box<dyn Fn(&mut TcpStream, &Message) + Send + Sync>;
     let redirect = format!(
         "HTTP/1.1 307 Temporary Redirect\r\nLocation: {inner}\r\nContent-Length: 0\r\n\r\n"
@@ -129,7 +129,7 @@ fn hostile(inner: &str) -> Vec<(&'static str, Receiver)> {
         let address = format!("127.0.1.{}", number + 1);
         (
             name,
-            Receiver::at(&address, move |stream, message| act(stream, message)),
+            RawReceiver::at(&address, move |stream, message| act(stream, message)),
         )
     });
     receivers.collect()
@@ -145,11 +145,11 @@ fn start() -> Server {
 fn hostile_receivers_touch_nobody_elses_deliveries_and_no_memory() {
     let server = start();
     let token = admin(&server, "acme");
-    let good = Receiver::good("127.0.2.1");
-    let inner = Receiver::good("127.0.2.2");
+    let good = RawReceiver::good("127.0.2.1");
+    let inner = RawReceiver::good("127.0.2.2");
     let beside = subscribe(&server, &token, &good.url, &json!({}));
     let quick = json!({ "timeout": "500ms", "retry": { "schedule": [] } });
-    let hostile: Vec<(&str, Receiver, Value)> = hostile(&inner.url)
+    let hostile: Vec<(&str, RawReceiver, Value)> = hostile(&inner.url)
         .into_iter()
         .map(|(name, receiver)| {
             let made = subscribe(&server, &token, &receiver.url, &quick);
@@ -217,7 +217,7 @@ fn hostile_receivers_touch_nobody_elses_deliveries_and_no_memory() {
 fn receivers_that_never_answer_do_not_keep_the_process_from_ending() {
     let server = start();
     let token = admin(&server, "acme");
-    let silent = Receiver::at("127.0.3.1", |stream, _| slow(stream, b""));
+    let silent = RawReceiver::at("127.0.3.1", |stream, _| slow(stream, b""));
     subscribe(&server, &token, &silent.url, &json!({ "timeout": "60s" }));
     publish(&server, &token, 1);
     silent.messages(1);

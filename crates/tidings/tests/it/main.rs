@@ -26,7 +26,8 @@ mod outages;
 mod outgoing_addresses;
 mod proxy;
 mod publish;
-mod receiver;
+mod raw_receiver;
+
 mod replicas;
 mod servers;
 mod telemetry;

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Folder, Server};
-use crate::receiver::{admin, delivery, publish, subscribe};
+use crate::raw_receiver::{admin, delivery, publish, subscribe};
 
 const INWARD: &str = "TARGET_NOT_ALLOWED";
 const INVALID: &str = "INVALID_REQUEST";

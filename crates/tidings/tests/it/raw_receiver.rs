@@ -1,4 +1,4 @@
-//! Receivers on loopback that do with each connection what a test wants, and subscriptions to them.
+//! Receivers that write whatever a test wants, at whatever address of loopback, and subscriptions to them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -45,12 +45,12 @@ fn read(stream: &mut TcpStream) -> Option<Message> {
 }
 
 /// What is listening, and what has come to it.
-pub(crate) struct Receiver {
+pub(crate) struct RawReceiver {
     pub(crate) url: String,
     come: Arc<(Mutex<Vec<Message>>, Condvar)>,
 }
 
-impl Receiver {
+impl RawReceiver {
     /// At an address of loopback, answering each request with what `answer` writes. A thread for each connection;
     /// all end with the process.
     pub(crate) fn at(
