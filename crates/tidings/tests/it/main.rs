@@ -10,6 +10,7 @@ mod command_line;
 mod command_line_deliveries;
 mod compressed;
 mod credentials;
+mod deliveries;
 mod disabled;
 mod events;
 mod faults;
@@ -27,7 +28,7 @@ mod outgoing_addresses;
 mod proxy;
 mod publish;
 mod raw_receiver;
-
+mod receiver;
 mod replicas;
 mod servers;
 mod telemetry;
