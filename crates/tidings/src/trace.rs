@@ -73,7 +73,7 @@ fn ledger(ledger: &Value) -> Option<String> {
             .map(|ms| format!("{ms} ms {}", plain(words)))
     });
     let shares: Vec<String> = shares.collect();
-    (!shares.is_empty()).then(|| format!("  waited {}", shares.join(", ")))
+    (!shares.is_empty()).then(|| format!("  time: {}", shares.join(", ")))
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
@@ -114,7 +114,7 @@ mod tests {
              subscription s  sequence 3  +delivered\n\
              \x20 1 T1  -no answer  500 ms  no\u{fffd} answer\n\
              \x20 2 T2  +204  4 ms\n\
-             \x20 waited 5000 ms between attempts, 2 ms in the log, 504 ms at the subscriber"
+             \x20 time: 5000 ms between attempts, 2 ms in the log, 504 ms at the subscriber"
         );
         let none = json!({ "event": {}, "deliveries": [] });
         assert!(readable(&none, words).ends_with("no delivery has been tried"));
