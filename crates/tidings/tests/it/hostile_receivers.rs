@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use crate::harness::Server;
+use crate::harness::{BATCH, Server};
 use crate::raw_receiver::{Message, RawReceiver, admin, delivery, publish, subscribe};
 
 /// Events in each test.
@@ -229,4 +229,31 @@ fn receivers_that_never_answer_do_not_keep_the_process_from_ending() {
     assert_eq!(again[0].header("webhook-id"), again[1].header("webhook-id"));
     assert!(again[0].body == again[1].body);
     drop(server);
+}
+
+#[test]
+fn a_silent_receiver_with_all_that_may_be_in_flight_delays_no_neighbour() {
+    let server = start();
+    let token = admin(&server, "acme");
+    let silent = RawReceiver::at("127.0.4.1", |stream, _| slow(stream, b""));
+    let greedy = json!({ "timeout": "60s", "maxInFlight": 256 });
+    subscribe(&server, &token, &silent.url, &greedy);
+    let events: Vec<Value> = (0..300)
+        .map(|number| json!({ "type": "crm.contact.created", "data": { "number": number } }))
+        .collect();
+    let batch = json!({ "events": events });
+    server.post(BATCH, &token, &batch).expect(201);
+    silent.messages(100);
+    let good = RawReceiver::good("127.0.4.2");
+    subscribe(&server, &token, &good.url, &json!({}));
+    let begun = Instant::now();
+    for number in 0..EVENTS {
+        publish(&server, &token, number);
+    }
+    good.messages(EVENTS);
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
 }
