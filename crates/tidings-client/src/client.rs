@@ -268,18 +268,18 @@ impl Client {
         }
     }
 
-    async fn get(&self, path: &[&str]) -> Result<Answer, Error> {
+    pub(crate) async fn get(&self, path: &[&str]) -> Result<Answer, Error> {
         Request::new(Method::GET, self.url(path), Repeat::Safe)
             .send(self)
             .await
     }
 
-    async fn delete(&self, path: &[&str]) -> Result<(), Error> {
+    pub(crate) async fn delete(&self, path: &[&str]) -> Result<(), Error> {
         let request = Request::new(Method::DELETE, self.url(path), Repeat::IfNotDone);
         request.send(self).await.map(drop)
     }
 
-    fn post(&self, path: &[&str], repeat: Repeat, body: Value) -> Request {
+    pub(crate) fn post(&self, path: &[&str], repeat: Repeat, body: Value) -> Request {
         Request::new(Method::POST, self.url(path), repeat).json(body)
     }
 
@@ -292,7 +292,7 @@ impl Client {
     }
 
     /// Each segment is encoded, so that no id can reach another endpoint.
-    fn url(&self, path: &[&str]) -> Url {
+    pub(crate) fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod client;
+mod deliveries;
 mod error;
 mod event;
 mod request;
@@ -10,6 +11,7 @@ mod stream;
 mod tests;
 
 pub use client::{Client, Retries};
+pub use deliveries::DeadLetterQuery;
 pub use error::{Error, Problem};
 pub use event::{
     ApiKey, CreatedApiKey, Event, EventQuery, Module, NewApiKey, NewEvent, Page, Readiness, Receipt,

@@ -6,7 +6,7 @@
 //! that was checked.
 
 use std::error::Error;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 
 use crate::guard::{Guard, RefusedAddress};
+use crate::resolver::{Resolver, SystemResolver};
 use crate::target::Target;
 
 /// How long an unused connection is kept.
@@ -102,18 +103,29 @@ pub struct Client {
 }
 
 impl Client {
-    /// With this guard and these limits. The system's root certificates are read here.
+    /// With this guard and these limits, and the system's resolver. The system's root certificates are
+    /// read here.
     pub fn new(guard: Guard, limits: Limits) -> Result<Self, EgressError> {
+        Self::with_resolver(guard, limits, Arc::new(SystemResolver))
+    }
+
+    /// With another resolver. The guard judges its answers too.
+    pub fn with_resolver(
+        guard: Guard,
+        limits: Limits,
+        resolver: Arc<dyn Resolver>,
+    ) -> Result<Self, EgressError> {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             // Failing means that another thread has just installed one, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let guard = Arc::new(guard);
-        let (http, no_roots) = match builder(&guard, &limits).build() {
+        let resolver = Guarded(guard.clone(), resolver);
+        let (http, no_roots) = match builder(resolver.clone(), &limits).build() {
             Ok(http) => (http, None),
             // Without root certificates plain http still works, and https trusts nobody.
             Err(error) => {
-                let http = builder(&guard, &limits).tls_certs_only([]).build();
+                let http = builder(resolver, &limits).tls_certs_only([]).build();
                 (http.map_err(EgressError::Setup)?, Some(cause_of(&error)))
             }
         };
@@ -190,10 +202,10 @@ impl Client {
     }
 }
 
-fn builder(guard: &Arc<Guard>, limits: &Limits) -> ClientBuilder {
+fn builder(resolver: Guarded, limits: &Limits) -> ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("tidings/", env!("CARGO_PKG_VERSION")))
-        .dns_resolver(Arc::new(Guarded(guard.clone())))
+        .dns_resolver(Arc::new(resolver))
         .redirect(Policy::none())
         // A proxy would resolve and connect for us, past the guard.
         .no_proxy()
@@ -206,19 +218,19 @@ fn builder(guard: &Arc<Guard>, limits: &Limits) -> ClientBuilder {
         .pool_idle_timeout(IDLE)
 }
 
-/// The system's resolver with the guard after it.
-struct Guarded(Arc<Guard>);
+/// A resolver with the guard after it.
+#[derive(Clone)]
+struct Guarded(Arc<Guard>, Arc<dyn Resolver>);
 
 impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.0.clone();
+        let Self(guard, resolver) = self.clone();
         Box::pin(async move {
+            let found = resolver.resolve(name.as_str()).await?;
+            guard.admit_all(name.as_str(), &found)?;
             // Port 0 stands for that of the URL.
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let addresses: Vec<SocketAddr> = found.collect();
-            let plain: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
-            guard.admit_all(name.as_str(), &plain)?;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+            let addresses = found.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(addresses) as Addrs)
         })
     }
 }

@@ -6,6 +6,7 @@ use tidings_client::EventQuery;
 
 use crate::connection::{Connection, block_on};
 use crate::output::{Column, Format, Output};
+use crate::trace;
 
 /// How an event is shown among others.
 pub(crate) const LINE: [Column; 6] = [
@@ -21,6 +22,13 @@ pub(crate) const LINE: [Column; 6] = [
 pub(crate) enum Command {
     /// Show one event
     Get {
+        #[command(flatten)]
+        connection: Connection,
+        /// Its id, as the receipt has it
+        id: String,
+    },
+    /// Show what became of an event: each delivery, each attempt, and where the time went
+    Trace {
         #[command(flatten)]
         connection: Connection,
         /// Its id, as the receipt has it
@@ -64,6 +72,12 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             output.one(&json!(block_on(async {
                 Ok(client.get_event(&id).await?)
             })?))
+        }
+        Command::Trace { connection, id } => {
+            let client = connection.client()?;
+            let trace = block_on(async { Ok(client.trace_event(&id).await?) })?;
+            let text = trace::readable(&trace, |good, text| output.verdict(good, text));
+            output.either(&trace, &text)
         }
         Command::List(list) => block_on(list.run(output)),
     }

@@ -47,6 +47,14 @@ pub(crate) fn data(argument: &str) -> Result<Value> {
     Ok(parsed.map_err(|error| Usage(format!("{place} is not JSON: {error}{advice}")))?)
 }
 
+/// Reads JSON from a file, or from standard input if it is called `-`.
+pub(crate) fn document(file: &str) -> Result<Value> {
+    if file == "-" {
+        return data(file);
+    }
+    data(&format!("@{file}"))
+}
+
 /// Reads one line of bulk input.
 pub(crate) fn event(line: &str) -> Result<NewEvent, String> {
     let line: Line = serde_json::from_str(line).map_err(|error| {

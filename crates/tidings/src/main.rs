@@ -7,20 +7,26 @@ mod catalog;
 mod completions;
 mod config;
 mod connection;
+mod dead_letters;
 mod doctor;
 mod events;
 mod explain;
 mod failure;
 mod input;
 mod keys;
+mod listen;
 mod manifests;
 mod modules;
 mod output;
 mod publish;
 mod serve;
+mod signing;
+mod subscriptions;
 mod tail;
 mod telemetry;
 mod token;
+mod trace;
+mod trigger;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,6 +74,20 @@ enum Command {
     /// Make and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Say who is sent which events
+    #[command(subcommand)]
+    Subscriptions(subscriptions::Command),
+    /// Look at deliveries that were given up, and send them again
+    #[command(subcommand)]
+    Dlq(dead_letters::Command),
+    /// Send events to your own machine as webhooks, while you develop
+    Listen(listen::Arguments),
+    /// Publish an example of a type
+    Trigger(trigger::Arguments),
+    /// Print the headers that sign a webhook
+    Sign(signing::Sign),
+    /// Say whether the signature of a webhook holds
+    Verify(signing::Verify),
     /// Look at a data folder and say what is wrong with it
     Doctor(doctor::Arguments),
     /// Copy a data folder, also while a gateway runs on it
@@ -104,6 +124,12 @@ fn run(command: Command, output: Output) -> Result<()> {
         Command::Modules(command) => modules::run(command, output),
         Command::Catalog(command) => catalog::run(command, output),
         Command::Keys(command) => keys::run(command, output),
+        Command::Subscriptions(command) => subscriptions::run(command, output),
+        Command::Dlq(command) => dead_letters::run(command, output),
+        Command::Listen(arguments) => listen::run(arguments, output),
+        Command::Trigger(arguments) => trigger::run(&arguments, output),
+        Command::Sign(arguments) => signing::sign(&arguments, output),
+        Command::Verify(arguments) => signing::verify(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, output),
         Command::Backup(arguments) => backup::run(&arguments, output),
         Command::Bench(command) => bench::run(command, output),

@@ -83,7 +83,8 @@ fn keyed(mut event: NewEvent) -> NewEvent {
     event
 }
 
-fn shown(receipt: &Receipt) -> Value {
+/// A receipt as it is printed.
+pub(crate) fn shown(receipt: &Receipt) -> Value {
     let mut value = json!({
         "eventId": receipt.event_id,
         "type": receipt.event_type,

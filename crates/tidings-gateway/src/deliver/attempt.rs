@@ -18,6 +18,9 @@ use crate::subscription::OnExhausted;
 const MOST: usize = 1_024;
 /// The most of one tenant, so that silent receivers of one cannot take all.
 const MOST_OF_TENANT: usize = 256;
+/// The most of one subscription once half of its tenant's are on their way, so that one silent receiver cannot
+/// take all of them either.
+const MOST_WHEN_CROWDED: usize = 8;
 
 /// An attempt that has ended.
 pub(super) struct Ended {
@@ -89,7 +92,16 @@ impl Dispatcher {
     fn next_of(&mut self, id: Uuid, now: i64) -> Result<Delivery, Standstill> {
         let queue = self.queues.get_mut(&id).ok_or(Standstill::Idle)?;
         queue.lined_up = false;
-        if !queue.is_active() || queue.in_flight >= queue.subscription.delivery.max_in_flight {
+        let of_tenant = self.tenants.get(&queue.subscription.tenant).copied();
+        let crowded = of_tenant.is_some_and(|count| count >= MOST_OF_TENANT / 2);
+        let share = if crowded {
+            MOST_WHEN_CROWDED
+        } else {
+            usize::MAX
+        };
+        // It has attempts on their way then, and the end of one puts it in line again.
+        let most = queue.subscription.delivery.max_in_flight.min(share);
+        if !queue.is_active() || queue.in_flight >= most {
             return Err(Standstill::Idle);
         }
         let index = queue.next().ok_or(Standstill::Idle)?;

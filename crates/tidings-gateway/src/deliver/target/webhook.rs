@@ -15,7 +15,7 @@ use super::{Handover, Outcome, Target, Verdict};
 use crate::subscription::{Auth, Format};
 
 /// CloudEvents JSON format, as HTTP names it.
-const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
+const STRUCTURED: &str = "application/cloudevents+json";
 /// The longest wait that a receiver may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 

@@ -1,0 +1,182 @@
+//! Subscriptions, dead letters, and what became of an event.
+
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::event::Page;
+use crate::request::{Repeat, Request};
+
+/// Which dead letters. Nothing set: all of the tenant's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetterQuery {
+    /// An event type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    /// A subscription's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<String>,
+    /// Given up at or after this time (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Given up before this time (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Text in the last error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// `open`, `replaying` or `closed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// At most so many, 1 to 1,000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Where the page before ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+const SUBSCRIPTIONS: [&str; 2] = ["v1", "subscriptions"];
+const DEAD_LETTERS: [&str; 2] = ["v1", "dead-letters"];
+
+impl Client {
+    /// The tenant's subscriptions.
+    pub async fn list_subscriptions(&self) -> Result<Page<Value>, Error> {
+        self.get(&SUBSCRIPTIONS).await?.json()
+    }
+
+    /// A subscription.
+    pub async fn get_subscription(&self, id: &str) -> Result<Value, Error> {
+        self.get(&["v1", "subscriptions", id]).await?.json()
+    }
+
+    /// Makes a subscription: `{name, filter, target, delivery, enabled, replayFrom}`. What its messages are
+    /// verified with is the answer's `secret`.
+    pub async fn create_subscription(&self, subscription: &Value) -> Result<Value, Error> {
+        let request = self.post(&SUBSCRIPTIONS, Repeat::IfNotDone, subscription.clone());
+        request.send(self).await?.json()
+    }
+
+    /// Changes a subscription by a JSON merge patch (RFC 7396).
+    pub async fn patch_subscription(&self, id: &str, patch: &Value) -> Result<Value, Error> {
+        let url = self.url(&["v1", "subscriptions", id]);
+        let request = Request::new(Method::PATCH, url, Repeat::IfNotDone).json(patch.clone());
+        request.send(self).await?.json()
+    }
+
+    /// Takes a subscription away.
+    pub async fn delete_subscription(&self, id: &str) -> Result<(), Error> {
+        self.delete(&["v1", "subscriptions", id]).await
+    }
+
+    /// Stops sending; what matches waits.
+    pub async fn pause_subscription(&self, id: &str) -> Result<Value, Error> {
+        self.change(id, "pause", Repeat::Safe, None).await
+    }
+
+    /// Sends again, what has waited first.
+    pub async fn resume_subscription(&self, id: &str) -> Result<Value, Error> {
+        self.change(id, "resume", Repeat::Safe, None).await
+    }
+
+    /// Goes on from another place of the log: `now`, `beginning` or an RFC 3339 time.
+    pub async fn seek_subscription(&self, id: &str, to: &str) -> Result<Value, Error> {
+        let body = json!({ "to": to });
+        self.change(id, "seek", Repeat::IfNotDone, Some(body)).await
+    }
+
+    /// Signs with a new secret, and with the one before until the overlap (`24h` if none is given) ends. The
+    /// new one is made by the server when there is none.
+    pub async fn rotate_subscription_secret(
+        &self,
+        id: &str,
+        overlap: Option<&str>,
+        secret: Option<&str>,
+    ) -> Result<Value, Error> {
+        let body = json!({ "overlap": overlap, "secret": secret });
+        self.change(id, "rotate-secret", Repeat::IfNotDone, Some(body))
+            .await
+    }
+
+    /// What a subscription's messages are verified with.
+    pub async fn get_subscription_secret(&self, id: &str) -> Result<Value, Error> {
+        self.get(&["v1", "subscriptions", id, "secret"])
+            .await?
+            .json()
+    }
+
+    /// A page of dead letters, oldest first.
+    pub async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Page<Value>, Error> {
+        let mut url = self.url(&DEAD_LETTERS);
+        let limit = query.limit.map(|limit| limit.to_string());
+        for (name, value) in [
+            ("type", &query.event_type),
+            ("subscription", &query.subscription),
+            ("since", &query.since),
+            ("until", &query.until),
+            ("error", &query.error),
+            ("state", &query.state),
+            ("limit", &limit),
+            ("cursor", &query.cursor),
+        ] {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        let request = Request::new(Method::GET, url, Repeat::Safe);
+        request.send(self).await?.json()
+    }
+
+    /// A dead letter with its event.
+    pub async fn get_dead_letter(&self, id: &str) -> Result<Value, Error> {
+        self.get(&["v1", "dead-letters", id]).await?.json()
+    }
+
+    /// Sends a dead letter's event again; success closes it.
+    pub async fn replay_dead_letter(&self, id: &str) -> Result<Value, Error> {
+        let path = ["v1", "dead-letters", id, "replay"];
+        let request = Request::new(Method::POST, self.url(&path), Repeat::IfNotDone);
+        request.send(self).await?.json()
+    }
+
+    /// Sends all open ones again that the query fits; the answer says how many in `replaying`.
+    pub async fn replay_dead_letters(&self, query: &DeadLetterQuery) -> Result<Value, Error> {
+        let path = ["v1", "dead-letters", "replay"];
+        let request = self.post(&path, Repeat::IfNotDone, json!(query));
+        request.send(self).await?.json()
+    }
+
+    /// Removes a dead letter.
+    pub async fn delete_dead_letter(&self, id: &str) -> Result<(), Error> {
+        self.delete(&["v1", "dead-letters", id]).await
+    }
+
+    /// What became of an event: each delivery, each attempt.
+    pub async fn trace_event(&self, event_id: &str) -> Result<Value, Error> {
+        self.get(&["v1", "events", event_id, "trace"]).await?.json()
+    }
+
+    /// The AsyncAPI document of the installation.
+    pub async fn asyncapi(&self) -> Result<Value, Error> {
+        self.get(&["asyncapi.json"]).await?.json()
+    }
+
+    async fn change(
+        &self,
+        id: &str,
+        what: &str,
+        repeat: Repeat,
+        body: Option<Value>,
+    ) -> Result<Value, Error> {
+        let url = self.url(&["v1", "subscriptions", id, what]);
+        let request = Request::new(Method::POST, url, repeat);
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        request.send(self).await?.json()
+    }
+}

@@ -1,0 +1,188 @@
+//! What a name stands for. Asked once for each connection; the guard sees every address before one is connected to.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+
+/// The addresses of a name, some time later.
+pub type Resolution<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
+
+/// Finds the addresses of names.
+///
+/// # Contract
+/// - Whatever it answers is untrusted: the guard judges each address, and one bad one refuses the name.
+/// - What it answers is used for one connection and not kept, so it may say something else the next time.
+/// - It is never asked about a host that is an address.
+pub trait Resolver: fmt::Debug + Send + Sync + 'static {
+    /// All addresses of a name.
+    fn resolve<'a>(&'a self, name: &'a str) -> Resolution<'a>;
+}
+
+/// The operating system's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemResolver;
+
+impl Resolver for SystemResolver {
+    fn resolve<'a>(&'a self, name: &'a str) -> Resolution<'a> {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{Client, EgressError, Guard, Limits, Outgoing};
+
+    /// Gives its answers one after the other, and then fails.
+    #[derive(Debug)]
+    struct Scripted(Mutex<VecDeque<Vec<IpAddr>>>);
+
+    impl Scripted {
+        fn new(answers: &[&[&str]]) -> Arc<Self> {
+            let answer = |texts: &&[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+            Arc::new(Self(Mutex::new(answers.iter().map(answer).collect())))
+        }
+
+        fn left(&self) -> usize {
+            self.0.lock().unwrap().len()
+        }
+    }
+
+    impl Resolver for Scripted {
+        fn resolve<'a>(&'a self, _: &'a str) -> Resolution<'a> {
+            let next = self.0.lock().unwrap().pop_front();
+            Box::pin(async move { next.ok_or_else(|| io::Error::other("no answer is left")) })
+        }
+    }
+
+    fn client(allowed: &[&str], resolver: Arc<Scripted>) -> Client {
+        let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
+        let limits = Limits {
+            connect_timeout: Duration::from_secs(5),
+            total_timeout: Duration::from_secs(5),
+            body_bytes: 100,
+        };
+        Client::with_resolver(Guard::new(allowed), limits, resolver).unwrap()
+    }
+
+    async fn post(client: &Client, port: u16) -> Result<u16, EgressError> {
+        let target = format!("http://moving.example:{port}/").parse().unwrap();
+        let outgoing = Outgoing {
+            target: &target,
+            headers: Vec::new(),
+            body: Bytes::from_static(b"{}"),
+            timeout: Duration::from_secs(5),
+        };
+        client.post(outgoing).await.map(|answer| answer.status)
+    }
+
+    /// A receiver that closes after each answer, so that each request looks its name up.
+    async fn closing(address: &str) -> u16 {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4_096];
+                let read = stream.read(&mut head).await.unwrap();
+                assert!(read > 0, "a connection without a request");
+                let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        port
+    }
+
+    fn is_unconnected(listener: &std::net::TcpListener) -> bool {
+        listener.set_nonblocking(true).unwrap();
+        let error = listener.accept().unwrap_err();
+        error.kind() == io::ErrorKind::WouldBlock
+    }
+
+    #[tokio::test]
+    async fn a_name_that_changes_its_answer_is_judged_at_each_connection() {
+        let port = closing("127.0.0.1").await;
+        let inner = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+        let resolver = Scripted::new(&[&["127.0.0.1"], &["127.0.0.2"], &["127.0.0.1"]]);
+        let client = client(&["127.0.0.1"], resolver.clone());
+        assert_eq!(post(&client, port).await.unwrap(), 204);
+        assert_eq!(resolver.left(), 2, "one look-up for one connection");
+        let refused = post(&client, port).await;
+        assert!(
+            matches!(refused, Err(EgressError::Refused(_))),
+            "{refused:?}"
+        );
+        assert_eq!(post(&client, port).await.unwrap(), 204);
+        assert!(is_unconnected(&inner));
+    }
+
+    #[tokio::test]
+    async fn what_was_judged_is_what_is_connected_to() {
+        // Whoever looked the name up a second time would get the address that nobody has judged.
+        let port = closing("127.0.0.1").await;
+        let inner = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+        let resolver = Scripted::new(&[&["127.0.0.1"], &["127.0.0.2"]]);
+        let client = client(&["127.0.0.1"], resolver.clone());
+        assert_eq!(post(&client, port).await.unwrap(), 204);
+        assert_eq!(resolver.left(), 1);
+        assert!(is_unconnected(&inner));
+    }
+
+    #[tokio::test]
+    async fn a_name_with_one_inward_address_in_whatever_wrapping_is_refused() {
+        let port = closing("127.0.0.1").await;
+        for inward in [
+            "127.0.0.2",
+            "10.0.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "::1",
+            "::ffff:127.0.0.2",
+            "::127.0.0.2",
+            "64:ff9b::127.0.0.2",
+            "64:ff9b:1::7f00:2",
+            "2002:7f00:2::1",
+            "2001:0:4136:e378:8000:63bf:80ff:fffd",
+            "fd00::1",
+            "fe80::1",
+        ] {
+            for answer in [
+                &[inward][..],
+                &["127.0.0.1", inward],
+                &[inward, "127.0.0.1"],
+            ] {
+                let client = client(&["127.0.0.1"], Scripted::new(&[answer]));
+                let refused = post(&client, port).await;
+                assert!(
+                    matches!(refused, Err(EgressError::Refused(_))),
+                    "{answer:?}: {refused:?}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_without_addresses_is_not_reached() {
+        let client = client(&["127.0.0.1"], Scripted::new(&[&[]]));
+        for what in ["nothing", "a failure"] {
+            let unreachable = post(&client, 9).await;
+            assert!(
+                matches!(unreachable, Err(EgressError::Unreachable(_))),
+                "{what}: {unreachable:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! `tidings subscriptions`: who is sent which of the tenant's events.
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::connection::{Connection, block_on};
+use crate::input;
+use crate::output::{Column, Output};
+
+const SHOWN: [Column; 6] = [
+    ("ID", "id"),
+    ("NAME", "name"),
+    ("STATE", "state"),
+    ("TYPES", "filter/types"),
+    ("URL", "target/url"),
+    ("REASON", "reason"),
+];
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// List the tenant's subscriptions
+    List {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Show a subscription
+    Get(One),
+    /// Make a subscription; the answer has the secret that its messages are verified with
+    Create {
+        #[command(flatten)]
+        connection: Connection,
+        /// A file with the subscription as JSON, or - for standard input
+        file: String,
+    },
+    /// Change a subscription by a JSON merge patch
+    Patch {
+        #[command(flatten)]
+        one: One,
+        /// The patch: @FILE, JSON itself, or - for standard input
+        patch: String,
+    },
+    /// Take a subscription away
+    Delete(One),
+    /// Stop sending; what matches waits
+    Pause(One),
+    /// Send again, what has waited first
+    Resume(One),
+    /// Go on from another place of the log
+    Seek {
+        #[command(flatten)]
+        one: One,
+        /// now, beginning, or an RFC 3339 time
+        #[arg(long)]
+        to: String,
+    },
+    /// Sign with a new secret, and with the one before for a while
+    RotateSecret {
+        #[command(flatten)]
+        one: One,
+        /// How long the secret before stays good, as in 24h, which is the default
+        #[arg(long)]
+        overlap: Option<String>,
+        /// A secret of your own, whsec_… or whsk_…; one is made if not given
+        #[arg(long, env = "TIDINGS_WEBHOOK_SECRET", hide_env_values = true)]
+        secret: Option<String>,
+    },
+    /// Show the secrets in force
+    Secret(One),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct One {
+    #[command(flatten)]
+    connection: Connection,
+    /// The subscription's id, as 'subscriptions list' has it
+    id: String,
+}
+
+pub(crate) fn run(command: Command, output: Output) -> Result<()> {
+    block_on(carry_out(command, output))
+}
+
+async fn carry_out(command: Command, output: Output) -> Result<()> {
+    let answer = match command {
+        Command::List { connection } => {
+            let page = connection.client()?.list_subscriptions().await?;
+            return output.list(&page.items, &SHOWN);
+        }
+        Command::Delete(one) => {
+            one.connection
+                .client()?
+                .delete_subscription(&one.id)
+                .await?;
+            let said = json!({ "id": one.id, "deleted": true });
+            return output.either(&said, &format!("{} is gone", one.id));
+        }
+        Command::Create { connection, file } => {
+            let client = connection.client()?;
+            client.create_subscription(&input::document(&file)?).await?
+        }
+        Command::Patch { one, patch } => {
+            let client = one.connection.client()?;
+            client
+                .patch_subscription(&one.id, &input::data(&patch)?)
+                .await?
+        }
+        Command::Seek { one, to } => {
+            let client = one.connection.client()?;
+            client.seek_subscription(&one.id, &to).await?
+        }
+        Command::RotateSecret {
+            one,
+            overlap,
+            secret,
+        } => {
+            let client = one.connection.client()?;
+            let (overlap, secret) = (overlap.as_deref(), secret.as_deref());
+            client
+                .rotate_subscription_secret(&one.id, overlap, secret)
+                .await?
+        }
+        Command::Get(one) => one.connection.client()?.get_subscription(&one.id).await?,
+        Command::Pause(one) => one.connection.client()?.pause_subscription(&one.id).await?,
+        Command::Resume(one) => {
+            one.connection
+                .client()?
+                .resume_subscription(&one.id)
+                .await?
+        }
+        Command::Secret(one) => {
+            one.connection
+                .client()?
+                .get_subscription_secret(&one.id)
+                .await?
+        }
+    };
+    output.one(&answer)
+}

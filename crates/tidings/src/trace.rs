@@ -1,0 +1,122 @@
+//! `tidings events trace`: what became of an event, for people.
+
+use serde_json::Value;
+
+use crate::output::plain;
+
+/// The event, then for each subscription a line for each attempt and where the time went.
+pub(crate) fn readable(trace: &Value, paint: impl Fn(bool, &str) -> String) -> String {
+    let event = &trace["event"];
+    let mut lines = vec![format!(
+        "{}  {}  received {}  {} partition {} offset {}",
+        text(event, "type"),
+        text(event, "eventId"),
+        text(event, "receivedAt"),
+        text(event, "topic"),
+        text(event, "partition"),
+        text(event, "offset"),
+    )];
+    let deliveries = list(trace, "deliveries");
+    if deliveries.is_empty() {
+        lines.push("no delivery has been tried".to_owned());
+    }
+    for delivery in deliveries {
+        let state = text(delivery, "state");
+        lines.push(format!(
+            "subscription {}  sequence {}  {}",
+            text(delivery, "subscriptionId"),
+            text(delivery, "sequence"),
+            paint(state == "delivered", &state),
+        ));
+        for attempt in list(delivery, "attempts") {
+            lines.push(line(attempt, &paint));
+        }
+        if let Some(next) = delivery["nextAttemptAt"].as_str() {
+            lines.push(format!("  next attempt at {}", plain(next)));
+        }
+        lines.extend(ledger(&delivery["ledger"]));
+    }
+    lines.join("\n")
+}
+
+fn line(attempt: &Value, paint: &impl Fn(bool, &str) -> String) -> String {
+    let status = match attempt["status"].as_u64() {
+        Some(status) => status.to_string(),
+        None => "no answer".to_owned(),
+    };
+    let error = text(attempt, "error");
+    let line = format!(
+        "  {} {}  {}  {} ms  {error}",
+        text(attempt, "number"),
+        text(attempt, "startedAt"),
+        paint(error.is_empty(), &status),
+        text(attempt, "latencyMs"),
+    );
+    line.trim_end().to_owned()
+}
+
+/// The members of a ledger in which any time went.
+fn ledger(ledger: &Value) -> Option<String> {
+    let shares = ledger.as_object()?.iter();
+    let shares = shares.filter_map(|(name, ms)| {
+        let words = match name.as_str() {
+            "log" => "in the log",
+            "key" => "behind its key",
+            "rateLimit" => "for the rate limit",
+            "breaker" => "for the breaker",
+            "backOff" => "between attempts",
+            "subscriber" => "at the subscriber",
+            other => other,
+        };
+        ms.as_u64()
+            .filter(|ms| *ms > 0)
+            .map(|ms| format!("{ms} ms {}", plain(words)))
+    });
+    let shares: Vec<String> = shares.collect();
+    (!shares.is_empty()).then(|| format!("  time: {}", shares.join(", ")))
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value, name: &str) -> String {
+    match &value[name] {
+        Value::Null => String::new(),
+        Value::String(text) => plain(text),
+        other => plain(&other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_a_line_and_the_time_is_accounted_for() {
+        let trace = json!({
+            "event": { "type": "a.b", "eventId": "e", "receivedAt": "T0", "topic": "t", "partition": 0, "offset": 7 },
+            "deliveries": [{
+                "subscriptionId": "s", "sequence": 3, "state": "delivered",
+                "attempts": [
+                    { "number": 1, "startedAt": "T1", "status": null, "latencyMs": 500, "error": "no\u{1b} answer" },
+                    { "number": 2, "startedAt": "T2", "status": 204, "latencyMs": 4, "error": null },
+                ],
+                "ledger": { "log": 2, "key": 0, "backOff": 5_000, "subscriber": 504 },
+            }],
+        });
+        let words = |good: bool, text: &str| format!("{}{text}", if good { "+" } else { "-" });
+        assert_eq!(
+            readable(&trace, words),
+            "a.b  e  received T0  t partition 0 offset 7\n\
+             subscription s  sequence 3  +delivered\n\
+             \x20 1 T1  -no answer  500 ms  no\u{fffd} answer\n\
+             \x20 2 T2  +204  4 ms\n\
+             \x20 time: 5000 ms between attempts, 2 ms in the log, 504 ms at the subscriber"
+        );
+        let none = json!({ "event": {}, "deliveries": [] });
+        assert!(readable(&none, words).ends_with("no delivery has been tried"));
+    }
+}
