@@ -1,18 +1,20 @@
 #![doc = include_str!("../README.md")]
 
 pub mod api_keys;
+pub mod catalogs;
 pub mod dead_letters;
 pub mod deliveries;
-pub mod catalogs;
 pub mod manifests;
 pub mod outbox;
 mod pool;
 pub mod receipts;
 pub mod replicas;
 mod seal;
+pub mod sessions;
 pub mod subscriptions;
 #[cfg(test)]
 mod suite;
+pub mod workspaces;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -25,14 +27,16 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, Executor, PgConnection, Pool, Row as _, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
+pub use catalogs::{CatalogRow, Catalogs};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
 pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow};
-pub use catalogs::{CatalogRow, Catalogs};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
 pub use replicas::Replicas;
+pub use sessions::{SessionRow, Sessions};
 pub use subscriptions::{SubscriptionRow, Subscriptions};
+pub use workspaces::{MemberRow, TenantRow, WorkspaceRow, Workspaces};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Run under an advisory lock: of replicas that start together, the first migrates.
@@ -262,6 +266,16 @@ impl Store {
     /// The keys that servers and tools authenticate with.
     pub fn api_keys(&self) -> ApiKeys<'_> {
         ApiKeys::new(&self.connections)
+    }
+
+    /// Who is served: tenants and their workspaces.
+    pub fn workspaces(&self) -> Workspaces<'_> {
+        Workspaces::new(&self.connections)
+    }
+
+    /// Browser sessions.
+    pub fn sessions(&self) -> Sessions<'_> {
+        Sessions::new(&self.connections)
     }
 
     /// Events that wait to be published.
