@@ -21,6 +21,7 @@ pub mod rulebook;
 pub mod secrets;
 pub mod subscription;
 pub mod subscriptions;
+pub mod workspaces;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,6 +48,7 @@ use publish::{Explanation, Line, Published};
 use rulebook::{Route, Rulebook, Shelf};
 use secrets::Vault;
 use subscriptions::Subscriptions;
+use workspaces::Workspaces;
 
 /// The house: one handle for each room, and the line.
 pub struct Gateway {
@@ -58,6 +60,8 @@ pub struct Gateway {
     pub manifests: Arc<Manifests>,
     /// Which topics there are.
     pub catalogs: Arc<Catalogs>,
+    /// Tenants, their workspaces and members.
+    pub workspaces: Arc<Workspaces>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// Who wants which events.
@@ -101,6 +105,8 @@ pub struct Parts {
     pub vault: Vault,
     /// How deliveries are made.
     pub delivery: deliver::Config,
+    /// Whether a valid credential of an unknown tenant makes it.
+    pub auto_create: bool,
     /// The time.
     pub clock: Clock,
 }
@@ -137,6 +143,7 @@ impl Gateway {
             egress,
             vault,
             delivery,
+            auto_create,
             clock,
         } = parts;
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
@@ -150,10 +157,12 @@ impl Gateway {
         let outbox = Arc::new(Outbox::new(store.clone(), line.clone(), clock.clone()));
         let (rules, told) = (shelf.clone(), outbox.clone());
         let manifests = Manifests::open(store.clone(), rules, told, clock.clone()).await?;
+        let (kept, rules, told) = (store.clone(), shelf.clone(), outbox.clone());
+        let workspaces = Workspaces::open(kept, rules, told, clock.clone(), auto_create).await?;
+        let events = Events::new(bus.clone(), shelf.clone());
         let (log, told) = (bus.clone(), outbox.clone());
         let catalogs = Catalogs::open(store.clone(), shelf, log, told, clock.clone()).await?;
         let api_keys = ApiKeys::new(access.clone(), outbox.clone(), clock.clone());
-        let events = Events::new(bus.clone());
         let subscriptions = Subscriptions::open(
             store.clone(),
             bus.clone(),
@@ -169,6 +178,7 @@ impl Gateway {
             events,
             manifests: Arc::new(manifests),
             catalogs: Arc::new(catalogs),
+            workspaces: Arc::new(workspaces),
             api_keys,
             subscriptions,
             dead_letters,

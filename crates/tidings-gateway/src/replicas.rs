@@ -1,7 +1,7 @@
 //! Changes that other replicas make, put in force here.
 //!
 //! Loop: [`follow`], which its caller spawns and joins. It asks the store for a number that moves with every change
-//! of a manifest, a catalogue or an API key, four times a second, and reads them again when it has moved. Asking is one look
+//! of a manifest, a catalogue, an API key, a tenant or a workspace, four times a second, and reads them again when it has moved. Asking is one look
 //! at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
 //! it is cut off, so that the asking would stay.
 
@@ -16,8 +16,9 @@ use crate::Gateway;
 use crate::access::Access;
 use crate::catalogs::Catalogs;
 use crate::manifests::Manifests;
-use crate::subscriptions::Subscriptions;
 use crate::publish::refusal::Refusal;
+use crate::subscriptions::Subscriptions;
+use crate::workspaces::Workspaces;
 
 /// How often the store is asked: a change is in force everywhere within a second, reading included.
 const EVERY: Duration = Duration::from_millis(250);
@@ -29,6 +30,7 @@ pub struct Follower {
     catalogs: Arc<Catalogs>,
     access: Arc<Access>,
     subscriptions: Arc<Subscriptions>,
+    workspaces: Arc<Workspaces>,
 }
 
 impl Follower {
@@ -40,6 +42,7 @@ impl Follower {
             catalogs: gateway.catalogs.clone(),
             access: gateway.access.clone(),
             subscriptions: gateway.subscriptions.clone(),
+            workspaces: gateway.workspaces.clone(),
         }
     }
 
@@ -90,6 +93,7 @@ impl Follower {
             let said = |refusal: Refusal| refusal.detail;
             self.manifests.reload().await.map_err(said)?;
             self.catalogs.reload().await.map_err(said)?;
+            self.workspaces.reload().await.map_err(said)?;
             self.access.api_keys().reload().await.map_err(gone)?;
             let followed = self.subscriptions.follow(place).await;
             followed.map_err(|refusal| refusal.detail)?;
@@ -162,6 +166,7 @@ mod tests {
             egress: crate::deliver::target::webhook::to_loopback(),
             vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: crate::deliver::Config::default(),
+            auto_create: true,
             clock,
         });
         let gateway = gateway.await.unwrap();

@@ -18,7 +18,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 20] = [
+const ROUTES: [&str; 25] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -33,6 +33,11 @@ const ROUTES: [&str; 20] = [
     "/asyncapi.json",
     "/v1/api-keys",
     "/v1/api-keys/{keyId}",
+    "/api/session",
+    "/v1/tenants/{tenantId}",
+    "/v1/tenants/{tenantId}/workspaces/{workspaceId}",
+    "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}",
+    "/api/workspaces/{workspaceId}/events/publish",
     "/healthz",
     "/readyz",
     "/metrics",

@@ -9,4 +9,6 @@ pub(crate) mod events;
 pub(crate) mod modules;
 pub(crate) mod operations;
 pub(crate) mod publish;
+pub(crate) mod sessions;
 pub(crate) mod subscriptions;
+pub(crate) mod workspaces;
