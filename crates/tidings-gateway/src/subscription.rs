@@ -140,7 +140,7 @@ impl std::fmt::Debug for Auth {
 }
 
 impl Auth {
-    const fn kind(&self) -> &'static str {
+    pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Bearer { .. } => "bearer",
             Self::Basic { .. } => "basic",

@@ -149,6 +149,9 @@ pub enum From {
     Time(i64),
 }
 
+/// What a receiver verifies with, and when that ends, in ms since 1970.
+pub type VerifyingSecret = (zeroize::Zeroizing<String>, Option<i64>);
+
 /// What a change does to a subscription.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -294,11 +297,7 @@ impl Subscriptions {
     }
 
     /// What its receiver verifies messages with, newest first.
-    pub fn secrets(
-        &self,
-        caller: &Caller,
-        id: Uuid,
-    ) -> Result<Vec<(zeroize::Zeroizing<String>, Option<i64>)>, Refusal> {
+    pub fn secrets(&self, caller: &Caller, id: Uuid) -> Result<Vec<VerifyingSecret>, Refusal> {
         let subscription = self.owned(&administered(caller)?, id)?;
         let signing = subscription.signing.iter();
         Ok(signing
@@ -567,6 +566,9 @@ impl Subscriptions {
         let secrets = self.open_secrets(&row)?;
         let (document, start) = split(&row)?;
         let mut wanted = subscription::parse(Value::Object(document))?;
+        if let (Some(auth), Some(target)) = (&secrets.auth, wanted.document.get_mut("target")) {
+            target["auth"] = json!({ "kind": auth.kind() });
+        }
         wanted.target.auth = secrets.auth;
         let signing = secrets.signing.into_iter().map(|it| {
             let secret = it.secret.parse::<Secret>();

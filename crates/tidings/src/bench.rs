@@ -3,8 +3,10 @@
 
 mod baseline;
 mod child;
+mod deliver;
 mod kafka;
 mod load;
+mod receiver;
 mod recovery;
 mod sync;
 
@@ -45,8 +47,13 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub(crate) enum Command {
     /// Publish as fast as possible
     Publish(Arguments),
+    /// Deliver to a counting receiver
+    Deliver(deliver::Arguments),
     /// Start on logs of several sizes, and see when it is ready
     Recovery(recovery::Arguments),
+    /// The receiver that deliveries go to
+    #[command(hide = true)]
+    Receiver,
     /// The bare handler that publishing is compared with
     #[command(hide = true)]
     Baseline {
@@ -104,6 +111,9 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     if let Command::Baseline { kafka_brokers } = command {
         return baseline::run(kafka_brokers.as_deref());
     }
+    if let Command::Receiver = command {
+        return receiver::run();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -112,8 +122,9 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         let bench = async {
             match command {
                 Command::Publish(arguments) => publish(&arguments, output).await,
+                Command::Deliver(arguments) => deliver::run(&arguments, output).await,
                 Command::Recovery(arguments) => recovery::run(&arguments, output).await,
-                Command::Baseline { .. } => Ok(()),
+                Command::Baseline { .. } | Command::Receiver => Ok(()),
             }
         };
         // Interrupted or not, the children and the folder are dropped with the future.

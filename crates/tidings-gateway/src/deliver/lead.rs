@@ -31,6 +31,11 @@ impl Deliveries {
         Self { means }
     }
 
+    #[cfg(test)]
+    pub(super) fn means(&self) -> Means {
+        self.means.clone()
+    }
+
     /// Delivers, whenever it is this process' turn, until `stopped` is ready.
     pub async fn run(self, stopped: impl Future<Output = ()>) {
         let mut stopped = std::pin::pin!(stopped);

@@ -23,6 +23,9 @@ const SCAN: usize = 5_000;
 /// The most queues that catch up in one turn.
 const CATCHING_UP: usize = 32;
 
+/// An event and who wants it.
+type Matched = (Arc<Event>, Vec<Arc<Subscription>>);
+
 impl Dispatcher {
     /// Reads what has been appended and gives it to all who keep up.
     pub(super) async fn read(&mut self) -> Result<(), Refusal> {
@@ -88,10 +91,7 @@ impl Dispatcher {
     }
 
     /// The event of a record and the subscriptions whose filters it meets; nothing when there are none.
-    fn matched(
-        &self,
-        record: &Stored,
-    ) -> Result<Option<(Arc<Event>, Vec<Arc<Subscription>>)>, Refusal> {
+    fn matched(&self, record: &Stored) -> Result<Option<Matched>, Refusal> {
         let event_type = record.headers.get("ce_type").map(str::parse::<EventType>);
         let Some(Ok(event_type)) = event_type else {
             // Not one of ours, or damaged: reading it as an event says what is wrong.

@@ -78,19 +78,16 @@ impl Dispatcher {
         }
         let detail: PendingDetail = serde_json::from_str(&row.detail)
             .map_err(|error| Refusal::fault("Reading a pending delivery", &error))?;
-        let event = match self.event_of(&row, &detail).await? {
-            Some(event) => event,
-            None => {
-                tracing::warn!(
-                    subscription = %row.subscription, sequence = row.sequence, event_id = %row.event_id,
-                    "the log no longer holds an event that was to be delivered"
-                );
-                self.flush.settled.push((row.subscription, row.sequence));
-                if let Some(lane) = row.lane {
-                    self.lanes_to_advance.insert((row.subscription, lane));
-                }
-                return Ok(());
+        let Some(event) = self.event_of(&row, &detail).await? else {
+            tracing::warn!(
+                subscription = %row.subscription, sequence = row.sequence, event_id = %row.event_id,
+                "the log no longer holds an event that was to be delivered"
+            );
+            self.flush.settled.push((row.subscription, row.sequence));
+            if let Some(lane) = row.lane {
+                self.lanes_to_advance.insert((row.subscription, lane));
             }
+            return Ok(());
         };
         let id = row.subscription;
         self.at_hand.insert((id, row.sequence));

@@ -34,7 +34,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Whether there is one to take; if not, when there will be, in ms since 1970.
-    pub(super) fn ready(&self, per_second: u32, now_ms: i64) -> Result<(), i64> {
+    pub(super) fn ready(self, per_second: u32, now_ms: i64) -> Result<(), i64> {
         let burst = 1_000_000 - interval_us(per_second);
         let now = now_ms.saturating_mul(1_000);
         if self.earliest_us - now > burst {
@@ -164,7 +164,7 @@ mod tests {
             next_wait(&schedule, 1, 1.0),
             Some(Duration::from_millis(5_500))
         );
-        assert_eq!(next_wait(&schedule, 2, 0.0), Some(Duration::from_secs(300)));
+        assert_eq!(next_wait(&schedule, 2, 0.0), Some(Duration::from_mins(5)));
         assert_eq!(next_wait(&schedule, 3, 0.0), None);
         assert_eq!(next_wait(&schedule, 0, 0.0), None);
     }

@@ -48,6 +48,24 @@ impl Child {
         Ok(Self { process, address })
     }
 
+    /// A gateway that may send to loopback.
+    pub(super) async fn delivering_gateway(data: &Path, manifests: &Path) -> Result<Self> {
+        let mut command = serve(data, manifests, "127.0.0.1:0")?;
+        command.args(["--allow-target", "127.0.0.1"]);
+        Self::start(command)
+            .await
+            .context("the gateway did not start")
+    }
+
+    /// The receiver of deliveries.
+    pub(super) async fn receiver() -> Result<Self> {
+        let mut command = isolated()?;
+        command.args(["bench", "receiver"]);
+        Self::start(command)
+            .await
+            .context("the receiver did not start")
+    }
+
     /// The bare handler.
     pub(super) async fn baseline(kafka: Option<&OnKafka>) -> Result<Self> {
         let mut command = isolated()?;
@@ -122,6 +140,13 @@ impl Child {
     pub(super) fn stop(mut self) -> Result<()> {
         self.must_run()
     }
+}
+
+/// Processor time that this process has used so far.
+pub(super) fn own_cpu_micros() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    let ticks = ticks(&text).context("/proc/self/stat cannot be read")?;
+    Ok(ticks * TICK_MICROS)
 }
 
 fn serve(data: &Path, manifests: &Path, listen: &str) -> Result<Command> {

@@ -12,7 +12,7 @@ use crate::harness::{Answer, BATCH, PUBLISH, Server};
 /// The answer that has the code.
 type Provoke = fn(&Server) -> Answer;
 
-const PROVOKED: [(Code, Provoke); 18] = [
+const PROVOKED: [(Code, Provoke); 19] = [
     (Code::InvalidJson, |server| publish(server, "{")),
     (Code::InvalidEvent, |server| publish(server, "{}")),
     (Code::InvalidEventType, |server| {
@@ -42,6 +42,11 @@ const PROVOKED: [(Code, Provoke); 18] = [
     }),
     (Code::InvalidRequest, |server| {
         server.get("/v1/events?limit=0", &server.crm("acme"))
+    }),
+    (Code::TargetNotAllowed, |server| {
+        let target = json!({ "kind": "webhook", "url": "http://[::ffff:10.0.0.1]/" });
+        let body = json!({ "name": "inward", "target": target });
+        server.post("/v1/subscriptions", &server.crm("acme"), &body)
     }),
     (Code::Unauthenticated, |server| {
         server.call("GET", "/v1/events").send()

@@ -163,6 +163,16 @@ impl Server {
         Self::start_in(folder, &["--config", &file])
     }
 
+    /// Killed with -9, and started again over the same folder.
+    pub(crate) fn killed_and_restarted(mut self) -> Self {
+        self.kill();
+        self.child.wait().expect("it ends");
+        let folder = std::mem::replace(&mut self.folder, Folder(PathBuf::new()));
+        let file = folder.path().join("tidings.toml");
+        let file = file.to_string_lossy().into_owned();
+        Self::start_in(folder, &["--config", &file])
+    }
+
     /// As `kill -9`.
     pub(crate) fn kill(&self) {
         let pid = self.child.id().to_string();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::catalogs::{apply, small};
 use crate::harness::{PUBLISH, Request, Server};
+use crate::receiver::eventually;
 
 /// What another tenant's credential gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,7 @@ enum Foreign {
 
 use Foreign::{Forbidden, NotFound, Nothing, Own, Public, Shared};
 
-const TABLE: [(&str, &str, Foreign); 25] = [
+const TABLE: [(&str, &str, Foreign); 42] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -34,6 +35,35 @@ const TABLE: [(&str, &str, Foreign); 25] = [
     ("get", "/v1/events", Nothing),
     ("get", "/v1/events/stream", Nothing),
     ("get", "/v1/events/{eventId}", NotFound),
+    ("get", "/v1/events/{eventId}/trace", NotFound),
+    ("get", "/v1/subscriptions", Nothing),
+    ("post", "/v1/subscriptions", Own),
+    ("get", "/v1/subscriptions/{subscriptionId}", NotFound),
+    ("patch", "/v1/subscriptions/{subscriptionId}", NotFound),
+    ("post", "/v1/subscriptions/{subscriptionId}/pause", NotFound),
+    (
+        "post",
+        "/v1/subscriptions/{subscriptionId}/resume",
+        NotFound,
+    ),
+    ("post", "/v1/subscriptions/{subscriptionId}/seek", NotFound),
+    (
+        "post",
+        "/v1/subscriptions/{subscriptionId}/skip-backlog",
+        NotFound,
+    ),
+    ("get", "/v1/subscriptions/{subscriptionId}/secret", NotFound),
+    (
+        "post",
+        "/v1/subscriptions/{subscriptionId}/rotate-secret",
+        NotFound,
+    ),
+    ("delete", "/v1/subscriptions/{subscriptionId}", NotFound),
+    ("get", "/v1/dead-letters", Nothing),
+    ("get", "/v1/dead-letters/{deadLetterId}", NotFound),
+    ("post", "/v1/dead-letters/{deadLetterId}/replay", NotFound),
+    ("post", "/v1/dead-letters/replay", Own),
+    ("delete", "/v1/dead-letters/{deadLetterId}", NotFound),
     ("get", "/v1/modules", Shared),
     ("get", "/v1/modules/{moduleId}/manifest", Shared),
     ("put", "/v1/modules/{moduleId}/manifest", Forbidden),
@@ -58,6 +88,8 @@ const TABLE: [(&str, &str, Foreign); 25] = [
 struct Secrets {
     event: String,
     key: String,
+    subscription: String,
+    dead_letter: String,
 }
 
 impl Secrets {
@@ -65,6 +97,8 @@ impl Secrets {
         let path = path
             .replace("{eventId}", &self.event)
             .replace("{keyId}", &self.key)
+            .replace("{subscriptionId}", &self.subscription)
+            .replace("{deadLetterId}", &self.dead_letter)
             .replace("{moduleId}", "crm")
             .replace("{name}", "shop")
             .replace("{slug}", "not-found");
@@ -77,6 +111,11 @@ fn body(path: &str) -> Value {
         json!({ "type": "crm.contact.created", "tenantId": "acme", "data": { "of": "umbrella" } });
     match path {
         "/v1/events/publish/batch" => json!({ "events": [event] }),
+        "/v1/subscriptions" | "/v1/subscriptions/{subscriptionId}" => json!({
+            "name": "mine", "target": { "kind": "webhook", "url": "https://umbrella.example/h" },
+        }),
+        path if path.ends_with("/seek") => json!({ "to": "beginning" }),
+        path if path.ends_with("/rotate-secret") || path.ends_with("/replay") => json!({}),
         "/v1/api-keys" => json!({ "name": "mine", "scopes": ["events:read"] }),
         "/v1/cloudevents" => json!({
             "specversion": "1.0", "id": "1", "source": "/it", "type": "crm.contact.created",
@@ -92,7 +131,7 @@ fn sent(call: Request, method: &str, path: &str) -> Request {
             let call = call.header("Content-Type", "application/cloudevents+json");
             call.body(body(path).to_string())
         }
-        ("post" | "put", _) => call.json(&body(path)),
+        ("post" | "put" | "patch", _) => call.json(&body(path)),
         _ => call,
     }
 }
@@ -100,17 +139,31 @@ fn sent(call: Request, method: &str, path: &str) -> Request {
 fn with_secrets(server: &Server) -> (String, Secrets) {
     let token = server.crm("acme");
     apply(server, "shop", &small("shop.order.placed").to_string());
+    // What it is to get cannot be delivered, once, and is a dead letter.
+    let subscription = json!({
+        "name": "hunter2", "target": { "kind": "webhook", "url": "http://localhost:1/hunter2" },
+        "filter": { "types": ["crm.**"] }, "delivery": { "retry": { "schedule": [] } },
+    });
+    let subscription = server.post("/v1/subscriptions", &token, &subscription);
+    let subscription = subscription.expect(201).json();
     let event = json!({ "type": "crm.contact.created", "data": { "secret": "hunter2" } });
     let event = server.post(PUBLISH, &token, &event).expect(201).json();
     let admin = server.token(&["--tenant", "acme", "--user", "ada", "--role", "ADMIN"]);
     let key = json!({ "name": "hunter2", "scopes": ["events:read"] });
     let key = server.post("/v1/api-keys", &admin, &key).expect(201).json();
+    let dead_letter = eventually("a dead letter", || {
+        let list = server.get("/v1/dead-letters", &token).expect(200).json();
+        let id = &list["items"][0]["id"];
+        (!id.is_null()).then(|| id.clone())
+    });
     let text = |value: &Value| value.as_str().expect("an id").to_owned();
     (
         token,
         Secrets {
             event: text(&event["eventId"]),
             key: text(&key["id"]),
+            subscription: text(&subscription["id"]),
+            dead_letter: text(&dead_letter),
         },
     )
 }
@@ -170,8 +223,8 @@ fn without_a_credential_that_holds_nothing_but_the_public_answers() {
             assert_eq!(challenge, Some(expected));
         }
     }
-    // Its own event, and the audit event of its API key.
-    assert_eq!(server.count(&token), 2);
+    // Its own event, and the audit events of its subscription and its API key.
+    assert_eq!(server.count(&token), 3);
 }
 
 #[test]
@@ -181,6 +234,8 @@ fn another_tenant_reaches_nothing_of_the_first() {
     let unknown = Secrets {
         event: "01900000-0000-7000-8000-000000000000".to_owned(),
         key: "01900000-0000-7000-8000-000000000000".to_owned(),
+        subscription: "01900000-0000-7000-8000-000000000000".to_owned(),
+        dead_letter: "01900000-0000-7000-8000-000000000000".to_owned(),
     };
     let module = server.crm("umbrella");
     let admin = server.token(&["--tenant", "umbrella", "--user", "eve", "--role", "ADMIN"]);
@@ -221,8 +276,9 @@ fn another_tenant_reaches_nothing_of_the_first() {
     }
     assert_eq!(
         server.count(&token),
-        2,
+        3,
         "nothing arrived at the first tenant"
     );
-    assert_eq!(server.count(&module), 4);
+    // What it published in three ways, and the audit events of its API key and its subscription.
+    assert_eq!(server.count(&module), 5);
 }

@@ -128,7 +128,7 @@ fn encoded(value: &str) -> String {
     for byte in value.bytes() {
         match byte {
             b'!'..=b'~' if byte != b'%' && byte != b'"' => text.push(char::from(byte)),
-            _ => text.push_str(&format!("%{byte:02X}")),
+            _ => text.extend(["%".to_owned(), format!("{byte:02X}")]),
         }
     }
     text
