@@ -9,6 +9,7 @@ pub mod dead_letters;
 pub mod deliver;
 pub mod envelope;
 pub mod events;
+pub mod extensions;
 pub mod kernel_namespaces;
 pub mod limits;
 pub mod manifests;
@@ -39,6 +40,7 @@ use dead_letters::DeadLetters;
 use deliver::target::webhook::Webhooks;
 use deliver::{Deliveries, Means};
 use events::Events;
+use extensions::Extensions;
 use limits::Limits;
 use manifests::Manifests;
 use outbox::Outbox;
@@ -62,6 +64,8 @@ pub struct Gateway {
     pub catalogs: Arc<Catalogs>,
     /// Tenants, their workspaces and members.
     pub workspaces: Arc<Workspaces>,
+    /// What workspaces have installed.
+    pub extensions: Arc<Extensions>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// Who wants which events.
@@ -172,13 +176,22 @@ impl Gateway {
             clock.clone(),
         );
         let subscriptions = Arc::new(subscriptions.await?);
-        let dead_letters = DeadLetters::new(store.clone(), clock.clone());
+        let workspaces = Arc::new(workspaces);
+        let extensions = Extensions::new(
+            store.clone(),
+            workspaces.clone(),
+            subscriptions.clone(),
+            outbox.clone(),
+            clock.clone(),
+        );
+        let dead_letters = DeadLetters::new(store.clone(), events.clone(), clock.clone());
         Ok(Self {
             access,
             events,
             manifests: Arc::new(manifests),
             catalogs: Arc::new(catalogs),
-            workspaces: Arc::new(workspaces),
+            workspaces,
+            extensions: Arc::new(extensions),
             api_keys,
             subscriptions,
             dead_letters,

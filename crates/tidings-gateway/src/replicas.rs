@@ -242,6 +242,39 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_workspace_made_at_one_is_open_at_the_other() {
+        let (one, two, _bus) = two(&new_schema()).await;
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Access::new(
+            AccessConfig::default(),
+            one.store.clone(),
+            folder.path(),
+            NOW,
+        );
+        let issuer = issuer.await.unwrap();
+        let claims = crate::access::Claims {
+            subject: "ada".into(),
+            tenant: Some("acme".parse().unwrap()),
+            module: None,
+            service: None,
+            admin: true,
+            operator: false,
+            issuer: None,
+            audience: None,
+        };
+        let key = issuer.local_key().unwrap();
+        let token = key.mint(&claims, Duration::from_mins(1), NOW);
+        let bearer = format!("Bearer {token}");
+        let ada = issuer.authenticate(Some(&bearer), NOW).await.unwrap();
+        let (acme, id) = ("acme".parse().unwrap(), "ws-1".parse().unwrap());
+        one.gateway.workspaces.admit(&ada).await.unwrap();
+        let made = one.gateway.workspaces.put(&ada, &acme, &id).await;
+        assert!(made.unwrap());
+        let open = || two.gateway.workspaces.open_to(&ada, "ws-1").is_ok();
+        within_the_promise("the workspace", async || open()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_key_revoked_at_one_is_refused_at_the_other() {
         let (one, two, _bus) = two(&new_schema()).await;
         let acme: TenantId = "acme".parse().unwrap();

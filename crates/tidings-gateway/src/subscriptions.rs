@@ -3,18 +3,20 @@
 //! Cast: the room [`Subscriptions`], through which tenants change them; [`InForce`], what the dispatcher
 //! matches events against, changed by difference since there may be a million.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+mod in_force;
+pub(crate) mod of_extensions;
+
+pub use in_force::InForce;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tidings_bus::{Bus, Partition, partition_of};
 use tidings_egress::{Client, Secret};
-use tidings_event::{Code, EventType, Service, TenantId};
-use tidings_filter::Index;
+use tidings_event::{Code, Service, TenantId};
 use tidings_store::{OutboxRow, Store, SubscriptionRow};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::access::{Caller, Principal};
@@ -31,97 +33,6 @@ use crate::subscription::{self, Auth, Start, State, Subscription};
 const PAGE: u32 = 1_000;
 /// How often a change is tried again that another overtook.
 const TRIES: usize = 5;
-
-/// The subscriptions in force.
-#[derive(Default)]
-pub struct InForce {
-    known: RwLock<Known>,
-    changed: Mutex<Vec<Uuid>>,
-    wake: Notify,
-}
-
-#[derive(Default)]
-struct Known {
-    by_id: HashMap<Uuid, Arc<Subscription>>,
-    index: Index<Uuid>,
-}
-
-impl InForce {
-    /// The subscriptions of a tenant one of whose type patterns fits. Their filters may still say no.
-    pub(crate) fn wanting(
-        &self,
-        tenant: &TenantId,
-        event_type: &EventType,
-    ) -> Vec<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let ids = known.index.wanting(tenant, event_type);
-        ids.iter().map(|id| known.by_id[id].clone()).collect()
-    }
-
-    pub(crate) fn get(&self, id: Uuid) -> Option<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.by_id.get(&id).cloned()
-    }
-
-    /// Everybody's.
-    pub(crate) fn all(&self) -> Vec<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.by_id.values().cloned().collect()
-    }
-
-    /// Every subscription of a tenant.
-    pub(crate) fn of(&self, tenant: &TenantId) -> Vec<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = known
-            .by_id
-            .values()
-            .filter(|it| it.tenant == *tenant)
-            .cloned()
-            .collect();
-        all.sort_unstable_by_key(|it| it.id);
-        all
-    }
-
-    /// Puts a subscription in force, or takes it out. An older revision than the known one is passed over.
-    fn put(&self, id: Uuid, subscription: Option<Subscription>) {
-        {
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            let before = known.by_id.get(&id).cloned();
-            let revision = subscription.as_ref().map_or(u32::MAX, |it| it.revision);
-            if before
-                .as_ref()
-                .is_some_and(|before| before.revision >= revision)
-            {
-                return;
-            }
-            if let Some(before) = before {
-                known.by_id.remove(&id);
-                known
-                    .index
-                    .remove(&before.tenant, before.filter.types(), &id);
-            }
-            if let Some(subscription) = subscription {
-                known
-                    .index
-                    .insert(&subscription.tenant, subscription.filter.types(), &id);
-                known.by_id.insert(id, Arc::new(subscription));
-            }
-        }
-        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.push(id);
-        self.wake.notify_one();
-    }
-
-    /// The ids that have changed since this was last asked.
-    pub(crate) fn take_changed(&self) -> Vec<Uuid> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Ready when something has changed.
-    pub(crate) async fn changed(&self) {
-        self.wake.notified().await;
-    }
-}
 
 /// The secrets of a subscription as they are encrypted.
 #[derive(Serialize, Deserialize)]
@@ -258,6 +169,7 @@ impl Subscriptions {
         let start = Start {
             number: 1,
             places: self.places(&tenant, from).await?,
+            owner: None,
         };
         let id = self.clock.new_id();
         let now = self.clock.now_ms();
@@ -288,7 +200,9 @@ impl Subscriptions {
 
     /// The tenant's subscriptions after an id.
     pub fn list(&self, caller: &Caller) -> Result<Vec<Arc<Subscription>>, Refusal> {
-        Ok(self.in_force.of(&reader(caller)?))
+        let mut all = self.in_force.of(&reader(caller)?);
+        all.retain(|it| it.start.owner.is_none());
+        Ok(all)
     }
 
     /// One of the tenant's.
@@ -313,6 +227,7 @@ impl Subscriptions {
         change: Change,
     ) -> Result<Arc<Subscription>, Refusal> {
         let tenant = administered(caller)?;
+        self.not_an_extensions(id)?;
         let (room, actor) = (self.clone(), Actor::Caller(caller.clone()));
         to_its_end(async move { room.make(&tenant, id, &change, &actor).await }).await
     }
@@ -320,6 +235,7 @@ impl Subscriptions {
     /// Takes one of the tenant's away. What it was to get, it does not get.
     pub async fn delete(self: &Arc<Self>, caller: &Caller, id: Uuid) -> Result<(), Refusal> {
         let tenant = administered(caller)?;
+        self.not_an_extensions(id)?;
         let (room, actor) = (self.clone(), Actor::Caller(caller.clone()));
         to_its_end(async move { room.remove(&tenant, id, &actor).await }).await
     }
@@ -421,6 +337,7 @@ impl Subscriptions {
                 start = Start {
                     number: start.number + 1,
                     places: self.places(&row.tenant, *from).await?,
+                    owner: start.owner,
                 };
             }
             Change::Rotate { secret, overlap } => {
@@ -545,7 +462,16 @@ impl Subscriptions {
 
     fn owned(&self, tenant: &TenantId, id: Uuid) -> Result<Arc<Subscription>, Refusal> {
         let known = self.in_force.get(id).filter(|it| it.tenant == *tenant);
+        let known = known.filter(|it| it.start.owner.is_none());
         known.ok_or_else(|| Refusal::not_found("subscription"))
+    }
+
+    fn not_an_extensions(&self, id: Uuid) -> Result<(), Refusal> {
+        let known = self.in_force.get(id);
+        let stands_for_one = known.is_some_and(|it| it.start.owner.is_some());
+        (!stands_for_one)
+            .then_some(())
+            .ok_or_else(|| Refusal::not_found("subscription"))
     }
 
     fn close(&self, id: Uuid, secrets: &Secrets) -> String {

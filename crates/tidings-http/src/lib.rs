@@ -110,8 +110,9 @@ fn deliveries() -> Router<House> {
 
 /// Tenants, their workspaces, and source C's API of them.
 fn workspaces() -> Router<House> {
-    use surface::{sessions, workspaces};
+    use surface::{extensions, sessions, workspaces};
     let tenant = "/v1/tenants/{tenantId}";
+    let extension = "/api/workspaces/{workspaceId}/extensions/{extensionId}";
     let workspace = format!("{tenant}/workspaces/{{workspaceId}}");
     Router::new()
         .route("/api/session", post(sessions::begin).delete(sessions::end))
@@ -124,6 +125,26 @@ fn workspaces() -> Router<House> {
         .route(
             "/api/workspaces/{workspaceId}/events/publish",
             post(workspaces::publish),
+        )
+        .route(
+            extension,
+            get(extensions::get)
+                .put(extensions::put)
+                .delete(extensions::delete),
+        )
+        .route(
+            &format!("{extension}/subscriptions/{{eventKey}}"),
+            get(extensions::subscription)
+                .put(extensions::subscribe)
+                .delete(extensions::unsubscribe),
+        )
+        .route(
+            &format!("{extension}/deliveries"),
+            get(extensions::deliveries),
+        )
+        .route(
+            "/api/workspaces/{workspaceId}/dead-letters",
+            get(extensions::dead_letters),
         )
 }
 

@@ -18,7 +18,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 25] = [
+const ROUTES: [&str; 42] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -26,6 +26,19 @@ const ROUTES: [&str; 25] = [
     "/v1/events/stream",
     "/v1/events/explain",
     "/v1/events/{eventId}",
+    "/v1/events/{eventId}/trace",
+    "/v1/subscriptions",
+    "/v1/subscriptions/{subscriptionId}",
+    "/v1/subscriptions/{subscriptionId}/pause",
+    "/v1/subscriptions/{subscriptionId}/resume",
+    "/v1/subscriptions/{subscriptionId}/seek",
+    "/v1/subscriptions/{subscriptionId}/skip-backlog",
+    "/v1/subscriptions/{subscriptionId}/secret",
+    "/v1/subscriptions/{subscriptionId}/rotate-secret",
+    "/v1/dead-letters",
+    "/v1/dead-letters/replay",
+    "/v1/dead-letters/{deadLetterId}",
+    "/v1/dead-letters/{deadLetterId}/replay",
     "/v1/modules",
     "/v1/modules/{moduleId}/manifest",
     "/v1/catalogs",
@@ -38,6 +51,10 @@ const ROUTES: [&str; 25] = [
     "/v1/tenants/{tenantId}/workspaces/{workspaceId}",
     "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}",
     "/api/workspaces/{workspaceId}/events/publish",
+    "/api/workspaces/{workspaceId}/extensions/{extensionId}",
+    "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
+    "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+    "/api/workspaces/{workspaceId}/dead-letters",
     "/healthz",
     "/readyz",
     "/metrics",

@@ -9,8 +9,8 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::request::SESSION;
 use crate::surface::{
-    api_keys, catalogs, cloudevents, dead_letters, documents, events, modules, operations, publish,
-    sessions, subscriptions, workspaces,
+    api_keys, catalogs, cloudevents, dead_letters, documents, events, extensions, modules,
+    operations, publish, sessions, subscriptions, workspaces,
 };
 
 /// An event to publish (source A).
@@ -169,6 +169,14 @@ pub(crate) struct Problem {
         workspaces::put_member,
         workspaces::delete_member,
         workspaces::publish,
+        extensions::put,
+        extensions::get,
+        extensions::delete,
+        extensions::subscribe,
+        extensions::subscription,
+        extensions::unsubscribe,
+        extensions::deliveries,
+        extensions::dead_letters,
         operations::healthz,
         operations::readyz,
         operations::metrics,

@@ -6,6 +6,7 @@ pub(crate) mod cloudevents;
 pub(crate) mod dead_letters;
 pub(crate) mod documents;
 pub(crate) mod events;
+pub(crate) mod extensions;
 pub(crate) mod modules;
 pub(crate) mod operations;
 pub(crate) mod publish;

@@ -15,6 +15,7 @@ use crate::request::{Authenticated, SESSION, authorization, cookie};
 #[utoipa::path(post, path = "/api/session", tag = "sessions", responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn begin(
     State(house): State<House>,
+    Authenticated(_): Authenticated,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let now = house.gateway.clock.now_ms();
@@ -22,7 +23,7 @@ pub(crate) async fn begin(
     let begun = house.gateway.access.begin_session(authorization, now);
     let begun = begun.await?;
     let seconds = begun.expires_at_ms.saturating_sub(now) / 1000;
-    let set = set_cookie(&house, begun.cookie.as_str(), seconds)?;
+    let set = set_cookie(&house.public_url, begun.cookie.as_str(), seconds)?;
     let body = axum::Json(json!({ "expiresAt": rfc3339(begun.expires_at_ms) }));
     Ok(([(header::SET_COOKIE, set)], body).into_response())
 }
@@ -38,13 +39,13 @@ pub(crate) async fn end(
     if let Some(session) = cookie(&headers) {
         house.gateway.access.sessions().end(session).await?;
     }
-    let set = set_cookie(&house, "", 0)?;
+    let set = set_cookie(&house.public_url, "", 0)?;
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, set)]).into_response())
 }
 
 /// `Secure` unless the server is reached at loopback, where nobody listens in and there is no TLS.
-fn set_cookie(house: &House, value: &str, seconds: i64) -> Result<HeaderValue, Refusal> {
-    let secure = if on_loopback(&house.public_url) {
+fn set_cookie(public_url: &str, value: &str, seconds: i64) -> Result<HeaderValue, Refusal> {
+    let secure = if on_loopback(public_url) {
         ""
     } else {
         "; Secure"
@@ -69,6 +70,17 @@ fn on_loopback(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cookie_is_for_this_server_alone_and_out_of_reach_of_scripts() {
+        let set = |url: &str| {
+            let value = set_cookie(url, "x", 60).unwrap();
+            value.to_str().unwrap().to_owned()
+        };
+        let plain = "tidings_session=x; Path=/; Max-Age=60; HttpOnly; SameSite=Lax";
+        assert_eq!(set("http://127.0.0.1:8080"), plain);
+        assert_eq!(set("https://tidings.example"), format!("{plain}; Secure"));
+    }
 
     #[test]
     fn loopback_without_tls_alone_goes_without_secure() {

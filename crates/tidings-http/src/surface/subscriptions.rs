@@ -315,7 +315,7 @@ fn parsed(id: &str) -> Result<Uuid, Refusal> {
     id.parse().map_err(|_| Refusal::not_found("subscription"))
 }
 
-fn from(field: &str, text: &str) -> Result<From, Refusal> {
+pub(super) fn from(field: &str, text: &str) -> Result<From, Refusal> {
     match text {
         "now" => Ok(From::Now),
         "beginning" => Ok(From::Beginning),

@@ -15,6 +15,8 @@ enum Foreign {
     Public,
     /// The thing is not there, said as of one that never was.
     NotFound,
+    /// A workspace that is not open to it, said as of one that never was.
+    Closed,
     /// A list that holds nothing of the first tenant's.
     Nothing,
     /// Only what roles allow; no tenant's data is in it.
@@ -25,9 +27,9 @@ enum Foreign {
     Shared,
 }
 
-use Foreign::{Forbidden, NotFound, Nothing, Own, Public, Shared};
+use Foreign::{Closed, Forbidden, NotFound, Nothing, Own, Public, Shared};
 
-const TABLE: [(&str, &str, Foreign); 42] = [
+const TABLE: [(&str, &str, Foreign); 58] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -76,6 +78,66 @@ const TABLE: [(&str, &str, Foreign); 42] = [
     ("get", "/v1/api-keys", Nothing),
     ("post", "/v1/api-keys", Own),
     ("delete", "/v1/api-keys/{keyId}", NotFound),
+    ("post", "/api/session", Own),
+    ("delete", "/api/session", Own),
+    ("get", "/v1/tenants/{tenantId}", NotFound),
+    ("put", "/v1/tenants/{tenantId}", Forbidden),
+    (
+        "put",
+        "/v1/tenants/{tenantId}/workspaces/{workspaceId}",
+        Forbidden,
+    ),
+    (
+        "put",
+        "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}",
+        Closed,
+    ),
+    (
+        "delete",
+        "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}",
+        Closed,
+    ),
+    (
+        "post",
+        "/api/workspaces/{workspaceId}/events/publish",
+        Closed,
+    ),
+    (
+        "get",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}",
+        Closed,
+    ),
+    (
+        "put",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}",
+        Closed,
+    ),
+    (
+        "get",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
+        Closed,
+    ),
+    (
+        "get",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+        Closed,
+    ),
+    (
+        "put",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+        Closed,
+    ),
+    (
+        "delete",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+        Closed,
+    ),
+    (
+        "delete",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}",
+        Closed,
+    ),
+    ("get", "/api/workspaces/{workspaceId}/dead-letters", Closed),
     ("get", "/healthz", Public),
     ("get", "/readyz", Public),
     ("get", "/metrics", Public),
@@ -90,6 +152,8 @@ struct Secrets {
     key: String,
     subscription: String,
     dead_letter: String,
+    tenant: &'static str,
+    workspace: &'static str,
 }
 
 impl Secrets {
@@ -99,6 +163,11 @@ impl Secrets {
             .replace("{keyId}", &self.key)
             .replace("{subscriptionId}", &self.subscription)
             .replace("{deadLetterId}", &self.dead_letter)
+            .replace("{tenantId}", self.tenant)
+            .replace("{workspaceId}", self.workspace)
+            .replace("{extensionId}", "chat")
+            .replace("{eventKey}", "crm.deal.closed")
+            .replace("{userId}", "eve")
             .replace("{moduleId}", "crm")
             .replace("{name}", "shop")
             .replace("{slug}", "not-found");
@@ -114,6 +183,13 @@ fn body(path: &str) -> Value {
         "/v1/subscriptions" | "/v1/subscriptions/{subscriptionId}" => json!({
             "name": "mine", "target": { "kind": "webhook", "url": "https://umbrella.example/h" },
         }),
+        "/v1/tenants/{tenantId}" => json!({ "slug": "mine", "plan": "PRO" }),
+        path if path.ends_with("/{userId}") => json!({ "role": "ADMIN" }),
+        path if path.ends_with("/{extensionId}") => {
+            json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true })
+        }
+        path if path.ends_with("/{eventKey}") => json!({}),
+        path if path.starts_with("/api/workspaces") => json!({ "eventKey": "crm.deal.closed" }),
         path if path.ends_with("/seek") => json!({ "to": "beginning" }),
         path if path.ends_with("/rotate-secret") || path.ends_with("/replay") => json!({}),
         "/v1/api-keys" => json!({ "name": "mine", "scopes": ["events:read"] }),
@@ -151,6 +227,12 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
     let admin = server.token(&["--tenant", "acme", "--user", "ada", "--role", "ADMIN"]);
     let key = json!({ "name": "hunter2", "scopes": ["events:read"] });
     let key = server.post("/v1/api-keys", &admin, &key).expect(201).json();
+    let workspace = "/v1/tenants/acme/workspaces/ws-acme";
+    let workspace = server.call("PUT", workspace).bearer(&admin).send();
+    workspace.expect(201);
+    let extension = json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true });
+    let call = server.call("PUT", "/api/workspaces/ws-acme/extensions/chat");
+    call.bearer(&admin).json(&extension).send().expect(200);
     let dead_letter = eventually("a dead letter", || {
         let list = server.get("/v1/dead-letters", &token).expect(200).json();
         let id = &list["items"][0]["id"];
@@ -164,6 +246,8 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
             key: text(&key["id"]),
             subscription: text(&subscription["id"]),
             dead_letter: text(&dead_letter),
+            tenant: "acme",
+            workspace: "ws-acme",
         },
     )
 }
@@ -223,8 +307,8 @@ fn without_a_credential_that_holds_nothing_but_the_public_answers() {
             assert_eq!(challenge, Some(expected));
         }
     }
-    // Its own event, and the audit events of its subscription and its API key.
-    assert_eq!(server.count(&token), 3);
+    // Its own event, and the audit events of its subscription, its API key, its workspace and its extension.
+    assert_eq!(server.count(&token), 5);
 }
 
 #[test]
@@ -236,6 +320,8 @@ fn another_tenant_reaches_nothing_of_the_first() {
         key: "01900000-0000-7000-8000-000000000000".to_owned(),
         subscription: "01900000-0000-7000-8000-000000000000".to_owned(),
         dead_letter: "01900000-0000-7000-8000-000000000000".to_owned(),
+        tenant: "nobody",
+        workspace: "ws-nowhere",
     };
     let module = server.crm("umbrella");
     let admin = server.token(&["--tenant", "umbrella", "--user", "eve", "--role", "ADMIN"]);
@@ -245,7 +331,7 @@ fn another_tenant_reaches_nothing_of_the_first() {
             continue;
         }
         println!("{method} {path}");
-        let credential = if path.contains("api-keys") {
+        let credential = if path.contains("api-keys") || path.starts_with("/api/") {
             &admin
         } else {
             &module
@@ -260,6 +346,11 @@ fn another_tenant_reaches_nothing_of_the_first() {
             NotFound => {
                 let detail = answer.problem(404, "NOT_FOUND")["detail"].clone();
                 assert_eq!(ask(&unknown).problem(404, "NOT_FOUND")["detail"], detail);
+            }
+            Closed => {
+                let detail = answer.problem(403, "WORKSPACE_FORBIDDEN")["detail"].clone();
+                let unknown = ask(&unknown).problem(403, "WORKSPACE_FORBIDDEN");
+                assert_eq!(unknown["detail"], detail);
             }
             Nothing => {
                 let items = answer.expect(200).json()["items"].clone();
@@ -276,7 +367,7 @@ fn another_tenant_reaches_nothing_of_the_first() {
     }
     assert_eq!(
         server.count(&token),
-        3,
+        5,
         "nothing arrived at the first tenant"
     );
     // What it published in three ways, and the audit events of its API key and its subscription.
