@@ -92,7 +92,7 @@ impl Sessions {
             }
             _ => None,
         });
-        caller.ok_or_else(|| unauthenticated(&Unauthenticated::Session))
+        caller.ok_or_else(|| unauthenticated(Unauthenticated::Session))
     }
 
     /// Ends a session. Nothing happens when it has ended already.
@@ -110,7 +110,7 @@ impl Access {
         now_ms: i64,
     ) -> Result<NewSession, Refusal> {
         let verified = self.verified(authorization, now_ms).await;
-        let verified = verified.map_err(|error| unauthenticated(&error))?;
+        let verified = verified.map_err(unauthenticated)?;
         let sessions = &self.sessions;
         sessions
             .begin(&verified.caller, verified.until_ms, now_ms)
@@ -118,18 +118,21 @@ impl Access {
     }
 }
 
-fn unauthenticated(why: &Unauthenticated) -> Refusal {
+fn unauthenticated(why: Unauthenticated) -> Refusal {
     use tidings_event::Code;
     Refusal::new(Code::Unauthenticated, Rule::Authentication, why.to_string())
 }
 
 /// With so much randomness in the cookie a plain hash is a safe one.
 fn hash_of(cookie: &str) -> String {
-    let mut text = String::with_capacity(64);
-    for byte in Sha256::digest(cookie) {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
+    let digest: [u8; 32] = Sha256::digest(cookie).into();
+    let (high, low) = digest.split_at(16);
+    let half = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u128::from(*byte))
+    };
+    format!("{:032x}{:032x}", half(high), half(low))
 }
 
 #[cfg(test)]
