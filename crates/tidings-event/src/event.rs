@@ -118,6 +118,12 @@ pub fn trace_id(traceparent: &str) -> &str {
 }
 
 impl Event {
+    /// The extension attribute of this name.
+    pub fn extension(&self, name: &str) -> Option<&Attribute> {
+        let mut all = self.extensions.iter();
+        all.find(|(this, _)| this == name).map(|(_, value)| value)
+    }
+
     /// All CloudEvents attributes with their values, in the order of the specification, then the extensions.
     pub fn attributes(&self) -> impl Iterator<Item = (&str, Attribute)> {
         let text = |name, value: &str| Some((name, Attribute::Text(value.to_owned())));

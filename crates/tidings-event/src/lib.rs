@@ -11,7 +11,7 @@ pub mod topic;
 
 pub use event::{Attribute, Data, Event};
 pub use event_type::{EventType, InvalidEventType, TypePattern};
-pub use names::{CatalogName, InvalidName, ModuleId, Service, TenantId};
+pub use names::{CatalogName, ExtensionId, InvalidName, ModuleId, Service, TenantId, WorkspaceId};
 pub use problem::Code;
 pub use schema_version::{InvalidSchemaVersion, SchemaVersion};
 pub use topic::{InvalidTopic, Topic};

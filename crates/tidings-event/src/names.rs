@@ -33,20 +33,25 @@ impl FromStr for TenantId {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@-".contains(&byte);
-        let starts_well = text
-            .bytes()
-            .next()
-            .is_some_and(|byte| byte.is_ascii_alphanumeric());
-        if text.len() <= 128 && starts_well && text.bytes().all(legal) {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidName {
-                kind: "tenant id",
-                value: clipped(text),
-                rule: "use 1 to 128 letters, digits or any of . _ : @ -, starting with a letter or digit",
-            })
-        }
+        wide_name("tenant id", text).map(Self)
+    }
+}
+
+/// 1 to 128 letters, digits or any of `._:@-`, starting with a letter or digit.
+fn wide_name(kind: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@-".contains(&byte);
+    let starts_well = text
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if text.len() <= 128 && starts_well && text.bytes().all(legal) {
+        Ok(text.into())
+    } else {
+        Err(InvalidName {
+            kind,
+            value: clipped(text),
+            rule: "use 1 to 128 letters, digits or any of . _ : @ -, starting with a letter or digit",
+        })
     }
 }
 
@@ -59,6 +64,56 @@ impl fmt::Display for TenantId {
 impl fmt::Debug for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TenantId({})", self.0)
+    }
+}
+
+/// The id of a workspace (source C), unique in the installation. The same form as a tenant's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkspaceId(Arc<str>);
+
+impl WorkspaceId {
+    /// The id as it stands on the wire.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for WorkspaceId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        wide_name("workspace id", text).map(Self)
+    }
+}
+
+impl fmt::Display for WorkspaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The id of an extension (source C) in its workspace: `[a-z][a-z0-9_-]{0,63}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExtensionId(Arc<str>);
+
+impl ExtensionId {
+    /// The id as it stands on the wire.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ExtensionId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        plain_name("extension id", text).map(Self)
+    }
+}
+
+impl fmt::Display for ExtensionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

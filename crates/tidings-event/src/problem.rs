@@ -58,6 +58,10 @@ codes! {
     KernelEventPublishForbidden = "KERNEL_EVENT_PUBLISH_FORBIDDEN", 403, "forbidden", "Forbidden";
     /// The caller may not do this.
     Forbidden = "FORBIDDEN", 403, "forbidden", "Forbidden";
+    /// There is no such workspace for this credential, or it may not act there: both are said alike.
+    WorkspaceForbidden = "WORKSPACE_FORBIDDEN", 403, "workspace-forbidden", "The workspace is not open to this credential";
+    /// A session's cookie came with a request that another site may have made.
+    CsrfRejected = "CSRF_REJECTED", 403, "csrf-rejected", "The request may come from another site";
     /// There is no such thing, or it is not the caller's.
     NotFound = "NOT_FOUND", 404, "not-found", "Not found";
     /// The path exists, the method does not.
@@ -123,7 +127,7 @@ macro_rules! pages {
 pages! {
     "invalid-json", "invalid-event", "invalid-event-type", "invalid-cloudevent",
     "invalid-idempotency-key", "batch-too-large", "event-payload-too-large", "invalid-schema-version",
-    "invalid-request", "target-not-allowed", "unauthenticated", "forbidden", "not-found", "method-not-allowed",
+    "invalid-request", "target-not-allowed", "unauthenticated", "forbidden", "workspace-forbidden", "csrf-rejected", "not-found", "method-not-allowed",
     "unsupported-media-type", "idempotency-key-reused", "event-schema-violation", "rate-limited",
     "internal", "broker-unavailable", "storage-full",
 }

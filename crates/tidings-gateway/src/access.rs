@@ -21,6 +21,7 @@ mod jwks;
 #[cfg(test)]
 mod key_life;
 mod local_key;
+mod session;
 mod token;
 
 use std::path::Path;
@@ -35,6 +36,7 @@ pub use api_key::{ApiKeyError, ApiKeys, NewApiKey, PREFIX as API_KEY_PREFIX};
 pub use caller::{Caller, InvalidScope, Principal, Scope, on_behalf_of};
 pub use jwks::{Fetch, KeySource};
 pub use local_key::{Claims, FILE_NAME as LOCAL_KEY_FILE_NAME, LocalKey, LocalKeyError};
+pub use session::{NewSession, Sessions};
 pub use token::Unauthenticated;
 
 use jwks::Keys;
@@ -84,6 +86,7 @@ pub enum AccessError {
 /// Tells who is calling.
 pub struct Access {
     api_keys: ApiKeys,
+    sessions: Sessions,
     keys: Keys,
     rules: Rules,
     local_key: Option<LocalKey>,
@@ -129,6 +132,7 @@ impl Access {
         };
         let items = usize::try_from(CACHE_BYTES / 1024).unwrap_or(usize::MAX);
         Ok(Self {
+            sessions: Sessions::new(store.clone()),
             api_keys: ApiKeys::load(store).await?,
             keys,
             rules: Rules {
@@ -151,18 +155,35 @@ impl Access {
         self.local_key.as_ref()
     }
 
+    /// What people with browsers authenticate with.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
     /// Who sends this `Authorization` header.
     pub async fn authenticate(
         &self,
         authorization: Option<&str>,
         now_ms: i64,
     ) -> Result<Caller, Unauthenticated> {
+        let verified = self.verified(authorization, now_ms).await;
+        verified.map(|verified| verified.caller)
+    }
+
+    /// The same, with the time at which the credential ends; an API key is taken for one without.
+    async fn verified(
+        &self,
+        authorization: Option<&str>,
+        now_ms: i64,
+    ) -> Result<Verified, Unauthenticated> {
         let credential = bearer(authorization.ok_or(Unauthenticated::Missing)?)?;
         if credential.starts_with(API_KEY_PREFIX) {
-            return self.api_keys.authenticate(credential, now_ms);
+            let caller = self.api_keys.authenticate(credential, now_ms)?;
+            let until_ms = i64::MAX;
+            return Ok(Verified { caller, until_ms });
         }
-        if let Some(caller) = self.remembered(credential, now_ms) {
-            return Ok(caller);
+        if let Some(verified) = self.remembered(credential, now_ms) {
+            return Ok(verified);
         }
         match self.verify(credential, now_ms) {
             Err(Unauthenticated::UnknownKey) if self.keys.can_change() => {
@@ -186,14 +207,17 @@ impl Access {
         self.keys.refresh(now_ms).await.map_err(AccessError::KeySet)
     }
 
-    fn remembered(&self, token: &str, now_ms: i64) -> Option<Caller> {
+    fn remembered(&self, token: &str, now_ms: i64) -> Option<Verified> {
         let found = self.verified.get(token)?;
         let in_force =
             found.until_ms > now_ms && found.generation == self.keys.current().generation;
-        in_force.then_some(found.caller)
+        in_force.then_some(Verified {
+            caller: found.caller,
+            until_ms: found.until_ms,
+        })
     }
 
-    fn verify(&self, token: &str, now_ms: i64) -> Result<Caller, Unauthenticated> {
+    fn verify(&self, token: &str, now_ms: i64) -> Result<Verified, Unauthenticated> {
         let keys = self.keys.current();
         let Verified { caller, until_ms } = token::verify(token, &keys, &self.rules, now_ms)?;
         let remembered = Remembered {
@@ -202,7 +226,7 @@ impl Access {
             generation: keys.generation,
         };
         self.verified.insert(token.into(), remembered);
-        Ok(caller)
+        Ok(Verified { caller, until_ms })
     }
 }
 

@@ -110,7 +110,7 @@ impl Catalogs {
                 if rulebook.carried(event_type).is_some() {
                     continue;
                 }
-                let route = rulebook.route(event_type);
+                let route = rulebook.route(event_type, false);
                 declared.push(Declared {
                     module: module.to_string(),
                     event_type: event_type.clone(),

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::{administered, reader};
@@ -19,12 +20,17 @@ pub const MAX_PAGE: u32 = 1_000;
 #[derive(Clone)]
 pub struct DeadLetters {
     store: Store,
+    events: Events,
     clock: Clock,
 }
 
 impl DeadLetters {
-    pub(crate) fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock }
+    pub(crate) fn new(store: Store, events: Events, clock: Clock) -> Self {
+        Self {
+            store,
+            events,
+            clock,
+        }
     }
 
     /// The tenant's, oldest first.
@@ -43,7 +49,13 @@ impl DeadLetters {
 
     /// One of the tenant's.
     pub async fn get(&self, caller: &Caller, id: Uuid) -> Result<DeadLetterRow, Refusal> {
-        self.owned(&reader(caller)?, id).await
+        let letter = self.owned(&reader(caller)?, id).await?;
+        let event = event_of(&letter);
+        // It shows the event, which may be of a workspace that is not open to everybody.
+        if event.is_some_and(|event| self.events.open_to(caller, &event)) {
+            return Ok(letter);
+        }
+        Err(Refusal::not_found("dead letter"))
     }
 
     /// Sends one again, now, through the ordinary delivery and under its `webhook-id`. Success closes it.

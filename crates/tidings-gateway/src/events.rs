@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use crate::access::{Caller, Principal, Scope};
 use crate::envelope;
+use crate::publish::command::WORKSPACE_ATTRIBUTE;
 use crate::publish::refusal::{Refusal, Rule};
+use crate::rulebook::Shelf;
 
 /// The most events that a page holds.
 pub const MAX_PAGE: usize = 1_000;
@@ -97,26 +99,44 @@ pub struct List {
 #[derive(Clone)]
 pub struct Events {
     bus: Arc<dyn Bus>,
+    shelf: Arc<Shelf>,
 }
 
 impl Events {
-    /// Over a bus.
-    pub fn new(bus: Arc<dyn Bus>) -> Self {
-        Self { bus }
+    /// Over a bus; the rulebook on the shelf says who is in which workspace.
+    pub fn new(bus: Arc<dyn Bus>, shelf: Arc<Shelf>) -> Self {
+        Self { bus, shelf }
+    }
+
+    /// Whether the caller may see an event of its tenant: a user without the role ADMIN sees of the events of
+    /// workspaces those of its own.
+    pub(crate) fn open_to(&self, caller: &Caller, event: &Event) -> bool {
+        let Some(workspace) = event.extension(WORKSPACE_ATTRIBUTE) else {
+            return true;
+        };
+        let Principal::User(_) = caller.principal() else {
+            return true;
+        };
+        let workspace = workspace.to_string();
+        let rulebook = self.shelf.rulebook();
+        caller.is_admin() || rulebook.workspace_of(caller, &workspace).is_ok()
     }
 
     /// One event of the caller's tenant. A foreign or unknown id is not found, alike.
     pub async fn get(&self, caller: &Caller, event_id: Uuid) -> Result<Placed, Refusal> {
         let tenant = reader(caller)?;
         let found = self.bus.find(tenant, event_id).await.map_err(unreadable)?;
-        found.map_or_else(|| Err(Refusal::not_found("event")), placed)
+        let found = found.map(placed).transpose()?;
+        found
+            .filter(|found| self.open_to(caller, &found.event))
+            .ok_or_else(|| Refusal::not_found("event"))
     }
 
     /// A page of the caller's tenant's events, oldest first.
     pub async fn list(&self, caller: &Caller, query: &Query) -> Result<List, Refusal> {
         let tenant = reader(caller)?;
         let mut cursor = query.cursor.clone().unwrap_or_default();
-        let page = self.page(&tenant, query, &mut cursor).await?;
+        let page = self.page(caller, &tenant, query, &mut cursor).await?;
         Ok(List {
             items: page.items,
             next: page.more.then_some(cursor),
@@ -143,6 +163,7 @@ impl Events {
         let tail = self.bus.tail();
         let state = (
             self.clone(),
+            caller.clone(),
             tenant,
             query,
             cursor,
@@ -151,21 +172,20 @@ impl Events {
         );
         Ok(futures_util::stream::unfold(
             state,
-            async |(room, tenant, query, mut cursor, mut tail, mut ready)| {
+            async |(room, caller, tenant, query, mut cursor, mut tail, mut ready)| {
                 loop {
                     if let Some((cursor_after, event)) = ready.next() {
                         let item = Ok((cursor_after, event));
-                        return Some((item, (room, tenant, query, cursor, tail, ready)));
+                        let state = (room, caller, tenant, query, cursor, tail, ready);
+                        return Some((item, state));
                     }
                     tail.mark_unchanged();
                     let before = cursor.clone();
-                    let page = match room.page(&tenant, &query, &mut cursor).await {
+                    let page = match room.page(&caller, &tenant, &query, &mut cursor).await {
                         Ok(page) => page,
                         Err(refusal) => {
-                            return Some((
-                                Err(refusal),
-                                (room, tenant, query, cursor, tail, ready),
-                            ));
+                            let state = (room, caller, tenant, query, cursor, tail, ready);
+                            return Some((Err(refusal), state));
                         }
                     };
                     if page.items.is_empty() && !page.more {
@@ -215,6 +235,7 @@ impl Events {
 
     async fn page(
         &self,
+        caller: &Caller,
         tenant: &TenantId,
         query: &Query,
         cursor: &mut Cursor,
@@ -246,7 +267,7 @@ impl Events {
                 stretch.leave(record.offset, true);
             } else {
                 let item = placed(record)?;
-                if wanted(&item.event, query) {
+                if wanted(&item.event, query) && self.open_to(caller, &item.event) {
                     items.push(item);
                 }
             }

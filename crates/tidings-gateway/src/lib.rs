@@ -9,6 +9,7 @@ pub mod dead_letters;
 pub mod deliver;
 pub mod envelope;
 pub mod events;
+pub mod extensions;
 pub mod kernel_namespaces;
 pub mod limits;
 pub mod manifests;
@@ -22,6 +23,7 @@ pub mod rulebook;
 pub mod secrets;
 pub mod subscription;
 pub mod subscriptions;
+pub mod workspaces;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,6 +41,7 @@ use dead_letters::DeadLetters;
 use deliver::target::webhook::Webhooks;
 use deliver::{Deliveries, Means};
 use events::Events;
+use extensions::Extensions;
 use limits::Limits;
 use manifests::Manifests;
 use outbox::Outbox;
@@ -49,6 +52,7 @@ use publish::{Explanation, Line, Published};
 use rulebook::{Route, Rulebook, Shelf};
 use secrets::Vault;
 use subscriptions::Subscriptions;
+use workspaces::Workspaces;
 
 /// The house: one handle for each room, and the line.
 pub struct Gateway {
@@ -60,6 +64,10 @@ pub struct Gateway {
     pub manifests: Arc<Manifests>,
     /// Which topics there are.
     pub catalogs: Arc<Catalogs>,
+    /// Tenants, their workspaces and members.
+    pub workspaces: Arc<Workspaces>,
+    /// What workspaces have installed.
+    pub extensions: Arc<Extensions>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// Who wants which events.
@@ -105,6 +113,8 @@ pub struct Parts {
     pub vault: Vault,
     /// How deliveries are made.
     pub delivery: deliver::Config,
+    /// Whether a valid credential of an unknown tenant makes it.
+    pub auto_create: bool,
     /// The time.
     pub clock: Clock,
 }
@@ -141,6 +151,7 @@ impl Gateway {
             egress,
             vault,
             delivery,
+            auto_create,
             clock,
         } = parts;
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
@@ -154,10 +165,12 @@ impl Gateway {
         let outbox = Arc::new(Outbox::new(store.clone(), line.clone(), clock.clone()));
         let (rules, told) = (shelf.clone(), outbox.clone());
         let manifests = Manifests::open(store.clone(), rules, told, clock.clone()).await?;
+        let (kept, rules, told) = (store.clone(), shelf.clone(), outbox.clone());
+        let workspaces = Workspaces::open(kept, rules, told, clock.clone(), auto_create).await?;
+        let events = Events::new(bus.clone(), shelf.clone());
         let (log, told) = (bus.clone(), outbox.clone());
         let catalogs = Catalogs::open(store.clone(), shelf, log, told, clock.clone()).await?;
         let api_keys = ApiKeys::new(access.clone(), outbox.clone(), clock.clone());
-        let events = Events::new(bus.clone());
         let subscriptions = Subscriptions::open(
             store.clone(),
             bus.clone(),
@@ -167,7 +180,15 @@ impl Gateway {
             clock.clone(),
         );
         let subscriptions = Arc::new(subscriptions.await?);
-        let dead_letters = DeadLetters::new(store.clone(), clock.clone());
+        let workspaces = Arc::new(workspaces);
+        let extensions = Extensions::new(
+            store.clone(),
+            workspaces.clone(),
+            subscriptions.clone(),
+            outbox.clone(),
+            clock.clone(),
+        );
+        let dead_letters = DeadLetters::new(store.clone(), events.clone(), clock.clone());
         let parked = Parked::new(
             store.clone(),
             bus.clone(),
@@ -179,6 +200,8 @@ impl Gateway {
             events,
             manifests: Arc::new(manifests),
             catalogs: Arc::new(catalogs),
+            workspaces,
+            extensions: Arc::new(extensions),
             api_keys,
             subscriptions,
             dead_letters,

@@ -239,6 +239,7 @@ fn command_of(row: &OutboxRow) -> Result<Command, Refusal> {
         fingerprint,
         idempotency_key: Some(row.id.to_string()),
         cloud: None,
+        workspace: None,
     };
     let caller = on_behalf_of(row.service, row.tenant.clone());
     Ok(Command::one(caller, draft, None))

@@ -104,6 +104,7 @@ async fn gateway(bus: &Arc<Leaving>, store: &Store) -> Gateway {
         egress: crate::deliver::target::webhook::to_loopback(),
         vault: crate::secrets::Vault::new(&[7; 32]),
         delivery: crate::deliver::Config::default(),
+        auto_create: true,
         clock,
     });
     opened.await.unwrap()

@@ -1,7 +1,7 @@
 //! Changes that other replicas make, put in force here.
 //!
 //! Loop: [`follow`], which its caller spawns and joins. It asks the store for a number that moves with every change
-//! of a manifest, a catalogue or an API key, four times a second, and reads them again when it has moved. Asking is one look
+//! of a manifest, a catalogue, an API key, a tenant or a workspace, four times a second, and reads them again when it has moved. Asking is one look
 //! at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
 //! it is cut off, so that the asking would stay.
 
@@ -18,6 +18,7 @@ use crate::catalogs::Catalogs;
 use crate::manifests::Manifests;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::Subscriptions;
+use crate::workspaces::Workspaces;
 
 /// How often the store is asked: a change is in force everywhere within a second, reading included.
 const EVERY: Duration = Duration::from_millis(250);
@@ -29,6 +30,7 @@ pub struct Follower {
     catalogs: Arc<Catalogs>,
     access: Arc<Access>,
     subscriptions: Arc<Subscriptions>,
+    workspaces: Arc<Workspaces>,
 }
 
 impl Follower {
@@ -40,6 +42,7 @@ impl Follower {
             catalogs: gateway.catalogs.clone(),
             access: gateway.access.clone(),
             subscriptions: gateway.subscriptions.clone(),
+            workspaces: gateway.workspaces.clone(),
         }
     }
 
@@ -90,6 +93,7 @@ impl Follower {
             let said = |refusal: Refusal| refusal.detail;
             self.manifests.reload().await.map_err(said)?;
             self.catalogs.reload().await.map_err(said)?;
+            self.workspaces.reload().await.map_err(said)?;
             self.access.api_keys().reload().await.map_err(gone)?;
             let followed = self.subscriptions.follow(place).await;
             followed.map_err(|refusal| refusal.detail)?;
@@ -162,6 +166,7 @@ mod tests {
             egress: crate::deliver::target::webhook::to_loopback(),
             vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: crate::deliver::Config::default(),
+            auto_create: true,
             clock,
         });
         let gateway = gateway.await.unwrap();
@@ -234,6 +239,39 @@ mod tests {
         }
         two.gateway.catalogs.delete(&registry, &name).await.unwrap();
         within_the_promise("its removal", async || enforced(&one).is_none()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_workspace_made_at_one_is_open_at_the_other() {
+        let (one, two, _bus) = two(&new_schema()).await;
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Access::new(
+            AccessConfig::default(),
+            one.store.clone(),
+            folder.path(),
+            NOW,
+        );
+        let issuer = issuer.await.unwrap();
+        let claims = crate::access::Claims {
+            subject: "ada".into(),
+            tenant: Some("acme".parse().unwrap()),
+            module: None,
+            service: None,
+            admin: true,
+            operator: false,
+            issuer: None,
+            audience: None,
+        };
+        let key = issuer.local_key().unwrap();
+        let token = key.mint(&claims, Duration::from_mins(1), NOW);
+        let bearer = format!("Bearer {token}");
+        let ada = issuer.authenticate(Some(&bearer), NOW).await.unwrap();
+        let (acme, id) = ("acme".parse().unwrap(), "ws-1".parse().unwrap());
+        one.gateway.workspaces.admit(&ada).await.unwrap();
+        let made = one.gateway.workspaces.put(&ada, &acme, &id).await;
+        assert!(made.unwrap());
+        let open = || two.gateway.workspaces.open_to(&ada, "ws-1").is_ok();
+        within_the_promise("the workspace", async || open()).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tidings_contract::{Catalog, Contract, Subject};
-use tidings_event::{CatalogName, EventType, ModuleId, Topic, TypePattern};
+use tidings_event::{
+    CatalogName, Code, EventType, ModuleId, TenantId, Topic, TypePattern, WorkspaceId,
+};
+
+use crate::access::{Caller, Principal};
+use crate::publish::refusal::{Refusal, Rule};
 
 /// The part of a module's manifest that decides.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,7 +69,65 @@ impl Route {
             envelope: EnvelopeKind::Platform,
         }
     }
+
+    /// What is published in workspaces: source C's topic.
+    pub fn workspaces() -> Self {
+        Self {
+            types: Vec::new(),
+            topic: "platform.workspace.events".parse().expect("a legal topic"),
+            envelope: EnvelopeKind::Structured,
+        }
+    }
 }
+
+/// What a member of a workspace may do there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything in it, its members and extensions included.
+    Admin,
+    /// Publish, and read.
+    Member,
+}
+
+impl Role {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "ADMIN",
+            Self::Member => "MEMBER",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Admin, Self::Member];
+        all.into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// A workspace of source C.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workspace {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// By the `sub` of their tokens.
+    pub members: BTreeMap<String, Role>,
+}
+
+impl Workspace {
+    /// What a user is in it, if anything.
+    pub fn role(&self, caller: &Caller) -> Option<Role> {
+        let of_tenant = caller.tenant() == Some(&self.tenant);
+        match caller.principal() {
+            Principal::User(sub) if of_tenant => self.members.get(sub).copied(),
+            _ => None,
+        }
+    }
+}
+
+/// The workspaces of all tenants.
+pub type Workspaces = BTreeMap<WorkspaceId, Arc<Workspace>>;
 
 /// A catalogue in force.
 #[derive(Debug, Clone)]
@@ -150,9 +213,9 @@ impl Catalogs {
 
 /// Every topic that these routes lead to.
 pub fn topics(routes: &[Route]) -> Vec<Topic> {
-    let fallback = Route::fallback().topic;
+    let own = [Route::fallback(), Route::workspaces()].map(|route| route.topic);
     let named = routes.iter().map(|route| route.topic.clone());
-    named.chain([fallback]).collect()
+    named.chain(own).collect()
 }
 
 /// What the line consults. A value: a test makes one in a line.
@@ -160,8 +223,10 @@ pub fn topics(routes: &[Route]) -> Vec<Topic> {
 pub struct Rulebook {
     manifests: Arc<BTreeMap<ModuleId, Arc<Manifest>>>,
     catalogs: Arc<Catalogs>,
+    workspaces: Arc<Workspaces>,
     routes: Vec<Route>,
     fallback: Route,
+    of_workspaces: Route,
 }
 
 impl Rulebook {
@@ -170,8 +235,10 @@ impl Rulebook {
         Self {
             manifests: Arc::default(),
             catalogs: Arc::default(),
+            workspaces: Arc::default(),
             routes,
             fallback: Route::fallback(),
+            of_workspaces: Route::workspaces(),
         }
     }
 
@@ -200,15 +267,46 @@ impl Rulebook {
         self.carried(event_type).filter(|carried| carried.enforce)
     }
 
+    /// The workspaces of all tenants.
+    pub fn workspaces(&self) -> &Arc<Workspaces> {
+        &self.workspaces
+    }
+
+    /// The workspace of this id, if the caller may publish and read there: a member, or a caller with the role
+    /// ADMIN of its tenant. Any other id is refused alike, whether there is such a workspace or not.
+    pub fn workspace_of(&self, caller: &Caller, id: &str) -> Result<&Arc<Workspace>, Refusal> {
+        let known = id.parse().ok();
+        let known = known.and_then(|id: WorkspaceId| self.workspaces.get(&id));
+        let open = known.filter(|workspace| {
+            let of_tenant = caller.tenant() == Some(&workspace.tenant);
+            (of_tenant && caller.is_admin()) || workspace.role(caller).is_some()
+        });
+        open.ok_or_else(|| no_workspace(caller))
+    }
+
     /// Where events of a type go that no catalogue carries.
-    pub fn route(&self, event_type: &EventType) -> &Route {
+    pub fn route(&self, event_type: &EventType, in_workspace: bool) -> &Route {
         let fits = |route: &&Route| {
             route
                 .types
                 .iter()
                 .any(|pattern| pattern.matches(event_type))
         };
-        self.routes.iter().find(fits).unwrap_or(&self.fallback)
+        let own = if in_workspace {
+            &self.of_workspaces
+        } else {
+            &self.fallback
+        };
+        self.routes.iter().find(fits).unwrap_or(own)
+    }
+
+    /// The same with other workspaces.
+    #[must_use]
+    pub fn with_workspaces(&self, workspaces: Arc<Workspaces>) -> Self {
+        Self {
+            workspaces,
+            ..self.clone()
+        }
     }
 
     /// The same with other manifests.
@@ -228,6 +326,15 @@ impl Rulebook {
             ..self.clone()
         }
     }
+}
+
+/// Says nothing of whether there is such a workspace.
+pub(crate) fn no_workspace(caller: &Caller) -> Refusal {
+    let detail = format!(
+        "{} has no access to such a workspace; it takes membership, or the role ADMIN of its tenant.",
+        caller.describe()
+    );
+    Refusal::new(Code::WorkspaceForbidden, Rule::Manifest, detail)
 }
 
 /// Where the rulebook in force lies.

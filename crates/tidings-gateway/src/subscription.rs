@@ -12,6 +12,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::publish::refusal::Refusal;
+use crate::subscriptions::of_extensions::Owner;
 
 /// The longest name, in characters.
 const MAX_NAME: usize = 100;
@@ -90,6 +91,9 @@ pub(crate) struct Start {
     pub(crate) number: u32,
     /// Offsets by topic; a topic that is not here did not exist, so all of it is wanted.
     pub(crate) places: std::collections::BTreeMap<String, u64>,
+    /// The extension that it stands for, if it is not its tenant's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<Owner>,
 }
 
 /// A receiver over HTTP.

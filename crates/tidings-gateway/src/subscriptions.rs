@@ -4,6 +4,7 @@
 //! matches events against, changed by difference since there may be a million.
 
 mod in_force;
+pub(crate) mod of_extensions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +173,7 @@ impl Subscriptions {
         let start = Start {
             number: 1,
             places: self.places(&tenant, from).await?,
+            owner: None,
         };
         let id = self.clock.new_id();
         let now = self.clock.now_ms();
@@ -202,7 +204,9 @@ impl Subscriptions {
 
     /// The tenant's subscriptions after an id.
     pub fn list(&self, caller: &Caller) -> Result<Vec<Arc<Subscription>>, Refusal> {
-        Ok(self.in_force.of(&reader(caller)?))
+        let mut all = self.in_force.of(&reader(caller)?);
+        all.retain(|it| it.start.owner.is_none());
+        Ok(all)
     }
 
     /// One of the tenant's.
@@ -239,6 +243,7 @@ impl Subscriptions {
         change: Change,
     ) -> Result<Arc<Subscription>, Refusal> {
         let tenant = administered(caller)?;
+        self.not_an_extensions(id)?;
         let (room, actor) = (self.clone(), Actor::Caller(caller.clone()));
         to_its_end(async move { room.make(&tenant, id, &change, &actor).await }).await
     }
@@ -246,6 +251,7 @@ impl Subscriptions {
     /// Takes one of the tenant's away. What it was to get, it does not get.
     pub async fn delete(self: &Arc<Self>, caller: &Caller, id: Uuid) -> Result<(), Refusal> {
         let tenant = administered(caller)?;
+        self.not_an_extensions(id)?;
         let (room, actor) = (self.clone(), Actor::Caller(caller.clone()));
         to_its_end(async move { room.remove(&tenant, id, &actor).await }).await
     }
@@ -347,6 +353,7 @@ impl Subscriptions {
                 start = Start {
                     number: start.number + 1,
                     places: self.places(&row.tenant, *from).await?,
+                    owner: start.owner,
                 };
             }
             Change::Rotate { secret, overlap } => {
@@ -471,7 +478,16 @@ impl Subscriptions {
 
     fn owned(&self, tenant: &TenantId, id: Uuid) -> Result<Arc<Subscription>, Refusal> {
         let known = self.in_force.get(id).filter(|it| it.tenant == *tenant);
+        let known = known.filter(|it| it.start.owner.is_none());
         known.ok_or_else(|| Refusal::not_found("subscription"))
+    }
+
+    fn not_an_extensions(&self, id: Uuid) -> Result<(), Refusal> {
+        let known = self.in_force.get(id);
+        let stands_for_one = known.is_some_and(|it| it.start.owner.is_some());
+        (!stands_for_one)
+            .then_some(())
+            .ok_or_else(|| Refusal::not_found("subscription"))
     }
 
     fn close(&self, id: Uuid, secrets: &Secrets) -> String {

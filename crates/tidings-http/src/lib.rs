@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod coding;
+mod csrf;
 mod heads;
 mod metrics;
 mod openapi;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use tidings_event::Code;
 use tidings_gateway::Gateway;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
@@ -111,6 +112,46 @@ fn deliveries() -> Router<House> {
         )
 }
 
+/// Tenants, their workspaces, and source C's API of them.
+fn workspaces() -> Router<House> {
+    use surface::{extensions, sessions, workspaces};
+    let tenant = "/v1/tenants/{tenantId}";
+    let extension = "/api/workspaces/{workspaceId}/extensions/{extensionId}";
+    let workspace = format!("{tenant}/workspaces/{{workspaceId}}");
+    Router::new()
+        .route("/api/session", post(sessions::begin).delete(sessions::end))
+        .route(tenant, get(workspaces::tenant).put(workspaces::put_tenant))
+        .route(&workspace, put(workspaces::put))
+        .route(
+            &format!("{workspace}/members/{{userId}}"),
+            put(workspaces::put_member).delete(workspaces::delete_member),
+        )
+        .route(
+            "/api/workspaces/{workspaceId}/events/publish",
+            post(workspaces::publish),
+        )
+        .route(
+            extension,
+            get(extensions::get)
+                .put(extensions::put)
+                .delete(extensions::delete),
+        )
+        .route(
+            &format!("{extension}/subscriptions/{{eventKey}}"),
+            get(extensions::subscription)
+                .put(extensions::subscribe)
+                .delete(extensions::unsubscribe),
+        )
+        .route(
+            &format!("{extension}/deliveries"),
+            get(extensions::deliveries),
+        )
+        .route(
+            "/api/workspaces/{workspaceId}/dead-letters",
+            get(extensions::dead_letters),
+        )
+}
+
 /// Every operation there is. [`problem::around`] goes around it, in `server.rs`.
 pub(crate) fn router(house: House) -> Router {
     use surface::{
@@ -143,6 +184,7 @@ pub(crate) fn router(house: House) -> Router {
             axum::routing::delete(api_keys::revoke),
         )
         .merge(deliveries())
+        .merge(workspaces())
         .route("/healthz", get(operations::healthz))
         .route("/readyz", get(operations::readyz))
         .route("/metrics", get(operations::metrics))

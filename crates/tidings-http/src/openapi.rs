@@ -1,13 +1,16 @@
 //! The description of every operation, collected from the handlers.
 
 use serde::Serialize;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Content, Ref, ResponseBuilder, Server};
 use utoipa::{OpenApi, ToSchema};
 
+use crate::request::SESSION;
 use crate::surface::{
-    api_keys, catalogs, cloudevents, dead_letters, deliveries, documents, events, modules,
-    operations, publish, subscriptions,
+    api_keys, catalogs, cloudevents, dead_letters, deliveries, documents, events, extensions,
+    modules, operations, publish, sessions, subscriptions, workspaces,
 };
 
 /// An event to publish (source A).
@@ -162,6 +165,22 @@ pub(crate) struct Problem {
         dead_letters::replay,
         dead_letters::replay_all,
         dead_letters::delete,
+        sessions::begin,
+        sessions::end,
+        workspaces::tenant,
+        workspaces::put_tenant,
+        workspaces::put,
+        workspaces::put_member,
+        workspaces::delete_member,
+        workspaces::publish,
+        extensions::put,
+        extensions::get,
+        extensions::delete,
+        extensions::subscribe,
+        extensions::subscription,
+        extensions::unsubscribe,
+        extensions::deliveries,
+        extensions::dead_letters,
         operations::healthz,
         operations::readyz,
         operations::metrics,
@@ -180,6 +199,8 @@ pub fn document(public_url: &str) -> String {
     let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     if let Some(components) = &mut document.components {
         components.add_security_scheme("bearer", bearer);
+        let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION)));
+        components.add_security_scheme("session", cookie);
     }
     let problem = ResponseBuilder::new()
         .description("A problem; `code` says which")
@@ -189,7 +210,8 @@ pub fn document(public_url: &str) -> String {
         )
         .build();
     for (path, item) in &mut document.paths.paths {
-        let secured = path.starts_with("/v1/") || path == "/asyncapi.json";
+        let secured = ["/v1/", "/api/", "/asyncapi.json"];
+        let secured = secured.iter().any(|begin| path.starts_with(begin));
         let operations = [
             &mut item.get,
             &mut item.put,
@@ -203,8 +225,10 @@ pub fn document(public_url: &str) -> String {
                 .responses
                 .insert("default".to_owned(), problem.clone().into());
             if secured {
-                let requirement = SecurityRequirement::new("bearer", Vec::<String>::new());
-                operation.security = Some(vec![requirement]);
+                let either = ["bearer", "session"];
+                let either =
+                    either.map(|name| SecurityRequirement::new(name, Vec::<String>::new()));
+                operation.security = Some(either.into());
             }
         }
     }

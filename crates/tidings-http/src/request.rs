@@ -32,27 +32,49 @@ impl FromRequestParts<House> for Authenticated {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, house: &House) -> Result<Self, Refused> {
-        let credential = parts
-            .headers
-            .get(header::AUTHORIZATION)
-            .map(|value| value.to_str());
-        let refused = |detail: String| {
-            Refused(Refusal::new(
-                Code::Unauthenticated,
-                Rule::Authentication,
-                detail,
-            ))
-        };
-        let credential = credential.transpose();
-        let credential =
-            credential.map_err(|_| refused("The Authorization header is not ASCII.".into()))?;
         let now = house.gateway.clock.now_ms();
-        let caller = house.gateway.access.authenticate(credential, now).await;
-        let caller = caller.map_err(|error| refused(error.to_string()))?;
+        let access = &house.gateway.access;
+        let caller = match (authorization(&parts.headers)?, cookie(&parts.headers)) {
+            // A cookie is sent by itself; a header is not, so it is what the caller means.
+            (None, Some(session)) => {
+                crate::csrf::check(&parts.method, &parts.headers, &house.public_url)?;
+                access.sessions().authenticate(session, now).await?
+            }
+            (credential, _) => {
+                let caller = access.authenticate(credential, now).await;
+                caller.map_err(|error| unauthenticated(error.to_string()))?
+            }
+        };
+        house.gateway.workspaces.admit(&caller).await?;
         crate::trace::caller(&caller);
         house.gateway.limits.admit(&caller)?;
         Ok(Self(caller))
     }
+}
+
+/// The name of the cookie of a session.
+pub(crate) const SESSION: &str = "tidings_session";
+
+/// The `Authorization` header.
+pub(crate) fn authorization(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let credential = headers.get(header::AUTHORIZATION);
+    let credential = credential.map(|value| value.to_str()).transpose();
+    credential.map_err(|_| unauthenticated("The Authorization header is not ASCII.".into()))
+}
+
+fn unauthenticated(detail: String) -> Refusal {
+    Refusal::new(Code::Unauthenticated, Rule::Authentication, detail)
+}
+
+/// The session's cookie among all cookies (RFC 6265, section 4.2.1).
+pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let all = headers.get_all(header::COOKIE).into_iter();
+    let pairs = all.filter_map(|value| value.to_str().ok());
+    let mut pairs = pairs.flat_map(|value| value.split(';'));
+    pairs.find_map(|pair| {
+        let (name, value) = pair.trim().split_once('=')?;
+        (name == SESSION).then(|| value.trim_matches('"'))
+    })
 }
 
 /// Reads a body up to a limit; past it, `code` answers with both numbers.

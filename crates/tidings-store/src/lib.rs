@@ -2,37 +2,45 @@
 
 pub mod api_keys;
 pub mod catalogs;
+mod check;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod extensions;
 pub mod manifests;
 pub mod outbox;
 mod pool;
 pub mod receipts;
 pub mod replicas;
 mod seal;
+pub mod sessions;
 pub mod subscriptions;
 #[cfg(test)]
 mod suite;
+pub mod workspaces;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use check::{broken, changed_form, unknown_migrations};
 use pool::{Columns, Connections, PATIENCE, on_either};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Executor, PgConnection, Pool, Row as _, Sqlite};
+use sqlx::{Connection, Executor, PgConnection, Pool, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use catalogs::{CatalogRow, Catalogs};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
 pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow};
+pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
 pub use replicas::Replicas;
+pub use sessions::{SessionRow, Sessions};
 pub use subscriptions::{SubscriptionRow, Subscriptions};
+pub use workspaces::{MemberRow, TenantRow, WorkspaceRow, Workspaces};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Run under an advisory lock: of replicas that start together, the first migrates.
@@ -264,6 +272,21 @@ impl Store {
         ApiKeys::new(&self.connections)
     }
 
+    /// Who is served: tenants and their workspaces.
+    pub fn workspaces(&self) -> Workspaces<'_> {
+        Workspaces::new(&self.connections)
+    }
+
+    /// What workspaces have installed.
+    pub fn extensions(&self) -> Extensions<'_> {
+        Extensions::new(&self.connections)
+    }
+
+    /// Browser sessions.
+    pub fn sessions(&self) -> Sessions<'_> {
+        Sessions::new(&self.connections)
+    }
+
     /// Events that wait to be published.
     pub fn outbox(&self) -> Outbox<'_> {
         Outbox::new(&self.connections)
@@ -362,66 +385,6 @@ async fn sync(path: &Path) -> std::io::Result<()> {
         .await?
         .sync_all()
         .await
-}
-
-/// What SQLite's own check finds.
-async fn broken(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
-    let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(pool);
-    let lines: Vec<String> = lines.await.map_err(attempting("check the store"))?;
-    Ok(lines.into_iter().filter(|line| line != "ok").collect())
-}
-
-/// The steps of its form that this version would not go on from.
-async fn unknown_migrations(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
-    let failed = || attempting("check the store's form");
-    let sql = "SELECT version, checksum, success FROM _sqlx_migrations";
-    let rows = sqlx::query(sql).fetch_all(pool).await.map_err(failed())?;
-    let mut findings = Vec::new();
-    for row in rows {
-        let version: i64 = row.try_get("version").map_err(failed())?;
-        let checksum: Vec<u8> = row.try_get("checksum").map_err(failed())?;
-        let success: bool = row.try_get("success").map_err(failed())?;
-        let known = SQLITE_MIGRATIONS
-            .iter()
-            .find(|known| known.version == version);
-        if !success || known.is_none_or(|known| *known.checksum != checksum) {
-            findings.push(format!(
-                "store.db: migration {version} is not one of this version; a newer one wrote it, \
-                 or it is damaged"
-            ));
-        }
-    }
-    Ok(findings)
-}
-
-/// Tables and indexes that are not as this version makes them: no checksum covers their description. A store that
-/// an older version left has another form, which is not looked at.
-async fn changed_form(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
-    let failed = || attempting("check the store's form");
-    let sql = "SELECT count(*) FROM _sqlx_migrations";
-    let done: i64 = sqlx::query_scalar(sql)
-        .fetch_one(pool)
-        .await
-        .map_err(failed())?;
-    if usize::try_from(done).ok() != Some(SQLITE_MIGRATIONS.iter().count()) {
-        return Ok(Vec::new());
-    }
-    let fresh = Store::in_memory().await?;
-    let Connections::Sqlite(fresh) = &fresh.connections else {
-        return Ok(Vec::new());
-    };
-    let (found, wanted) = (form(pool).await?, form(fresh).await?);
-    let same = found == wanted;
-    let finding = "store.db: the description of its tables is not what was written";
-    Ok((!same).then(|| finding.to_owned()).into_iter().collect())
-}
-
-/// The statements that made the tables and indexes.
-async fn form(pool: &Pool<Sqlite>) -> Result<Vec<Vec<u8>>, StoreError> {
-    let sql = "SELECT CAST(sql AS BLOB) FROM sqlite_schema \
-         WHERE sql IS NOT NULL AND tbl_name NOT IN ('_sqlx_migrations', 'sqlite_sequence') ORDER BY name";
-    let rows = sqlx::query_scalar(sql).fetch_all(pool).await;
-    rows.map_err(attempting("check the store's form"))
 }
 
 /// Turns a failure of the database into one that says what was being done.

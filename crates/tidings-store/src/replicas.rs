@@ -66,7 +66,7 @@ impl Replicas {
 mod tests {
     use super::*;
     use crate::suite::{key, on_postgres};
-    use crate::{CatalogRow, Store};
+    use crate::{CatalogRow, Store, WorkspaceRow};
 
     #[tokio::test]
     async fn a_turn_has_one_holder_and_ends_by_itself() {
@@ -136,6 +136,13 @@ mod tests {
                 .await
                 .unwrap()
         );
+        assert!(moved().await);
+        let workspace = WorkspaceRow {
+            id: "ws-1".parse().unwrap(),
+            tenant: "acme".parse().unwrap(),
+            created_at_ms: 1,
+        };
+        assert!(store.workspaces().add(&workspace, &[]).await.unwrap());
         assert!(moved().await);
         store.api_keys().list(&acme).await.unwrap();
         assert!(!moved().await);

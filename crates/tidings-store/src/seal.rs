@@ -7,8 +7,9 @@ use sqlx::{Pool, Sqlite, SqliteConnection};
 
 use crate::pool::Columns;
 use crate::{
-    ApiKeyRow, AttemptRow, CatalogRow, CursorRow, DeadLetterRow, ManifestRow, OutboxRow,
-    PendingRow, ProgressRow, StoreError, SubscriptionRow, attempting,
+    ApiKeyRow, AttemptRow, CatalogRow, CursorRow, DeadLetterRow, ExtensionRow,
+    ExtensionSubscriptionRow, ManifestRow, MemberRow, OutboxRow, PendingRow, ProgressRow,
+    SessionRow, StoreError, SubscriptionRow, TenantRow, WorkspaceRow, attempting,
 };
 
 /// The CRC-32 of a row: its table and each field with its length, so that no two rows run into
@@ -128,6 +129,14 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
         look_at::<PendingRow>(pool, &mut findings).await?;
         look_at::<AttemptRow>(pool, &mut findings).await?;
         look_at::<DeadLetterRow>(pool, &mut findings).await?;
+    }
+    if has_table(pool, TenantRow::TABLE).await? {
+        look_at::<TenantRow>(pool, &mut findings).await?;
+        look_at::<WorkspaceRow>(pool, &mut findings).await?;
+        look_at::<MemberRow>(pool, &mut findings).await?;
+        look_at::<SessionRow>(pool, &mut findings).await?;
+        look_at::<ExtensionRow>(pool, &mut findings).await?;
+        look_at::<ExtensionSubscriptionRow>(pool, &mut findings).await?;
     }
     findings.extend(crate::receipts::findings(pool).await?);
     Ok(findings)

@@ -32,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) receipts: Receipts,
     pub(crate) bus: BusConfig,
     pub(crate) modules: Modules,
+    pub(crate) tenants: Tenants,
     pub(crate) delivery: Delivery,
     pub(crate) secrets: Secrets,
     pub(crate) limits: Limits,
@@ -86,6 +87,12 @@ pub(crate) struct Receipts {
 pub(crate) struct Modules {
     pub(crate) manifests: String,
     pub(crate) demo: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tenants {
+    pub(crate) auto_create: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -186,6 +186,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
             attempts_retention: config.delivery.attempts_retention,
             ..deliver::Config::default()
         },
+        auto_create: config.tenants.auto_create,
         clock: clock.clone(),
     });
     let gateway = gateway.await.context("the gateway cannot be opened")?;

@@ -32,6 +32,9 @@ pub enum Unauthenticated {
     /// No `Authorization` header.
     #[error("no credential was sent; send 'Authorization: Bearer <token or API key>'")]
     Missing,
+    /// The cookie of a session that has ended, was revoked or never was.
+    #[error("the session has ended or was revoked; begin another with POST /api/session")]
+    Session,
     /// Another scheme, or nothing after it.
     #[error("the Authorization header is not of the form 'Bearer <token or API key>'")]
     NotBearer,

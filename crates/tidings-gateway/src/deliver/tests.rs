@@ -89,6 +89,7 @@ impl House {
             egress: target::webhook::to_loopback(),
             vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: Config::default(),
+            auto_create: true,
             clock: clock.clone(),
         });
         let mut house = Self {
@@ -142,6 +143,7 @@ impl House {
             data: tidings_event::Data::Json(data),
             fingerprint,
             idempotency_key: None,
+            workspace: None,
             cloud: None,
         };
         let command = Command::one(caller(tenant), draft, None);

@@ -66,7 +66,15 @@ pub fn authorise(
     let allowed = |entry: Result<Shaped, Refusal>| {
         let entry = entry?;
         kernel_namespace(&caller, &entry.event_type, trail)?;
-        declared(&caller, &entry.event_type, rulebook, trail)?;
+        let workspace = entry.draft.workspace_named();
+        if let Some(workspace) = &workspace {
+            rulebook.workspace_of(&caller, workspace)?;
+        }
+        if entry.draft.workspace.is_some() {
+            member(&caller, &entry.event_type, rulebook, trail)?;
+        } else {
+            declared(&caller, &entry.event_type, rulebook, trail)?;
+        }
         Ok(entry)
     };
     let entries: Vec<Result<Shaped, Refusal>> = entries.into_iter().map(allowed).collect();
@@ -124,6 +132,21 @@ fn kernel_namespace(
         ),
     )
     .field("type"))
+}
+
+/// In a workspace that is open to the caller any type may be published that no catalogue holds for its sender.
+fn member(
+    caller: &Caller,
+    event_type: &EventType,
+    rulebook: &Rulebook,
+    trail: &mut Trail,
+) -> Result<(), Refusal> {
+    let rule = match rulebook.enforced(event_type) {
+        Some(carried) => by_catalog(caller, event_type, carried)?,
+        None => format!("{} may publish in the workspace.", caller.describe()),
+    };
+    trail.pass(Rule::Manifest, || rule);
+    Ok(())
 }
 
 fn declared(

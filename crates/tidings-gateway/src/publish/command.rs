@@ -2,7 +2,7 @@
 
 use tidings_event::cloudevents::Incoming;
 use tidings_event::json::Fingerprint;
-use tidings_event::{Attribute, Data};
+use tidings_event::{Attribute, Data, WorkspaceId};
 
 use super::refusal::Refusal;
 use crate::access::Caller;
@@ -47,6 +47,45 @@ pub struct Draft {
     pub idempotency_key: Option<String>,
     /// What a CloudEvent has beyond that.
     pub cloud: Option<Box<CloudAttributes>>,
+    /// Where in its tenant it is published, when it is in a workspace.
+    pub workspace: Option<Box<InWorkspace>>,
+}
+
+/// The extension attribute that names an event's workspace.
+pub const WORKSPACE_ATTRIBUTE: &str = "workspaceid";
+
+/// What an event published in a workspace has beyond others (source C).
+#[derive(Debug, Clone)]
+pub struct InWorkspace {
+    /// Which workspace.
+    pub id: WorkspaceId,
+    /// Who is said to have published it.
+    pub actor: String,
+}
+
+impl InWorkspace {
+    /// The extension attributes that the event carries for it.
+    pub(super) fn attributes(self) -> Vec<(String, Attribute)> {
+        vec![
+            (
+                WORKSPACE_ATTRIBUTE.to_owned(),
+                Attribute::Text(self.id.to_string()),
+            ),
+            ("actor".to_owned(), Attribute::Text(self.actor)),
+        ]
+    }
+}
+
+impl Draft {
+    /// The workspace that the event will say it is of, as whoever wrote it names it.
+    pub(super) fn workspace_named(&self) -> Option<String> {
+        if let Some(within) = &self.workspace {
+            return Some(within.id.to_string());
+        }
+        let mut extensions = self.cloud.iter().flat_map(|cloud| &cloud.extensions);
+        let named = extensions.find(|(name, _)| name == WORKSPACE_ATTRIBUTE);
+        named.map(|(_, value)| value.to_string())
+    }
 }
 
 /// The attributes of a CloudEvent that are kept as the producer set them.
@@ -113,6 +152,7 @@ impl From<Incoming> for Draft {
                 traceparent: event.traceparent,
                 extensions: event.extensions,
             })),
+            workspace: None,
         }
     }
 }

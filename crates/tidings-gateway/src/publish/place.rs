@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Trail;
 use super::claim::{Claimed, Standing};
-use super::command::CloudAttributes;
+use super::command::{CloudAttributes, WORKSPACE_ATTRIBUTE};
 use super::name::NamedDraft;
 use super::refusal::Rule;
 use super::validate::ValidDraft;
@@ -82,7 +82,10 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
             data_schema: None,
             data_content_type: Some("application/json".to_owned()),
             traceparent: None,
-            extensions: Vec::new(),
+            extensions: draft
+                .workspace
+                .map(|within| within.attributes())
+                .unwrap_or_default(),
         });
         let outcome = match standing {
             Standing::Repeat(receipt) => Outcome::Before(receipt),
@@ -152,7 +155,9 @@ fn record(event: &Event, once: Once, rulebook: &Rulebook, trail: &mut Trail) -> 
     let carried = rulebook.carried(&event.event_type);
     let (topic, kind) = carried.map_or_else(
         || {
-            let route = rulebook.route(&event.event_type);
+            let mut extensions = event.extensions.iter();
+            let in_workspace = extensions.any(|(name, _)| name == WORKSPACE_ATTRIBUTE);
+            let route = rulebook.route(&event.event_type, in_workspace);
             (&route.topic, route.envelope)
         },
         |carried| (&carried.topic, carried.envelope),

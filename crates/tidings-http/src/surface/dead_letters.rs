@@ -93,14 +93,26 @@ pub(crate) async fn list(
     Authenticated(caller): Authenticated,
     wanted: Result<Parameters<Wanted>, QueryRejection>,
 ) -> Result<Response, Refused> {
+    let query = query(wanted)?;
+    let letters = house.gateway().dead_letters.list(&caller, &query).await?;
+    Ok(page(&letters, query.limit))
+}
+
+/// What a request asks for.
+pub(super) fn query(
+    wanted: Result<Parameters<Wanted>, QueryRejection>,
+) -> Result<DeadLetterQuery, Refusal> {
     let Parameters(wanted) =
         wanted.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
-    let query = wanted.query()?;
-    let letters = house.gateway().dead_letters.list(&caller, &query).await?;
-    let full = letters.len() == query.limit as usize;
+    wanted.query()
+}
+
+/// A page of at most so many.
+pub(super) fn page(letters: &[DeadLetterRow], limit: u32) -> Response {
+    let full = letters.len() == limit as usize;
     let next = letters.last().filter(|_| full).map(|last| last.id);
     let items: Vec<Value> = letters.iter().map(rendered).collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+    axum::Json(json!({ "items": items, "nextCursor": next })).into_response()
 }
 
 /// One of them, with its event.

@@ -24,8 +24,8 @@ use crate::request::{
 /// The most events of a batch.
 pub(crate) const MAX_BATCH: usize = 1_000;
 
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(crate) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// The answer to a publish.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -185,7 +185,7 @@ async fn single(request: Request) -> Result<(Draft, Option<String>), Refusal> {
     Ok((draft, traceparent(&headers)))
 }
 
-fn key(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn key(headers: &HeaderMap) -> Option<String> {
     headers
         .get(KEY)
         // What is not ASCII keeps its bytes' number, and is refused where keys are.
@@ -296,10 +296,11 @@ fn draft(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Re
         fingerprint,
         idempotency_key: key,
         cloud: None,
+        workspace: None,
     })
 }
 
-fn string(name: &'static str, value: &RawValue) -> Result<String, Refusal> {
+pub(crate) fn string(name: &'static str, value: &RawValue) -> Result<String, Refusal> {
     serde_json::from_str(value.get()).map_err(|_| {
         Refusal::shape(
             Code::InvalidEvent,
@@ -310,7 +311,7 @@ fn string(name: &'static str, value: &RawValue) -> Result<String, Refusal> {
 }
 
 /// What is not strict JSON, or not an object where one must be.
-fn malformed(error: &serde_json::Error) -> Refusal {
+pub(crate) fn malformed(error: &serde_json::Error) -> Refusal {
     if error.to_string().starts_with("invalid type") {
         return Refusal::shape(Code::InvalidEvent, "", "The body must be a JSON object.");
     }

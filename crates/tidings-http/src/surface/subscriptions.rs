@@ -241,7 +241,7 @@ pub(super) fn parsed(id: &str) -> Result<Uuid, Refusal> {
     id.parse().map_err(|_| Refusal::not_found("subscription"))
 }
 
-fn from(field: &str, text: &str) -> Result<From, Refusal> {
+pub(super) fn from(field: &str, text: &str) -> Result<From, Refusal> {
     match text {
         "now" => Ok(From::Now),
         "beginning" => Ok(From::Beginning),

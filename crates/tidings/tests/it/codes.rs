@@ -12,7 +12,7 @@ use crate::harness::{Answer, BATCH, PUBLISH, Server};
 /// The answer that has the code.
 type Provoke = fn(&Server) -> Answer;
 
-const PROVOKED: [(Code, Provoke); 19] = [
+const PROVOKED: [(Code, Provoke); 21] = [
     (Code::InvalidJson, |server| publish(server, "{")),
     (Code::InvalidEvent, |server| publish(server, "{}")),
     (Code::InvalidEventType, |server| {
@@ -62,6 +62,21 @@ const PROVOKED: [(Code, Provoke); 19] = [
         let call = call.bearer(&server.crm("acme"));
         call.json(&json!({ "id": "crm", "version": "9.0.0" }))
             .send()
+    }),
+    (Code::WorkspaceForbidden, |server| {
+        let body = json!({ "eventKey": "crm.deal.closed" });
+        let path = "/api/workspaces/nowhere/events/publish";
+        server.post(
+            path,
+            &server.token(&["--tenant", "acme", "--user", "ada"]),
+            &body,
+        )
+    }),
+    (Code::CsrfRejected, |server| {
+        let call = server.call("POST", "/v1/events/explain");
+        let call = call.header("Cookie", "tidings_session=any");
+        let call = call.header("Origin", "https://evil.example");
+        call.json(&json!({})).send()
     }),
     (Code::NotFound, |server| {
         server.call("GET", "/nowhere").send()

@@ -206,8 +206,8 @@ fn a_failing_event_parks_its_own_key_and_all_other_keys_flow() {
             200
         }
     });
-    let delivery = json!({ "ordered": true, "key": "/key", "onExhausted": "skip",
-        "retry": { "schedule": ["300ms"] } });
+    let often = vec!["200ms"; 99];
+    let delivery = json!({ "ordered": true, "key": "/key", "retry": { "schedule": often } });
     subscribe(&server, &token, &receiver, json!({ "delivery": delivery }));
     for n in 0..30 {
         let key = ["bad", "good", "fine"][n % 3];
@@ -291,10 +291,10 @@ fn a_parked_key_goes_on_when_it_is_released_with_or_without_its_head() {
     assert_eq!(release(json!({ "key": "a", "dropHead": true })), 202);
     let hits = receiver.until_taken(3);
     let arrived = hits.iter().filter(|hit| hit.status == 200);
-    let taken: Vec<u64> = arrived
+    let numbers: Vec<u64> = arrived
         .map(|hit| hit.json()["data"]["n"].as_u64().unwrap())
         .collect();
-    assert_eq!(taken, [2, 3, 4]);
+    assert_eq!(numbers, [2, 3, 4]);
     let letters = server.get("/v1/dead-letters", &token).expect(200).json();
     assert_eq!(letters["items"][0]["eventId"], id.as_str());
     publish(&server, &token, &json!({ "key": "a", "n": 5 }));

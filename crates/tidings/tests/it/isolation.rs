@@ -15,6 +15,8 @@ enum Foreign {
     Public,
     /// The thing is not there, said as of one that never was.
     NotFound,
+    /// A workspace that is not open to it, said as of one that never was.
+    Closed,
     /// A list that holds nothing of the first tenant's.
     Nothing,
     /// Only what roles allow; no tenant's data is in it.
@@ -25,9 +27,9 @@ enum Foreign {
     Shared,
 }
 
-use Foreign::{Forbidden, NotFound, Nothing, Own, Public, Shared};
+use Foreign::{Closed, Forbidden, NotFound, Nothing, Own, Public, Shared};
 
-const TABLE: [(&str, &str, Foreign); 46] = [
+const TABLE: [(&str, &str, Foreign); 62] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -84,6 +86,66 @@ const TABLE: [(&str, &str, Foreign); 46] = [
     ("get", "/v1/api-keys", Nothing),
     ("post", "/v1/api-keys", Own),
     ("delete", "/v1/api-keys/{keyId}", NotFound),
+    ("post", "/api/session", Own),
+    ("delete", "/api/session", Own),
+    ("get", "/v1/tenants/{tenantId}", NotFound),
+    ("put", "/v1/tenants/{tenantId}", Forbidden),
+    (
+        "put",
+        "/v1/tenants/{tenantId}/workspaces/{workspaceId}",
+        Forbidden,
+    ),
+    (
+        "put",
+        "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}",
+        Closed,
+    ),
+    (
+        "delete",
+        "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}",
+        Closed,
+    ),
+    (
+        "post",
+        "/api/workspaces/{workspaceId}/events/publish",
+        Closed,
+    ),
+    (
+        "get",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}",
+        Closed,
+    ),
+    (
+        "put",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}",
+        Closed,
+    ),
+    (
+        "get",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
+        Closed,
+    ),
+    (
+        "get",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+        Closed,
+    ),
+    (
+        "put",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+        Closed,
+    ),
+    (
+        "delete",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+        Closed,
+    ),
+    (
+        "delete",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}",
+        Closed,
+    ),
+    ("get", "/api/workspaces/{workspaceId}/dead-letters", Closed),
     ("get", "/healthz", Public),
     ("get", "/readyz", Public),
     ("get", "/metrics", Public),
@@ -98,6 +160,8 @@ struct Secrets {
     key: String,
     subscription: String,
     dead_letter: String,
+    tenant: &'static str,
+    workspace: &'static str,
 }
 
 impl Secrets {
@@ -107,6 +171,11 @@ impl Secrets {
             .replace("{keyId}", &self.key)
             .replace("{subscriptionId}", &self.subscription)
             .replace("{deadLetterId}", &self.dead_letter)
+            .replace("{tenantId}", self.tenant)
+            .replace("{workspaceId}", self.workspace)
+            .replace("{extensionId}", "chat")
+            .replace("{eventKey}", "crm.deal.closed")
+            .replace("{userId}", "eve")
             .replace("{moduleId}", "crm")
             .replace("{name}", "shop")
             .replace("{slug}", "not-found");
@@ -123,6 +192,13 @@ fn body(path: &str) -> Value {
             "name": "mine", "target": { "kind": "webhook", "url": "https://umbrella.example/h" },
         }),
         path if path.ends_with("/release") => json!({ "key": "k" }),
+        "/v1/tenants/{tenantId}" => json!({ "slug": "mine", "plan": "PRO" }),
+        path if path.ends_with("/{userId}") => json!({ "role": "ADMIN" }),
+        path if path.ends_with("/{extensionId}") => {
+            json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true })
+        }
+        path if path.ends_with("/{eventKey}") => json!({}),
+        path if path.starts_with("/api/workspaces") => json!({ "eventKey": "crm.deal.closed" }),
         path if path.ends_with("/seek") => json!({ "to": "beginning" }),
         path if path.ends_with("/rotate-secret") || path.ends_with("/replay") => json!({}),
         "/v1/api-keys" => json!({ "name": "mine", "scopes": ["events:read"] }),
@@ -160,6 +236,12 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
     let admin = server.token(&["--tenant", "acme", "--user", "ada", "--role", "ADMIN"]);
     let key = json!({ "name": "hunter2", "scopes": ["events:read"] });
     let key = server.post("/v1/api-keys", &admin, &key).expect(201).json();
+    let workspace = "/v1/tenants/acme/workspaces/ws-acme";
+    let workspace = server.call("PUT", workspace).bearer(&admin).send();
+    workspace.expect(201);
+    let extension = json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true });
+    let call = server.call("PUT", "/api/workspaces/ws-acme/extensions/chat");
+    call.bearer(&admin).json(&extension).send().expect(200);
     let dead_letter = eventually("a dead letter", || {
         let list = server.get("/v1/dead-letters", &token).expect(200).json();
         let id = &list["items"][0]["id"];
@@ -173,6 +255,8 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
             key: text(&key["id"]),
             subscription: text(&subscription["id"]),
             dead_letter: text(&dead_letter),
+            tenant: "acme",
+            workspace: "ws-acme",
         },
     )
 }
@@ -232,8 +316,8 @@ fn without_a_credential_that_holds_nothing_but_the_public_answers() {
             assert_eq!(challenge, Some(expected));
         }
     }
-    // Its own event, and the audit events of its subscription and its API key.
-    assert_eq!(server.count(&token), 3);
+    // Its own event, and the audit events of its subscription, its API key, its workspace and its extension.
+    assert_eq!(server.count(&token), 5);
 }
 
 #[test]
@@ -245,6 +329,8 @@ fn another_tenant_reaches_nothing_of_the_first() {
         key: "01900000-0000-7000-8000-000000000000".to_owned(),
         subscription: "01900000-0000-7000-8000-000000000000".to_owned(),
         dead_letter: "01900000-0000-7000-8000-000000000000".to_owned(),
+        tenant: "nobody",
+        workspace: "ws-nowhere",
     };
     let module = server.crm("umbrella");
     let admin = server.token(&["--tenant", "umbrella", "--user", "eve", "--role", "ADMIN"]);
@@ -254,7 +340,7 @@ fn another_tenant_reaches_nothing_of_the_first() {
             continue;
         }
         println!("{method} {path}");
-        let credential = if path.contains("api-keys") {
+        let credential = if path.contains("api-keys") || path.starts_with("/api/") {
             &admin
         } else {
             &module
@@ -269,6 +355,11 @@ fn another_tenant_reaches_nothing_of_the_first() {
             NotFound => {
                 let detail = answer.problem(404, "NOT_FOUND")["detail"].clone();
                 assert_eq!(ask(&unknown).problem(404, "NOT_FOUND")["detail"], detail);
+            }
+            Closed => {
+                let detail = answer.problem(403, "WORKSPACE_FORBIDDEN")["detail"].clone();
+                let unknown = ask(&unknown).problem(403, "WORKSPACE_FORBIDDEN");
+                assert_eq!(unknown["detail"], detail);
             }
             Nothing => {
                 let items = answer.expect(200).json()["items"].clone();
@@ -285,7 +376,7 @@ fn another_tenant_reaches_nothing_of_the_first() {
     }
     assert_eq!(
         server.count(&token),
-        3,
+        5,
         "nothing arrived at the first tenant"
     );
     // What it published in three ways, and the audit events of its API key and its subscription.

@@ -1,0 +1,163 @@
+//! Subscriptions that stand for an extension's (source C): the same rows, delivered in the same way, but
+//! changed with their extension alone.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tidings_egress::Secret;
+use tidings_event::{Code, TenantId};
+use tidings_store::SubscriptionRow;
+use uuid::Uuid;
+
+use super::{Change, From, Secrets, SigningSecret, Subscriptions, stored};
+use crate::access::Caller;
+use crate::audit::Actor;
+use crate::publish::refusal::{Refusal, Rule};
+use crate::secrets::random;
+use crate::subscription::{Start, State, Subscription};
+
+/// Whom a subscription stands for: an extension that is to get an event (source C).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Owner {
+    pub(crate) workspace: String,
+    pub(crate) extension: String,
+    pub(crate) event_key: String,
+}
+
+impl Owner {
+    pub(crate) fn is_of_the_extension_of(&self, other: &Self) -> bool {
+        self.workspace == other.workspace && self.extension == other.extension
+    }
+}
+
+/// What an extension's subscription is made of.
+pub(crate) struct OfExtension {
+    /// Whose it is.
+    pub(crate) owner: Owner,
+    /// The workspace's tenant.
+    pub(crate) tenant: TenantId,
+    /// As a tenant would write it.
+    pub(crate) document: Value,
+    /// Whether the extension is to get anything now.
+    pub(crate) active: bool,
+    /// Where it begins.
+    pub(crate) from: From,
+}
+
+impl Subscriptions {
+    /// Whether such a document would do; the target's URL above all.
+    pub(crate) fn check(&self, document: Value) -> Result<(), Refusal> {
+        self.checked(document).map(drop)
+    }
+
+    /// The one that stands for an extension's, if it is in force.
+    pub(crate) fn owned_by(&self, tenant: &TenantId, owner: &Owner) -> Option<Arc<Subscription>> {
+        let all = self.in_force.of(tenant);
+        all.into_iter()
+            .find(|it| it.start.owner.as_ref() == Some(owner))
+    }
+
+    /// Makes one. Those of one extension share their secret, so that it keeps one.
+    pub(crate) async fn create_of(
+        self: &Arc<Self>,
+        caller: &Caller,
+        new: OfExtension,
+    ) -> Result<Arc<Subscription>, Refusal> {
+        let wanted = self.checked(new.document)?;
+        let all = self.in_force.of(&new.tenant);
+        let mut siblings = all.iter().filter(|it| {
+            let owner = it.start.owner.as_ref();
+            owner.is_some_and(|owner| owner.is_of_the_extension_of(&new.owner))
+        });
+        let shared = siblings.find_map(|it| it.signing.first());
+        let secret = shared.map_or_else(
+            || Secret::from_random(random()).to_text(),
+            |(secret, _)| secret.to_text(),
+        );
+        let secrets = Secrets {
+            signing: vec![SigningSecret {
+                secret,
+                ends_at_ms: None,
+            }],
+            auth: None,
+        };
+        let start = Start {
+            number: 1,
+            places: self.places(&new.tenant, new.from).await?,
+            owner: Some(new.owner),
+        };
+        let state = if new.active {
+            State::Active
+        } else {
+            State::Paused
+        };
+        let (id, now) = (self.clock.new_id(), self.clock.now_ms());
+        let row = SubscriptionRow {
+            id,
+            tenant: new.tenant,
+            document: stored(wanted.document, &start),
+            secrets: self.close(id, &secrets),
+            state: state.as_str().into(),
+            reason: None,
+            revision: 1,
+            created_at_ms: now,
+            updated_at_ms: now,
+            change: 0,
+        };
+        let made = self
+            .keep(row, &Actor::Caller(caller.clone()), "subscription.created")
+            .await?;
+        made.ok_or_else(|| {
+            let detail = "The new id was taken; try again.";
+            Refusal::new(Code::Internal, Rule::Append, detail)
+        })
+    }
+
+    /// Brings one to where its extension is now: its URL, and whether it gets anything. One that begins to again
+    /// goes on from `from`, or with the next event.
+    pub(crate) async fn arrange(
+        &self,
+        caller: &Caller,
+        subscription: &Subscription,
+        url: &str,
+        active: bool,
+        from: Option<From>,
+    ) -> Result<(), Refusal> {
+        let (tenant, id) = (&subscription.tenant, subscription.id);
+        let actor = Actor::Caller(caller.clone());
+        let mut changes = Vec::new();
+        if subscription.document["target"]["url"] != url {
+            changes.push(Change::Patch(json!({ "target": { "url": url } })));
+        }
+        let gets = subscription.state == State::Active;
+        match (gets, active, from) {
+            (false, true, from) => {
+                changes.push(Change::Seek(from.unwrap_or(From::Now)));
+                changes.push(Change::Resume);
+            }
+            (true, true, Some(from)) => changes.push(Change::Seek(from)),
+            (true, false, _) => changes.push(Change::Pause),
+            (true, true, None) | (false, false, _) => {}
+        }
+        for change in changes {
+            self.make(tenant, id, &change, &actor).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes one away. Nothing happens when it is gone.
+    pub(crate) async fn delete_of(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        id: Uuid,
+    ) -> Result<(), Refusal> {
+        let actor = Actor::Caller(caller.clone());
+        match self.remove(tenant, id, &actor).await {
+            Err(refusal) if refusal.code == Code::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Source C: tenants, their workspaces, and who is a member of one.
+//!
+//! Cast: the room [`Workspaces`]. Workspaces and members lie in the rulebook, where the line asks who may
+//! publish; tenants lie here, in memory too, because each request asks whether its tenant is known.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde_json::{Value, json};
+use tidings_event::{Code, TenantId, WorkspaceId};
+use tidings_store::{MemberRow, OutboxRow, Store, TenantRow, WorkspaceRow};
+use tokio::sync::Mutex;
+
+use crate::access::Caller;
+use crate::audit::{self, Actor};
+use crate::clock::Clock;
+use crate::manifests::{store_fault, to_its_end};
+use crate::outbox::Outbox;
+use crate::publish::refusal::{Refusal, Rule};
+use crate::rulebook::{Role, Shelf, Workspace, no_workspace};
+
+/// The plans that a tenant can be on, the first of which needs nobody to choose it.
+pub const PLANS: [&str; 4] = ["FREE", "BASIC", "PRO", "ENTERPRISE"];
+/// The longest `sub` of a member, in characters.
+const MAX_USER: usize = 128;
+/// The longest slug, in characters.
+const MAX_SLUG: usize = 128;
+/// The most namespaces of a tenant.
+const MAX_NAMESPACES: usize = 100;
+
+/// What an operator says of a tenant.
+#[derive(Debug, Clone)]
+pub struct NewTenant {
+    /// What it is called by in the names of its events: as a tenant's id, 1 to 128 characters.
+    pub slug: String,
+    /// One of [`PLANS`].
+    pub plan: String,
+    /// What it may name events under; at most 100.
+    pub namespaces: Vec<String>,
+}
+
+/// A tenant in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its id, as in credentials.
+    pub id: TenantId,
+    /// What it is called by in the names of its events.
+    pub slug: String,
+    /// One of [`PLANS`].
+    pub plan: String,
+    /// What it may name events under.
+    pub namespaces: Vec<String>,
+    /// When it was made, in ms since 1970.
+    pub created_at_ms: i64,
+    /// When it was last written, in ms since 1970.
+    pub updated_at_ms: i64,
+}
+
+/// The room.
+pub struct Workspaces {
+    store: Store,
+    shelf: Arc<Shelf>,
+    outbox: Arc<Outbox>,
+    clock: Clock,
+    /// Whether a valid credential of an unknown tenant makes it.
+    auto_create: bool,
+    tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    /// One change at a time, so that a reading that began before a change does not undo it.
+    changing: Mutex<()>,
+}
+
+impl Workspaces {
+    /// Over the store, putting in force what it holds.
+    pub(crate) async fn open(
+        store: Store,
+        shelf: Arc<Shelf>,
+        outbox: Arc<Outbox>,
+        clock: Clock,
+        auto_create: bool,
+    ) -> Result<Self, Refusal> {
+        let room = Self {
+            store,
+            shelf,
+            outbox,
+            clock,
+            auto_create,
+            tenants: RwLock::default(),
+            changing: Mutex::default(),
+        };
+        room.reload().await?;
+        Ok(room)
+    }
+
+    /// Puts in force what the store holds: another replica may have changed it.
+    pub(crate) async fn reload(&self) -> Result<(), Refusal> {
+        let _alone = self.changing.lock().await;
+        self.put_in_force().await
+    }
+
+    /// Makes the caller's tenant known at its first request, on the Free plan. Nothing is asked of the store for
+    /// one that is.
+    pub async fn admit(&self, caller: &Caller) -> Result<(), Refusal> {
+        let Some(id) = caller.tenant().filter(|id| self.known(id).is_none()) else {
+            return Ok(());
+        };
+        if !self.auto_create {
+            return Err(Refusal::forbidden(format!(
+                "Tenant '{id}' is not known here; an operator makes it with PUT /v1/tenants/{{tenantId}}."
+            )));
+        }
+        let now = self.clock.now_ms();
+        let row = TenantRow {
+            id: id.clone(),
+            slug: id.to_string(),
+            plan: PLANS[0].to_owned(),
+            namespaces: "[]".to_owned(),
+            created_at_ms: now,
+            updated_at_ms: now,
+        };
+        let _alone = self.changing.lock().await;
+        let added = self.store.workspaces().add_tenant(&row).await;
+        if !added.map_err(store_fault)? {
+            // Another replica was quicker, perhaps with another plan.
+            return self.put_in_force().await;
+        }
+        self.learn(read_tenant(row)?);
+        Ok(())
+    }
+
+    /// A tenant, for its own callers and operators.
+    pub fn tenant(&self, caller: &Caller, id: &TenantId) -> Result<Arc<Tenant>, Refusal> {
+        let open = caller.is_operator() || caller.tenant() == Some(id);
+        let known = self.known(id).filter(|_| open);
+        known.ok_or_else(|| Refusal::not_found("tenant"))
+    }
+
+    /// Writes a tenant, for operators.
+    pub async fn put_tenant(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &TenantId,
+        new: NewTenant,
+    ) -> Result<Arc<Tenant>, Refusal> {
+        if !caller.is_operator() {
+            return Err(Refusal::forbidden(
+                "Tenants are written by operators alone.",
+            ));
+        }
+        check(&new)?;
+        let now = self.clock.now_ms();
+        let before = self.known(id);
+        let row = TenantRow {
+            id: id.clone(),
+            slug: new.slug,
+            plan: new.plan,
+            namespaces: json!(new.namespaces).to_string(),
+            created_at_ms: before.map_or(now, |before| before.created_at_ms),
+            updated_at_ms: now,
+        };
+        let target = json!({
+            "kind": "tenant", "id": id.as_str(), "slug": row.slug, "plan": row.plan,
+            "namespaces": new.namespaces,
+        });
+        let events = self.told(caller, id, "tenant.written", &target)?;
+        let room = self.clone();
+        to_its_end(async move {
+            let _alone = room.changing.lock().await;
+            let written = room.store.workspaces().put_tenant(&row, &events).await;
+            written.map_err(store_fault)?;
+            let tenant = room.learn(read_tenant(row)?);
+            room.outbox.deliver().await;
+            Ok(tenant)
+        })
+        .await
+    }
+
+    /// Makes a workspace of a tenant, for its ADMINs and operators. Answers whether there was none before.
+    pub async fn put(
+        self: &Arc<Self>,
+        caller: &Caller,
+        tenant: &TenantId,
+        id: &WorkspaceId,
+    ) -> Result<bool, Refusal> {
+        let of_tenant = caller.tenant() == Some(tenant) && caller.is_admin();
+        if !of_tenant && !caller.is_operator() {
+            return Err(Refusal::forbidden(
+                "Workspaces are made with the role ADMIN of the tenant, or by an operator.",
+            ));
+        }
+        if self.known(tenant).is_none() {
+            return Err(Refusal::not_found("tenant"));
+        }
+        let row = WorkspaceRow {
+            id: id.clone(),
+            tenant: tenant.clone(),
+            created_at_ms: self.clock.now_ms(),
+        };
+        let target = json!({ "kind": "workspace", "id": id.as_str() });
+        let events = self.told(caller, tenant, "workspace.created", &target)?;
+        let (room, refused) = (self.clone(), no_workspace(caller));
+        to_its_end(async move {
+            let _alone = room.changing.lock().await;
+            let added = room.store.workspaces().add(&row, &events).await;
+            let added = added.map_err(store_fault)?;
+            room.changed().await?;
+            let rulebook = room.shelf.rulebook();
+            let stands = rulebook.workspaces().get(&row.id);
+            if stands.is_some_and(|stands| stands.tenant == row.tenant) {
+                return Ok(added);
+            }
+            // The id is another tenant's: it is unique in the installation.
+            Err(refused)
+        })
+        .await
+    }
+
+    /// Makes a user a member, or changes its role.
+    pub async fn put_member(
+        self: &Arc<Self>,
+        caller: &Caller,
+        tenant: &TenantId,
+        id: &WorkspaceId,
+        user: &str,
+        role: Role,
+    ) -> Result<(), Refusal> {
+        self.administered_of(caller, tenant, id)?;
+        if user.is_empty() || user.chars().count() > MAX_USER || user.chars().any(char::is_control)
+        {
+            let detail =
+                format!("'userId' has 1 to {MAX_USER} characters and no control characters.");
+            return Err(Refusal::invalid("userId", detail));
+        }
+        let row = MemberRow {
+            workspace: id.clone(),
+            user: user.to_owned(),
+            role: role.as_str().to_owned(),
+            updated_at_ms: self.clock.now_ms(),
+        };
+        let target = json!({
+            "kind": "workspace-member", "workspace": id.as_str(), "id": user, "role": role.as_str(),
+        });
+        let events = self.told(caller, tenant, "workspace-member.written", &target)?;
+        let room = self.clone();
+        to_its_end(async move {
+            let _alone = room.changing.lock().await;
+            let written = room.store.workspaces().put_member(&row, &events).await;
+            written.map_err(store_fault)?;
+            room.changed().await
+        })
+        .await
+    }
+
+    /// Ends a membership.
+    pub async fn delete_member(
+        self: &Arc<Self>,
+        caller: &Caller,
+        tenant: &TenantId,
+        id: &WorkspaceId,
+        user: &str,
+    ) -> Result<(), Refusal> {
+        self.administered_of(caller, tenant, id)?;
+        let target = json!({ "kind": "workspace-member", "workspace": id.as_str(), "id": user });
+        let events = self.told(caller, tenant, "workspace-member.removed", &target)?;
+        let (room, id, user) = (self.clone(), id.clone(), user.to_owned());
+        to_its_end(async move {
+            let _alone = room.changing.lock().await;
+            let rows = room.store.workspaces();
+            let removed = rows.delete_member(&id, &user, &events).await;
+            if !removed.map_err(store_fault)? {
+                return Err(Refusal::not_found("member"));
+            }
+            room.changed().await
+        })
+        .await
+    }
+
+    /// What a caller is told of a workspace that cannot be: the same as of any that is not its own.
+    pub fn refuse<T>(&self, caller: &Caller) -> Result<T, Refusal> {
+        Err(no_workspace(caller))
+    }
+
+    /// The workspace, if the caller may read in it and publish: its members, ADMINs of its tenant, operators.
+    pub(crate) fn open_to(&self, caller: &Caller, id: &str) -> Result<Arc<Workspace>, Refusal> {
+        let rulebook = self.shelf.rulebook();
+        if caller.is_operator() {
+            let known = id.parse().ok();
+            let known = known.and_then(|id: WorkspaceId| rulebook.workspaces().get(&id).cloned());
+            return known.ok_or_else(|| no_workspace(caller));
+        }
+        rulebook.workspace_of(caller, id).cloned()
+    }
+
+    /// The workspace, if the caller may change what is in it: its ADMINs, those of its tenant, operators.
+    pub(crate) fn administered(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<Arc<Workspace>, Refusal> {
+        let workspace = self.open_to(caller, id)?;
+        if caller.is_admin() || workspace.role(caller) == Some(Role::Admin) {
+            return Ok(workspace);
+        }
+        Err(Refusal::forbidden(format!(
+            "{} is a member of the workspace; changing it takes the role ADMIN.",
+            caller.describe()
+        )))
+    }
+
+    fn administered_of(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        id: &WorkspaceId,
+    ) -> Result<(), Refusal> {
+        let workspace = self.administered(caller, id.as_str())?;
+        if workspace.tenant == *tenant {
+            return Ok(());
+        }
+        Err(no_workspace(caller))
+    }
+
+    fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        tenants.get(id).cloned()
+    }
+
+    fn learn(&self, tenant: Tenant) -> Arc<Tenant> {
+        let tenant = Arc::new(tenant);
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        tenants.insert(tenant.id.clone(), tenant.clone());
+        tenant
+    }
+
+    /// The change is made: it is put in force and told of, whichever of the two fails.
+    async fn changed(&self) -> Result<(), Refusal> {
+        let in_force = self.put_in_force().await;
+        self.outbox.deliver().await;
+        in_force
+    }
+
+    async fn put_in_force(&self) -> Result<(), Refusal> {
+        let rows = self.store.workspaces();
+        let tenants = rows.tenants().await.map_err(store_fault)?;
+        let tenants: HashMap<_, _> = tenants
+            .into_iter()
+            .map(|row| read_tenant(row).map(|tenant| (tenant.id.clone(), Arc::new(tenant))))
+            .collect::<Result<_, _>>()?;
+        let mut members: HashMap<WorkspaceId, BTreeMap<String, Role>> = HashMap::new();
+        for row in rows.members().await.map_err(store_fault)? {
+            // A role that this version does not know gives nothing.
+            if let Some(role) = Role::parse(&row.role) {
+                members
+                    .entry(row.workspace)
+                    .or_default()
+                    .insert(row.user, role);
+            }
+        }
+        let workspaces = rows.all().await.map_err(store_fault)?;
+        let workspaces = workspaces.into_iter().map(|row| {
+            let members = members.remove(&row.id).unwrap_or_default();
+            let workspace = Workspace {
+                id: row.id.clone(),
+                tenant: row.tenant,
+                members,
+            };
+            (row.id, Arc::new(workspace))
+        });
+        let workspaces = Arc::new(workspaces.collect::<BTreeMap<_, _>>());
+        self.shelf
+            .change(|rulebook| rulebook.with_workspaces(workspaces.clone()));
+        *self.tenants.write().unwrap_or_else(PoisonError::into_inner) = tenants;
+        Ok(())
+    }
+
+    fn told(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        action: &str,
+        target: &Value,
+    ) -> Result<Vec<OutboxRow>, Refusal> {
+        let actor = Actor::Caller(caller.clone());
+        let row = audit::row(&self.outbox, tenant.clone(), action, &actor, target);
+        self.outbox.check(&row)?;
+        Ok(vec![row])
+    }
+}
+
+fn check(new: &NewTenant) -> Result<(), Refusal> {
+    let slug = new.slug.parse::<TenantId>();
+    if slug.is_err() || new.slug.len() > MAX_SLUG {
+        let detail = "'slug' has 1 to 128 letters, digits or any of . _ : @ -, starting with a letter or digit.";
+        return Err(Refusal::invalid("slug", detail));
+    }
+    if !PLANS.contains(&new.plan.as_str()) {
+        let detail = format!("'plan' must be {}.", PLANS.join(", "));
+        return Err(Refusal::invalid("plan", detail));
+    }
+    let legal = |name: &String| name.parse::<TenantId>().is_ok();
+    if new.namespaces.len() > MAX_NAMESPACES || !new.namespaces.iter().all(legal) {
+        let detail = format!(
+            "'namespaces' holds at most {MAX_NAMESPACES} names of 1 to 128 letters, digits, . _ : @ or -."
+        );
+        return Err(Refusal::invalid("namespaces", detail));
+    }
+    Ok(())
+}
+
+fn read_tenant(row: TenantRow) -> Result<Tenant, Refusal> {
+    let namespaces = serde_json::from_str(&row.namespaces);
+    Ok(Tenant {
+        id: row.id,
+        slug: row.slug,
+        plan: row.plan,
+        namespaces: namespaces.map_err(|error| Refusal::fault("Reading a tenant", &error))?,
+        created_at_ms: row.created_at_ms,
+        updated_at_ms: row.updated_at_ms,
+    })
+}
+
+/// The role of this name, as a refusal wants it.
+pub fn role(text: &str) -> Result<Role, Refusal> {
+    Role::parse(text).ok_or_else(|| {
+        Refusal::new(
+            Code::InvalidRequest,
+            Rule::Shape,
+            "'role' must be ADMIN or MEMBER.",
+        )
+        .field("role")
+    })
+}

@@ -1,0 +1,292 @@
+//! Source C's extensions of a workspace, what they are to get, and what became of it.
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query as Parameters, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings_event::event::rfc3339;
+use tidings_event::{EventType, ExtensionId};
+use tidings_gateway::deliver::record::AttemptDetail;
+use tidings_gateway::extensions::{
+    AttemptRow, ExtensionRow, ExtensionSubscriptionRow, NewExtension,
+};
+use tidings_gateway::publish::refusal::Refusal;
+use tidings_gateway::subscriptions::From;
+
+use super::dead_letters::{self, Wanted};
+use super::subscriptions::{MAX_BYTES, from};
+use crate::House;
+use crate::problem::Refused;
+use crate::request::{Authenticated, json_body, read};
+
+/// The most attempts of a page.
+const MAX_PAGE: u32 = 1_000;
+
+/// What is said of an extension.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ExtensionBody {
+    /// `EXTERNAL_SERVICE`, or `IN_PROCESS`, which is kept and gets nothing yet.
+    kind: String,
+    /// Where an external service is; it gets `POST {serviceBaseUrl}/events`.
+    service_base_url: Option<String>,
+    /// Only what is installed and enabled gets events.
+    installed: bool,
+    enabled: bool,
+    /// Where it goes on when it begins to get events again: `now` (the default), `beginning` or an RFC 3339 time.
+    replay_from: Option<String>,
+}
+
+/// How an extension's subscription begins; no body is as good.
+#[derive(Deserialize, Default, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct SubscribeBody {
+    /// `now` (the default), `beginning` or an RFC 3339 time.
+    replay_from: Option<String>,
+}
+
+/// Which attempts.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Page {
+    /// At most so many, 1 to 1,000; 100 if absent.
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Writes an extension; for ADMINs of the workspace.
+#[utoipa::path(put, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}", tag = "workspaces",
+    params(("workspaceId" = String, Path), ("extensionId" = String, Path)), request_body = ExtensionBody,
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn put(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let given: ExtensionBody = json_body(&headers, body, MAX_BYTES).await?;
+    let new = NewExtension {
+        kind: given.kind,
+        service_base_url: given.service_base_url,
+        installed: given.installed,
+        enabled: given.enabled,
+        replay_from: beginning(given.replay_from.as_deref())?,
+    };
+    let rooms = &house.gateway.extensions;
+    let row = rooms
+        .put(&caller, &workspace, &extension_id(&id)?, new)
+        .await?;
+    Ok(axum::Json(rendered(&row)).into_response())
+}
+
+/// An extension.
+#[utoipa::path(get, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}", tag = "workspaces",
+    params(("workspaceId" = String, Path), ("extensionId" = String, Path)),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn get(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id)): Path<(String, String)>,
+) -> Result<Response, Refused> {
+    let rooms = &house.gateway.extensions;
+    let row = rooms.get(&caller, &workspace, &extension_id(&id)?).await?;
+    Ok(axum::Json(rendered(&row)).into_response())
+}
+
+/// Removes an extension, with what it was to get.
+#[utoipa::path(delete, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}", tag = "workspaces",
+    params(("workspaceId" = String, Path), ("extensionId" = String, Path)),
+    responses((status = 204, description = "It is gone")))]
+pub(crate) async fn delete(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id)): Path<(String, String)>,
+) -> Result<Response, Refused> {
+    let rooms = &house.gateway.extensions;
+    rooms
+        .delete(&caller, &workspace, &extension_id(&id)?)
+        .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Has an extension get an event; the answer holds what its messages are verified with.
+#[utoipa::path(put, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+    tag = "workspaces",
+    params(("workspaceId" = String, Path), ("extensionId" = String, Path), ("eventKey" = String, Path)),
+    request_body = SubscribeBody, responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn subscribe(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id, event_key)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let bytes = read(
+        &headers,
+        body,
+        MAX_BYTES,
+        tidings_event::Code::InvalidRequest,
+    )
+    .await?;
+    let given: SubscribeBody = if bytes.is_empty() {
+        SubscribeBody::default()
+    } else {
+        json_body(&headers, Body::from(bytes), MAX_BYTES).await?
+    };
+    let from = beginning(given.replay_from.as_deref())?;
+    let (id, event_key) = (extension_id(&id)?, event_type(&event_key)?);
+    let rooms = &house.gateway.extensions;
+    let made = rooms.subscribe(&caller, &workspace, &id, &event_key, from);
+    let made = made.await?;
+    let mut answer = row(&made.row);
+    if let Some(secret) = &made.secret {
+        answer["secret"] = json!(secret.as_str());
+    }
+    Ok(axum::Json(answer).into_response())
+}
+
+/// One of the events that an extension gets.
+#[utoipa::path(get, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+    tag = "workspaces",
+    params(("workspaceId" = String, Path), ("extensionId" = String, Path), ("eventKey" = String, Path)),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn subscription(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id, event_key)): Path<(String, String, String)>,
+) -> Result<Response, Refused> {
+    let (id, event_key) = (extension_id(&id)?, event_type(&event_key)?);
+    let rooms = &house.gateway.extensions;
+    let found = rooms.subscription(&caller, &workspace, &id, &event_key);
+    Ok(axum::Json(row(&found.await?)).into_response())
+}
+
+/// Has an extension get an event no more.
+#[utoipa::path(delete, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
+    tag = "workspaces",
+    params(("workspaceId" = String, Path), ("extensionId" = String, Path), ("eventKey" = String, Path)),
+    responses((status = 204, description = "It is gone")))]
+pub(crate) async fn unsubscribe(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id, event_key)): Path<(String, String, String)>,
+) -> Result<Response, Refused> {
+    let (id, event_key) = (extension_id(&id)?, event_type(&event_key)?);
+    let rooms = &house.gateway.extensions;
+    let removed = rooms.unsubscribe(&caller, &workspace, &id, &event_key);
+    removed.await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Attempts to deliver to an extension, by event and in the order of their numbers.
+#[utoipa::path(get, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
+    tag = "workspaces", params(("workspaceId" = String, Path), ("extensionId" = String, Path), Page),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn deliveries(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id)): Path<(String, String)>,
+    page: Result<Parameters<Page>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(page) =
+        page.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let limit = page.limit.unwrap_or(100);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
+        return Err(Refusal::invalid("limit", detail).into());
+    }
+    let after = page.cursor.as_deref().map(place).transpose()?;
+    let rooms = &house.gateway.extensions;
+    let id = extension_id(&id)?;
+    let attempts = rooms.deliveries(&caller, &workspace, &id, after, limit);
+    let attempts = attempts.await?;
+    let full = attempts.len() == limit as usize;
+    let next = attempts.last().filter(|_| full);
+    let next = next.map(|(key, attempt)| format!("{key}:{}", attempt.sequence));
+    let items: Result<Vec<Value>, Refusal> = attempts
+        .iter()
+        .map(|(key, attempt)| delivery(key, attempt))
+        .collect();
+    Ok(axum::Json(json!({ "items": items?, "nextCursor": next })).into_response())
+}
+
+/// What could not be delivered to the workspace's extensions, oldest first.
+#[utoipa::path(get, path = "/api/workspaces/{workspaceId}/dead-letters", tag = "workspaces",
+    params(("workspaceId" = String, Path), Wanted), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn dead_letters(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(workspace): Path<String>,
+    wanted: Result<Parameters<Wanted>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let query = dead_letters::query(wanted)?;
+    let limit = query.limit;
+    let rooms = &house.gateway.extensions;
+    let letters = rooms.dead_letters(&caller, &workspace, query).await?;
+    Ok(dead_letters::page(&letters, limit))
+}
+
+fn extension_id(text: &str) -> Result<ExtensionId, Refusal> {
+    text.parse()
+        .map_err(|error| Refusal::invalid("extensionId", format!("{error}.")))
+}
+
+fn event_type(text: &str) -> Result<EventType, Refusal> {
+    text.parse()
+        .map_err(|error| Refusal::invalid("eventKey", format!("{error}.")))
+}
+
+fn beginning(text: Option<&str>) -> Result<Option<From>, Refusal> {
+    text.map(|text| from("replayFrom", text)).transpose()
+}
+
+fn place(cursor: &str) -> Result<(EventType, u64), Refusal> {
+    let parts = cursor.split_once(':');
+    let place = parts.and_then(|(key, number)| Some((key.parse().ok()?, number.parse().ok()?)));
+    place.ok_or_else(|| Refusal::invalid("cursor", "'cursor' is not one of a page before."))
+}
+
+fn rendered(row: &ExtensionRow) -> Value {
+    json!({
+        "id": row.id.as_str(),
+        "workspaceId": row.workspace.as_str(),
+        "kind": row.kind,
+        "serviceBaseUrl": row.service_base_url,
+        "installed": row.installed,
+        "enabled": row.enabled,
+        "updatedAt": rfc3339(row.updated_at_ms),
+    })
+}
+
+fn row(row: &ExtensionSubscriptionRow) -> Value {
+    json!({
+        "workspaceId": row.workspace.as_str(),
+        "extensionId": row.extension.as_str(),
+        "eventKey": row.event_key.as_str(),
+        "subscriptionId": row.subscription,
+        "createdAt": rfc3339(row.created_at_ms),
+    })
+}
+
+fn delivery(event_key: &EventType, attempt: &AttemptRow) -> Result<Value, Refusal> {
+    let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
+        .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
+    Ok(json!({
+        "eventKey": event_key.as_str(),
+        "eventId": attempt.event_id,
+        "subscriptionId": attempt.subscription,
+        "sequence": attempt.sequence,
+        "number": attempt.number,
+        "state": attempt.outcome,
+        "startedAt": rfc3339(attempt.started_at_ms),
+        "status": detail.status,
+        "latencyMs": detail.latency_ms,
+        "error": detail.error,
+        "responseBody": detail.response_body,
+    }))
+}

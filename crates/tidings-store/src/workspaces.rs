@@ -1,0 +1,333 @@
+//! Who the installation serves: tenants, their workspaces (source C), and who is a member of one.
+
+use sqlx::Connection;
+use tidings_event::{TenantId, WorkspaceId};
+
+use crate::outbox::{self, OutboxRow};
+use crate::pool::{Columns, Connections, on_either};
+use crate::seal::{Seal, Sealed};
+use crate::{StoreError, attempting, parsed};
+
+/// A tenant as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantRow {
+    /// Its id, as in credentials.
+    pub id: TenantId,
+    /// What it is called by in the names of its events.
+    pub slug: String,
+    /// `FREE`, `BASIC`, `PRO` or `ENTERPRISE`.
+    pub plan: String,
+    /// What it may name events under, as a JSON array.
+    pub namespaces: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// When it was last written, in milliseconds since 1970.
+    pub updated_at_ms: i64,
+}
+
+/// A workspace as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkspaceRow {
+    /// Its id, unique in the installation.
+    pub id: WorkspaceId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// When it was made, in milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// A member of a workspace as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRow {
+    /// Of which workspace.
+    pub workspace: WorkspaceId,
+    /// The `sub` of its tokens.
+    pub user: String,
+    /// `ADMIN` or `MEMBER`.
+    pub role: String,
+    /// When it was last written, in milliseconds since 1970.
+    pub updated_at_ms: i64,
+}
+
+/// The methods on tenants and workspaces.
+#[derive(Debug, Clone, Copy)]
+pub struct Workspaces<'a> {
+    connections: &'a Connections,
+}
+
+impl<'a> Workspaces<'a> {
+    pub(crate) fn new(connections: &'a Connections) -> Self {
+        Self { connections }
+    }
+
+    /// Keeps a tenant unless there is one of its id. False when there is.
+    pub async fn add_tenant(&self, row: &TenantRow) -> Result<bool, StoreError> {
+        self.write_tenant(row, " ON CONFLICT (id) DO NOTHING", &[])
+            .await
+    }
+
+    /// Writes a tenant, with the events that tell of it. One that is there keeps the time it was made at.
+    pub async fn put_tenant(
+        &self,
+        row: &TenantRow,
+        events: &[OutboxRow],
+    ) -> Result<(), StoreError> {
+        let replace = " ON CONFLICT (id) DO UPDATE SET slug = excluded.slug, \
+             plan = excluded.plan, namespaces = excluded.namespaces, \
+             created_at_ms = excluded.created_at_ms, updated_at_ms = excluded.updated_at_ms, \
+             crc = excluded.crc";
+        self.write_tenant(row, replace, events).await.map(drop)
+    }
+
+    async fn write_tenant(
+        &self,
+        row: &TenantRow,
+        conflict: &'static str,
+        events: &[OutboxRow],
+    ) -> Result<bool, StoreError> {
+        let query = format!(
+            "INSERT INTO tenants \
+             (id, slug, plan, namespaces, created_at_ms, updated_at_ms, crc) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7){conflict}"
+        );
+        on_either!(self.connections, "write a tenant", connection => {
+            let mut transaction = connection.begin().await?;
+            let done = sqlx::query(sqlx::AssertSqlSafe(query))
+                .bind(row.id.as_str())
+                .bind(&row.slug)
+                .bind(&row.plan)
+                .bind(&row.namespaces)
+                .bind(row.created_at_ms)
+                .bind(row.updated_at_ms)
+                .bind(row.seal())
+                .execute(&mut *transaction)
+                .await?;
+            outbox::write!(transaction, events);
+            transaction.commit().await.map(|()| done.rows_affected() == 1)
+        })
+    }
+
+    /// Every tenant.
+    pub async fn tenants(&self) -> Result<Vec<TenantRow>, StoreError> {
+        on_either!(self.connections, "list the tenants", connection => {
+            sqlx::query(TenantRow::ALL)
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(TenantRow::from_row).collect())
+        })?
+    }
+
+    /// Keeps a workspace, with the events that tell of it. False when the id is taken: then nothing is told.
+    pub async fn add(&self, row: &WorkspaceRow, events: &[OutboxRow]) -> Result<bool, StoreError> {
+        let query = "INSERT INTO workspaces (id, tenant, created_at_ms, crc) \
+             VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
+        on_either!(self.connections, "write a workspace", connection => {
+            let mut transaction = connection.begin().await?;
+            let done = sqlx::query(query)
+                .bind(row.id.as_str())
+                .bind(row.tenant.as_str())
+                .bind(row.created_at_ms)
+                .bind(row.seal())
+                .execute(&mut *transaction)
+                .await?;
+            if done.rows_affected() == 0 {
+                return transaction.rollback().await.map(|()| false);
+            }
+            outbox::write!(transaction, events);
+            transaction.commit().await.map(|()| true)
+        })
+    }
+
+    /// Everybody's workspaces.
+    pub async fn all(&self) -> Result<Vec<WorkspaceRow>, StoreError> {
+        on_either!(self.connections, "list the workspaces", connection => {
+            sqlx::query(WorkspaceRow::ALL)
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(WorkspaceRow::from_row).collect())
+        })?
+    }
+
+    /// Everybody's members.
+    pub async fn members(&self) -> Result<Vec<MemberRow>, StoreError> {
+        on_either!(self.connections, "list the members", connection => {
+            sqlx::query(MemberRow::ALL)
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(MemberRow::from_row).collect())
+        })?
+    }
+
+    /// Writes a member, with the events that tell of it.
+    pub async fn put_member(
+        &self,
+        row: &MemberRow,
+        events: &[OutboxRow],
+    ) -> Result<(), StoreError> {
+        let query = "INSERT INTO workspace_members (workspace, user_id, role, updated_at_ms, crc) \
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (workspace, user_id) DO UPDATE SET \
+             role = excluded.role, updated_at_ms = excluded.updated_at_ms, crc = excluded.crc";
+        on_either!(self.connections, "write a member", connection => {
+            let mut transaction = connection.begin().await?;
+            sqlx::query(query)
+                .bind(row.workspace.as_str())
+                .bind(&row.user)
+                .bind(&row.role)
+                .bind(row.updated_at_ms)
+                .bind(row.seal())
+                .execute(&mut *transaction)
+                .await?;
+            outbox::write!(transaction, events);
+            transaction.commit().await
+        })
+    }
+
+    /// Removes a member, with the events that tell of it. False when there was none: then nothing is told.
+    pub async fn delete_member(
+        &self,
+        workspace: &WorkspaceId,
+        user: &str,
+        events: &[OutboxRow],
+    ) -> Result<bool, StoreError> {
+        let query = "DELETE FROM workspace_members WHERE workspace = $1 AND user_id = $2";
+        on_either!(self.connections, "remove a member", connection => {
+            let mut transaction = connection.begin().await?;
+            let done = sqlx::query(query)
+                .bind(workspace.as_str())
+                .bind(user)
+                .execute(&mut *transaction)
+                .await?;
+            if done.rows_affected() == 0 {
+                return transaction.rollback().await.map(|()| false);
+            }
+            outbox::write!(transaction, events);
+            transaction.commit().await.map(|()| true)
+        })
+    }
+}
+
+impl Sealed for TenantRow {
+    const TABLE: &'static str = "tenants";
+    const ALL: &'static str = "SELECT * FROM tenants";
+
+    fn seal(&self) -> i64 {
+        let seal = Seal::of(Self::TABLE).text(self.id.as_str());
+        let seal = seal.text(&self.slug).text(&self.plan);
+        let seal = seal.text(&self.namespaces).number(self.created_at_ms);
+        seal.number(self.updated_at_ms).finish()
+    }
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
+        let unread = || attempting("read a tenant");
+        Ok(Self {
+            id: parsed(row, "of a tenant", "id")?,
+            slug: row.text("slug").map_err(unread())?,
+            plan: row.text("plan").map_err(unread())?,
+            namespaces: row.text("namespaces").map_err(unread())?,
+            created_at_ms: row.integer("created_at_ms").map_err(unread())?,
+            updated_at_ms: row.integer("updated_at_ms").map_err(unread())?,
+        })
+    }
+}
+
+impl Sealed for WorkspaceRow {
+    const TABLE: &'static str = "workspaces";
+    const ALL: &'static str = "SELECT * FROM workspaces";
+
+    fn seal(&self) -> i64 {
+        let seal = Seal::of(Self::TABLE).text(self.id.as_str());
+        seal.text(self.tenant.as_str())
+            .number(self.created_at_ms)
+            .finish()
+    }
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
+        let unread = || attempting("read a workspace");
+        Ok(Self {
+            id: parsed(row, "of a workspace", "id")?,
+            tenant: parsed(row, "of a workspace", "tenant")?,
+            created_at_ms: row.integer("created_at_ms").map_err(unread())?,
+        })
+    }
+}
+
+impl Sealed for MemberRow {
+    const TABLE: &'static str = "workspace_members";
+    const ALL: &'static str = "SELECT * FROM workspace_members";
+
+    fn seal(&self) -> i64 {
+        let seal = Seal::of(Self::TABLE).text(self.workspace.as_str());
+        let seal = seal.text(&self.user).text(&self.role);
+        seal.number(self.updated_at_ms).finish()
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}", self.workspace, self.user)
+    }
+
+    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
+        let unread = || attempting("read a member");
+        Ok(Self {
+            workspace: parsed(row, "of a member", "workspace")?,
+            user: row.text("user_id").map_err(unread())?,
+            role: row.text("role").map_err(unread())?,
+            updated_at_ms: row.integer("updated_at_ms").map_err(unread())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::on_each_database;
+
+    #[tokio::test]
+    async fn tenants_workspaces_and_members_are_kept_and_an_id_is_taken_once() {
+        on_each_database(async |store| {
+            let room = store.workspaces();
+            let tenant = |slug: &str| TenantRow {
+                id: "acme".parse().unwrap(),
+                slug: slug.into(),
+                plan: "FREE".into(),
+                namespaces: "[]".into(),
+                created_at_ms: 1,
+                updated_at_ms: 1,
+            };
+            assert!(room.add_tenant(&tenant("first")).await.unwrap());
+            assert!(!room.add_tenant(&tenant("second")).await.unwrap());
+            room.put_tenant(&tenant("third"), &[]).await.unwrap();
+            assert_eq!(room.tenants().await.unwrap(), [tenant("third")]);
+
+            let workspace = |tenant: &str| WorkspaceRow {
+                id: "ws-1".parse().unwrap(),
+                tenant: tenant.parse().unwrap(),
+                created_at_ms: 1,
+            };
+            assert!(room.add(&workspace("acme"), &[]).await.unwrap());
+            assert!(!room.add(&workspace("globex"), &[]).await.unwrap());
+            assert_eq!(room.all().await.unwrap(), [workspace("acme")]);
+
+            let member = |role: &str| MemberRow {
+                workspace: "ws-1".parse().unwrap(),
+                user: "ada".into(),
+                role: role.into(),
+                updated_at_ms: 1,
+            };
+            room.put_member(&member("MEMBER"), &[]).await.unwrap();
+            room.put_member(&member("ADMIN"), &[]).await.unwrap();
+            assert_eq!(room.members().await.unwrap(), [member("ADMIN")]);
+            let workspace = member("ADMIN").workspace;
+            assert!(room.delete_member(&workspace, "ada", &[]).await.unwrap());
+            assert!(!room.delete_member(&workspace, "ada", &[]).await.unwrap());
+        })
+        .await;
+    }
+}

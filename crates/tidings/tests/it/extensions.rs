@@ -1,0 +1,248 @@
+//! Extensions of a workspace get its events, and only those they asked for, while they are enabled.
+
+use serde_json::{Value, json};
+use tidings_egress::signing::verify;
+
+use crate::harness::{PUBLISH, Server};
+use crate::receiver::{Receiver, eventually};
+use crate::workspaces::{DEAL, put, user, with_workspace};
+
+const CONFIG: &str = "egress.allow_targets = ['127.0.0.1']\n\
+     delivery.retry_schedule = ['20ms']\n";
+const EXTENSION: &str = "/api/workspaces/ws-1/extensions/crm";
+const DEALS: &str = "/api/workspaces/ws-1/extensions/crm/subscriptions/crm.deal.closed";
+
+/// A server with a workspace, its member's token and its ADMIN's.
+fn server() -> (Server, String, String) {
+    let server = Server::start_with(CONFIG);
+    server.declare("crm", &["crm.deal.closed"]);
+    let (ada, root) = with_workspace(&server);
+    (server, ada, root)
+}
+
+fn external(receiver: &Receiver, enabled: bool) -> Value {
+    json!({
+        "kind": "EXTERNAL_SERVICE", "serviceBaseUrl": receiver.url, "installed": true,
+        "enabled": enabled,
+    })
+}
+
+fn publish(server: &Server, token: &str, n: u64) -> String {
+    let body = json!({ "eventKey": "crm.deal.closed", "actor": "bot", "payload": { "n": n } });
+    let receipt = server.post(DEAL, token, &body).expect(200).json();
+    receipt["eventId"].as_str().expect("an id").to_owned()
+}
+
+fn numbers(receiver: &Receiver, count: usize) -> Vec<u64> {
+    let hits = receiver.until_taken(count);
+    hits.iter()
+        .map(|hit| hit.json()["payload"]["n"].as_u64().expect("a number"))
+        .collect()
+}
+
+#[test]
+fn an_external_service_gets_its_workspaces_events_as_platform_events_signed() {
+    let (server, ada, root) = server();
+    let receiver = Receiver::start();
+    put(&server, EXTENSION, &root, &external(&receiver, true)).expect(200);
+    let made = put(&server, DEALS, &root, &json!({})).expect(200).json();
+    let again = put(&server, DEALS, &root, &json!({})).expect(200).json();
+    assert_eq!(made, again);
+    let secret = made["secret"].as_str().expect("a secret");
+
+    // The same type outside of the workspace is nothing to it.
+    let outside = json!({ "type": "crm.deal.closed", "data": { "n": 0 } });
+    server
+        .post(PUBLISH, &server.crm("acme"), &outside)
+        .expect(201);
+    let id = publish(&server, &ada, 1);
+    let hits = receiver.until_taken(1);
+    let hit = &hits[0];
+    let mut body = hit.json();
+    let at = body["occurredAt"].take();
+    assert!(at.as_str().is_some_and(|at| at.ends_with('Z')), "{at}");
+    let expected = json!({
+        "eventId": id, "eventKey": "crm.deal.closed", "schemaVersion": "1.0.0",
+        "workspaceId": "ws-1", "tenantId": "acme", "actor": "bot", "payload": { "n": 1 },
+        "occurredAt": null,
+    });
+    assert_eq!(body, expected);
+    let timestamp = hit.header("webhook-timestamp").parse().expect("a number");
+    let (webhook, signature) = (hit.header("webhook-id"), hit.header("webhook-signature"));
+    let verified = verify(secret, webhook, timestamp, &hit.body, signature);
+    assert!(verified.expect("a secret"));
+
+    // It is not among the tenant's own subscriptions, by list or by id.
+    let own = server.get("/v1/subscriptions", &root).expect(200).json();
+    assert_eq!(own["items"], json!([]));
+    let path = format!(
+        "/v1/subscriptions/{}",
+        made["subscriptionId"].as_str().expect("an id")
+    );
+    server.get(&path, &root).problem(404, "NOT_FOUND");
+    let deleted = server.call("DELETE", &path).bearer(&root).send();
+    deleted.problem(404, "NOT_FOUND");
+
+    let path = format!("{EXTENSION}/deliveries?limit=1");
+    let first = eventually("an attempt", || {
+        let page = server.get(&path, &ada).expect(200).json();
+        page["items"]
+            .as_array()
+            .is_some_and(|items| !items.is_empty())
+            .then_some(page)
+    });
+    assert_eq!(first["items"][0]["eventId"], id.as_str());
+    assert_eq!(
+        (&first["items"][0]["status"], &first["items"][0]["number"]),
+        (&json!(200), &json!(1))
+    );
+    let cursor = first["nextCursor"].as_str().expect("a cursor");
+    let rest = server
+        .get(&format!("{path}&cursor={cursor}"), &ada)
+        .expect(200)
+        .json();
+    assert_eq!(rest["items"], json!([]));
+}
+
+#[test]
+fn what_was_missed_while_disabled_comes_only_when_asked_for() {
+    let (server, ada, root) = server();
+    let receiver = Receiver::start();
+    put(&server, EXTENSION, &root, &external(&receiver, true)).expect(200);
+    put(&server, DEALS, &root, &json!({})).expect(200);
+    publish(&server, &ada, 1);
+    assert_eq!(numbers(&receiver, 1), [1]);
+
+    put(&server, EXTENSION, &root, &external(&receiver, false)).expect(200);
+    publish(&server, &ada, 2);
+    put(&server, EXTENSION, &root, &external(&receiver, true)).expect(200);
+    publish(&server, &ada, 3);
+    assert_eq!(numbers(&receiver, 2), [1, 3]);
+
+    let mut uninstalled = external(&receiver, true);
+    uninstalled["installed"] = json!(false);
+    put(&server, EXTENSION, &root, &uninstalled).expect(200);
+    publish(&server, &ada, 4);
+    let mut from_the_beginning = external(&receiver, true);
+    from_the_beginning["replayFrom"] = json!("beginning");
+    put(&server, EXTENSION, &root, &from_the_beginning).expect(200);
+    let mut all = numbers(&receiver, 6)[2..].to_vec();
+    all.sort_unstable();
+    assert_eq!(all, [1, 2, 3, 4]);
+}
+
+#[test]
+fn what_is_unsubscribed_or_removed_gets_nothing_any_more() {
+    let (server, ada, root) = server();
+    let (receiver, other) = (Receiver::start(), Receiver::start());
+    put(&server, EXTENSION, &root, &external(&receiver, true)).expect(200);
+    put(&server, DEALS, &root, &json!({})).expect(200);
+    let chat = "/api/workspaces/ws-1/extensions/chat";
+    put(&server, chat, &root, &external(&other, true)).expect(200);
+    let chats = format!("{chat}/subscriptions/crm.deal.closed");
+    put(&server, &chats, &root, &json!({})).expect(200);
+    publish(&server, &ada, 1);
+    assert_eq!(
+        (numbers(&receiver, 1), numbers(&other, 1)),
+        (vec![1], vec![1])
+    );
+
+    let delete = |path: &str, token: &str| server.call("DELETE", path).bearer(token).send();
+    delete(DEALS, &ada).problem(403, "FORBIDDEN");
+    delete(DEALS, &root).expect(204);
+    delete(DEALS, &root).problem(404, "NOT_FOUND");
+    server.get(DEALS, &ada).problem(404, "NOT_FOUND");
+    publish(&server, &ada, 2);
+    assert_eq!(numbers(&other, 2), [1, 2]);
+    // Made anew it begins anew.
+    put(&server, DEALS, &root, &json!({})).expect(200);
+    delete(chat, &root).expect(204);
+    server.get(chat, &ada).problem(404, "NOT_FOUND");
+    publish(&server, &ada, 3);
+    assert_eq!(numbers(&receiver, 2), [1, 3]);
+    assert_eq!(other.hits().len(), 2);
+}
+
+#[test]
+fn what_cannot_be_delivered_is_a_dead_letter_of_its_workspace() {
+    let (server, ada, root) = server();
+    let receiver = Receiver::start();
+    receiver.answer(|_, _| 500);
+    put(&server, EXTENSION, &root, &external(&receiver, true)).expect(200);
+    put(&server, DEALS, &root, &json!({})).expect(200);
+    let call = server.call("PUT", "/v1/tenants/acme/workspaces/ws-2");
+    call.bearer(&root).send().expect(201);
+    let id = publish(&server, &ada, 1);
+    let path = "/api/workspaces/ws-1/dead-letters";
+    let letter = eventually("a dead letter", || {
+        let page = server.get(path, &ada).expect(200).json();
+        let first = page["items"][0].clone();
+        (!first.is_null()).then_some(first)
+    });
+    assert_eq!(
+        (&letter["eventId"], &letter["attempts"]),
+        (&json!(id), &json!(2))
+    );
+    let filtered = |query: &str| {
+        let page = server
+            .get(&format!("{path}?{query}"), &ada)
+            .expect(200)
+            .json();
+        page["items"].as_array().expect("items").len()
+    };
+    assert_eq!(filtered("type=crm.deal.closed&error=500&state=open"), 1);
+    assert_eq!(filtered("type=crm.deal.opened"), 0);
+    assert_eq!(
+        filtered("subscription=01900000-0000-7000-8000-000000000000"),
+        0
+    );
+    let elsewhere = server.get("/api/workspaces/ws-2/dead-letters", &root);
+    assert_eq!(elsewhere.expect(200).json()["items"], json!([]));
+    let path = format!("/v1/dead-letters/{}", letter["id"].as_str().expect("an id"));
+    server.get(&path, &root).expect(200);
+    server
+        .get(&path, &user(&server, "acme", "bob"))
+        .problem(404, "NOT_FOUND");
+}
+
+#[test]
+fn what_is_no_extension_is_refused_and_one_in_process_is_kept() {
+    let (server, ada, root) = server();
+    let receiver = Receiver::start();
+    let good = external(&receiver, true);
+    put(&server, EXTENSION, &ada, &good).problem(403, "FORBIDDEN");
+    put(&server, DEALS, &root, &json!({})).problem(404, "NOT_FOUND");
+    for (name, bad, code) in [
+        ("kind", json!("ELSEWHERE"), "INVALID_REQUEST"),
+        ("serviceBaseUrl", json!(null), "INVALID_REQUEST"),
+        (
+            "serviceBaseUrl",
+            json!("http://127.0.0.1/?q"),
+            "INVALID_REQUEST",
+        ),
+        (
+            "serviceBaseUrl",
+            json!("http://10.0.0.1"),
+            "TARGET_NOT_ALLOWED",
+        ),
+    ] {
+        let mut body = good.clone();
+        body[name] = bad;
+        let refused = put(&server, EXTENSION, &root, &body).problem(400, code);
+        assert_eq!(refused["field"], name, "{refused}");
+    }
+    let within = json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true });
+    put(&server, EXTENSION, &root, &within).expect(200);
+    put(&server, EXTENSION, &root, &good).problem(400, "INVALID_REQUEST");
+    let row = put(&server, DEALS, &root, &json!({})).expect(200).json();
+    assert_eq!(
+        (&row["subscriptionId"], &row["secret"]),
+        (&Value::Null, &Value::Null)
+    );
+    publish(&server, &ada, 1);
+    let stands = server.get(EXTENSION, &ada).expect(200).json();
+    assert_eq!(
+        (&stands["kind"], &stands["enabled"]),
+        (&json!("IN_PROCESS"), &json!(true))
+    );
+}
