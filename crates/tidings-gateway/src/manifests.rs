@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
@@ -336,6 +337,15 @@ pub(crate) fn store_fault(error: StoreError) -> Refusal {
             Rule::Append,
             "The store has no room left; nothing was changed.",
         );
+    }
+    if error.is_unavailable() {
+        tracing::warn!(%error, "the store is not available");
+        return Refusal::new(
+            Code::BrokerUnavailable,
+            Rule::Append,
+            "The store cannot be reached now. Retry with the same key.",
+        )
+        .retry_after(Duration::from_secs(1));
     }
     Refusal::fault("The store", &error)
 }

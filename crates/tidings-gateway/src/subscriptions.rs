@@ -4,6 +4,7 @@
 //! matches events against, changed by difference since there may be a million.
 
 mod in_force;
+mod merge_patch;
 pub(crate) mod of_extensions;
 
 use std::sync::Arc;
@@ -327,7 +328,7 @@ impl Subscriptions {
                 if let Some(auth) = &secrets.auth {
                     whole["target"]["auth"] = json!(auth);
                 }
-                merge(&mut whole, patch);
+                merge_patch::apply(&mut whole, patch);
                 let wanted = self.checked(whole)?;
                 match wanted.enabled {
                     Some(false) => row.state = State::Disabled.as_str().into(),
@@ -556,26 +557,6 @@ fn split(row: &SubscriptionRow) -> Result<(Map<String, Value>, Start), Refusal> 
         target.remove("auth");
     }
     Ok((document, start))
-}
-
-/// RFC 7396.
-fn merge(document: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *document = patch.clone();
-        return;
-    };
-    if !document.is_object() {
-        *document = json!({});
-    }
-    for (name, value) in patch {
-        if value.is_null() {
-            if let Some(members) = document.as_object_mut() {
-                members.remove(name);
-            }
-        } else {
-            merge(&mut document[name], value);
-        }
-    }
 }
 
 /// The tenant that the caller may change subscriptions of: a module's and a service's own, a user's with the

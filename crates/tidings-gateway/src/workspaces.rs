@@ -118,6 +118,9 @@ impl Workspaces {
             updated_at_ms: now,
         };
         let _alone = self.changing.lock().await;
+        if self.known(id).is_some() {
+            return Ok(());
+        }
         let added = self.store.workspaces().add_tenant(&row).await;
         if !added.map_err(store_fault)? {
             // Another replica was quicker, perhaps with another plan.

@@ -133,6 +133,21 @@ impl StoreError {
         let code = fault.code().and_then(|code| code.parse::<i32>().ok());
         code.is_some_and(|code| code & 0xff == SQLITE_FULL)
     }
+
+    /// Whether the server cannot be reached or is ending: the same call may succeed later.
+    pub fn is_unavailable(&self) -> bool {
+        let Self::Statement { source, .. } = self else {
+            return matches!(self, Self::Connect(_));
+        };
+        match source {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+            // PostgreSQL's classes of failed connections, too many of them, and a server that is shut down.
+            sqlx::Error::Database(fault) => fault.code().is_some_and(|code| {
+                code.starts_with("08") || code == "53300" || code.starts_with("57P0")
+            }),
+            _ => false,
+        }
+    }
 }
 
 /// The open store. Cheap to clone; all clones are one pool of connections.
