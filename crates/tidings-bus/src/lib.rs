@@ -3,21 +3,22 @@
 pub mod conformance;
 pub mod disabled;
 pub mod embedded;
+mod group;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod memory;
-mod partitioner;
 mod record;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+pub use tidings_event::partition_of;
 use tidings_event::{TenantId, Topic};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-pub use partitioner::partition_of;
+pub use group::{Desk, Membership, Shares};
 pub use record::{Headers, Once, Receipt, Record, Stored, time_of};
 
 /// A future that a [`Bus`] returns, so that a bus can be chosen at start.
@@ -184,6 +185,12 @@ pub trait Bus: Send + Sync + 'static {
     /// Counts these topics among ours, whether they exist yet or not. A bus whose topics are all its own has
     /// nothing to do.
     fn carry(&self, _topics: Vec<Topic>) {}
+
+    /// Joins the processes that share a topic's partitions among them, each partition looked after by one at a
+    /// time. `None` for a bus that has one process, which looks after everything.
+    fn join(&self, _group: &str, _topic: &Topic) -> Option<Membership> {
+        None
+    }
 
     /// Whether this bus decides [`Record::once`] itself.
     fn keeps_receipts(&self) -> bool;

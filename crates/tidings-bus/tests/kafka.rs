@@ -2,6 +2,7 @@
 #![cfg(feature = "kafka")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tidings_bus::kafka::{Config, Kafka};
@@ -70,4 +71,68 @@ async fn a_follower_reads_each_record_as_it_comes() {
         assert_eq!(page.records[0].event_id, event_id);
         next = page.next;
     }
+}
+
+/// Waits until each membership looks after something of its own and all together after every partition.
+async fn shared_out(memberships: &mut [tidings_bus::Membership]) -> Vec<BTreeSet<u32>> {
+    let all = async {
+        loop {
+            let shares: Vec<_> = memberships
+                .iter()
+                .map(|it| it.shares().partitions)
+                .collect();
+            let count: usize = shares.iter().map(BTreeSet::len).sum();
+            let together: BTreeSet<u32> = shares.iter().flatten().copied().collect();
+            if count == 4 && together.len() == 4 && shares.iter().all(|it| !it.is_empty()) {
+                return shares;
+            }
+            match memberships {
+                [one, another] => tokio::select! {
+                    () = one.changed() => {}
+                    () = another.changed() => {}
+                },
+                [one, ..] => one.changed().await,
+                [] => panic!("nobody shares"),
+            }
+        }
+    };
+    let patience = std::time::Duration::from_secs(30);
+    tokio::time::timeout(patience, all)
+        .await
+        .expect("all partitions are shared out")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_group_share_the_partitions_and_take_over_from_who_leaves() {
+    let topic: Topic = format!("shared.{}", Uuid::now_v7()).parse().unwrap();
+    let buses = [(); 2].map(|()| Kafka::open(&config()).expect("the clients start"));
+    let group = format!("group-{}", Uuid::now_v7());
+    let mut first = vec![buses[0].join(&group, &topic).expect("Kafka has groups")];
+    assert_eq!(shared_out(&mut first).await[0].len(), 4);
+    assert_eq!(first[0].shares().of, 4);
+    for partition in 0..4 {
+        assert!(first[0].hold(partition));
+    }
+
+    let mut both = first;
+    both.push(buses[1].join(&group, &topic).expect("Kafka has groups"));
+    // What the second is to get is let go by the first.
+    loop {
+        both[0].changed().await;
+        let kept = both[0].shares().partitions;
+        if kept.len() < 4 {
+            assert_eq!(both[1].shares().partitions, BTreeSet::new());
+            for partition in 0..4 {
+                if !kept.contains(&partition) {
+                    both[0].let_go(partition);
+                }
+            }
+            break;
+        }
+    }
+    let shares = shared_out(&mut both).await;
+    assert_eq!(shares.iter().map(BTreeSet::len).collect::<Vec<_>>(), [2, 2]);
+
+    drop(both.remove(0));
+    assert_eq!(shared_out(&mut both).await[0].len(), 4);
 }

@@ -13,23 +13,25 @@
 
 mod attempt;
 mod flush;
-mod lead;
 mod queue;
 mod read;
 pub mod record;
 mod retry;
 mod schedule;
+mod share;
 pub mod target;
 
-pub use lead::Deliveries;
+pub use share::Deliveries;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quick_cache::Weighter;
+use quick_cache::unsync::Cache;
 use tidings_bus::{Bus, Partition};
 use tidings_event::TenantId;
-use tidings_store::{Flush, Store};
+use tidings_store::{Flush, Share, Store};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
@@ -38,7 +40,7 @@ use crate::clock::Clock;
 use crate::events::unreadable;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
-use crate::subscriptions::{InForce, Subscriptions};
+use crate::subscriptions::{Changes, InForce, Subscriptions};
 use attempt::Ended;
 use queue::{Numbers, Places, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
@@ -139,6 +141,16 @@ impl Recent {
     }
 }
 
+/// What an event takes in memory, roughly.
+#[derive(Debug, Clone)]
+struct BySize;
+
+impl Weighter<(TenantId, Uuid), Arc<Carried>> for BySize {
+    fn weight(&self, _key: &(TenantId, Uuid), event: &Arc<Carried>) -> u64 {
+        event.data.len() as u64 + 512
+    }
+}
+
 impl Stream {
     /// The first offset that is not settled.
     fn cursor(&self) -> u64 {
@@ -158,12 +170,14 @@ pub(crate) struct Means {
     pub(crate) config: Config,
 }
 
-/// All that is in motion.
+/// All that is in motion of one share of the tenants.
 struct Dispatcher {
+    share: Share,
     bus: Arc<dyn Bus>,
     store: Store,
     subscriptions: Arc<Subscriptions>,
     in_force: Arc<InForce>,
+    changes: Changes,
     target: Arc<dyn Target>,
     clock: Clock,
     config: Config,
@@ -182,6 +196,8 @@ struct Dispatcher {
     /// When to look at a queue again that could not go on.
     wakes: BTreeSet<(i64, Uuid)>,
     in_flight: JoinSet<Ended>,
+    /// Events that were read once more, for deliveries that wait.
+    again: Cache<(TenantId, Uuid), Arc<Carried>, BySize>,
     /// Pending deliveries in memory.
     at_hand: HashSet<(Uuid, u64)>,
     /// What is to be written next.
@@ -208,16 +224,19 @@ struct Dispatcher {
 
 impl Dispatcher {
     /// Goes on where the store says that it had come to.
-    async fn open(means: Means) -> Result<Self, Refusal> {
+    async fn open(means: Means, share: Share) -> Result<Self, Refusal> {
         let in_force = means.subscriptions.in_force();
+        let changes = in_force.follow();
         let now = means.clock.now_ms();
         let mut tail = means.bus.tail();
         tail.mark_changed();
         let mut dispatcher = Self {
+            share,
             bus: means.bus,
             store: means.store,
             subscriptions: means.subscriptions,
             in_force,
+            changes,
             target: means.target,
             clock: means.clock,
             config: means.config,
@@ -232,6 +251,7 @@ impl Dispatcher {
             breakers: HashMap::new(),
             wakes: BTreeSet::new(),
             in_flight: JoinSet::new(),
+            again: Cache::with_weighter(RECENT, RECENT_BYTES as u64, BySize),
             at_hand: HashSet::new(),
             flush: Flush::default(),
             moved: HashSet::new(),
@@ -260,31 +280,55 @@ impl Dispatcher {
         }
         let store = self.store.clone();
         let rows = store.deliveries();
-        for row in rows.cursors().await.map_err(store_fault)? {
+        let name = self.share.to_string();
+        let cursors = rows.cursors().await.map_err(store_fault)?;
+        let (own, others): (Vec<_>, Vec<_>) =
+            cursors.into_iter().partition(|row| row.share == name);
+        let mut known: HashMap<StreamId, u64> = HashMap::new();
+        // Where tenants were shared out in another way, what all had come to is where this share goes on.
+        for row in others {
+            let (topic, number) = (row.topic, row.partition);
+            let at = known.entry(self.stream(Partition { topic, number }));
+            let at = at.or_insert(row.next_offset);
+            *at = row.next_offset.min(*at);
+        }
+        for row in own {
             let (topic, number) = (row.topic, row.partition);
             let id = self.stream(Partition { topic, number });
-            self.streams[id].head = row.next_offset;
-            self.streams[id].recent.from = row.next_offset;
+            known.insert(id, row.next_offset);
             self.streams[id].saved = Some(row.next_offset);
         }
-        for row in rows.progress().await.map_err(store_fault)? {
+        for (id, next_offset) in known {
+            self.streams[id].head = next_offset;
+            self.streams[id].recent.from = next_offset;
+        }
+        let share = self.share;
+        for row in rows.progress(share).await.map_err(store_fault)? {
             let places = serde_json::from_str(&row.places);
             let places =
                 places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;
             self.saved
                 .insert(row.subscription, (Numbers::new(row.sequence), places));
         }
-        for row in rows.beyond_progress().await.map_err(store_fault)? {
+        for row in rows.beyond_progress(share).await.map_err(store_fault)? {
             if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
                 numbers.known(row.event_id, row.sequence);
             }
         }
-        for row in rows.pending_beyond_progress().await.map_err(store_fault)? {
+        for row in rows
+            .pending_beyond_progress(share)
+            .await
+            .map_err(store_fault)?
+        {
             if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
                 numbers.known(row.event_id, row.sequence);
             }
         }
-        for (subscription, lane) in rows.lanes().await.map_err(store_fault)? {
+        for (subscription, lane, headless) in rows.lanes(share).await.map_err(store_fault)? {
+            if headless {
+                // Its first was settled, and the crash came before its next was taken to hand.
+                self.lanes_to_advance.insert((subscription, lane.clone()));
+            }
             self.saved_lanes.entry(subscription).or_default().push(lane);
         }
         // Whoever has a place of its own wants to catch up from it.
@@ -293,12 +337,13 @@ impl Dispatcher {
             .iter()
             .filter(|(_, (_, places))| !places.at.is_empty());
         let behind: Vec<Uuid> = behind.map(|(id, _)| *id).collect();
-        self.in_force.take_changed();
-        for subscription in self.in_force.all() {
+        self.changes.take();
+        let all = self.in_force.all();
+        for subscription in all.iter().filter(|it| share.holds(&it.tenant)) {
             // One that has never got anything begins at its start.
             let new = !self.saved.contains_key(&subscription.id);
             if new || behind.contains(&subscription.id) {
-                self.queue(&subscription);
+                self.queue(subscription);
             }
         }
         Ok(())
@@ -324,7 +369,7 @@ impl Dispatcher {
             } else {
                 Duration::ZERO
             };
-            let in_force = self.in_force.clone();
+            let followed = self.changes.clone();
             // Seen by the reading, not here.
             let mut tail = self.tail.clone();
             tokio::select! {
@@ -338,7 +383,7 @@ impl Dispatcher {
                 written = async { self.writing.as_mut().expect("asked only while writing").await }, if self.writing.is_some() => {
                     self.written(written);
                 }
-                () = in_force.changed() => {}
+                () = followed.made() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -428,7 +473,11 @@ impl Dispatcher {
 
     /// Takes note of subscriptions that were changed or deleted.
     fn take_changes(&mut self) {
-        let changed = self.in_force.take_changed();
+        let mut changed = self.changes.take();
+        changed.retain(|id| match self.in_force.get(*id) {
+            Some(subscription) => self.share.holds(&subscription.tenant),
+            None => self.queues.contains_key(id) || self.saved.contains_key(id),
+        });
         if !changed.is_empty() {
             self.choose_streams = true;
             for stream in &mut self.streams {

@@ -343,7 +343,7 @@ pub(crate) fn store_fault(error: StoreError) -> Refusal {
         return Refusal::new(
             Code::BrokerUnavailable,
             Rule::Append,
-            "The store cannot be reached now. Retry with the same key.",
+            "The store cannot be reached now; try again.",
         )
         .retry_after(Duration::from_secs(1));
     }

@@ -29,6 +29,7 @@ use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::{Vault, random};
 use crate::subscription::{self, Auth, Start, State, Subscription};
 
+pub(crate) use in_force::Changes;
 pub use in_force::InForce;
 
 /// How many rows are read at once.

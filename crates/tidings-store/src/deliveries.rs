@@ -4,7 +4,7 @@
 //! behind the cursor and is delivered again, or there is a row that says what became of it.
 
 use sqlx::{Connection, QueryBuilder};
-use tidings_event::{TenantId, Topic};
+use tidings_event::{TenantId, Topic, partition_of, slot_of};
 use uuid::Uuid;
 
 use crate::dead_letters::DeadLetterRow;
@@ -12,9 +12,36 @@ use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, whole};
 
+/// A share of the tenants: those whose slot leaves this rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Share {
+    /// 0 to `of` - 1.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+impl Share {
+    /// All tenants.
+    pub const ALL: Self = Self { number: 0, of: 1 };
+
+    /// Whether a tenant is among them.
+    pub fn holds(self, tenant: &TenantId) -> bool {
+        partition_of(tenant.as_str().as_bytes(), self.of) == self.number
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.number, self.of)
+    }
+}
+
 /// How far one partition has been gone through for everybody without a place of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CursorRow {
+    /// Of which share of the tenants, as [`Share`] is written.
+    pub share: String,
     /// The topic.
     pub topic: Topic,
     /// The partition's number.
@@ -28,6 +55,8 @@ pub struct CursorRow {
 pub struct ProgressRow {
     /// Which.
     pub subscription: Uuid,
+    /// Whose it is.
+    pub tenant: TenantId,
     /// The last sequence number that is settled, as are all before it.
     pub sequence: u64,
     /// Its places that differ from the cursors, as JSON of the gateway.
@@ -126,6 +155,10 @@ fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+fn slot(tenant: &TenantId) -> i64 {
+    i64::from(slot_of(tenant.as_str().as_bytes()))
+}
+
 /// Writes a flush with the connection of either database.
 macro_rules! write_flush {
     ($transaction:expr, $flush:expr) => {
@@ -156,7 +189,7 @@ macro_rules! write_flush {
         }
         for rows in $flush.pending.chunks(ROWS) {
             let mut builder = QueryBuilder::new(
-                "INSERT INTO pending_deliveries (subscription, sequence, tenant, event_id, lane, \
+                "INSERT INTO pending_deliveries (subscription, sequence, tenant, slot, event_id, lane, \
                  attempts, state, next_at_ms, detail, crc) ",
             );
             builder.push_values(rows, |mut values, row| {
@@ -164,6 +197,7 @@ macro_rules! write_flush {
                     .push_bind(row.subscription.to_string())
                     .push_bind(number(row.sequence))
                     .push_bind(row.tenant.as_str())
+                    .push_bind(slot(&row.tenant))
                     .push_bind(row.event_id.to_string())
                     .push_bind(row.lane.as_deref())
                     .push_bind(i64::from(row.attempts))
@@ -216,11 +250,13 @@ macro_rules! write_flush {
         }
         for rows in $flush.progress.chunks(ROWS) {
             let mut builder = QueryBuilder::new(
-                "INSERT INTO delivery_progress (subscription, sequence, places, crc) ",
+                "INSERT INTO delivery_progress (subscription, tenant, slot, sequence, places, crc) ",
             );
             builder.push_values(rows, |mut values, row| {
                 values
                     .push_bind(row.subscription.to_string())
+                    .push_bind(row.tenant.as_str())
+                    .push_bind(slot(&row.tenant))
                     .push_bind(number(row.sequence))
                     .push_bind(row.places.as_str())
                     .push_bind(row.seal());
@@ -232,10 +268,11 @@ macro_rules! write_flush {
             builder.build().execute(&mut *$transaction).await?;
         }
         for row in &$flush.cursors {
-            let query = "INSERT INTO delivery_cursors (topic, partition, next_offset, crc) \
-                 VALUES ($1, $2, $3, $4) ON CONFLICT (topic, partition) \
+            let query = "INSERT INTO delivery_cursors (share, topic, partition, next_offset, crc) \
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (share, topic, partition) \
                  DO UPDATE SET next_offset = excluded.next_offset, crc = excluded.crc";
             sqlx::query(query)
+                .bind(row.share.as_str())
                 .bind(row.topic.as_str())
                 .bind(i64::from(row.partition))
                 .bind(number(row.next_offset))
@@ -271,7 +308,7 @@ impl<'a> Deliveries<'a> {
         })
     }
 
-    /// Every cursor.
+    /// Every cursor, of every share.
     pub async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
         on_either!(self.connections, "read delivery cursors", connection => {
             sqlx::query(CursorRow::ALL)
@@ -281,10 +318,13 @@ impl<'a> Deliveries<'a> {
         })?
     }
 
-    /// How far every subscription has come that ever got anything.
-    pub async fn progress(&self) -> Result<Vec<ProgressRow>, StoreError> {
+    /// How far every subscription of a share has come that ever got anything.
+    pub async fn progress(&self, share: Share) -> Result<Vec<ProgressRow>, StoreError> {
+        let query = "SELECT * FROM delivery_progress WHERE slot % $1 = $2";
         on_either!(self.connections, "read the progress of deliveries", connection => {
-            sqlx::query(ProgressRow::ALL)
+            sqlx::query(query)
+                .bind(i64::from(share.of))
+                .bind(i64::from(share.number))
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(ProgressRow::from_row).collect())
@@ -292,12 +332,15 @@ impl<'a> Deliveries<'a> {
     }
 
     /// First attempts of deliveries beyond their subscription's progress: what a crash would otherwise repeat.
-    pub async fn beyond_progress(&self) -> Result<Vec<AttemptRow>, StoreError> {
+    pub async fn beyond_progress(&self, share: Share) -> Result<Vec<AttemptRow>, StoreError> {
         let query = "SELECT attempts.* FROM delivery_attempts AS attempts \
              JOIN delivery_progress AS progress ON progress.subscription = attempts.subscription \
-             WHERE attempts.sequence > progress.sequence AND attempts.number = 1";
+             WHERE attempts.sequence > progress.sequence AND attempts.number = 1 \
+             AND progress.slot % $1 = $2";
         on_either!(self.connections, "read recent attempts", connection => {
             sqlx::query(query)
+                .bind(i64::from(share.of))
+                .bind(i64::from(share.number))
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(AttemptRow::from_row).collect())
@@ -305,61 +348,83 @@ impl<'a> Deliveries<'a> {
     }
 
     /// Pending deliveries beyond their subscription's progress, some of which were never tried.
-    pub async fn pending_beyond_progress(&self) -> Result<Vec<PendingRow>, StoreError> {
+    pub async fn pending_beyond_progress(
+        &self,
+        share: Share,
+    ) -> Result<Vec<PendingRow>, StoreError> {
         let query = "SELECT pending.* FROM pending_deliveries AS pending \
              JOIN delivery_progress AS progress ON progress.subscription = pending.subscription \
-             WHERE pending.sequence > progress.sequence";
+             WHERE pending.sequence > progress.sequence AND progress.slot % $1 = $2";
         on_either!(self.connections, "read pending deliveries", connection => {
             sqlx::query(query)
+                .bind(i64::from(share.of))
+                .bind(i64::from(share.number))
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(PendingRow::from_row).collect())
         })?
     }
 
-    /// Pending deliveries that are due, earliest first, beyond those that a dispatcher has at hand.
-    pub async fn due(&self, now_ms: i64, limit: u32) -> Result<Vec<PendingRow>, StoreError> {
+    /// Pending deliveries of a share that are due, earliest first.
+    pub async fn due(
+        &self,
+        share: Share,
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<PendingRow>, StoreError> {
         let query = "SELECT * FROM pending_deliveries WHERE state = 'waiting' AND next_at_ms <= $1 \
-             ORDER BY next_at_ms, subscription, sequence LIMIT $2";
+             AND slot % $3 = $4 ORDER BY next_at_ms, subscription, sequence LIMIT $2";
         on_either!(self.connections, "read what is due", connection => {
             sqlx::query(query)
                 .bind(now_ms)
                 .bind(i64::from(limit))
+                .bind(i64::from(share.of))
+                .bind(i64::from(share.number))
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(PendingRow::from_row).collect())
         })?
     }
 
-    /// When the next pending delivery is due that is not yet, in milliseconds since 1970.
-    pub async fn next_due(&self, now_ms: i64) -> Result<Option<i64>, StoreError> {
+    /// When the next pending delivery of a share is due that is not yet, in milliseconds since 1970.
+    pub async fn next_due(&self, share: Share, now_ms: i64) -> Result<Option<i64>, StoreError> {
         let query = "SELECT MIN(next_at_ms) AS next_at_ms FROM pending_deliveries \
-             WHERE state = 'waiting' AND next_at_ms > $1";
+             WHERE state = 'waiting' AND next_at_ms > $1 AND slot % $2 = $3";
         on_either!(self.connections, "read when something is due", connection => {
             sqlx::query(query)
                 .bind(now_ms)
+                .bind(i64::from(share.of))
+                .bind(i64::from(share.number))
                 .fetch_one(connection)
                 .await
                 .and_then(|row| row.optional_integer("next_at_ms"))
         })
     }
 
-    /// The lanes of every subscription that have something pending.
-    pub async fn lanes(&self) -> Result<Vec<(Uuid, String)>, StoreError> {
-        let query =
-            "SELECT DISTINCT subscription, lane FROM pending_deliveries WHERE lane IS NOT NULL";
-        let rows: Vec<(String, String)> = on_either!(self.connections, "read the lanes", connection => {
-            sqlx::query(query).fetch_all(connection).await.and_then(|rows| {
-                rows.iter().map(|row| Ok((row.text("subscription")?, row.text("lane")?))).collect()
+    /// The lanes of every subscription of a share that have something pending, each with whether all of it is
+    /// behind something that is settled by now.
+    pub async fn lanes(&self, share: Share) -> Result<Vec<(Uuid, String, bool)>, StoreError> {
+        let query = "SELECT subscription, lane, \
+             CAST(MIN(CASE state WHEN 'behind' THEN 1 ELSE 0 END) AS BIGINT) AS headless \
+             FROM pending_deliveries WHERE lane IS NOT NULL AND slot % $1 = $2 \
+             GROUP BY subscription, lane";
+        let rows: Vec<(String, String, bool)> = on_either!(self.connections, "read the lanes", connection => {
+            let query = sqlx::query(query).bind(i64::from(share.of)).bind(i64::from(share.number));
+            query.fetch_all(connection).await.and_then(|rows| {
+                let lanes = rows.iter().map(|row| {
+                    let headless = row.integer("headless")? == 1;
+                    Ok((row.text("subscription")?, row.text("lane")?, headless))
+                });
+                lanes.collect()
             })
         })?;
-        let lanes = rows.into_iter().map(|(id, lane)| {
+        let lanes = rows.into_iter().map(|(id, lane, headless)| {
             let parsed = Uuid::parse_str(&id).map_err(|fault| StoreError::Corrupt {
                 row: id,
                 column: "subscription",
                 fault: fault.to_string(),
             });
-            parsed.map(|id| (id, lane))
+            parsed.map(|id| (id, lane, headless))
         });
         lanes.collect()
     }
@@ -459,18 +524,21 @@ impl Sealed for CursorRow {
     const ALL: &'static str = "SELECT * FROM delivery_cursors";
 
     fn seal(&self) -> i64 {
-        let seal = Seal::of(Self::TABLE).text(self.topic.as_str());
-        let seal = seal.number(i64::from(self.partition));
+        let seal = Seal::of(Self::TABLE).text(&self.share);
+        let seal = seal
+            .text(self.topic.as_str())
+            .number(i64::from(self.partition));
         seal.number(number(self.next_offset)).finish()
     }
 
     fn name(&self) -> String {
-        format!("{}/{}", self.topic, self.partition)
+        format!("{}/{}/{}", self.share, self.topic, self.partition)
     }
 
     fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
         let name = "of a cursor";
         Ok(Self {
+            share: row.text("share").map_err(attempting("read a cursor"))?,
             topic: parsed(row, name, "topic")?,
             partition: whole(row, name, "partition")?,
             next_offset: whole(row, name, "next_offset")?,
@@ -484,6 +552,7 @@ impl Sealed for ProgressRow {
 
     fn seal(&self) -> i64 {
         let seal = Seal::of(Self::TABLE).bytes(self.subscription.as_bytes());
+        let seal = seal.text(self.tenant.as_str());
         seal.number(number(self.sequence))
             .text(&self.places)
             .finish()
@@ -497,6 +566,7 @@ impl Sealed for ProgressRow {
         let name = "of a subscription's progress";
         Ok(Self {
             subscription: parsed(row, name, "subscription")?,
+            tenant: parsed(row, name, "tenant")?,
             sequence: whole(row, name, "sequence")?,
             places: row.text("places").map_err(attempting("read progress"))?,
         })

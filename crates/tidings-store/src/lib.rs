@@ -32,7 +32,7 @@ use sqlx::{Connection, Executor, PgConnection, Pool, Sqlite};
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use catalogs::{CatalogRow, Catalogs};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
-pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow};
+pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow, Share};
 pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};

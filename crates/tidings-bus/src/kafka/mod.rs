@@ -2,7 +2,8 @@
 //!
 //! [`producer`] appends with an idempotent producer and `acks=all`; [`reader`] reads with a few consumers
 //! that belong to no group; [`topics`] knows which topics are ours and makes them; [`tail`] watches for what
-//! other replicas append; [`health`] tells a broker that is gone from one that is slow. How a record looks
+//! other replicas append; [`member`] shares deliveries
+//! out among replicas; [`health`] tells a broker that is gone from one that is slow. How a record looks
 //! on the wire is in [`wire`].
 //!
 //! What Kafka cannot promise as the embedded log does:
@@ -14,6 +15,7 @@
 
 pub mod bare;
 mod health;
+mod member;
 mod producer;
 mod reader;
 mod tail;
@@ -31,8 +33,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Read, ReadError, Record,
-    Stored,
+    AppendError, Appended, Bounds, Bus, Health, Membership, Page, Partition, Pending, Read,
+    ReadError, Record, Stored,
 };
 use health::State;
 use producer::Producer;
@@ -130,6 +132,7 @@ pub enum OpenError {
 /// The bus. Opening it needs no broker: until one answers, it is degraded.
 #[derive(Debug)]
 pub struct Kafka {
+    config: Config,
     state: Arc<State>,
     topics: Arc<Topics>,
     producer: Producer,
@@ -147,6 +150,7 @@ impl Kafka {
         let tail = Tail::start(config, Arc::clone(&topics))?;
         state.start_probe(config)?;
         Ok(Self {
+            config: config.clone(),
             state,
             topics,
             producer,
@@ -210,6 +214,11 @@ impl Bus for Kafka {
 
     fn carry(&self, topics: Vec<Topic>) {
         self.topics.carry(topics);
+    }
+
+    fn join(&self, group: &str, topic: &Topic) -> Option<Membership> {
+        let topics = Arc::clone(&self.topics);
+        Some(member::join(&self.config, topics, group, topic))
     }
 
     fn keeps_receipts(&self) -> bool {

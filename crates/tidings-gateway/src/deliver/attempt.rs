@@ -14,7 +14,7 @@ use super::schedule::{ms, next_wait};
 use super::target::{Handover, Outcome, Verdict};
 use crate::subscription::OnExhausted;
 
-/// The most attempts on their way.
+/// The most attempts on their way, of one share.
 const MOST: usize = 1_024;
 /// The most of one tenant, so that silent receivers of one cannot take all.
 const MOST_OF_TENANT: usize = 256;
@@ -297,7 +297,7 @@ impl Dispatcher {
         );
         self.flush.attempts.push(row);
         delivery.ledger.back_off += (at_ms - now).max(0);
-        let row = record::pending(&delivery, id, delivery.attempts + 1, "waiting", at_ms);
+        let row = self.pending_row(&delivery, id, delivery.attempts + 1, "waiting", at_ms);
         self.flush.pending.push(row);
         self.at_hand.remove(&(id, delivery.sequence));
         self.tick_off(id, delivery.origin);
@@ -324,7 +324,7 @@ impl Dispatcher {
         );
         self.flush.attempts.push(row);
         if parks {
-            let row = record::pending(&delivery, id, delivery.attempts + 1, "parked", now);
+            let row = self.pending_row(&delivery, id, delivery.attempts + 1, "parked", now);
             self.flush.pending.push(row);
             self.at_hand.remove(&(id, delivery.sequence));
             self.tick_off(id, delivery.origin);
@@ -383,7 +383,12 @@ impl Dispatcher {
         };
         let now = self.clock.now_ms();
         for behind in queue.block(lane) {
-            let row = record::pending(&behind, id, 0, "behind", now);
+            if behind.origin == Origin::Pending {
+                // Its row says so already.
+                self.at_hand.remove(&(id, behind.sequence));
+                continue;
+            }
+            let row = self.pending_row(&behind, id, 0, "behind", now);
             self.flush.pending.push(row);
             self.tick_off(id, behind.origin);
         }

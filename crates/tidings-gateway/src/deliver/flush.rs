@@ -39,11 +39,13 @@ impl Dispatcher {
     /// Begins to write whatever there is. Nothing may be being written.
     pub(super) fn write_now(&mut self) {
         let mut flush = std::mem::take(&mut self.flush);
+        let share = self.share.to_string();
         for stream in &mut self.streams {
             let cursor = stream.cursor();
             if stream.saved != Some(cursor) {
                 stream.saved = Some(cursor);
                 flush.cursors.push(CursorRow {
+                    share: share.clone(),
                     topic: stream.partition.topic.clone(),
                     partition: stream.partition.number,
                     next_offset: cursor,
@@ -74,6 +76,7 @@ impl Dispatcher {
             };
             flush.progress.push(ProgressRow {
                 subscription: id,
+                tenant: queue.subscription.tenant.clone(),
                 sequence,
                 places: serde_json::to_string(&places).expect("plain members become JSON"),
             });

@@ -55,6 +55,8 @@ pub(super) struct Delivery {
     /// The key whose order it keeps.
     pub(super) lane: Option<String>,
     pub(super) origin: Origin,
+    /// Where it stands in the log, if that is known.
+    pub(super) place: Option<(StreamId, u64)>,
     /// Attempts made.
     pub(super) attempts: u32,
     /// Those before a replay.
@@ -270,9 +272,7 @@ impl Queue {
     /// Closes a lane; those of it that are at hand come out, in order.
     pub(super) fn block(&mut self, lane: &str) -> Vec<Delivery> {
         self.lanes.entry(lane.to_owned()).or_default().blocked = true;
-        let of_lane = |delivery: &Delivery| {
-            delivery.lane.as_deref() == Some(lane) && delivery.origin != Origin::Pending
-        };
+        let of_lane = |delivery: &Delivery| delivery.lane.as_deref() == Some(lane);
         let waiting = std::mem::take(&mut self.waiting);
         let (out, kept): (Vec<_>, Vec<_>) = waiting.into_iter().partition(of_lane);
         self.waiting = kept.into();
@@ -282,6 +282,13 @@ impl Queue {
             .map(|delivery| delivery.event.data.len())
             .sum();
         out
+    }
+
+    /// Whether any of a lane is at hand or on its way.
+    pub(super) fn works_on(&self, lane: &str) -> bool {
+        let busy = self.lanes.get(lane).is_some_and(|lane| lane.busy);
+        let mut waiting = self.waiting.iter();
+        busy || waiting.any(|delivery| delivery.lane.as_deref() == Some(lane))
     }
 
     /// Ticks off what it has caught up with.

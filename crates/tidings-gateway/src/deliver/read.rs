@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::{Delivery, Origin, ROOM_BELOW, StreamId};
-use super::record::{self, Ledger};
+use super::record::Ledger;
 use super::target::Carried;
 use crate::envelope;
 use crate::events::unreadable;
@@ -60,7 +60,8 @@ impl Dispatcher {
             let count = counts.entry(stream.partition.topic.clone()).or_default();
             *count = (*count).max(stream.partition.number + 1);
         }
-        let tenants = self.in_force.tenants();
+        let mut tenants = self.in_force.tenants();
+        tenants.retain(|tenant| self.share.holds(tenant));
         let mut wanted: BTreeSet<(u32, u32)> = BTreeSet::new();
         for count in counts.values().copied().collect::<BTreeSet<_>>() {
             let numbers = tenants
@@ -130,6 +131,9 @@ impl Dispatcher {
 
     /// The event of a record and the subscriptions whose types it fits; nothing when there are none.
     fn matched(&self, record: &Stored) -> Result<Option<Matched>, Refusal> {
+        if !self.share.holds(&record.tenant) {
+            return Ok(None);
+        }
         let event_type = record.headers.get("ce_type").map(str::parse::<EventType>);
         let Some(Ok(event_type)) = event_type else {
             // Not one of ours, or damaged: reading it as an event says what is wrong.
@@ -177,6 +181,12 @@ impl Dispatcher {
             revision: subscription.revision,
             lane,
             origin,
+            place: match origin {
+                Origin::Shared(stream, offset) | Origin::Own(stream, offset) => {
+                    Some((stream, offset))
+                }
+                Origin::Pending => None,
+            },
             attempts: 0,
             base: 0,
             since_ms: now,
@@ -196,7 +206,7 @@ impl Dispatcher {
         if taken {
             queue.push(delivery);
         } else {
-            let row = record::pending(&delivery, id, 0, "behind", now);
+            let row = self.pending_row(&delivery, id, 0, "behind", now);
             self.flush.pending.push(row);
         }
         self.moved.insert(id);

@@ -61,6 +61,8 @@ pub(crate) struct PendingDetail {
     pub(crate) since_ms: i64,
     /// The dead letter that it closes.
     pub(crate) dead_letter: Option<Uuid>,
+    /// Topic, partition and offset of its event, if they are known.
+    pub(crate) at: Option<(String, u32, u64)>,
     /// Where the time went so far.
     pub(crate) ledger: Ledger,
 }
@@ -108,6 +110,7 @@ pub(super) fn attempt(
 pub(super) fn pending(
     delivery: &Delivery,
     subscription: Uuid,
+    at: Option<(String, u32, u64)>,
     attempts: u32,
     state: &str,
     next_at_ms: i64,
@@ -117,6 +120,7 @@ pub(super) fn pending(
         base: delivery.base,
         since_ms: delivery.since_ms,
         dead_letter: delivery.dead_letter,
+        at,
         ledger: delivery.ledger,
     };
     PendingRow {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use tidings_bus::{Partition, Read};
 use tidings_store::PendingRow;
 use uuid::Uuid;
 
 use super::Dispatcher;
-use super::queue::{Delivery, Origin};
-use super::record::PendingDetail;
+use super::queue::{Delivery, Origin, Queue};
+use super::record::{self, PendingDetail};
 use super::schedule::ms;
 use super::target::Carried;
 use crate::envelope;
@@ -19,8 +20,10 @@ use crate::publish::refusal::Refusal;
 pub(super) const AT_HAND: usize = 1_000;
 /// How many rows are read at once.
 const PAGE: usize = 200;
-/// So many of a lane are read to find its next: more than can be settled between two writes, one at a time.
-const LANE_PAGE: u32 = 64;
+/// So many of a lane are taken to hand at once.
+const AHEAD: usize = 64;
+/// So many rows of a lane are read to find those: more than are settled between two writes.
+const LANE_PAGE: u32 = 128;
 /// When a delivery is looked at again whose subscription gets nothing now.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// How often old attempts are forgotten.
@@ -39,9 +42,12 @@ impl Dispatcher {
         let rows = self.store.deliveries();
         // Those at hand are among the due, and come first.
         let limit = u32::try_from(PAGE + self.at_hand.len()).unwrap_or(u32::MAX);
-        let found = rows.due(now, limit).await.map_err(store_fault)?;
+        let found = rows
+            .due(self.share, now, limit)
+            .await
+            .map_err(store_fault)?;
         let all = found.len() < limit as usize;
-        let next = rows.next_due(now).await.map_err(store_fault)?;
+        let next = rows.next_due(self.share, now).await.map_err(store_fault)?;
         self.next_due_ms = if all { next } else { Some(now) };
         for row in found {
             let key = (row.subscription, row.sequence);
@@ -91,6 +97,10 @@ impl Dispatcher {
         };
         let id = row.subscription;
         self.at_hand.insert((id, row.sequence));
+        let place = detail.at.and_then(|(topic, number, offset)| {
+            let topic = topic.parse().ok()?;
+            Some((self.stream(Partition { topic, number }), offset))
+        });
         let queue = self.queue(&subscription);
         if let Some(lane) = &row.lane {
             queue.lanes.entry(lane.clone()).or_default().blocked = true;
@@ -101,6 +111,7 @@ impl Dispatcher {
             revision: detail.revision,
             lane: row.lane,
             origin: Origin::Pending,
+            place,
             attempts: row.attempts,
             base: detail.base,
             since_ms: detail.since_ms,
@@ -113,12 +124,31 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// A delivery that has to wait, in one of the three states of its row.
+    pub(super) fn pending_row(
+        &self,
+        delivery: &Delivery,
+        id: Uuid,
+        attempts: u32,
+        state: &str,
+        next_at_ms: i64,
+    ) -> PendingRow {
+        let at = delivery.place.map(|(stream, offset)| {
+            let partition = &self.streams[stream].partition;
+            (partition.topic.to_string(), partition.number, offset)
+        });
+        record::pending(delivery, id, at, attempts, state, next_at_ms)
+    }
+
     /// The event of a pending delivery: from the log, or from the dead letter that is replayed.
     async fn event_of(
-        &self,
+        &mut self,
         row: &PendingRow,
         detail: &PendingDetail,
     ) -> Result<Option<Arc<Carried>>, Refusal> {
+        if let Some(event) = self.read_again(row, detail).await? {
+            return Ok(Some(event));
+        }
         let found = self.bus.find(row.tenant.clone(), row.event_id).await;
         if let Some(record) = found.map_err(unreadable)? {
             let event = envelope::read(&record);
@@ -137,38 +167,109 @@ impl Dispatcher {
         Ok(event.map(|event| Arc::new(Carried::new(event))))
     }
 
+    /// The event of a pending delivery from where it stands. Those after it are read with it when its key's order is
+    /// kept: they are next, as a rule.
+    async fn read_again(
+        &mut self,
+        row: &PendingRow,
+        detail: &PendingDetail,
+    ) -> Result<Option<Arc<Carried>>, Refusal> {
+        let key = (row.tenant.clone(), row.event_id);
+        if let Some(event) = self.again.get(&key) {
+            return Ok(Some(event.clone()));
+        }
+        let Some((topic, number, offset)) = &detail.at else {
+            return Ok(None);
+        };
+        let Ok(topic) = topic.parse() else {
+            return Ok(None);
+        };
+        let limit = if row.lane.is_some() { AHEAD } else { 1 };
+        let partition = Partition {
+            topic,
+            number: *number,
+        };
+        let read = Read {
+            from: *offset,
+            tenant: Some(row.tenant.clone()),
+            limit,
+            scan: 4 * limit,
+        };
+        let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+        let mut found = None;
+        for record in &page.records {
+            let event = envelope::read(record)
+                .map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
+            let event = Arc::new(Carried::new(event));
+            if event.event_id == row.event_id {
+                found = Some(event);
+            } else {
+                self.again
+                    .insert((event.tenant.clone(), event.event_id), event);
+            }
+        }
+        Ok(found)
+    }
+
     /// Lets the next of each lane go whose first is settled and written.
     pub(super) async fn advance_lanes(&mut self) -> Result<(), Refusal> {
         if self.writing.is_some() || self.lanes_to_advance.is_empty() {
             return Ok(());
         }
-        for (id, lane) in std::mem::take(&mut self.lanes_to_advance) {
-            let rows = self.store.deliveries();
-            let found = rows
-                .pending_of(id, Some(&lane), 0, LANE_PAGE)
-                .await
-                .map_err(store_fault)?;
-            // What is settled, and what came behind, since the last write is not in the store yet.
-            let unsettled = |row: &PendingRow| !self.flush.settled.contains(&(id, row.sequence));
-            let next = found.into_iter().find(unsettled);
-            let of_lane =
-                |row: &PendingRow| row.subscription == id && row.lane.as_ref() == Some(&lane);
-            let unwritten = self.flush.pending.iter().any(of_lane);
-            match next {
-                Some(row) if row.state == "behind" => {
+        let mut lanes: Vec<_> = std::mem::take(&mut self.lanes_to_advance)
+            .into_iter()
+            .collect();
+        while let Some((id, lane)) = lanes.pop() {
+            if let Err(refusal) = self.advance(id, &lane).await {
+                self.lanes_to_advance.extend(lanes);
+                self.lanes_to_advance.insert((id, lane));
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+
+    async fn advance(&mut self, id: Uuid, lane: &str) -> Result<(), Refusal> {
+        if self
+            .queues
+            .get(&id)
+            .is_some_and(|queue| queue.works_on(lane))
+        {
+            return Ok(());
+        }
+        let store = self.store.clone();
+        let rows = store.deliveries();
+        let found = rows
+            .pending_of(id, Some(lane), 0, LANE_PAGE)
+            .await
+            .map_err(store_fault)?;
+        // What is settled, and what came behind, since the last write is not in the store yet.
+        let unsettled = |row: &PendingRow| !self.flush.settled.contains(&(id, row.sequence));
+        let mut next = found.into_iter().filter(unsettled).peekable();
+        let of_lane =
+            |row: &PendingRow| row.subscription == id && row.lane.as_deref() == Some(lane);
+        let unwritten = self.flush.pending.iter().any(of_lane);
+        match next.peek() {
+            Some(row) if row.state == "behind" => {
+                let behind: Vec<_> = next.take_while(|row| row.state == "behind").collect();
+                for row in behind {
                     self.resume(row).await?;
-                }
-                // It waits for its time, or for somebody to release it.
-                Some(_) => {}
-                None if unwritten => {
-                    self.lanes_to_advance.insert((id, lane));
-                }
-                None => {
-                    if let Some(queue) = self.queues.get_mut(&id) {
-                        queue.lanes.remove(&lane);
+                    let room = |queue: &Queue| queue.has_room() && queue.works_on(lane);
+                    if !self.queues.get(&id).is_some_and(room) {
+                        break;
                     }
-                    self.line_up(id);
                 }
+            }
+            // It waits for its time, or for somebody to release it.
+            Some(_) => {}
+            None if unwritten => {
+                self.lanes_to_advance.insert((id, lane.to_owned()));
+            }
+            None => {
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.lanes.remove(lane);
+                }
+                self.line_up(id);
             }
         }
         Ok(())
@@ -177,7 +278,8 @@ impl Dispatcher {
     /// Forgets attempts that are older than they are kept for.
     pub(super) async fn forget_old(&mut self) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
-        if now - self.forgot_at_ms < ms(FORGET_EVERY) {
+        // One does it for all.
+        if self.share.number != 0 || now - self.forgot_at_ms < ms(FORGET_EVERY) {
             return Ok(());
         }
         self.forgot_at_ms = now;

@@ -110,7 +110,7 @@ impl House {
         drop(self.dispatcher.take());
         let mut means = self.gateway.deliveries().means();
         means.target = self.target.clone();
-        self.dispatcher = Some(Dispatcher::open(means).await.unwrap());
+        self.dispatcher = Some(Dispatcher::open(means, Share::ALL).await.unwrap());
     }
 
     fn answer(&self, answer: impl Fn(&Got) -> Verdict + Send + Sync + 'static) {

@@ -1,7 +1,7 @@
 //! What the dispatcher matches events against: every subscription, changed by difference.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use tidings_event::{EventType, TenantId};
 use tidings_filter::Index;
@@ -14,8 +14,31 @@ use crate::subscription::Subscription;
 #[derive(Default)]
 pub struct InForce {
     known: RwLock<Known>,
+    followers: Mutex<Vec<Weak<News>>>,
+}
+
+/// What one follower has not heard yet.
+#[derive(Debug, Default)]
+struct News {
     changed: Mutex<Vec<Uuid>>,
     wake: Notify,
+}
+
+/// The ids of subscriptions that have changed, for one who follows.
+#[derive(Debug, Clone)]
+pub(crate) struct Changes(Arc<News>);
+
+impl Changes {
+    /// Those since this was last asked.
+    pub(crate) fn take(&self) -> Vec<Uuid> {
+        let changed = self.0.changed.lock();
+        std::mem::take(&mut *changed.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ready when there are some.
+    pub(crate) async fn made(&self) {
+        self.0.wake.notified().await;
+    }
 }
 
 #[derive(Default)]
@@ -91,18 +114,26 @@ impl InForce {
                 known.by_id.insert(id, Arc::new(subscription));
             }
         }
-        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.push(id);
-        self.wake.notify_one();
+        let followers = self.followers.lock();
+        followers
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|follower| {
+                let Some(news) = follower.upgrade() else {
+                    return false;
+                };
+                let changed = news.changed.lock();
+                changed.unwrap_or_else(PoisonError::into_inner).push(id);
+                news.wake.notify_one();
+                true
+            });
     }
 
-    /// The ids that have changed since this was last asked.
-    pub(crate) fn take_changed(&self) -> Vec<Uuid> {
-        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Ready when something has changed.
-    pub(crate) async fn changed(&self) {
-        self.wake.notified().await;
+    /// Tells of every change from now on, until what is returned is dropped.
+    pub(crate) fn follow(&self) -> Changes {
+        let news = Arc::new(News::default());
+        let followers = self.followers.lock();
+        let mut followers = followers.unwrap_or_else(PoisonError::into_inner);
+        followers.push(Arc::downgrade(&news));
+        Changes(news)
     }
 }

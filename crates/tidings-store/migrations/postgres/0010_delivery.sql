@@ -17,18 +17,22 @@ CREATE TABLE subscriptions (
 
 CREATE INDEX subscriptions_of_tenant ON subscriptions (tenant, id);
 
--- How far the log has been gone through for everybody who has no place of its own.
+-- How far the log has been gone through for everybody who has no place of its own, by share of the tenants.
 CREATE TABLE delivery_cursors (
+    share       TEXT COLLATE "C" NOT NULL,
     topic       TEXT COLLATE "C" NOT NULL,
     partition   BIGINT NOT NULL,
     next_offset BIGINT NOT NULL,
     crc         BIGINT,
-    PRIMARY KEY (topic, partition)
+    PRIMARY KEY (share, topic, partition)
 );
 
--- The last sequence number below the cursors, and the places of a subscription that differ from them.
+-- The last sequence number below the cursors, and the places of a subscription that differ from them. The slot is
+-- where its tenant falls: modulo the number of shares it names the tenant's share.
 CREATE TABLE delivery_progress (
     subscription TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    tenant       TEXT COLLATE "C" NOT NULL,
+    slot         BIGINT NOT NULL,
     sequence     BIGINT NOT NULL,
     places       TEXT   NOT NULL,
     crc          BIGINT
@@ -39,6 +43,7 @@ CREATE TABLE pending_deliveries (
     subscription TEXT COLLATE "C" NOT NULL,
     sequence     BIGINT NOT NULL,
     tenant       TEXT COLLATE "C" NOT NULL,
+    slot         BIGINT NOT NULL,
     event_id     TEXT COLLATE "C" NOT NULL,
     lane         TEXT,
     attempts     BIGINT NOT NULL,

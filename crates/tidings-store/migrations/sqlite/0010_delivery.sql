@@ -17,18 +17,22 @@ CREATE TABLE subscriptions (
 
 CREATE INDEX subscriptions_of_tenant ON subscriptions (tenant, id);
 
--- How far the log has been gone through for everybody who has no place of its own.
+-- How far the log has been gone through for everybody who has no place of its own, by share of the tenants.
 CREATE TABLE delivery_cursors (
+    share       TEXT    NOT NULL,
     topic       TEXT    NOT NULL,
     partition   INTEGER NOT NULL,
     next_offset INTEGER NOT NULL,
     crc         INTEGER,
-    PRIMARY KEY (topic, partition)
+    PRIMARY KEY (share, topic, partition)
 ) STRICT;
 
--- The last sequence number below the cursors, and the places of a subscription that differ from them.
+-- The last sequence number below the cursors, and the places of a subscription that differ from them. The slot is
+-- where its tenant falls: modulo the number of shares it names the tenant's share.
 CREATE TABLE delivery_progress (
     subscription TEXT    NOT NULL PRIMARY KEY,
+    tenant       TEXT    NOT NULL,
+    slot         INTEGER NOT NULL,
     sequence     INTEGER NOT NULL,
     places       TEXT    NOT NULL,
     crc          INTEGER
@@ -39,6 +43,7 @@ CREATE TABLE pending_deliveries (
     subscription TEXT    NOT NULL,
     sequence     INTEGER NOT NULL,
     tenant       TEXT    NOT NULL,
+    slot         INTEGER NOT NULL,
     event_id     TEXT    NOT NULL,
     lane         TEXT,
     attempts     INTEGER NOT NULL,

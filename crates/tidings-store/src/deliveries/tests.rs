@@ -54,14 +54,17 @@ fn dead(id: u128, error: &str) -> DeadLetterRow {
 #[tokio::test]
 async fn what_is_flushed_is_there_and_written_again_replaces() {
     on_each_database(async |store| {
+        let all = Share::ALL;
         let room = store.deliveries();
         let cursor = CursorRow {
+            share: Share::ALL.to_string(),
             topic: "platform.data.events".parse().unwrap(),
             partition: 3,
             next_offset: 9,
         };
         let progress = ProgressRow {
             subscription: Uuid::from_u128(1),
+            tenant: tenant(),
             sequence: 1,
             places: "{}".into(),
         };
@@ -80,15 +83,28 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
         flush.cursors[0].next_offset = 12;
         room.flush(&flush).await.unwrap();
         assert_eq!(room.cursors().await.unwrap(), flush.cursors);
-        assert_eq!(room.progress().await.unwrap(), [progress]);
-        assert_eq!(room.beyond_progress().await.unwrap(), [attempt(2, 1)]);
-        assert_eq!(room.due(15, 9).await.unwrap(), [pending(2, "waiting", 15)]);
-        assert_eq!(room.due(20, 9).await.unwrap().len(), 2);
-        assert_eq!(room.next_due(14).await.unwrap(), Some(15));
+        assert_eq!(room.progress(all).await.unwrap(), [progress]);
+        assert_eq!(room.beyond_progress(all).await.unwrap(), [attempt(2, 1)]);
         assert_eq!(
-            room.lanes().await.unwrap(),
-            [(Uuid::from_u128(1), "k".to_owned())]
+            room.due(all, 15, 9).await.unwrap(),
+            [pending(2, "waiting", 15)]
         );
+        assert_eq!(room.due(all, 20, 9).await.unwrap().len(), 2);
+        assert_eq!(room.next_due(all, 14).await.unwrap(), Some(15));
+        assert_eq!(
+            room.lanes(all).await.unwrap(),
+            [(Uuid::from_u128(1), "k".to_owned(), false)]
+        );
+        let other = Share {
+            number: 1 - partition_of(b"acme", 2),
+            of: 2,
+        };
+        assert_eq!(room.progress(other).await.unwrap(), []);
+        assert_eq!(room.beyond_progress(other).await.unwrap(), []);
+        assert_eq!(room.pending_beyond_progress(other).await.unwrap(), []);
+        assert_eq!(room.due(other, 20, 9).await.unwrap(), []);
+        assert_eq!(room.next_due(other, 14).await.unwrap(), None);
+        assert_eq!(room.lanes(other).await.unwrap(), []);
         let one = Uuid::from_u128(1);
         let lane = room.pending_of(one, Some("k"), 2, 9).await.unwrap();
         assert_eq!(lane, [pending(3, "behind", 0)]);
@@ -111,7 +127,11 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             ..Flush::default()
         };
         room.flush(&settled).await.unwrap();
-        assert_eq!(room.next_due(0).await.unwrap(), None);
+        assert_eq!(room.next_due(all, 0).await.unwrap(), None);
+        assert_eq!(
+            room.lanes(all).await.unwrap(),
+            [(one, "k".to_owned(), true)]
+        );
         assert_eq!(room.forget_attempts(10).await.unwrap(), 0);
         assert_eq!(room.forget_attempts(11).await.unwrap(), 3);
     })

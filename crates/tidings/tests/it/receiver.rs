@@ -10,13 +10,20 @@ use serde_json::Value;
 use crate::harness::PATIENCE;
 
 /// One request that arrived.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Hit {
     /// Names in lower case, and values.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
     /// What it was answered with.
     pub(crate) status: u16,
+}
+
+impl std::fmt::Debug for Hit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let body = String::from_utf8_lossy(&self.body);
+        write!(f, "{} {:?} {body}", self.status, self.headers)
+    }
 }
 
 impl Hit {
@@ -38,7 +45,7 @@ impl Hit {
     }
 }
 
-/// The status for a request, which may look at it and at those before.
+/// The status for a request, which may look at it and at those before; 0 dies instead of answering.
 type Answer = dyn Fn(&Hit, &[Hit]) -> u16 + Send + Sync;
 
 struct Shared {
@@ -126,7 +133,10 @@ fn serve(stream: TcpStream, shared: &Shared) {
         let mut hits = shared.hits.lock().expect("not poisoned");
         hit.status = answer(&hit, &hits);
         let text = format!("HTTP/1.1 {} -\r\nContent-Length: 2\r\n\r\nok", hit.status);
-        // What is not answered is not remembered as taken.
+        if hit.status == 0 {
+            hits.push(hit);
+            return;
+        }
         let sent = writer.write_all(text.as_bytes());
         hits.push(hit);
         shared.arrived.notify_all();

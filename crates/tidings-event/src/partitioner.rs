@@ -1,11 +1,16 @@
 //! Kafka's own default partitioner, so that a tenant keeps its partition when its installation moves to Kafka.
 
-/// The partition of a key: murmur2 of its UTF-8 bytes, made positive, modulo the number of partitions.
+/// The partition of a key: its [slot](slot_of) modulo the number of partitions.
 ///
 /// # Panics
 /// When `partitions` is 0: a topic has at least one.
 pub fn partition_of(key: &[u8], partitions: u32) -> u32 {
-    (murmur2(key) & 0x7fff_ffff) % partitions
+    slot_of(key) % partitions
+}
+
+/// Where a key falls, whatever the number of partitions: murmur2 of its bytes, made positive.
+pub fn slot_of(key: &[u8]) -> u32 {
+    murmur2(key) & 0x7fff_ffff
 }
 
 /// MurmurHash2, 32 bits, with the seed that Kafka's Java client uses.

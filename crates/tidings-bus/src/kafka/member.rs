@@ -1,0 +1,154 @@
+//! A place in a consumer group that shares a topic's partitions out, without reading any: who has a partition looks
+//! after the tenants whose keys fall on it, in all topics.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::{ClientContext, TopicPartitionList};
+use tidings_event::Topic;
+use tokio::runtime::Handle;
+
+use super::Config;
+use super::topics::Topics;
+use crate::group::{Desk, Membership};
+
+/// A member that says nothing for so long is dead: its partitions go to others (Kafka's own lower limit).
+const DEAD_AFTER: &str = "6000";
+/// How often a member says that it lives, and hears that partitions are to change hands.
+const HEARTBEAT: &str = "1000";
+/// How often the thread looks whether it is to end.
+const POLL: Duration = Duration::from_millis(100);
+/// How long partitions that go to another may be worked on: longer than deliveries drain for.
+const LET_GO: Duration = Duration::from_secs(8);
+/// The wait before the topic is asked for again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Hears from the group which partitions come and go.
+struct Listener {
+    desk: Arc<Desk>,
+    of: u32,
+}
+
+impl ClientContext for Listener {}
+
+impl ConsumerContext for Listener {
+    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(list) = rebalance {
+            let partitions = numbers(list);
+            if !self.desk.take_back(&partitions, LET_GO) {
+                tracing::warn!(
+                    ?partitions,
+                    "partitions go to another before they are let go"
+                );
+            }
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => {
+                // What is in them is read elsewhere.
+                if let Err(error) = consumer.pause(list) {
+                    tracing::warn!(%error, "assigned partitions are read needlessly");
+                }
+                self.desk.give(numbers(list), self.of);
+            }
+            Rebalance::Revoke(_) => {}
+            Rebalance::Error(error) => tracing::warn!(%error, "partitions are not shared out"),
+        }
+    }
+}
+
+fn numbers(list: &TopicPartitionList) -> BTreeSet<u32> {
+    let elements = list.elements();
+    let numbers = elements
+        .iter()
+        .filter_map(|it| u32::try_from(it.partition()).ok());
+    numbers.collect()
+}
+
+/// The thread that keeps the place; its drop ends it and leaves the group.
+struct Member {
+    stopping: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of a consumer group's member panicked");
+        }
+    }
+}
+
+/// Joins a group. The topic is made if it does not exist; until it does, nothing is shared out.
+///
+/// # Panics
+/// Outside a runtime.
+pub(super) fn join(config: &Config, topics: Arc<Topics>, group: &str, topic: &Topic) -> Membership {
+    let desk = Arc::new(Desk::default());
+    let stopping = Arc::new(AtomicBool::new(false));
+    let mut client = config.client(&[
+        ("enable.auto.commit", "false"),
+        ("auto.offset.reset", "latest"),
+        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("session.timeout.ms", DEAD_AFTER),
+        ("heartbeat.interval.ms", HEARTBEAT),
+        ("fetch.message.max.bytes", "16384"),
+        ("queued.min.messages", "1"),
+    ]);
+    client.set("group.id", format!("{}{group}", config.topic_prefix));
+    let (handle, topic) = (Handle::current(), topic.clone());
+    let (at, stop) = (Arc::clone(&desk), Arc::clone(&stopping));
+    let run = move || {
+        let ended = || stop.load(Ordering::Relaxed);
+        let of = loop {
+            match handle.block_on(topics.ensure(&topic)) {
+                Ok(of) => break of,
+                Err(error) => {
+                    tracing::debug!(%error, %topic, "the topic to share out is not there yet");
+                }
+            }
+            if ended() {
+                return;
+            }
+            std::thread::park_timeout(AGAIN);
+        };
+        let listener = Listener { desk: at, of };
+        let consumer: BaseConsumer<Listener> = match client.create_with_context(listener) {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                tracing::error!(%error, "the Kafka client refuses to join a consumer group");
+                return;
+            }
+        };
+        let name = topics.name(&topic).into_owned();
+        if let Err(error) = consumer.subscribe(&[&name]) {
+            tracing::error!(%error, "the Kafka client refuses to join a consumer group");
+            return;
+        }
+        while !ended() {
+            if let Some(Err(error)) = consumer.poll(POLL) {
+                tracing::debug!(%error, "as a member of a consumer group");
+            }
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name("kafka-member".into())
+        .spawn(run);
+    let thread = thread.map_err(|error| tracing::error!(%error, "a thread could not be started"));
+    let member = Member {
+        stopping,
+        thread: Mutex::new(thread.ok()),
+    };
+    Membership::new(desk, member)
+}

@@ -1,0 +1,110 @@
+//! Who delivers what: replicas share the tenants among them.
+//!
+//! A share is the tenants whose key falls on one partition of source A's topic; the bus's consumer group says which
+//! replica has which. Each share has a dispatcher of its own, which knows nothing but what the store says when it
+//! begins, and has written all it knows when it ends. A share that goes to another replica is let go after that;
+//! where a replica died, what it had sent but not written is sent once more by its follower, under the same
+//! `webhook-id`.
+
+use std::collections::HashMap;
+
+use tidings_bus::Membership;
+use tidings_store::Share;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::{AFTER_FAILURE, Dispatcher, Means};
+use crate::rulebook::Route;
+
+/// What the replicas' consumer group is called.
+const GROUP: &str = "tidings-deliveries";
+
+/// The deliveries of this process.
+pub struct Deliveries {
+    means: Means,
+}
+
+impl Deliveries {
+    pub(crate) fn new(means: Means) -> Self {
+        Self { means }
+    }
+
+    #[cfg(test)]
+    pub(super) fn means(&self) -> Means {
+        self.means.clone()
+    }
+
+    /// Delivers what this process has to, until `stopped` is ready.
+    pub async fn run(self, stopped: impl Future<Output = ()>) {
+        // A store of one process has no other replica to share with, whatever the bus.
+        let shared = self.means.store.replicas().is_some();
+        let topic = Route::fallback().topic;
+        match shared.then(|| self.means.bus.join(GROUP, &topic)).flatten() {
+            None => deliver(self.means, Share::ALL, stopped).await,
+            Some(membership) => self.run_shares(membership, stopped).await,
+        }
+    }
+
+    async fn run_shares(self, mut membership: Membership, stopped: impl Future<Output = ()>) {
+        let mut stopped = std::pin::pin!(stopped);
+        let mut running: HashMap<Share, oneshot::Sender<()>> = HashMap::new();
+        let mut dispatchers = JoinSet::new();
+        let mut ending = false;
+        loop {
+            let shares = membership.shares();
+            let mine = |share: &Share| {
+                !ending && shares.of == share.of && shares.partitions.contains(&share.number)
+            };
+            // Dropping the sender ends the dispatcher.
+            running.retain(|share, _| mine(share));
+            for number in shares.partitions.iter().copied().filter(|_| !ending) {
+                let share = Share {
+                    number,
+                    of: shares.of,
+                };
+                if !running.contains_key(&share) && membership.hold(number) {
+                    let (end, ended) = oneshot::channel();
+                    running.insert(share, end);
+                    let means = self.means.clone();
+                    dispatchers.spawn(async move {
+                        deliver(means, share, async { drop(ended.await) }).await;
+                        share
+                    });
+                }
+            }
+            tokio::select! {
+                () = &mut stopped, if !ending => ending = true,
+                () = membership.changed() => {}
+                Some(ended) = dispatchers.join_next() => match ended {
+                    Ok(share) => membership.let_go(share.number),
+                    Err(error) => tracing::error!(%error, "a dispatcher did not come to an end"),
+                },
+                else => {}
+            }
+            if ending && dispatchers.is_empty() {
+                break;
+            }
+        }
+        let left = tokio::task::spawn_blocking(move || drop(membership)).await;
+        if let Err(error) = left {
+            tracing::error!(%error, "the group of those who deliver was not left");
+        }
+    }
+}
+
+/// Delivers a share until `stopped` is ready.
+async fn deliver(means: Means, share: Share, stopped: impl Future<Output = ()>) {
+    let mut stopped = std::pin::pin!(stopped);
+    loop {
+        match Dispatcher::open(means.clone(), share).await {
+            Ok(dispatcher) => return dispatcher.run(stopped).await,
+            Err(refusal) => {
+                tracing::error!(detail = refusal.detail, %share, "deliveries cannot begin");
+            }
+        }
+        tokio::select! {
+            () = &mut stopped => return,
+            () = tokio::time::sleep(AFTER_FAILURE) => {}
+        }
+    }
+}
