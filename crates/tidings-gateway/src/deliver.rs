@@ -17,6 +17,7 @@ mod lead;
 mod queue;
 mod read;
 pub mod record;
+mod replay;
 mod retry;
 mod schedule;
 pub mod target;
@@ -181,6 +182,8 @@ struct Dispatcher {
     breakers: HashMap<(TenantId, String), Breaker>,
     /// When to look at a queue again that could not go on.
     wakes: BTreeSet<(i64, Uuid)>,
+    /// What is sent again.
+    replays: replay::Replaying,
     in_flight: JoinSet<Ended>,
     /// Pending deliveries in memory.
     at_hand: HashSet<(Uuid, u64)>,
@@ -231,6 +234,7 @@ impl Dispatcher {
             tenants: HashMap::new(),
             breakers: HashMap::new(),
             wakes: BTreeSet::new(),
+            replays: replay::Replaying::default(),
             in_flight: JoinSet::new(),
             at_hand: HashSet::new(),
             flush: Flush::default(),
@@ -285,6 +289,8 @@ impl Dispatcher {
             }
         }
         for (subscription, lane) in rows.lanes().await.map_err(store_fault)? {
+            // What its head was may have been settled just before.
+            self.lanes_to_advance.insert((subscription, lane.clone()));
             self.saved_lanes.entry(subscription).or_default().push(lane);
         }
         // Whoever has a place of its own wants to catch up from it.
@@ -353,6 +359,7 @@ impl Dispatcher {
         self.take_changes();
         self.read().await?;
         self.catch_up().await?;
+        self.replay().await?;
         self.due().await?;
         self.advance_lanes().await?;
         self.start();

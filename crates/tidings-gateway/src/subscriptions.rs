@@ -5,12 +5,13 @@
 
 mod in_force;
 pub(crate) mod of_extensions;
+mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tidings_bus::{Bus, Partition, partition_of};
 use tidings_egress::{Client, Secret};
 use tidings_event::{Code, Event, Service, TenantId};
@@ -29,6 +30,7 @@ use crate::secrets::{Vault, random};
 use crate::subscription::{self, Auth, Start, State, Subscription};
 
 pub use in_force::InForce;
+use stored::{merge, place, split, stored};
 
 /// How many rows are read at once.
 const PAGE: u32 = 1_000;
@@ -450,7 +452,7 @@ impl Subscriptions {
     }
 
     /// The offsets in each topic's partition of the tenant that a beginning stands for.
-    async fn places(
+    pub(crate) async fn places(
         &self,
         tenant: &TenantId,
         from: From,
@@ -532,49 +534,8 @@ impl Subscriptions {
             start,
             signing: signing.collect::<Result<_, _>>()?,
             document: Arc::new(wanted.document),
+            copy: None,
         })
-    }
-}
-
-fn place(id: Uuid) -> String {
-    format!("subscription {id}")
-}
-
-/// The document as it is kept: what is shown, and where it begins.
-fn stored(mut document: Map<String, Value>, start: &Start) -> String {
-    document.insert("start".into(), json!(start));
-    Value::Object(document).to_string()
-}
-
-/// What is shown, without any mark of a credential, and where it begins.
-fn split(row: &SubscriptionRow) -> Result<(Map<String, Value>, Start), Refusal> {
-    let unread = |error| Refusal::fault("Reading a subscription", &error);
-    let mut document: Map<String, Value> = serde_json::from_str(&row.document).map_err(unread)?;
-    let start = document.remove("start").unwrap_or_default();
-    let start = serde_json::from_value(start).map_err(unread)?;
-    if let Some(target) = document.get_mut("target").and_then(Value::as_object_mut) {
-        target.remove("auth");
-    }
-    Ok((document, start))
-}
-
-/// RFC 7396.
-fn merge(document: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *document = patch.clone();
-        return;
-    };
-    if !document.is_object() {
-        *document = json!({});
-    }
-    for (name, value) in patch {
-        if value.is_null() {
-            if let Some(members) = document.as_object_mut() {
-                members.remove(name);
-            }
-        } else {
-            merge(&mut document[name], value);
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use utoipa::{OpenApi, ToSchema};
 use crate::request::SESSION;
 use crate::surface::{
     api_keys, catalogs, cloudevents, dead_letters, deliveries, documents, events, extensions,
-    modules, operations, publish, sessions, subscriptions, workspaces,
+    modules, operations, publish, replays, sessions, subscriptions, workspaces,
 };
 
 /// An event to publish (source A).
@@ -165,6 +165,11 @@ pub(crate) struct Problem {
         dead_letters::replay,
         dead_letters::replay_all,
         dead_letters::delete,
+        replays::of_history,
+        replays::list,
+        replays::get,
+        replays::cancel,
+        replays::resume,
         sessions::begin,
         sessions::end,
         workspaces::tenant,

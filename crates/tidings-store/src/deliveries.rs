@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::dead_letters::DeadLetterRow;
 use crate::pool::{Columns, Connections, on_either};
+use crate::replays::ReplayStep;
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, whole};
 
@@ -97,9 +98,21 @@ pub struct Flush {
     pub cursors: Vec<CursorRow>,
     /// Subscriptions that are deleted: nothing of them is pending, and they have no place.
     pub forgotten: Vec<Uuid>,
+    /// Replays that came further.
+    pub replays: Vec<ReplayStep>,
 }
 
 impl Flush {
+    /// What is to be written of a replay.
+    pub fn replay(&mut self, id: Uuid, at_ms: i64) -> &mut ReplayStep {
+        let known = self.replays.iter().position(|step| step.id == id);
+        let index = known.unwrap_or_else(|| {
+            self.replays.push(ReplayStep::new(id, at_ms));
+            self.replays.len() - 1
+        });
+        &mut self.replays[index]
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.attempts.is_empty()
@@ -110,6 +123,7 @@ impl Flush {
             && self.progress.is_empty()
             && self.cursors.is_empty()
             && self.forgotten.is_empty()
+            && self.replays.is_empty()
     }
 }
 
@@ -122,7 +136,7 @@ pub struct Deliveries<'a> {
 /// Rows of one statement: SQLite takes 32,766 values in one.
 const ROWS: usize = 500;
 
-fn number(value: u64) -> i64 {
+pub(crate) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -253,6 +267,10 @@ macro_rules! write_flush {
                     .execute(&mut *$transaction)
                     .await?;
             }
+        }
+        for step in &$flush.replays {
+            // A damaged one is reported to whoever reads it; deliveries go on.
+            let _ = crate::replays::step!($transaction, step);
         }
     };
 }

@@ -10,7 +10,8 @@ use tidings_event::{Code, TenantId};
 use tidings_store::SubscriptionRow;
 use uuid::Uuid;
 
-use super::{Change, From, Secrets, SigningSecret, Subscriptions, stored};
+use super::stored::stored;
+use super::{Change, From, Secrets, SigningSecret, Subscriptions};
 use crate::access::Caller;
 use crate::audit::Actor;
 use crate::publish::refusal::{Refusal, Rule};

@@ -67,7 +67,9 @@ fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
         Format::Structured => {
             let mut body = Vec::with_capacity(event.data.len() + 512);
             let mut serializer = serde_json::Serializer::new(&mut body);
-            let written = event.write(&mut serializer, &[("replayed", json!(true))]);
+            let mut added = vec![("replayed", json!(true))];
+            added.extend(handover.replay.map(|replay| ("replayid", json!(replay))));
+            let written = event.write(&mut serializer, &added);
             written.expect("an event is always writable as JSON");
             (STRUCTURED.into(), Vec::new(), body.into())
         }
@@ -84,6 +86,9 @@ fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
                 .collect();
             if handover.replayed {
                 attributes.push(("ce-replayed".into(), "true".into()));
+            }
+            if let Some(replay) = handover.replay {
+                attributes.push(("ce-replayid".into(), replay.to_string()));
             }
             let body = Bytes::copy_from_slice(event.data.as_bytes());
             (content_type.to_owned(), attributes, body)
@@ -139,7 +144,7 @@ fn headers(
     body: &[u8],
 ) -> Vec<(String, String)> {
     let subscription = &handover.subscription;
-    let id = message_id(handover.event.event_id, subscription.id);
+    let id = message_id(handover.event.event_id, subscription.addressed());
     let timestamp = handover.now_ms.div_euclid(1_000);
     let in_force = subscription.signing.iter();
     let in_force = in_force.filter(|(_, ends)| ends.is_none_or(|ends| ends > handover.now_ms));
@@ -152,10 +157,15 @@ fn headers(
     add("webhook-id", id);
     add("webhook-timestamp", timestamp.to_string());
     add("webhook-signature", signatures.join(" "));
-    add("tidings-sequence", handover.sequence.to_string());
-    add("tidings-subscription", subscription.id.to_string());
+    if handover.sequence > 0 {
+        add("tidings-sequence", handover.sequence.to_string());
+    }
+    add("tidings-subscription", subscription.addressed().to_string());
     if handover.replayed {
         add("tidings-replayed", "true".into());
+    }
+    if let Some(replay) = handover.replay {
+        add("tidings-replay", replay.to_string());
     }
     if let Some(traceparent) = &handover.event.traceparent {
         add("traceparent", traceparent.clone());
