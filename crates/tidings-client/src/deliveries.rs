@@ -101,6 +101,11 @@ impl Client {
             .await
     }
 
+    /// Sends a subscription's receiver what it must cope with: `passed`, and how it answered in `cases`.
+    pub async fn test_subscription(&self, id: &str) -> Result<Value, Error> {
+        self.change(id, "test", Repeat::IfNotDone, None).await
+    }
+
     /// What a subscription's messages are verified with.
     pub async fn get_subscription_secret(&self, id: &str) -> Result<Value, Error> {
         self.get(&["v1", "subscriptions", id, "secret"])

@@ -146,6 +146,9 @@ pub(crate) struct Start {
     /// The extension that it stands for, if it is not its tenant's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<Owner>,
+    /// The URL whose receiver has passed the conformance test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) passed_for: Option<String>,
 }
 
 /// A receiver over HTTP.
@@ -278,6 +281,8 @@ struct Document {
     delivery: DeliveryDocument,
     #[serde(default)]
     enabled: Option<bool>,
+    #[serde(default)]
+    require_conformance: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -366,6 +371,9 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
     shown.insert("filter".into(), filter_document);
     shown.insert("target".into(), target_shown(&given.target));
     shown.insert("delivery".into(), serde_json::json!(given.delivery));
+    if given.require_conformance {
+        shown.insert("requireConformance".into(), true.into());
+    }
     Ok(Wanted {
         name,
         filter,

@@ -3,6 +3,7 @@
 //! Cast: the room [`Subscriptions`], through which tenants change them; [`InForce`], what the dispatcher
 //! matches events against, changed by difference since there may be a million.
 
+pub mod conformance;
 mod in_force;
 pub(crate) mod of_extensions;
 mod stored;
@@ -82,6 +83,8 @@ pub enum Change {
     Seek(From),
     /// Something happened, so that nothing is sent until its owner resumes it.
     Disable(String),
+    /// The receiver of this URL has passed the conformance test.
+    Conforms(String),
     /// A new signing secret; those before stay good for so long.
     Rotate {
         /// The new one.
@@ -175,14 +178,14 @@ impl Subscriptions {
         let start = Start {
             number: 1,
             places: self.places(&tenant, from).await?,
-            owner: None,
+            ..Start::default()
         };
         let id = self.clock.new_id();
         let now = self.clock.now_ms();
-        let row = SubscriptionRow {
+        let mut row = SubscriptionRow {
             id,
             tenant,
-            document: stored(wanted.document, &start),
+            document: stored(wanted.document.clone(), &start),
             secrets: self.close(id, &secrets),
             state: state.as_str().into(),
             reason: None,
@@ -191,6 +194,7 @@ impl Subscriptions {
             updated_at_ms: now,
             change: 0,
         };
+        conformance::hold_back(&mut row, &wanted.document, &start);
         let actor = Actor::Caller(caller.clone());
         let room = self.clone();
         let made = to_its_end(async move { room.keep(row, &actor, "subscription.created").await });
@@ -282,7 +286,7 @@ impl Subscriptions {
             let row = self.row(tenant, id).await?;
             let next = self.changed(row, change).await?;
             let action = match change {
-                Change::Patch(_) | Change::Seek(_) => "subscription.updated",
+                Change::Patch(_) | Change::Seek(_) | Change::Conforms(_) => "subscription.updated",
                 Change::Pause => "subscription.paused",
                 Change::Resume => "subscription.resumed",
                 Change::Disable(_) => "subscription.disabled",
@@ -355,9 +359,10 @@ impl Subscriptions {
                 start = Start {
                     number: start.number + 1,
                     places: self.places(&row.tenant, *from).await?,
-                    owner: start.owner,
+                    ..start
                 };
             }
+            Change::Conforms(url) => start.passed_for = Some(url.clone()),
             Change::Rotate { secret, overlap } => {
                 let new = match secret {
                     None => Secret::from_random(random()),
@@ -382,6 +387,7 @@ impl Subscriptions {
                 secrets.signing.insert(0, newest);
             }
         }
+        conformance::hold_back(&mut row, &document, &start);
         row.document = stored(document, &start);
         row.secrets = self.close(row.id, &secrets);
         row.revision += 1;

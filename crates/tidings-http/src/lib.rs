@@ -98,6 +98,7 @@ fn deliveries() -> Router<House> {
         .route(&format!("{one}/events"), get(deliveries::missed))
         .route(&format!("{one}/parked"), get(deliveries::parked))
         .route(&format!("{one}/parked/release"), post(deliveries::release))
+        .route(&format!("{one}/test"), post(subscriptions::test))
         .route(&format!("{one}/replay"), post(replays::of_history))
         .route("/v1/replays", get(replays::list))
         .route("/v1/replays/{replayId}", get(replays::get))

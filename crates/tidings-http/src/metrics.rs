@@ -18,7 +18,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 51] = [
+const ROUTES: [&str; 52] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -48,6 +48,7 @@ const ROUTES: [&str; 51] = [
     "/v1/subscriptions/{subscriptionId}/parked",
     "/v1/subscriptions/{subscriptionId}/parked/release",
     "/v1/subscriptions/{subscriptionId}/replay",
+    "/v1/subscriptions/{subscriptionId}/test",
     "/v1/modules",
     "/v1/modules/{moduleId}/manifest",
     "/v1/catalogs",

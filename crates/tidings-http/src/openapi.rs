@@ -155,6 +155,7 @@ pub(crate) struct Problem {
         subscriptions::skip_backlog,
         subscriptions::secret,
         subscriptions::rotate,
+        subscriptions::test,
         deliveries::trace,
         deliveries::explain,
         deliveries::missed,

@@ -88,6 +88,7 @@ impl Subscriptions {
             number: 1,
             places: self.places(&new.tenant, new.from).await?,
             owner: Some(new.owner),
+            passed_for: None,
         };
         let state = if new.active {
             State::Active

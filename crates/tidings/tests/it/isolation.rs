@@ -29,7 +29,7 @@ enum Foreign {
 
 use Foreign::{Closed, Forbidden, NotFound, Nothing, Own, Public, Shared};
 
-const TABLE: [(&str, &str, Foreign); 67] = [
+const TABLE: [(&str, &str, Foreign); 68] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -73,6 +73,7 @@ const TABLE: [(&str, &str, Foreign); 67] = [
         "/v1/subscriptions/{subscriptionId}/replay",
         NotFound,
     ),
+    ("post", "/v1/subscriptions/{subscriptionId}/test", NotFound),
     ("get", "/v1/replays", Nothing),
     ("get", "/v1/replays/{replayId}", NotFound),
     ("post", "/v1/replays/{replayId}/cancel", NotFound),

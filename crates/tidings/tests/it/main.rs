@@ -30,6 +30,7 @@ mod proxy;
 mod publish;
 mod raw_receiver;
 mod receiver;
+mod receiver_conformance;
 mod replays;
 mod replicas;
 mod servers;

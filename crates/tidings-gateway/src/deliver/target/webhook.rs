@@ -35,8 +35,7 @@ impl Webhooks {
 impl Target for Webhooks {
     fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
-            let (content_type, attributes, body) = written(&handover);
-            let headers = headers(&handover, &content_type, attributes, &body);
+            let (headers, body) = message(&handover);
             let subscription = &handover.subscription;
             let outgoing = Outgoing {
                 target: &subscription.target.url,
@@ -55,6 +54,13 @@ impl Target for Webhooks {
 /// What a message is called by: the same at every attempt.
 pub(crate) fn message_id(event_id: Uuid, subscription: Uuid) -> String {
     format!("{event_id}_{subscription}")
+}
+
+/// Headers and body, signed.
+pub(crate) fn message(handover: &Handover) -> (Vec<(String, String)>, Bytes) {
+    let (content_type, attributes, body) = written(handover);
+    let headers = headers(handover, &content_type, attributes, &body);
+    (headers, body)
 }
 
 /// Content type, attributes that go as headers, and body.
