@@ -190,6 +190,16 @@ pub(crate) enum Auth {
         username: String,
         password: Zeroizing<String>,
     },
+    /// A bearer token, fetched by OAuth 2.0 client credentials.
+    #[serde(rename_all = "camelCase")]
+    OAuth2 {
+        #[serde(with = "url")]
+        token_url: Target,
+        client_id: String,
+        client_secret: Zeroizing<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<String>,
+    },
 }
 
 impl std::fmt::Debug for Auth {
@@ -203,7 +213,25 @@ impl Auth {
         match self {
             Self::Bearer { .. } => "bearer",
             Self::Basic { .. } => "basic",
+            Self::OAuth2 { .. } => "oauth2",
         }
+    }
+}
+
+/// A URL as text.
+mod url {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use tidings_egress::Target;
+
+    pub(super) fn serialize<S: Serializer>(url: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(url)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Target, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
     }
 }
 

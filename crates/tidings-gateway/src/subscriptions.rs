@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
+use crate::deliver::target::webhook::Webhooks;
 use crate::events::unreadable;
 use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
@@ -98,7 +99,7 @@ pub enum Change {
 pub struct Subscriptions {
     store: Store,
     bus: Arc<dyn Bus>,
-    egress: Client,
+    webhooks: Webhooks,
     vault: Vault,
     outbox: Arc<Outbox>,
     clock: Clock,
@@ -118,7 +119,7 @@ impl Subscriptions {
         let room = Self {
             store,
             bus,
-            egress,
+            webhooks: Webhooks::new(egress),
             vault,
             outbox,
             clock,
@@ -446,14 +447,16 @@ impl Subscriptions {
 
     fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = subscription::parse(document)?;
-        self.egress.admit(&wanted.target.url).map_err(|error| {
-            Refusal::new(
-                Code::TargetNotAllowed,
-                Rule::Shape,
-                format!("The target cannot be used: {error}."),
-            )
-            .field("target.url")
-        })?;
+        let admitted = |url, field: &str| {
+            self.webhooks.client().admit(url).map_err(|error| {
+                let detail = format!("The target cannot be used: {error}.");
+                Refusal::new(Code::TargetNotAllowed, Rule::Shape, detail).field(field)
+            })
+        };
+        admitted(&wanted.target.url, "target.url")?;
+        if let Some(Auth::OAuth2 { token_url, .. }) = &wanted.target.auth {
+            admitted(token_url, "target.auth.tokenUrl")?;
+        }
         Ok(wanted)
     }
 

@@ -1,5 +1,6 @@
 //! What a delivery is handed over to. One kind exists now, [`webhook`]; topics, plugins and federation are others.
 
+pub(crate) mod oauth2;
 pub mod webhook;
 
 use std::ops::Deref;

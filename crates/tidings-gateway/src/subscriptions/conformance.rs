@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidings_egress::{EgressError, Outgoing, Secret};
+use tidings_egress::{EgressError, Secret};
 use tidings_event::event::rfc3339;
 use tidings_event::json::RawJson;
 use tidings_event::{Attribute, Data, Event, SchemaVersion};
@@ -153,13 +153,7 @@ impl Subscriptions {
             body = Bytes::from(text);
         }
         let begun = Instant::now();
-        let outgoing = Outgoing {
-            target: &subscription.target.url,
-            headers,
-            body,
-            timeout,
-        };
-        let answer = self.egress.post(outgoing).await;
+        let answer = self.webhooks.send(&handover, headers, body, timeout).await;
         let latency_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let taken = |status: u16| (200..300).contains(&status);
         let (status, error) = match answer {

@@ -22,6 +22,7 @@ mod issuer;
 mod jwt_attacks;
 mod limits;
 mod manifests;
+mod oauth2;
 mod on_kafka_alone;
 mod order_of_rules;
 mod outages;

@@ -73,8 +73,8 @@ fn a_subscription_that_requires_it_gets_nothing_until_its_receiver_passes() {
 
         let test = path(&made, "/test");
         let report = server.post(&test, &token, &json!({})).expect(200).json();
-        let taken = ["tampered-body", "old-timestamp", "wrong-key"];
-        assert_eq!(failed(&report), taken, "it takes everything: {report}");
+        let wrong = ["tampered-body", "old-timestamp", "wrong-key"];
+        assert_eq!(failed(&report), wrong, "it takes everything: {report}");
         assert_eq!(
             (&report["passed"], &report["state"]),
             (&json!(false), &json!("disabled"))
