@@ -101,6 +101,11 @@ impl Client {
             .await
     }
 
+    /// Sends a subscription's receiver what it must cope with: `passed`, and how it answered in `cases`.
+    pub async fn test_subscription(&self, id: &str) -> Result<Value, Error> {
+        self.change(id, "test", Repeat::IfNotDone, None).await
+    }
+
     /// What a subscription's messages are verified with.
     pub async fn get_subscription_secret(&self, id: &str) -> Result<Value, Error> {
         self.get(&["v1", "subscriptions", id, "secret"])
@@ -142,10 +147,49 @@ impl Client {
         request.send(self).await?.json()
     }
 
-    /// Sends all open ones again that the query fits; the answer says how many in `replaying`.
-    pub async fn replay_dead_letters(&self, query: &DeadLetterQuery) -> Result<Value, Error> {
+    /// Sends all open ones again that the query fits, at most so many a second. The answer is the replay:
+    /// [`get_replay`](Self::get_replay) of its `id` says how far it has come.
+    pub async fn replay_dead_letters(
+        &self,
+        query: &DeadLetterQuery,
+        rate: Option<u32>,
+    ) -> Result<Value, Error> {
+        let mut body = json!(query);
+        body["rate"] = json!(rate);
         let path = ["v1", "dead-letters", "replay"];
-        let request = self.post(&path, Repeat::IfNotDone, json!(query));
+        let request = self.post(&path, Repeat::IfNotDone, body);
+        request.send(self).await?.json()
+    }
+
+    /// Sends a subscription's history again: `{from, until, types, rate, routing, shadowUrl}`. With `dryRun`, says
+    /// what that would be.
+    pub async fn replay_history(&self, subscription: &str, plan: &Value) -> Result<Value, Error> {
+        let body = Some(plan.clone());
+        self.change(subscription, "replay", Repeat::IfNotDone, body)
+            .await
+    }
+
+    /// The newest of the tenant's replays, a page of them.
+    pub async fn list_replays(&self) -> Result<Page<Value>, Error> {
+        self.get(&["v1", "replays"]).await?.json()
+    }
+
+    /// How far a replay has come.
+    pub async fn get_replay(&self, id: &str) -> Result<Value, Error> {
+        self.get(&["v1", "replays", id]).await?.json()
+    }
+
+    /// Stops a replay where it is.
+    pub async fn cancel_replay(&self, id: &str) -> Result<Value, Error> {
+        let url = self.url(&["v1", "replays", id, "cancel"]);
+        let request = Request::new(Method::POST, url, Repeat::Safe);
+        request.send(self).await?.json()
+    }
+
+    /// Goes on with a replay that was cancelled.
+    pub async fn resume_replay(&self, id: &str) -> Result<Value, Error> {
+        let url = self.url(&["v1", "replays", id, "resume"]);
+        let request = Request::new(Method::POST, url, Repeat::Safe);
         request.send(self).await?.json()
     }
 

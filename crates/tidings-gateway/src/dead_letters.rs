@@ -1,6 +1,5 @@
 //! Deliveries that were given up: seen, sent again and removed by their tenant.
 
-use serde_json::json;
 use tidings_event::{Event, TenantId, cloudevents};
 use tidings_store::{AttemptRow, Flush, PendingRow, Store};
 pub use tidings_store::{DeadLetterQuery, DeadLetterRow};
@@ -8,12 +7,13 @@ use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
+use crate::deliver::record::{PendingDetail, Replayed};
 use crate::events::Events;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::{administered, reader};
 
-/// The most dead letters of one page, and of one step of a bulk replay.
+/// The most dead letters of one page.
 pub const MAX_PAGE: u32 = 1_000;
 
 /// The room.
@@ -61,36 +61,7 @@ impl DeadLetters {
     /// Sends one again, now, through the ordinary delivery and under its `webhook-id`. Success closes it.
     pub async fn replay(&self, caller: &Caller, id: Uuid) -> Result<(), Refusal> {
         let letter = self.owned(&administered(caller)?, id).await?;
-        self.again(&[letter]).await
-    }
-
-    /// The same for all open ones that a query asks for. Answers how many.
-    pub async fn replay_all(
-        &self,
-        caller: &Caller,
-        query: &DeadLetterQuery,
-    ) -> Result<usize, Refusal> {
-        let tenant = administered(caller)?;
-        let mut query = DeadLetterQuery {
-            state: Some("open"),
-            limit: MAX_PAGE,
-            ..query.clone()
-        };
-        let mut count = 0;
-        loop {
-            let letters = self
-                .store
-                .dead_letters()
-                .list(&tenant, &query)
-                .await
-                .map_err(store_fault)?;
-            let Some(last) = letters.last() else {
-                return Ok(count);
-            };
-            query.after = Some(last.id);
-            count += letters.len();
-            self.again(&letters).await?;
-        }
+        self.again(&letter).await
     }
 
     /// Removes one.
@@ -138,31 +109,51 @@ impl DeadLetters {
             .ok_or_else(|| Refusal::not_found("dead letter"))
     }
 
-    /// One transaction: they are pending again, and replaying. The dispatcher finds them.
-    async fn again(&self, letters: &[DeadLetterRow]) -> Result<(), Refusal> {
+    /// One transaction: it is pending again, and replaying. The dispatcher finds it.
+    async fn again(&self, letter: &DeadLetterRow) -> Result<(), Refusal> {
+        if letter.state != "open" {
+            return Ok(());
+        }
         let now = self.clock.now_ms();
         let mut flush = Flush::default();
-        for letter in letters.iter().filter(|letter| letter.state == "open") {
-            let detail =
-                json!({ "base": letter.attempts, "sinceMs": now, "deadLetter": letter.id });
-            flush.pending.push(PendingRow {
-                subscription: letter.subscription,
-                sequence: letter.sequence,
-                tenant: letter.tenant.clone(),
-                event_id: letter.event_id,
-                lane: None,
-                attempts: letter.attempts,
-                state: "waiting".into(),
-                next_at_ms: now,
-                detail: detail.to_string(),
-            });
-            flush.dead_states.push((letter.id, "replaying"));
-        }
+        flush.pending.push(pending(letter, now, now, None));
+        flush.dead_states.push((letter.id, "replaying"));
         self.store
             .deliveries()
             .flush(&flush)
             .await
             .map_err(store_fault)
+    }
+}
+
+/// A dead letter's delivery, to be tried again at a time from the beginning of its schedule.
+pub(crate) fn pending(
+    letter: &DeadLetterRow,
+    now_ms: i64,
+    at_ms: i64,
+    replay: Option<Uuid>,
+) -> PendingRow {
+    let detail = PendingDetail {
+        base: letter.attempts,
+        since_ms: now_ms,
+        dead_letter: Some(letter.id),
+        replay: replay.map(|id| Replayed {
+            id,
+            of: None,
+            number: None,
+        }),
+        ..PendingDetail::default()
+    };
+    PendingRow {
+        subscription: letter.subscription,
+        sequence: letter.sequence,
+        tenant: letter.tenant.clone(),
+        event_id: letter.event_id,
+        lane: None,
+        attempts: letter.attempts,
+        state: "waiting".into(),
+        next_at_ms: at_ms,
+        detail: serde_json::to_string(&detail).expect("plain members become JSON"),
     }
 }
 

@@ -16,6 +16,7 @@ mod flush;
 mod queue;
 mod read;
 pub mod record;
+mod replay;
 mod retry;
 mod schedule;
 mod share;
@@ -195,6 +196,8 @@ struct Dispatcher {
     breakers: HashMap<(TenantId, String), Breaker>,
     /// When to look at a queue again that could not go on.
     wakes: BTreeSet<(i64, Uuid)>,
+    /// What is sent again.
+    replays: replay::Replaying,
     in_flight: JoinSet<Ended>,
     /// Events that were read once more, for deliveries that wait.
     again: Cache<(TenantId, Uuid), Arc<Carried>, BySize>,
@@ -250,6 +253,7 @@ impl Dispatcher {
             tenants: HashMap::new(),
             breakers: HashMap::new(),
             wakes: BTreeSet::new(),
+            replays: replay::Replaying::default(),
             in_flight: JoinSet::new(),
             again: Cache::with_weighter(RECENT, RECENT_BYTES as u64, BySize),
             at_hand: HashSet::new(),
@@ -398,6 +402,7 @@ impl Dispatcher {
         self.take_changes();
         self.read().await?;
         self.catch_up().await?;
+        self.replay().await?;
         self.due().await?;
         self.advance_lanes().await?;
         self.start();

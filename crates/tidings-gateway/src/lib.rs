@@ -18,6 +18,7 @@ pub mod outbox;
 mod outbox_life;
 pub mod parked;
 pub mod publish;
+pub mod replays;
 pub mod replicas;
 pub mod rulebook;
 pub mod secrets;
@@ -49,6 +50,7 @@ use parked::Parked;
 use publish::command::Command;
 use publish::refusal::Refusal;
 use publish::{Explanation, Line, Published};
+use replays::Replays;
 use rulebook::{Route, Rulebook, Shelf};
 use secrets::Vault;
 use subscriptions::Subscriptions;
@@ -76,6 +78,8 @@ pub struct Gateway {
     pub dead_letters: DeadLetters,
     /// Keys that wait for somebody, and what receivers have missed.
     pub parked: Parked,
+    /// What is sent again.
+    pub replays: Replays,
     /// The installation's own events on their way to the bus; its relay wants to be run.
     pub outbox: Arc<Outbox>,
     /// Time and ids.
@@ -195,6 +199,13 @@ impl Gateway {
             subscriptions.clone(),
             clock.clone(),
         );
+        let replays = Replays::new(
+            store.clone(),
+            bus.clone(),
+            egress.clone(),
+            subscriptions.clone(),
+            clock.clone(),
+        );
         Ok(Self {
             access,
             events,
@@ -206,6 +217,7 @@ impl Gateway {
             subscriptions,
             dead_letters,
             parked,
+            replays,
             outbox,
             clock,
             limits,

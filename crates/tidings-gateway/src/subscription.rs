@@ -83,6 +83,58 @@ pub struct Subscription {
     pub(crate) signing: Vec<(Arc<Secret>, Option<i64>)>,
     /// As it is shown: filter, target and delivery, without any secret.
     pub document: Arc<Map<String, Value>>,
+    /// Of which it is a copy, for as long as history is sent again; then `id` is the replay's.
+    pub(crate) copy: Option<Copied>,
+}
+
+/// What a copy of a subscription is for: history is sent again through a queue of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// The subscription.
+    pub(crate) of: Uuid,
+    /// Whether it goes to another target, of which nothing may come back to the subscription.
+    pub(crate) shadow: bool,
+}
+
+impl Subscription {
+    /// The id that messages are addressed under.
+    pub fn addressed(&self) -> Uuid {
+        self.copy.map_or(self.id, |copy| copy.of)
+    }
+
+    /// Whether it goes to another target than the subscription's.
+    pub(crate) fn is_shadow(&self) -> bool {
+        self.copy.is_some_and(|copy| copy.shadow)
+    }
+
+    /// A copy through which history is sent again under the replay's id.
+    pub(crate) fn copied(
+        &self,
+        replay: Uuid,
+        rate_per_second: Option<u32>,
+        shadow: Option<Target>,
+    ) -> Self {
+        let mut copy = self.clone();
+        copy.id = replay;
+        // It has no place in the log.
+        copy.start = Start::default();
+        copy.copy = Some(Copied {
+            of: self.id,
+            shadow: shadow.is_some(),
+        });
+        // Nobody could release a key that is parked there.
+        copy.delivery.on_exhausted = OnExhausted::Skip;
+        copy.delivery.rate_per_second =
+            rate_per_second.or(self.delivery.rate_per_second.filter(|_| shadow.is_none()));
+        if let Some(url) = shadow {
+            copy.target.url = url;
+            // Credentials are for their own receiver.
+            copy.target.headers = Vec::new();
+            copy.target.auth = None;
+            copy.delivery.schedule = Some(Vec::new());
+        }
+        copy
+    }
 }
 
 /// Where a subscription begins. A new number means that it was moved.
@@ -94,6 +146,9 @@ pub(crate) struct Start {
     /// The extension that it stands for, if it is not its tenant's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<Owner>,
+    /// The URL whose receiver has passed the conformance test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) passed_for: Option<String>,
 }
 
 /// A receiver over HTTP.
@@ -135,6 +190,16 @@ pub(crate) enum Auth {
         username: String,
         password: Zeroizing<String>,
     },
+    /// A bearer token, fetched by OAuth 2.0 client credentials.
+    #[serde(rename_all = "camelCase")]
+    OAuth2 {
+        #[serde(with = "url")]
+        token_url: Target,
+        client_id: String,
+        client_secret: Zeroizing<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<String>,
+    },
 }
 
 impl std::fmt::Debug for Auth {
@@ -148,7 +213,25 @@ impl Auth {
         match self {
             Self::Bearer { .. } => "bearer",
             Self::Basic { .. } => "basic",
+            Self::OAuth2 { .. } => "oauth2",
         }
+    }
+}
+
+/// A URL as text.
+mod url {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use tidings_egress::Target;
+
+    pub(super) fn serialize<S: Serializer>(url: &Target, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(url)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Target, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
     }
 }
 
@@ -226,6 +309,8 @@ struct Document {
     delivery: DeliveryDocument,
     #[serde(default)]
     enabled: Option<bool>,
+    #[serde(default)]
+    require_conformance: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -314,6 +399,9 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
     shown.insert("filter".into(), filter_document);
     shown.insert("target".into(), target_shown(&given.target));
     shown.insert("delivery".into(), serde_json::json!(given.delivery));
+    if given.require_conformance {
+        shown.insert("requireConformance".into(), true.into());
+    }
     Ok(Wanted {
         name,
         filter,
@@ -493,101 +581,4 @@ pub fn duration(field: &str, text: &str, longest: Duration) -> Result<Duration, 
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn with(path: &str, value: Value) -> Value {
-        let mut document = json!({ "name": "orders", "target": { "kind": "webhook", "url": "https://a.example/h" } });
-        let (parent, member) = path.rsplit_once('/').unwrap();
-        for part in parent.split('/').filter(|part| !part.is_empty()) {
-            if document.pointer(&format!("/{part}")).is_none() {
-                document[part] = json!({});
-            }
-        }
-        document.pointer_mut(parent).unwrap()[member] = value;
-        document
-    }
-
-    #[test]
-    fn a_document_is_read_with_its_defaults_and_without_its_secrets() {
-        let mut document = with("/delivery/ordered", json!(true));
-        document["delivery"]["key"] = json!("subject");
-        document["delivery"]["retry"] =
-            json!({ "maxAttempts": 4, "backoff": "2s", "maxAge": "1h" });
-        document["target"]["auth"] = json!({ "kind": "bearer", "token": "s3cret" });
-        let wanted = parse(document).unwrap();
-        assert_eq!(wanted.delivery.key, Some(Key::Attribute("subject".into())));
-        assert_eq!(wanted.delivery.on_exhausted, OnExhausted::Park);
-        assert_eq!(wanted.delivery.max_in_flight, 16);
-        assert_eq!(wanted.delivery.timeout, Duration::from_secs(15));
-        let waits = wanted.delivery.schedule.as_deref().unwrap();
-        assert_eq!(waits, [2, 4, 8].map(Duration::from_secs));
-        let shown = Value::Object(wanted.document).to_string();
-        assert!(
-            !shown.contains("s3cret") && shown.contains(r#""auth":{"kind":"bearer"}"#),
-            "{shown}"
-        );
-        assert!(!format!("{:?}", wanted.target).contains("s3cret"));
-    }
-
-    #[test]
-    fn what_cannot_be_delivered_to_is_refused_with_its_field() {
-        for (path, value, field) in [
-            ("/name", json!(" "), "name"),
-            ("/other", json!(1), "body"),
-            ("/filter", json!({ "types": ["A"] }), "filter.types[0]"),
-            ("/target/kind", json!("pigeon"), "target.kind"),
-            ("/target/url", json!("ftp://a.example"), "target.url"),
-            (
-                "/target/headers",
-                json!({ "webhook-id": "1" }),
-                "target.headers.webhook-id",
-            ),
-            (
-                "/target/headers",
-                json!({ "a b": "1" }),
-                "target.headers.a b",
-            ),
-            (
-                "/target/headers",
-                json!({ "x": "a\nb" }),
-                "target.headers.x",
-            ),
-            ("/delivery/ordered", json!(true), "delivery.key"),
-            ("/delivery/key", json!("subject"), "delivery.key"),
-            (
-                "/delivery/onExhausted",
-                json!("park"),
-                "delivery.onExhausted",
-            ),
-            ("/delivery/maxInFlight", json!(0), "delivery.maxInFlight"),
-            (
-                "/delivery/rateLimit",
-                json!({ "perSecond": 0 }),
-                "delivery.rateLimit.perSecond",
-            ),
-            ("/delivery/timeout", json!("2h"), "delivery.timeout"),
-            ("/delivery/timeout", json!("5"), "delivery.timeout"),
-            (
-                "/delivery/retry",
-                json!({ "schedule": ["0s"] }),
-                "delivery.retry.schedule",
-            ),
-            (
-                "/delivery/retry",
-                json!({ "schedule": [], "maxAttempts": 1 }),
-                "delivery.retry",
-            ),
-            (
-                "/delivery/retry",
-                json!({ "maxAttempts": 101 }),
-                "delivery.retry",
-            ),
-        ] {
-            let refusal = parse(with(path, value)).unwrap_err();
-            assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
-        }
-    }
-}
+mod tests;

@@ -3,15 +3,17 @@
 //! Cast: the room [`Subscriptions`], through which tenants change them; [`InForce`], what the dispatcher
 //! matches events against, changed by difference since there may be a million.
 
+pub mod conformance;
 mod in_force;
 mod merge_patch;
 pub(crate) mod of_extensions;
+mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tidings_bus::{Bus, Partition, partition_of};
 use tidings_egress::{Client, Secret};
 use tidings_event::{Code, Event, Service, TenantId};
@@ -22,6 +24,7 @@ use uuid::Uuid;
 use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
+use crate::deliver::target::webhook::Webhooks;
 use crate::events::unreadable;
 use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
@@ -31,6 +34,7 @@ use crate::subscription::{self, Auth, Start, State, Subscription};
 
 pub(crate) use in_force::Changes;
 pub use in_force::InForce;
+use stored::{place, split, stored};
 
 /// How many rows are read at once.
 const PAGE: u32 = 1_000;
@@ -82,6 +86,8 @@ pub enum Change {
     Seek(From),
     /// Something happened, so that nothing is sent until its owner resumes it.
     Disable(String),
+    /// The receiver of this URL has passed the conformance test.
+    Conforms(String),
     /// A new signing secret; those before stay good for so long.
     Rotate {
         /// The new one.
@@ -95,7 +101,7 @@ pub enum Change {
 pub struct Subscriptions {
     store: Store,
     bus: Arc<dyn Bus>,
-    egress: Client,
+    webhooks: Webhooks,
     vault: Vault,
     outbox: Arc<Outbox>,
     clock: Clock,
@@ -115,7 +121,7 @@ impl Subscriptions {
         let room = Self {
             store,
             bus,
-            egress,
+            webhooks: Webhooks::new(egress),
             vault,
             outbox,
             clock,
@@ -175,14 +181,14 @@ impl Subscriptions {
         let start = Start {
             number: 1,
             places: self.places(&tenant, from).await?,
-            owner: None,
+            ..Start::default()
         };
         let id = self.clock.new_id();
         let now = self.clock.now_ms();
-        let row = SubscriptionRow {
+        let mut row = SubscriptionRow {
             id,
             tenant,
-            document: stored(wanted.document, &start),
+            document: stored(wanted.document.clone(), &start),
             secrets: self.close(id, &secrets),
             state: state.as_str().into(),
             reason: None,
@@ -191,6 +197,7 @@ impl Subscriptions {
             updated_at_ms: now,
             change: 0,
         };
+        conformance::hold_back(&mut row, &wanted.document, &start);
         let actor = Actor::Caller(caller.clone());
         let room = self.clone();
         let made = to_its_end(async move { room.keep(row, &actor, "subscription.created").await });
@@ -282,7 +289,7 @@ impl Subscriptions {
             let row = self.row(tenant, id).await?;
             let next = self.changed(row, change).await?;
             let action = match change {
-                Change::Patch(_) | Change::Seek(_) => "subscription.updated",
+                Change::Patch(_) | Change::Seek(_) | Change::Conforms(_) => "subscription.updated",
                 Change::Pause => "subscription.paused",
                 Change::Resume => "subscription.resumed",
                 Change::Disable(_) => "subscription.disabled",
@@ -355,9 +362,10 @@ impl Subscriptions {
                 start = Start {
                     number: start.number + 1,
                     places: self.places(&row.tenant, *from).await?,
-                    owner: start.owner,
+                    ..start
                 };
             }
+            Change::Conforms(url) => start.passed_for = Some(url.clone()),
             Change::Rotate { secret, overlap } => {
                 let new = match secret {
                     None => Secret::from_random(random()),
@@ -382,6 +390,7 @@ impl Subscriptions {
                 secrets.signing.insert(0, newest);
             }
         }
+        conformance::hold_back(&mut row, &document, &start);
         row.document = stored(document, &start);
         row.secrets = self.close(row.id, &secrets);
         row.revision += 1;
@@ -440,19 +449,21 @@ impl Subscriptions {
 
     fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = subscription::parse(document)?;
-        self.egress.admit(&wanted.target.url).map_err(|error| {
-            Refusal::new(
-                Code::TargetNotAllowed,
-                Rule::Shape,
-                format!("The target cannot be used: {error}."),
-            )
-            .field("target.url")
-        })?;
+        let admitted = |url, field: &str| {
+            self.webhooks.client().admit(url).map_err(|error| {
+                let detail = format!("The target cannot be used: {error}.");
+                Refusal::new(Code::TargetNotAllowed, Rule::Shape, detail).field(field)
+            })
+        };
+        admitted(&wanted.target.url, "target.url")?;
+        if let Some(Auth::OAuth2 { token_url, .. }) = &wanted.target.auth {
+            admitted(token_url, "target.auth.tokenUrl")?;
+        }
         Ok(wanted)
     }
 
     /// The offsets in each topic's partition of the tenant that a beginning stands for.
-    async fn places(
+    pub(crate) async fn places(
         &self,
         tenant: &TenantId,
         from: From,
@@ -534,30 +545,9 @@ impl Subscriptions {
             start,
             signing: signing.collect::<Result<_, _>>()?,
             document: Arc::new(wanted.document),
+            copy: None,
         })
     }
-}
-
-fn place(id: Uuid) -> String {
-    format!("subscription {id}")
-}
-
-/// The document as it is kept: what is shown, and where it begins.
-fn stored(mut document: Map<String, Value>, start: &Start) -> String {
-    document.insert("start".into(), json!(start));
-    Value::Object(document).to_string()
-}
-
-/// What is shown, without any mark of a credential, and where it begins.
-fn split(row: &SubscriptionRow) -> Result<(Map<String, Value>, Start), Refusal> {
-    let unread = |error| Refusal::fault("Reading a subscription", &error);
-    let mut document: Map<String, Value> = serde_json::from_str(&row.document).map_err(unread)?;
-    let start = document.remove("start").unwrap_or_default();
-    let start = serde_json::from_value(start).map_err(unread)?;
-    if let Some(target) = document.get_mut("target").and_then(Value::as_object_mut) {
-        target.remove("auth");
-    }
-    Ok((document, start))
 }
 
 /// The tenant that the caller may change subscriptions of: a module's and a service's own, a user's with the

@@ -73,7 +73,7 @@ impl House {
 
 /// What tenants do with subscriptions.
 fn deliveries() -> Router<House> {
-    use surface::{dead_letters, deliveries, subscriptions};
+    use surface::{dead_letters, deliveries, replays, subscriptions};
     let one = "/v1/subscriptions/{subscriptionId}";
     Router::new()
         .route(
@@ -98,6 +98,12 @@ fn deliveries() -> Router<House> {
         .route(&format!("{one}/events"), get(deliveries::missed))
         .route(&format!("{one}/parked"), get(deliveries::parked))
         .route(&format!("{one}/parked/release"), post(deliveries::release))
+        .route(&format!("{one}/test"), post(subscriptions::test))
+        .route(&format!("{one}/replay"), post(replays::of_history))
+        .route("/v1/replays", get(replays::list))
+        .route("/v1/replays/{replayId}", get(replays::get))
+        .route("/v1/replays/{replayId}/cancel", post(replays::cancel))
+        .route("/v1/replays/{replayId}/resume", post(replays::resume))
         .route("/v1/events/{eventId}/trace", get(deliveries::trace))
         .route("/v1/events/{eventId}/explain", get(deliveries::explain))
         .route("/v1/dead-letters", get(dead_letters::list))

@@ -18,7 +18,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 42] = [
+const ROUTES: [&str; 52] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -39,6 +39,16 @@ const ROUTES: [&str; 42] = [
     "/v1/dead-letters/replay",
     "/v1/dead-letters/{deadLetterId}",
     "/v1/dead-letters/{deadLetterId}/replay",
+    "/v1/events/{eventId}/explain",
+    "/v1/replays",
+    "/v1/replays/{replayId}",
+    "/v1/replays/{replayId}/cancel",
+    "/v1/replays/{replayId}/resume",
+    "/v1/subscriptions/{subscriptionId}/events",
+    "/v1/subscriptions/{subscriptionId}/parked",
+    "/v1/subscriptions/{subscriptionId}/parked/release",
+    "/v1/subscriptions/{subscriptionId}/replay",
+    "/v1/subscriptions/{subscriptionId}/test",
     "/v1/modules",
     "/v1/modules/{moduleId}/manifest",
     "/v1/catalogs",

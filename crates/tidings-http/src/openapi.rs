@@ -10,7 +10,7 @@ use utoipa::{OpenApi, ToSchema};
 use crate::request::SESSION;
 use crate::surface::{
     api_keys, catalogs, cloudevents, dead_letters, deliveries, documents, events, extensions,
-    modules, operations, publish, sessions, subscriptions, workspaces,
+    modules, operations, publish, replays, sessions, subscriptions, workspaces,
 };
 
 /// An event to publish (source A).
@@ -155,6 +155,7 @@ pub(crate) struct Problem {
         subscriptions::skip_backlog,
         subscriptions::secret,
         subscriptions::rotate,
+        subscriptions::test,
         deliveries::trace,
         deliveries::explain,
         deliveries::missed,
@@ -165,6 +166,11 @@ pub(crate) struct Problem {
         dead_letters::replay,
         dead_letters::replay_all,
         dead_letters::delete,
+        replays::of_history,
+        replays::list,
+        replays::get,
+        replays::cancel,
+        replays::resume,
         sessions::begin,
         sessions::end,
         workspaces::tenant,

@@ -11,6 +11,7 @@ pub(crate) mod extensions;
 pub(crate) mod modules;
 pub(crate) mod operations;
 pub(crate) mod publish;
+pub(crate) mod replays;
 pub(crate) mod sessions;
 pub(crate) mod subscriptions;
 pub(crate) mod workspaces;

@@ -3,14 +3,17 @@
 //! The dispatcher writes all of it in one transaction per [`Flush`], so that after a crash either an event lies at or
 //! behind the cursor and is delivered again, or there is a row that says what became of it.
 
+mod rows;
+
 use sqlx::{Connection, QueryBuilder};
 use tidings_event::{TenantId, Topic, partition_of, slot_of};
 use uuid::Uuid;
 
+use crate::StoreError;
 use crate::dead_letters::DeadLetterRow;
 use crate::pool::{Columns, Connections, on_either};
-use crate::seal::{Seal, Sealed};
-use crate::{StoreError, attempting, parsed, whole};
+use crate::replays::ReplayStep;
+use crate::seal::Sealed;
 
 /// A share of the tenants: those whose slot leaves this rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,9 +129,21 @@ pub struct Flush {
     pub cursors: Vec<CursorRow>,
     /// Subscriptions that are deleted: nothing of them is pending, and they have no place.
     pub forgotten: Vec<Uuid>,
+    /// Replays that came further.
+    pub replays: Vec<ReplayStep>,
 }
 
 impl Flush {
+    /// What is to be written of a replay.
+    pub fn replay(&mut self, id: Uuid, at_ms: i64) -> &mut ReplayStep {
+        let known = self.replays.iter().position(|step| step.id == id);
+        let index = known.unwrap_or_else(|| {
+            self.replays.push(ReplayStep::new(id, at_ms));
+            self.replays.len() - 1
+        });
+        &mut self.replays[index]
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.attempts.is_empty()
@@ -139,6 +154,7 @@ impl Flush {
             && self.progress.is_empty()
             && self.cursors.is_empty()
             && self.forgotten.is_empty()
+            && self.replays.is_empty()
     }
 }
 
@@ -151,7 +167,7 @@ pub struct Deliveries<'a> {
 /// Rows of one statement: SQLite takes 32,766 values in one.
 const ROWS: usize = 500;
 
-fn number(value: u64) -> i64 {
+pub(crate) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -290,6 +306,10 @@ macro_rules! write_flush {
                     .execute(&mut *$transaction)
                     .await?;
             }
+        }
+        for step in &$flush.replays {
+            // A damaged one is reported to whoever reads it; deliveries go on.
+            let _ = crate::replays::step!($transaction, step);
         }
     };
 }
@@ -515,132 +535,6 @@ impl<'a> Deliveries<'a> {
                 .execute(connection)
                 .await
                 .map(|done| done.rows_affected())
-        })
-    }
-}
-
-impl Sealed for CursorRow {
-    const TABLE: &'static str = "delivery_cursors";
-    const ALL: &'static str = "SELECT * FROM delivery_cursors";
-
-    fn seal(&self) -> i64 {
-        let seal = Seal::of(Self::TABLE).text(&self.share);
-        let seal = seal
-            .text(self.topic.as_str())
-            .number(i64::from(self.partition));
-        seal.number(number(self.next_offset)).finish()
-    }
-
-    fn name(&self) -> String {
-        format!("{}/{}/{}", self.share, self.topic, self.partition)
-    }
-
-    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
-        let name = "of a cursor";
-        Ok(Self {
-            share: row.text("share").map_err(attempting("read a cursor"))?,
-            topic: parsed(row, name, "topic")?,
-            partition: whole(row, name, "partition")?,
-            next_offset: whole(row, name, "next_offset")?,
-        })
-    }
-}
-
-impl Sealed for ProgressRow {
-    const TABLE: &'static str = "delivery_progress";
-    const ALL: &'static str = "SELECT * FROM delivery_progress";
-
-    fn seal(&self) -> i64 {
-        let seal = Seal::of(Self::TABLE).bytes(self.subscription.as_bytes());
-        let seal = seal.text(self.tenant.as_str());
-        seal.number(number(self.sequence))
-            .text(&self.places)
-            .finish()
-    }
-
-    fn name(&self) -> String {
-        self.subscription.to_string()
-    }
-
-    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
-        let name = "of a subscription's progress";
-        Ok(Self {
-            subscription: parsed(row, name, "subscription")?,
-            tenant: parsed(row, name, "tenant")?,
-            sequence: whole(row, name, "sequence")?,
-            places: row.text("places").map_err(attempting("read progress"))?,
-        })
-    }
-}
-
-impl Sealed for PendingRow {
-    const TABLE: &'static str = "pending_deliveries";
-    const ALL: &'static str = "SELECT * FROM pending_deliveries";
-
-    fn seal(&self) -> i64 {
-        let seal = Seal::of(Self::TABLE).bytes(self.subscription.as_bytes());
-        let seal = seal
-            .number(number(self.sequence))
-            .text(self.tenant.as_str());
-        let seal = seal.bytes(self.event_id.as_bytes());
-        let seal = seal.maybe(self.lane.as_deref(), Seal::text);
-        let seal = seal.number(i64::from(self.attempts)).text(&self.state);
-        seal.number(self.next_at_ms).text(&self.detail).finish()
-    }
-
-    fn name(&self) -> String {
-        format!("{}/{}", self.subscription, self.sequence)
-    }
-
-    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
-        let name = "of a pending delivery";
-        let unread = || attempting("read a pending delivery");
-        Ok(Self {
-            subscription: parsed(row, name, "subscription")?,
-            sequence: whole(row, name, "sequence")?,
-            tenant: parsed(row, name, "tenant")?,
-            event_id: parsed(row, name, "event_id")?,
-            lane: row.optional_text("lane").map_err(unread())?,
-            attempts: whole(row, name, "attempts")?,
-            state: row.text("state").map_err(unread())?,
-            next_at_ms: row.integer("next_at_ms").map_err(unread())?,
-            detail: row.text("detail").map_err(unread())?,
-        })
-    }
-}
-
-impl Sealed for AttemptRow {
-    const TABLE: &'static str = "delivery_attempts";
-    const ALL: &'static str = "SELECT * FROM delivery_attempts";
-
-    fn seal(&self) -> i64 {
-        let seal = Seal::of(Self::TABLE).bytes(self.subscription.as_bytes());
-        let seal = seal
-            .number(number(self.sequence))
-            .number(i64::from(self.number));
-        let seal = seal
-            .text(self.tenant.as_str())
-            .bytes(self.event_id.as_bytes());
-        let seal = seal.number(self.started_at_ms).text(&self.outcome);
-        seal.text(&self.detail).finish()
-    }
-
-    fn name(&self) -> String {
-        format!("{}/{}/{}", self.subscription, self.sequence, self.number)
-    }
-
-    fn from_columns(row: &impl Columns) -> Result<Self, StoreError> {
-        let name = "of an attempt";
-        let unread = || attempting("read an attempt");
-        Ok(Self {
-            subscription: parsed(row, name, "subscription")?,
-            sequence: whole(row, name, "sequence")?,
-            number: whole(row, name, "number")?,
-            tenant: parsed(row, name, "tenant")?,
-            event_id: parsed(row, name, "event_id")?,
-            started_at_ms: row.integer("started_at_ms").map_err(unread())?,
-            outcome: row.text("outcome").map_err(unread())?,
-            detail: row.text("detail").map_err(unread())?,
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod manifests;
 pub mod outbox;
 mod pool;
 pub mod receipts;
+pub mod replays;
 pub mod replicas;
 mod seal;
 pub mod sessions;
@@ -37,6 +38,7 @@ pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
+pub use replays::{ReplayRow, ReplayStep, Replays};
 pub use replicas::Replicas;
 pub use sessions::{SessionRow, Sessions};
 pub use subscriptions::{SubscriptionRow, Subscriptions};
@@ -320,6 +322,11 @@ impl Store {
     /// Deliveries that were given up.
     pub fn dead_letters(&self) -> DeadLetters<'_> {
         DeadLetters::new(&self.connections)
+    }
+
+    /// What is sent again.
+    pub fn replays(&self) -> Replays<'_> {
+        Replays::new(&self.connections)
     }
 
     /// Idempotency keys, for a log that does not keep them itself. On SQLite they are those of one process.

@@ -102,6 +102,8 @@ pub(crate) struct Delivery {
     pub(crate) retry_schedule: Vec<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(crate) attempts_retention: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) disable_after: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -6,6 +6,7 @@ use tidings_client::DeadLetterQuery;
 
 use crate::connection::{Connection, block_on};
 use crate::output::{Column, Output};
+use crate::replay;
 
 const SHOWN: [Column; 7] = [
     ("ID", "id"),
@@ -50,6 +51,12 @@ pub(crate) enum Command {
         /// All open ones that the filters fit
         #[arg(long)]
         all: bool,
+        /// At most so many a second, with --all
+        #[arg(long, requires = "all")]
+        rate: Option<u32>,
+        /// Do not wait for the end, with --all
+        #[arg(long, requires = "all")]
+        detach: bool,
         #[command(flatten)]
         filters: Filters,
     },
@@ -130,15 +137,21 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             connection,
             id,
             filters,
+            rate,
+            detach,
             ..
         } => {
             let client = connection.client()?;
             let query = filters.query();
             let answer = block_on(async {
-                Ok(match &id {
-                    Some(id) => client.replay_dead_letter(id).await?,
-                    None => client.replay_dead_letters(&query).await?,
-                })
+                if let Some(id) = &id {
+                    return Ok(client.replay_dead_letter(id).await?);
+                }
+                let begun = client.replay_dead_letters(&query, rate).await?;
+                if detach {
+                    return Ok(begun);
+                }
+                replay::watched(&client, begun).await
             })?;
             output.one(&answer)
         }

@@ -19,6 +19,7 @@ mod manifests;
 mod modules;
 mod output;
 mod publish;
+mod replay;
 mod serve;
 mod signing;
 mod subscriptions;
@@ -80,6 +81,9 @@ enum Command {
     /// Look at deliveries that were given up, and send them again
     #[command(subcommand)]
     Dlq(dead_letters::Command),
+    /// Send what stands in the log to a subscription again
+    #[command(subcommand)]
+    Replay(replay::Command),
     /// Send events to your own machine as webhooks, while you develop
     Listen(listen::Arguments),
     /// Publish an example of a type
@@ -126,6 +130,7 @@ fn run(command: Command, output: Output) -> Result<()> {
         Command::Keys(command) => keys::run(command, output),
         Command::Subscriptions(command) => subscriptions::run(command, output),
         Command::Dlq(command) => dead_letters::run(command, output),
+        Command::Replay(command) => replay::run(command, output),
         Command::Listen(arguments) => listen::run(arguments, output),
         Command::Trigger(arguments) => trigger::run(&arguments, output),
         Command::Sign(arguments) => signing::sign(&arguments, output),

@@ -184,6 +184,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
         delivery: deliver::Config {
             retry_schedule: config.delivery.retry_schedule.clone(),
             attempts_retention: config.delivery.attempts_retention,
+            disable_after: config.delivery.disable_after,
             ..deliver::Config::default()
         },
         auto_create: config.tenants.auto_create,

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::connection::{Connection, block_on};
+use crate::failure::Reported;
 use crate::input;
 use crate::output::{Column, Output};
 
@@ -14,6 +15,15 @@ const SHOWN: [Column; 6] = [
     ("TYPES", "filter/types"),
     ("URL", "target/url"),
     ("REASON", "reason"),
+];
+
+const CASES: [Column; 6] = [
+    ("CASE", "case"),
+    ("PASSED", "passed"),
+    ("STATUS", "status"),
+    ("EXPECTED", "expected"),
+    ("SENT", "sent"),
+    ("ERROR", "error"),
 ];
 
 #[derive(clap::Subcommand)]
@@ -66,6 +76,8 @@ pub(crate) enum Command {
     },
     /// Show the secrets in force
     Secret(One),
+    /// Send the receiver what it must cope with; exit code 1 when it does not
+    Test(One),
 }
 
 #[derive(clap::Args)]
@@ -86,6 +98,7 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
             let page = connection.client()?.list_subscriptions().await?;
             return output.list(&page.items, &SHOWN);
         }
+        Command::Test(one) => return test(&one, output).await,
         Command::Delete(one) => {
             one.connection
                 .client()?
@@ -135,4 +148,14 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
         }
     };
     output.one(&answer)
+}
+
+async fn test(one: &One, output: Output) -> Result<()> {
+    let report = one.connection.client()?.test_subscription(&one.id).await?;
+    let cases = report["cases"].as_array().cloned().unwrap_or_default();
+    output.list(&cases, &CASES)?;
+    if report["passed"] == true {
+        return Ok(());
+    }
+    Err(Reported.into())
 }

@@ -24,6 +24,8 @@ const HEARTBEAT: &str = "1000";
 const POLL: Duration = Duration::from_millis(100);
 /// How long partitions that go to another may be worked on: longer than deliveries drain for.
 const LET_GO: Duration = Duration::from_secs(8);
+/// How long a member may take to join again, letting go included.
+const JOINS_WITHIN: &str = "10000";
 /// The wait before the topic is asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -103,6 +105,8 @@ pub(super) fn join(config: &Config, topics: Arc<Topics>, group: &str, topic: &To
         ("partition.assignment.strategy", "cooperative-sticky"),
         ("session.timeout.ms", DEAD_AFTER),
         ("heartbeat.interval.ms", HEARTBEAT),
+        // The group waits for a member that died while it joined for as long as this.
+        ("max.poll.interval.ms", JOINS_WITHIN),
         ("fetch.message.max.bytes", "16384"),
         ("queued.min.messages", "1"),
     ]);

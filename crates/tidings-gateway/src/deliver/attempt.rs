@@ -90,6 +90,7 @@ impl Dispatcher {
 
     /// The next delivery of a queue that may go now.
     fn next_of(&mut self, id: Uuid, now: i64) -> Result<Delivery, Standstill> {
+        let (beside, not_before) = self.of_the_original(id, now);
         let queue = self.queues.get_mut(&id).ok_or(Standstill::Idle)?;
         queue.lined_up = false;
         let of_tenant = self.tenants.get(&queue.subscription.tenant).copied();
@@ -101,8 +102,11 @@ impl Dispatcher {
         };
         // It has attempts on their way then, and the end of one puts it in line again.
         let most = queue.subscription.delivery.max_in_flight.min(share);
-        if !queue.is_active() || queue.in_flight >= most {
+        if !queue.is_active() || queue.in_flight + queue.of_copies + beside >= most {
             return Err(Standstill::Idle);
+        }
+        if let Some(until) = not_before {
+            return Err(Standstill::Until(until));
         }
         let index = queue.next().ok_or(Standstill::Idle)?;
         let hold =
@@ -140,6 +144,7 @@ impl Dispatcher {
         }
         let subscription = queue.subscription.clone();
         let tenant = subscription.tenant.clone();
+        self.count_at_original(&subscription, now, true);
         *self.tenants.entry(tenant.clone()).or_default() += 1;
         let target = self.target.clone();
         self.in_flight.spawn(async move {
@@ -148,8 +153,9 @@ impl Dispatcher {
             let handover = Handover {
                 subscription,
                 event: delivery.event.clone(),
-                sequence: delivery.sequence,
-                replayed: delivery.dead_letter.is_some(),
+                sequence: delivery.number(),
+                replayed: delivery.is_replayed(),
+                replay: delivery.replay.map(|replay| replay.id),
                 now_ms: now,
             };
             let outcome = target.hand_over(handover).await;
@@ -190,6 +196,7 @@ impl Dispatcher {
             return;
         };
         queue.in_flight -= 1;
+        let subscription = queue.subscription.clone();
         if let Some(lane) = &ended.delivery.lane {
             queue.lanes.entry(lane.clone()).or_default().busy = false;
         }
@@ -199,11 +206,14 @@ impl Dispatcher {
                 self.delivered(ended);
             }
             Verdict::Failed { .. } => self.failed(ended, now),
+            Verdict::Gone if subscription.is_shadow() => self.give_up(ended, now),
             Verdict::Gone => {
-                self.disable(id, &ended.tenant, "the receiver answered with status 410");
+                let reason = "the receiver answered with status 410";
+                self.disable(subscription.addressed(), &ended.tenant, reason);
                 self.put_off(ended, now, now);
             }
         }
+        self.count_at_original(&subscription, now, false);
         self.line_up(id);
     }
 
@@ -247,6 +257,7 @@ impl Dispatcher {
         if let Some(dead) = delivery.dead_letter {
             self.flush.dead_states.push((dead, "closed"));
         }
+        self.count_replayed(delivery.replay, true);
         self.settle(id, &delivery);
     }
 
@@ -270,7 +281,7 @@ impl Dispatcher {
             _ => None,
         };
         let since = *queue.failing_since_ms.get_or_insert(now);
-        if now - since > ms(self.config.disable_after) {
+        if now - since > ms(self.config.disable_after) && queue.subscription.copy.is_none() {
             let tenant = queue.subscription.tenant.clone();
             self.disable(id, &tenant, "nothing got through for too long");
         }
@@ -331,10 +342,15 @@ impl Dispatcher {
             self.block_lane(id, &delivery);
             return;
         }
+        let original = queue.subscription.addressed();
+        // What has no number in the subscription could not be told from others there.
+        let buried = !queue.subscription.is_shadow() && delivery.number() > 0;
         match delivery.dead_letter {
             Some(dead) => self.flush.dead_states.push((dead, "open")),
-            None => self.bury(id, &delivery, delivery.attempts + 1, error, now),
+            None if buried => self.bury(original, &delivery, delivery.attempts + 1, error, now),
+            None => {}
         }
+        self.count_replayed(delivery.replay, false);
         self.settle(id, &delivery);
     }
 
@@ -352,7 +368,7 @@ impl Dispatcher {
             id: self.clock.new_id(),
             tenant: delivery.event.tenant.clone(),
             subscription: id,
-            sequence: delivery.sequence,
+            sequence: delivery.number(),
             event_id: delivery.event.event_id,
             event_type: delivery.event.event_type.clone(),
             event,

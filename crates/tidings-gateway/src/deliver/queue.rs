@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidings_event::Event;
 use uuid::Uuid;
 
-use super::record::Ledger;
+use super::record::{Ledger, Replayed};
 use super::schedule::Pace;
 use super::target::Carried;
 use crate::subscription::{State, Subscription};
@@ -67,7 +67,22 @@ pub(super) struct Delivery {
     pub(super) at_hand_ms: i64,
     pub(super) held: Option<Held>,
     pub(super) dead_letter: Option<Uuid>,
+    /// The replay that it is one of.
+    pub(super) replay: Option<Replayed>,
     pub(super) ledger: Ledger,
+}
+
+impl Delivery {
+    /// Whether somebody asked for it to be sent again.
+    pub(super) fn is_replayed(&self) -> bool {
+        self.dead_letter.is_some() || self.replay.is_some()
+    }
+
+    /// The number that its receiver knows it by; 0 when it has none.
+    pub(super) fn number(&self) -> u64 {
+        let of_history = self.replay.filter(|replay| replay.of.is_some());
+        of_history.map_or(self.sequence, |replay| replay.number.unwrap_or(0))
+    }
 }
 
 /// The sequence numbers of a subscription: without gaps, in the order of the log, and the same again after a
@@ -161,6 +176,8 @@ pub(super) struct Queue {
     pub(super) waiting: VecDeque<Delivery>,
     bytes: usize,
     pub(super) in_flight: usize,
+    /// Those of its copies, which share what its receiver takes at once.
+    pub(super) of_copies: usize,
     /// Whether it stands in line.
     pub(super) lined_up: bool,
     pub(super) pace: Pace,
@@ -183,6 +200,7 @@ impl Queue {
             waiting: VecDeque::new(),
             bytes: 0,
             in_flight: 0,
+            of_copies: 0,
             lined_up: false,
             pace: Pace::default(),
             lanes: HashMap::new(),

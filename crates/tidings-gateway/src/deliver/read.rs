@@ -193,6 +193,7 @@ impl Dispatcher {
             at_hand_ms: now,
             held: None,
             dead_letter: None,
+            replay: None,
             ledger: Ledger {
                 log: (now - event.received_at_ms).max(0),
                 ..Ledger::default()

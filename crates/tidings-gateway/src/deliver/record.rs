@@ -25,6 +25,18 @@ pub struct Ledger {
     pub subscriber: i64,
 }
 
+/// What is kept of a delivery that is one of a replay's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replayed {
+    /// The replay.
+    pub id: Uuid,
+    /// The subscription, where history is sent again: its rows stand under the replay's id.
+    pub of: Option<Uuid>,
+    /// The number that the event has there, if it was sent before.
+    pub number: Option<u64>,
+}
+
 /// What an attempt's row has besides its columns.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,6 +57,9 @@ pub struct AttemptDetail {
     pub lane: Option<String>,
     /// Whether somebody asked for it.
     pub replayed: bool,
+    /// The replay that it is one of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replayed>,
     /// Where the time went.
     pub ledger: Ledger,
 }
@@ -63,6 +78,9 @@ pub(crate) struct PendingDetail {
     pub(crate) dead_letter: Option<Uuid>,
     /// Topic, partition and offset of its event, if they are known.
     pub(crate) at: Option<(String, u32, u64)>,
+    /// The replay that it is one of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) replay: Option<Replayed>,
     /// Where the time went so far.
     pub(crate) ledger: Ledger,
 }
@@ -91,7 +109,8 @@ pub(super) fn attempt(
         response_headers: outcome.response_headers,
         response_body: outcome.response_body,
         lane: delivery.lane.clone(),
-        replayed: delivery.dead_letter.is_some(),
+        replayed: delivery.is_replayed(),
+        replay: delivery.replay,
         ledger,
     };
     AttemptRow {
@@ -121,6 +140,7 @@ pub(super) fn pending(
         since_ms: delivery.since_ms,
         dead_letter: delivery.dead_letter,
         at,
+        replay: delivery.replay,
         ledger: delivery.ledger,
     };
     PendingRow {

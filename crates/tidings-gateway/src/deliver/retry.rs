@@ -72,8 +72,11 @@ impl Dispatcher {
     /// Takes a pending delivery to hand, or puts it off when its subscription gets nothing now.
     async fn resume(&mut self, mut row: PendingRow) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
-        let Some(subscription) = self.in_force.get(row.subscription) else {
-            self.flush.forgotten.push(row.subscription);
+        let detail: PendingDetail = serde_json::from_str(&row.detail)
+            .map_err(|error| Refusal::fault("Reading a pending delivery", &error))?;
+        let known = self.in_force.get(row.subscription);
+        let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
+            self.pass_over(row, &detail);
             return Ok(());
         };
         if !self.queue(&subscription).is_active() {
@@ -82,14 +85,13 @@ impl Dispatcher {
             self.flush.pending.push(row);
             return Ok(());
         }
-        let detail: PendingDetail = serde_json::from_str(&row.detail)
-            .map_err(|error| Refusal::fault("Reading a pending delivery", &error))?;
         let Some(event) = self.event_of(&row, &detail).await? else {
             tracing::warn!(
                 subscription = %row.subscription, sequence = row.sequence, event_id = %row.event_id,
                 "the log no longer holds an event that was to be delivered"
             );
             self.flush.settled.push((row.subscription, row.sequence));
+            self.count_replayed(detail.replay, false);
             if let Some(lane) = row.lane {
                 self.lanes_to_advance.insert((row.subscription, lane));
             }
@@ -118,6 +120,7 @@ impl Dispatcher {
             at_hand_ms: now,
             held: None,
             dead_letter: detail.dead_letter,
+            replay: detail.replay,
             ledger: detail.ledger,
         });
         self.line_up(id);
@@ -250,6 +253,8 @@ impl Dispatcher {
             |row: &PendingRow| row.subscription == id && row.lane.as_deref() == Some(lane);
         let unwritten = self.flush.pending.iter().any(of_lane);
         match next.peek() {
+            // It has just failed: what was read is older, and it waits for its time.
+            Some(row) if self.is_in_motion((id, row.sequence)) => {}
             Some(row) if row.state == "behind" => {
                 let behind: Vec<_> = next.take_while(|row| row.state == "behind").collect();
                 for row in behind {
@@ -293,6 +298,8 @@ impl Dispatcher {
         if forgotten > 0 {
             tracing::info!(forgotten, "old attempts are forgotten");
         }
+        let replays = self.store.replays().forget(before).await;
+        replays.map_err(store_fault)?;
         Ok(())
     }
 }

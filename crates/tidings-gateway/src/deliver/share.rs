@@ -6,7 +6,7 @@
 //! where a replica died, what it had sent but not written is sent once more by its follower, under the same
 //! `webhook-id`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tidings_bus::Membership;
 use tidings_store::Share;
@@ -49,6 +49,8 @@ impl Deliveries {
         let mut stopped = std::pin::pin!(stopped);
         let mut running: HashMap<Share, oneshot::Sender<()>> = HashMap::new();
         let mut dispatchers = JoinSet::new();
+        // Those that have not come to their end, whosever the partition is by now.
+        let mut busy: HashSet<u32> = HashSet::new();
         let mut ending = false;
         loop {
             let shares = membership.shares();
@@ -62,7 +64,8 @@ impl Deliveries {
                     number,
                     of: shares.of,
                 };
-                if !running.contains_key(&share) && membership.hold(number) {
+                if !busy.contains(&number) && membership.hold(number) {
+                    busy.insert(number);
                     let (end, ended) = oneshot::channel();
                     running.insert(share, end);
                     let means = self.means.clone();
@@ -76,7 +79,11 @@ impl Deliveries {
                 () = &mut stopped, if !ending => ending = true,
                 () = membership.changed() => {}
                 Some(ended) = dispatchers.join_next() => match ended {
-                    Ok(share) => membership.let_go(share.number),
+                    Ok(share) => {
+                        busy.remove(&share.number);
+                        running.remove(&share);
+                        membership.let_go(share.number);
+                    }
                     Err(error) => tracing::error!(%error, "a dispatcher did not come to an end"),
                 },
                 else => {}

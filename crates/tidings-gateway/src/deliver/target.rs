@@ -1,5 +1,6 @@
 //! What a delivery is handed over to. One kind exists now, [`webhook`]; topics, plugins and federation are others.
 
+pub(crate) mod oauth2;
 pub mod webhook;
 
 use std::ops::Deref;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tidings_event::Event;
+use uuid::Uuid;
 
 use crate::subscription::Subscription;
 
@@ -50,10 +52,12 @@ pub struct Handover {
     pub subscription: Arc<Subscription>,
     /// What.
     pub event: Arc<Carried>,
-    /// Its number in the subscription.
+    /// Its number in the subscription; 0 for what is sent again but was never sent before.
     pub sequence: u64,
     /// Whether it is sent again because somebody asked for it.
     pub replayed: bool,
+    /// The plan that it is sent again by, if it is one of many.
+    pub replay: Option<Uuid>,
     /// The time, in ms since 1970.
     pub now_ms: i64,
 }

@@ -330,6 +330,37 @@ async fn keys_keep_their_order_whatever_fails_and_whenever_it_crashes() {
 }
 
 #[tokio::test]
+async fn a_key_goes_on_after_a_crash_that_came_when_its_head_was_settled() {
+    let mut house = House::new().await;
+    house.answer(|got| match (got.n, got.at_ms) {
+        (0, NOW) => failed(),
+        _ => Verdict::Delivered,
+    });
+    let delivery = json!({ "ordered": true, "key": "/key", "retry": { "schedule": ["1s"] } });
+    house.subscribe("acme", delivery).await;
+    for n in 0..3 {
+        house.publish("acme", json!({ "n": n, "key": "k" })).await;
+    }
+    house.settle().await;
+    house.clock.set(NOW + 2_000);
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    dispatcher.turn().await.unwrap();
+    let ended = dispatcher.in_flight.join_next().await.unwrap();
+    dispatcher.ended(ended);
+    if let Some(writing) = dispatcher.writing.take() {
+        let written = writing.await;
+        dispatcher.written(written);
+    }
+    dispatcher.write_now();
+    let written = dispatcher.writing.take().unwrap().await;
+    dispatcher.written(written);
+    house.crash().await;
+    house.pass(Duration::from_mins(1)).await;
+    let got: Vec<u64> = house.got().iter().map(|got| got.n).collect();
+    assert_eq!(got, [0, 0, 1, 2]);
+}
+
+#[tokio::test]
 async fn a_parked_key_waits_for_its_owner_and_the_others_do_not() {
     let mut house = House::new().await;
     house.answer(|got| {

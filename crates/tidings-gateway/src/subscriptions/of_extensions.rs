@@ -10,7 +10,8 @@ use tidings_event::{Code, TenantId};
 use tidings_store::SubscriptionRow;
 use uuid::Uuid;
 
-use super::{Change, From, Secrets, SigningSecret, Subscriptions, stored};
+use super::stored::stored;
+use super::{Change, From, Secrets, SigningSecret, Subscriptions};
 use crate::access::Caller;
 use crate::audit::Actor;
 use crate::publish::refusal::{Refusal, Rule};
@@ -87,6 +88,7 @@ impl Subscriptions {
             number: 1,
             places: self.places(&new.tenant, new.from).await?,
             owner: Some(new.owner),
+            passed_for: None,
         };
         let state = if new.active {
             State::Active

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
 use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterRow, MAX_PAGE};
 use tidings_gateway::publish::refusal::Refusal;
+use tidings_gateway::replays::DeadLetters;
 use uuid::Uuid;
 
 use super::subscriptions::MAX_BYTES;
@@ -18,7 +19,7 @@ use crate::problem::Refused;
 use crate::request::{Authenticated, json_body};
 
 /// Which dead letters.
-#[derive(Deserialize, utoipa::IntoParams, utoipa::ToSchema, Default)]
+#[derive(Deserialize, utoipa::IntoParams, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Wanted {
     /// An event type.
@@ -151,8 +152,26 @@ pub(crate) async fn replay(
         .into_response())
 }
 
-/// Sends all open ones again that a filter fits.
-#[utoipa::path(post, path = "/v1/dead-letters/replay", tag = "dead-letters", request_body = Wanted,
+/// Which dead letters, and how fast.
+#[derive(Deserialize, utoipa::ToSchema, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct ReplayAllBody {
+    /// An event type.
+    r#type: Option<String>,
+    /// A subscription's id.
+    subscription: Option<String>,
+    /// Given up at or after, RFC 3339.
+    since: Option<String>,
+    /// Given up before, RFC 3339.
+    until: Option<String>,
+    /// Text in the last error.
+    error: Option<String>,
+    /// At most so many a second, 1 to 10,000; as their subscriptions take them if absent.
+    rate: Option<u32>,
+}
+
+/// Sends all open ones again that a filter fits, as a replay with progress.
+#[utoipa::path(post, path = "/v1/dead-letters/replay", tag = "dead-letters", request_body = ReplayAllBody,
     responses((status = 202, body = serde_json::Value)))]
 pub(crate) async fn replay_all(
     State(house): State<House>,
@@ -160,18 +179,26 @@ pub(crate) async fn replay_all(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let wanted: Wanted = json_body(&headers, body, MAX_BYTES).await?;
+    let body: ReplayAllBody = json_body(&headers, body, MAX_BYTES).await?;
+    let wanted = Wanted {
+        r#type: body.r#type,
+        subscription: body.subscription,
+        since: body.since,
+        until: body.until,
+        error: body.error,
+        ..Wanted::default()
+    };
     let query = wanted.query()?;
-    let count = house
-        .gateway()
-        .dead_letters
-        .replay_all(&caller, &query)
-        .await?;
-    Ok((
-        StatusCode::ACCEPTED,
-        axum::Json(json!({ "replaying": count })),
-    )
-        .into_response())
+    let letters = DeadLetters {
+        subscriptions: query.subscriptions,
+        event_type: query.event_type,
+        since_ms: query.since_ms,
+        until_ms: query.until_ms,
+        error: query.error,
+        rate: body.rate,
+    };
+    let room = &house.gateway().replays;
+    super::replays::accepted(&room.of_dead_letters(&caller, letters).await?)
 }
 
 /// Removes one.

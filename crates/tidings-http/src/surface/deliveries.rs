@@ -42,16 +42,22 @@ pub(crate) async fn trace(
     for attempt in &attempts {
         let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
             .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
-        let of = json!(attempt.subscription);
-        let known = deliveries
-            .iter()
-            .position(|it| it["subscriptionId"] == of && it["sequence"] == attempt.sequence);
+        // What history has sent again stands under its replay's id.
+        let history = detail.replay.filter(|replay| replay.of.is_some());
+        let of = history.and_then(|replay| replay.of);
+        let of = json!(of.unwrap_or(attempt.subscription));
+        let number = json!(history.map_or(Some(attempt.sequence), |replay| replay.number));
+        let replay = json!(history.map(|replay| replay.id));
+        let known = deliveries.iter().position(|it| {
+            it["subscriptionId"] == of && it["sequence"] == number && it["replayId"] == replay
+        });
         let index = known.unwrap_or_else(|| {
-            deliveries.push(json!({
-                "subscriptionId": of, "sequence": attempt.sequence, "attempts": [],
-            }));
+            deliveries.push(json!({ "subscriptionId": of, "sequence": number, "attempts": [] }));
             deliveries.len() - 1
         });
+        if history.is_some() {
+            deliveries[index]["replayId"] = replay;
+        }
         let delivery = &mut deliveries[index];
         delivery["revision"] = json!(detail.revision);
         delivery["state"] = json!(attempt.outcome);

@@ -38,6 +38,8 @@ pub(crate) struct SubscriptionBody {
     delivery: Option<serde_json::Value>,
     /// False: it is made disabled.
     enabled: Option<bool>,
+    /// True: it gets nothing until its receiver has passed `test`, and again after a change of the URL.
+    require_conformance: Option<bool>,
     /// `now` (the default), `beginning` or an RFC 3339 time.
     replay_from: Option<String>,
 }
@@ -224,6 +226,30 @@ pub(crate) async fn rotate(
     rooms.change(&caller, parsed(&id)?, change).await?;
     let secrets = rooms.secrets(&caller, parsed(&id)?)?;
     Ok(axum::Json(keys(&secrets)).into_response())
+}
+
+/// Sends the receiver what it must cope with, and tells how it answered. Takes as long as the receiver does.
+#[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/test", tag = "subscriptions",
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn test(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let (room, id) = (&house.gateway().subscriptions, parsed(&id)?);
+    let tested = room.test(&caller, id).await?;
+    let cases: Vec<Value> = tested
+        .iter()
+        .map(|one| {
+            json!({
+                "case": one.case, "sent": one.sent, "expected": one.expected, "status": one.status,
+                "error": one.error, "latencyMs": one.latency_ms, "passed": one.passed,
+            })
+        })
+        .collect();
+    let passed = tested.iter().all(|one| one.passed);
+    let state = room.get(&caller, id)?.state.as_str();
+    Ok(axum::Json(json!({ "passed": passed, "state": state, "cases": cases })).into_response())
 }
 
 async fn changed(

@@ -194,7 +194,7 @@ fn a_dead_letter_is_found_traced_and_sent_again() {
     let third = text(&letters[2]["id"]);
     assert_eq!(shell.json(&["dlq", "delete", third])["deleted"], true);
     let of_type = ["dlq", "replay", "--all", "--type", "crm.contact.created"];
-    assert_eq!(shell.json(&of_type)["replaying"], 1);
+    assert_eq!(shell.json(&of_type)["delivered"], 1);
     receiver.messages(5);
     let of = (first.as_str(), subscription);
     delivery(&shell.server, &shell.token, of, |one| {

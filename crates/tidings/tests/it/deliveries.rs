@@ -178,7 +178,7 @@ fn what_is_given_up_is_a_dead_letter_until_a_replay_succeeds() {
         .post("/v1/dead-letters/replay", &token, &all)
         .expect(202)
         .json();
-    assert_eq!(answer["replaying"], 1);
+    assert_eq!(answer["total"], 1);
     let hits = receiver.until_taken(1);
     let last = hits.last().unwrap();
     assert_eq!(last.header("webhook-id"), hits[0].header("webhook-id"));

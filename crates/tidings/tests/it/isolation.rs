@@ -29,7 +29,7 @@ enum Foreign {
 
 use Foreign::{Closed, Forbidden, NotFound, Nothing, Own, Public, Shared};
 
-const TABLE: [(&str, &str, Foreign); 62] = [
+const TABLE: [(&str, &str, Foreign); 68] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -68,6 +68,16 @@ const TABLE: [(&str, &str, Foreign); 62] = [
         "/v1/subscriptions/{subscriptionId}/parked/release",
         NotFound,
     ),
+    (
+        "post",
+        "/v1/subscriptions/{subscriptionId}/replay",
+        NotFound,
+    ),
+    ("post", "/v1/subscriptions/{subscriptionId}/test", NotFound),
+    ("get", "/v1/replays", Nothing),
+    ("get", "/v1/replays/{replayId}", NotFound),
+    ("post", "/v1/replays/{replayId}/cancel", NotFound),
+    ("post", "/v1/replays/{replayId}/resume", NotFound),
     ("get", "/v1/events/{eventId}/explain", NotFound),
     ("get", "/v1/dead-letters", Nothing),
     ("get", "/v1/dead-letters/{deadLetterId}", NotFound),
@@ -160,6 +170,7 @@ struct Secrets {
     key: String,
     subscription: String,
     dead_letter: String,
+    replay: String,
     tenant: &'static str,
     workspace: &'static str,
 }
@@ -171,6 +182,7 @@ impl Secrets {
             .replace("{keyId}", &self.key)
             .replace("{subscriptionId}", &self.subscription)
             .replace("{deadLetterId}", &self.dead_letter)
+            .replace("{replayId}", &self.replay)
             .replace("{tenantId}", self.tenant)
             .replace("{workspaceId}", self.workspace)
             .replace("{extensionId}", "chat")
@@ -199,8 +211,14 @@ fn body(path: &str) -> Value {
         }
         path if path.ends_with("/{eventKey}") => json!({}),
         path if path.starts_with("/api/workspaces") => json!({ "eventKey": "crm.deal.closed" }),
+        "/v1/subscriptions/{subscriptionId}/replay" => json!({ "from": "beginning" }),
         path if path.ends_with("/seek") => json!({ "to": "beginning" }),
-        path if path.ends_with("/rotate-secret") || path.ends_with("/replay") => json!({}),
+        path if path.ends_with("/rotate-secret")
+            || path.ends_with("/replay")
+            || path.starts_with("/v1/replays") =>
+        {
+            json!({})
+        }
         "/v1/api-keys" => json!({ "name": "mine", "scopes": ["events:read"] }),
         "/v1/cloudevents" => json!({
             "specversion": "1.0", "id": "1", "source": "/it", "type": "crm.contact.created",
@@ -248,6 +266,9 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
         (!id.is_null()).then(|| id.clone())
     });
     let text = |value: &Value| value.as_str().expect("an id").to_owned();
+    let path = format!("/v1/subscriptions/{}/replay", text(&subscription["id"]));
+    let plan = json!({ "from": "beginning", "types": ["hunter2.**"] });
+    let replay = server.post(&path, &token, &plan).expect(202).json();
     (
         token,
         Secrets {
@@ -255,6 +276,7 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
             key: text(&key["id"]),
             subscription: text(&subscription["id"]),
             dead_letter: text(&dead_letter),
+            replay: text(&replay["id"]),
             tenant: "acme",
             workspace: "ws-acme",
         },
@@ -329,6 +351,7 @@ fn another_tenant_reaches_nothing_of_the_first() {
         key: "01900000-0000-7000-8000-000000000000".to_owned(),
         subscription: "01900000-0000-7000-8000-000000000000".to_owned(),
         dead_letter: "01900000-0000-7000-8000-000000000000".to_owned(),
+        replay: "01900000-0000-7000-8000-000000000000".to_owned(),
         tenant: "nobody",
         workspace: "ws-nowhere",
     };

@@ -88,8 +88,30 @@ fn eventually_all(receiver: &Receiver, all: &BTreeSet<(String, String, u64)>) {
     }
 }
 
+/// How often each event of a tenant stands in the log: on Kafka, one whose gateway died before it knew that it was
+/// appended stands there twice, under one id.
+fn standing(server: &Server, tenants: &[&str]) -> HashMap<String, usize> {
+    let mut standing = HashMap::new();
+    for token in tenants.iter().map(|tenant| server.crm(tenant)) {
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/v1/events?limit=1000{cursor}");
+            let page = server.get(&path, &token).expect(200).json();
+            for event in page["items"].as_array().expect("a list") {
+                let id = event["eventId"].as_str().expect("an id").to_owned();
+                *standing.entry(id).or_default() += 1;
+            }
+            match page["nextCursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+    }
+    standing
+}
+
 /// What was promised of all that arrived.
-fn check(hits: &[Hit]) {
+fn check(hits: &[Hit], standing: &HashMap<String, usize>) {
     let mut numbers: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
     let mut ids: HashMap<(String, u64), (String, String)> = HashMap::new();
     let mut first_taken: HashMap<(String, String), Vec<u64>> = HashMap::new();
@@ -99,7 +121,7 @@ fn check(hits: &[Hit]) {
         numbers.entry(tenant.clone()).or_default().insert(sequence);
         let this = (
             hit.header("webhook-id").to_owned(),
-            hit.json()["id"].to_string(),
+            hit.json()["id"].as_str().expect("an id").to_owned(),
         );
         let known = ids
             .entry((tenant.clone(), sequence))
@@ -114,8 +136,13 @@ fn check(hits: &[Hit]) {
         let last = *numbers.last().expect("one");
         assert_eq!(numbers, (1..=last).collect(), "the numbers of {tenant}");
     }
-    let one_number = ids.values().collect::<BTreeSet<_>>();
-    assert_eq!(one_number.len(), ids.len(), "an event has one number");
+    let mut numbered: HashMap<&str, usize> = HashMap::new();
+    for (_, id) in ids.values() {
+        *numbered.entry(id).or_default() += 1;
+    }
+    for (id, numbers) in numbered {
+        assert!(numbers <= standing[id], "{id} has {numbers} numbers");
+    }
     for (key, order) in first_taken {
         assert!(order.is_sorted(), "{key:?}: {order:?}");
     }
@@ -160,7 +187,7 @@ fn all_arrives_though_the_gateway_and_the_receiver_die_again_and_again() {
     });
     let all: BTreeSet<_> = all.collect();
     eventually_all(&receiver, &all);
-    check(&receiver.hits());
+    check(&receiver.hits(), &standing(&server, &["a"]));
 }
 
 /// Publishes for every tenant at a replica, from where each is, until something is done; where each is then.
@@ -227,5 +254,5 @@ fn the_other_replica_takes_over_from_one_that_is_killed_or_stopped() {
         }
         replicas = [stays, goes.expect("it is there again")];
     }
-    check(&receiver.hits());
+    check(&receiver.hits(), &standing(&replicas[0], &TENANTS));
 }

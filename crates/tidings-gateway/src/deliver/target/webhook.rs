@@ -1,6 +1,7 @@
 //! A receiver over HTTP: a POST, signed as Standard Webhooks wants it, in one of three formats.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tidings_event::event::rfc3339;
 use tidings_event::{Data, Event};
 use uuid::Uuid;
 
+use super::oauth2::{Grant, Slot, Tokens};
 use super::{Handover, Outcome, Target, Verdict};
 use crate::subscription::{Auth, Format};
 
@@ -23,28 +25,89 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 #[derive(Debug, Clone)]
 pub struct Webhooks {
     client: Client,
+    tokens: Arc<Tokens>,
 }
 
 impl Webhooks {
     /// Through a client. Its limit on bodies is how much is kept of an answer.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self {
+            client,
+            tokens: Arc::default(),
+        }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Posts a message, with an access token where the receiver wants one.
+    pub(crate) async fn send(
+        &self,
+        handover: &Handover,
+        headers: Vec<(String, String)>,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Answer, EgressError> {
+        let begun = Instant::now();
+        let mut refused = None;
+        loop {
+            let left = timeout.saturating_sub(begun.elapsed());
+            let token = self.token(handover, refused.as_ref(), left).await?;
+            let mut headers = headers.clone();
+            let authorization = token.as_ref().and_then(|token| token.header());
+            headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
+            let outgoing = Outgoing {
+                target: &handover.subscription.target.url,
+                headers,
+                body: body.clone(),
+                timeout: timeout.saturating_sub(begun.elapsed()),
+            };
+            let answer = self.client.post(outgoing).await?;
+            // It may have been withdrawn before its time: once more with a new one.
+            if answer.status != 401 || token.is_none() || refused.is_some() {
+                return Ok(answer);
+            }
+            refused = token;
+        }
+    }
+
+    async fn token(
+        &self,
+        handover: &Handover,
+        refused: Option<&Arc<Slot>>,
+        timeout: Duration,
+    ) -> Result<Option<Arc<Slot>>, EgressError> {
+        let subscription = &handover.subscription;
+        let Some(Auth::OAuth2 {
+            token_url,
+            client_id,
+            client_secret,
+            scope,
+        }) = &subscription.target.auth
+        else {
+            return Ok(None);
+        };
+        let grant = Grant {
+            token_url,
+            client_id,
+            client_secret,
+            scope: scope.as_deref(),
+        };
+        let whose = (subscription.addressed(), subscription.revision);
+        let when = (handover.now_ms, timeout);
+        let token = self.tokens.token(&self.client, whose, grant, refused, when);
+        token.await.map(Some)
     }
 }
 
 impl Target for Webhooks {
     fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
-            let (content_type, attributes, body) = written(&handover);
-            let headers = headers(&handover, &content_type, attributes, &body);
+            let (headers, body) = message(&handover);
             let subscription = &handover.subscription;
-            let outgoing = Outgoing {
-                target: &subscription.target.url,
-                headers,
-                body,
-                timeout: subscription.delivery.timeout,
-            };
-            match self.client.post(outgoing).await {
+            let timeout = subscription.delivery.timeout;
+            match self.send(&handover, headers, body, timeout).await {
                 Ok(answer) => judged(answer),
                 Err(error) => failed(&error),
             }
@@ -57,6 +120,13 @@ pub(crate) fn message_id(event_id: Uuid, subscription: Uuid) -> String {
     format!("{event_id}_{subscription}")
 }
 
+/// Headers and body, signed.
+pub(crate) fn message(handover: &Handover) -> (Vec<(String, String)>, Bytes) {
+    let (content_type, attributes, body) = written(handover);
+    let headers = headers(handover, &content_type, attributes, &body);
+    (headers, body)
+}
+
 /// Content type, attributes that go as headers, and body.
 fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
     let event = &*handover.event;
@@ -67,7 +137,9 @@ fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
         Format::Structured => {
             let mut body = Vec::with_capacity(event.data.len() + 512);
             let mut serializer = serde_json::Serializer::new(&mut body);
-            let written = event.write(&mut serializer, &[("replayed", json!(true))]);
+            let mut added = vec![("replayed", json!(true))];
+            added.extend(handover.replay.map(|replay| ("replayid", json!(replay))));
+            let written = event.write(&mut serializer, &added);
             written.expect("an event is always writable as JSON");
             (STRUCTURED.into(), Vec::new(), body.into())
         }
@@ -84,6 +156,9 @@ fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
                 .collect();
             if handover.replayed {
                 attributes.push(("ce-replayed".into(), "true".into()));
+            }
+            if let Some(replay) = handover.replay {
+                attributes.push(("ce-replayid".into(), replay.to_string()));
             }
             let body = Bytes::copy_from_slice(event.data.as_bytes());
             (content_type.to_owned(), attributes, body)
@@ -139,7 +214,7 @@ fn headers(
     body: &[u8],
 ) -> Vec<(String, String)> {
     let subscription = &handover.subscription;
-    let id = message_id(handover.event.event_id, subscription.id);
+    let id = message_id(handover.event.event_id, subscription.addressed());
     let timestamp = handover.now_ms.div_euclid(1_000);
     let in_force = subscription.signing.iter();
     let in_force = in_force.filter(|(_, ends)| ends.is_none_or(|ends| ends > handover.now_ms));
@@ -152,16 +227,22 @@ fn headers(
     add("webhook-id", id);
     add("webhook-timestamp", timestamp.to_string());
     add("webhook-signature", signatures.join(" "));
-    add("tidings-sequence", handover.sequence.to_string());
-    add("tidings-subscription", subscription.id.to_string());
+    if handover.sequence > 0 {
+        add("tidings-sequence", handover.sequence.to_string());
+    }
+    add("tidings-subscription", subscription.addressed().to_string());
     if handover.replayed {
         add("tidings-replayed", "true".into());
+    }
+    if let Some(replay) = handover.replay {
+        add("tidings-replay", replay.to_string());
     }
     if let Some(traceparent) = &handover.event.traceparent {
         add("traceparent", traceparent.clone());
     }
     match &subscription.target.auth {
-        None => {}
+        // A token is added when it is sent.
+        None | Some(Auth::OAuth2 { .. }) => {}
         Some(Auth::Bearer { token }) => add("authorization", format!("Bearer {}", token.as_str())),
         Some(Auth::Basic { username, password }) => {
             let pair = STANDARD.encode(format!("{username}:{}", password.as_str()));

@@ -1,0 +1,440 @@
+//! Replay: history and dead letters go out again, at the rate that was asked for.
+//!
+//! What is to be sent becomes rows of pending deliveries, in the flush that moves the replay's place, and then goes
+//! the way of everything that is due. History has rows and a queue under the replay's own id: it touches neither the
+//! cursor nor the numbers of its subscription, but shares its rate and what its receiver takes at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_event::Event;
+use tidings_store::{PendingRow, ReplayRow};
+use uuid::Uuid;
+
+use super::record::{Ledger, PendingDetail, Replayed};
+use super::schedule::ms;
+use super::{Dispatcher, LOOK_AGAIN};
+use crate::dead_letters;
+use crate::manifests::store_fault;
+use crate::publish::refusal::Refusal;
+use crate::replays::history::{self, History, Place};
+use crate::replays::{DeadLetters, Plan, Routing};
+use crate::subscription::{State, Subscription};
+
+/// The most of a replay that are neither taken nor given up.
+const MOST: u64 = 256;
+/// How much is read of the log at once.
+const PAGE: usize = 200;
+/// How far ahead of its rate a replay is made ready.
+const AHEAD: Duration = Duration::from_secs(2);
+/// When a delivery of a replay that does not run is looked at again, unless that is resumed. Longer than any wait
+/// between attempts.
+const MUCH_LATER: Duration = Duration::from_hours(10 * 24);
+
+/// The replays that run.
+#[derive(Default)]
+pub(super) struct Replaying {
+    running: BTreeMap<Uuid, Running>,
+    /// Those that do not any more, and have attempts on their way.
+    ending: Vec<Uuid>,
+    looked_at_ms: i64,
+}
+
+/// A replay that runs.
+struct Running {
+    row: ReplayRow,
+    plan: Plan,
+    place: Place,
+    sent: u64,
+    ended: u64,
+    /// When the next may go, by its rate.
+    next_at_us: i64,
+    /// What history is sent through.
+    copy: Option<Arc<Subscription>>,
+}
+
+impl Replaying {
+    /// What history is sent through, of the replay with this id.
+    pub(super) fn copy(&self, id: Uuid) -> Option<Arc<Subscription>> {
+        self.running.get(&id)?.copy.clone()
+    }
+
+    /// The replays that share what a subscription's receiver takes.
+    fn beside(&self, subscription: Uuid) -> Vec<Uuid> {
+        let of = |running: &Running| {
+            let copy = running.copy.as_ref().and_then(|copy| copy.copy);
+            copy.is_some_and(|copy| copy.of == subscription && !copy.shadow)
+        };
+        let beside = self.running.iter().filter(|(_, running)| of(running));
+        beside.map(|(id, _)| *id).collect()
+    }
+}
+
+impl Running {
+    /// How many may be made ready now.
+    fn room(&self, now: i64) -> usize {
+        let outstanding = self.sent.saturating_sub(self.ended);
+        let room = MOST.saturating_sub(outstanding).min(PAGE as u64);
+        let room = usize::try_from(room).unwrap_or(PAGE);
+        let Some(rate) = self.plan.rate() else {
+            return room;
+        };
+        let ahead = (now + ms(AHEAD)).saturating_mul(1_000);
+        let begin = self.next_at_us.max(now.saturating_mul(1_000));
+        let slots = (ahead - begin).max(0) / (1_000_000 / i64::from(rate));
+        room.min(usize::try_from(slots).unwrap_or(0))
+    }
+
+    /// When the next may go, in ms since 1970.
+    fn next_at(&mut self, now: i64) -> i64 {
+        let Some(rate) = self.plan.rate() else {
+            return now;
+        };
+        let at = self.next_at_us.max(now.saturating_mul(1_000));
+        self.next_at_us = at + 1_000_000 / i64::from(rate);
+        at / 1_000
+    }
+}
+
+impl Dispatcher {
+    /// Makes ready what is to be sent again.
+    pub(super) async fn replay(&mut self) -> Result<(), Refusal> {
+        let now = self.clock.now_ms();
+        if now - self.replays.looked_at_ms >= ms(LOOK_AGAIN) {
+            self.look_at_replays().await?;
+            self.replays.looked_at_ms = now;
+        }
+        let ids: Vec<Uuid> = self.replays.running.keys().copied().collect();
+        for id in ids {
+            if self.at_hand.len() >= super::retry::AT_HAND / 2 {
+                break;
+            }
+            let Some(mut running) = self.replays.running.remove(&id) else {
+                continue;
+            };
+            let fed = self.feed(&mut running).await;
+            self.replays.running.insert(id, running);
+            fed?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of replays that begin, end, or are cancelled.
+    async fn look_at_replays(&mut self) -> Result<(), Refusal> {
+        let ending = std::mem::take(&mut self.replays.ending);
+        for id in ending {
+            let busy = |queue: &super::queue::Queue| queue.in_flight > 0;
+            if self.queues.get(&id).is_some_and(busy) {
+                self.replays.ending.push(id);
+            } else {
+                self.queues.remove(&id);
+            }
+        }
+        let mut rows = self.store.replays().running().await.map_err(store_fault)?;
+        rows.retain(|row| self.share.holds(&row.tenant));
+        let known: Vec<Uuid> = self.replays.running.keys().copied().collect();
+        for id in known {
+            if !rows.iter().any(|row| row.id == id) {
+                self.let_go(id);
+            }
+        }
+        for row in rows {
+            let id = row.id;
+            let ended = row.delivered + row.failed;
+            let done = ended >= row.sent && Place::read(&row.place)?.exhausted;
+            if let Some(running) = self.replays.running.get_mut(&id) {
+                running.ended = running.ended.max(ended);
+            } else {
+                // What is on its way to the store is newer than what was read.
+                let unwritten = [&self.flush, &*self.being_written];
+                let unwritten = unwritten.iter().any(|flush| {
+                    flush.replays.iter().any(|step| step.id == id)
+                        || flush.pending.iter().any(|row| row.subscription == id)
+                });
+                if !unwritten {
+                    self.begin(row).await?;
+                }
+            }
+            if done {
+                self.flush.replay(id, self.clock.now_ms()).state = Some("done");
+                self.let_go(id);
+                self.flush.forgotten.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self, row: ReplayRow) -> Result<(), Refusal> {
+        let (plan, place) = (Plan::read(&row.plan)?, Place::read(&row.place)?);
+        let mut running = Running {
+            sent: row.sent,
+            ended: row.delivered + row.failed,
+            next_at_us: 0,
+            copy: None,
+            plan,
+            place,
+            row,
+        };
+        let id = running.row.id;
+        self.replays.ending.retain(|ending| *ending != id);
+        if !self.follow_original(&mut running) {
+            return Ok(());
+        }
+        let rows = self.store.deliveries();
+        let most = u32::try_from(2 * MOST).unwrap_or(u32::MAX);
+        let pending = rows.pending_of(id, None, 0, most).await;
+        let now = self.clock.now_ms();
+        for mut row in pending.map_err(store_fault)? {
+            if let (Some(lane), Some(queue)) = (&row.lane, self.queues.get_mut(&id)) {
+                // Whose turn it was may have been let go.
+                self.lanes_to_advance.insert((id, lane.clone()));
+                queue.lanes.entry(lane.clone()).or_default().blocked = true;
+            }
+            // It was put off while the replay did not run.
+            if row.next_at_ms > now + ms(MUCH_LATER / 2) {
+                row.next_at_ms = now;
+                self.flush.pending.push(row);
+            }
+        }
+        if running.row.state == "planned" {
+            self.flush.replay(id, self.clock.now_ms()).state = Some("running");
+        }
+        self.replays.running.insert(id, running);
+        Ok(())
+    }
+
+    /// Brings the copy to where its subscription is. False when that is gone, and the replay ends with it.
+    fn follow_original(&mut self, running: &mut Running) -> bool {
+        let (Some(of), Plan::History(history)) = (running.row.subscription, &running.plan) else {
+            return true;
+        };
+        let id = running.row.id;
+        let Some(original) = self.in_force.get(of) else {
+            self.flush.replay(id, self.clock.now_ms()).state = Some("cancelled");
+            self.let_go(id);
+            self.flush.forgotten.push(id);
+            return false;
+        };
+        let known = running.copy.as_ref().map(|copy| copy.revision);
+        if known == Some(original.revision) {
+            return true;
+        }
+        // Its rate and its attempts on their way are kept there.
+        self.queue(&original);
+        let copy = Arc::new(original.copied(id, history.rate, history.shadow.clone()));
+        self.queue(&copy).subscription = copy.clone();
+        running.copy = Some(copy);
+        self.line_up(id);
+        true
+    }
+
+    /// A replay does not run any more. What it has not sent stays in the store.
+    fn let_go(&mut self, id: Uuid) {
+        self.replays.running.remove(&id);
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let mut stopped = (*queue.subscription).clone();
+        stopped.state = State::Paused;
+        queue.subscription = Arc::new(stopped);
+        for delivery in queue.waiting.drain(..) {
+            self.at_hand.remove(&(id, delivery.sequence));
+        }
+        self.replays.ending.push(id);
+    }
+
+    async fn feed(&mut self, running: &mut Running) -> Result<(), Refusal> {
+        if !self.follow_original(running) {
+            running.place.exhausted = true;
+        }
+        let room = running.room(self.clock.now_ms());
+        if running.place.exhausted || room == 0 {
+            return Ok(());
+        }
+        match running.plan.clone() {
+            Plan::History(history) => self.feed_history(running, &history, room).await,
+            Plan::DeadLetters(letters) => self.feed_letters(running, &letters, room).await,
+        }
+    }
+
+    async fn feed_history(
+        &mut self,
+        running: &mut Running,
+        history: &History,
+        room: usize,
+    ) -> Result<(), Refusal> {
+        let Some(copy) = running.copy.clone() else {
+            return Ok(());
+        };
+        if copy.state != State::Active {
+            return Ok(());
+        }
+        let now = self.clock.now_ms();
+        let log = history::Log {
+            bus: &*self.bus,
+            store: &self.store,
+        };
+        let mut place = running.place.clone();
+        let page = log.page(&copy, history, &mut place, room).await?;
+        let before = running.sent;
+        for found in page {
+            let wanted = match history.routing {
+                Routing::Then => found.number.is_some(),
+                Routing::Now => found.matches,
+            };
+            if wanted {
+                self.make_ready(running, &copy, &found.event, found.number, now);
+            }
+        }
+        running.place = place;
+        let step = self.flush.replay(running.row.id, now);
+        step.sent += running.sent - before;
+        step.place = Some(running.place.write());
+        self.read_to_end &= running.place.exhausted || running.room(now) == 0;
+        Ok(())
+    }
+
+    fn make_ready(
+        &mut self,
+        running: &mut Running,
+        copy: &Arc<Subscription>,
+        event: &Event,
+        number: Option<u64>,
+        now: i64,
+    ) {
+        running.sent += 1;
+        let lane = copy.delivery.key.as_ref().and_then(|key| key.of(event));
+        let queue = self.queue(copy);
+        let lane_in_queue = lane.as_ref().map(|lane| queue.lanes.entry(lane.clone()));
+        let behind = lane_in_queue.is_some_and(|lane| {
+            let lane = lane.or_default();
+            std::mem::replace(&mut lane.blocked, true)
+        });
+        let detail = PendingDetail {
+            revision: copy.revision,
+            since_ms: now,
+            replay: Some(Replayed {
+                id: running.row.id,
+                of: running.row.subscription,
+                number,
+            }),
+            ledger: Ledger::default(),
+            ..PendingDetail::default()
+        };
+        self.flush.pending.push(PendingRow {
+            subscription: running.row.id,
+            sequence: running.sent,
+            tenant: running.row.tenant.clone(),
+            event_id: event.event_id,
+            lane,
+            attempts: 0,
+            state: if behind { "behind" } else { "waiting" }.into(),
+            next_at_ms: running.next_at(now),
+            detail: serde_json::to_string(&detail).expect("plain members become JSON"),
+        });
+    }
+
+    async fn feed_letters(
+        &mut self,
+        running: &mut Running,
+        letters: &DeadLetters,
+        room: usize,
+    ) -> Result<(), Refusal> {
+        let now = self.clock.now_ms();
+        let limit = u32::try_from(room).unwrap_or(u32::MAX);
+        let query = letters.query(running.place.after, limit);
+        let room_of_letters = self.store.dead_letters();
+        let found = room_of_letters.list(&running.row.tenant, &query).await;
+        let found = found.map_err(store_fault)?;
+        running.place.exhausted = found.len() < room;
+        if let Some(last) = found.last() {
+            running.place.after = Some(last.id);
+        }
+        let (id, sent) = (running.row.id, found.len() as u64);
+        for letter in found {
+            let at_ms = running.next_at(now);
+            let row = dead_letters::pending(&letter, now, at_ms, Some(id));
+            self.flush.pending.push(row);
+            self.flush.dead_states.push((letter.id, "replaying"));
+        }
+        running.sent += sent;
+        let step = self.flush.replay(id, now);
+        step.sent += sent;
+        step.place = Some(running.place.write());
+        self.read_to_end &= running.place.exhausted || running.room(now) == 0;
+        Ok(())
+    }
+
+    /// A pending delivery of what is not in force.
+    pub(super) fn pass_over(&mut self, mut row: PendingRow, detail: &PendingDetail) {
+        match detail.replay {
+            Some(Replayed { of: Some(_), .. }) => {
+                row.next_at_ms = self.clock.now_ms() + ms(MUCH_LATER);
+                row.state = "waiting".into();
+                self.flush.pending.push(row);
+            }
+            Some(_) => {
+                self.flush.settled.push((row.subscription, row.sequence));
+                self.count_replayed(detail.replay, false);
+            }
+            None => self.flush.forgotten.push(row.subscription),
+        }
+    }
+
+    /// Counts one that was taken or given up.
+    pub(super) fn count_replayed(&mut self, replay: Option<Replayed>, delivered: bool) {
+        let Some(replay) = replay else {
+            return;
+        };
+        let step = self.flush.replay(replay.id, self.clock.now_ms());
+        step.delivered += u64::from(delivered);
+        step.failed += u64::from(!delivered);
+        if let Some(running) = self.replays.running.get_mut(&replay.id) {
+            running.ended += 1;
+        }
+    }
+
+    /// What the queue of a copy has to leave to its subscription: attempts on their way, and the time of the next by
+    /// its rate, if that is not now.
+    pub(super) fn of_the_original(&self, id: Uuid, now: i64) -> (usize, Option<i64>) {
+        let Some(queue) = self.queues.get(&id) else {
+            return (0, None);
+        };
+        let copy = queue.subscription.copy.filter(|copy| !copy.shadow);
+        let Some(original) = copy.and_then(|copy| self.queues.get(&copy.of)) else {
+            return (0, None);
+        };
+        let beside = (original.in_flight + original.of_copies).saturating_sub(queue.in_flight);
+        let rate = original.subscription.delivery.rate_per_second;
+        let until = rate.and_then(|rate| original.pace.ready(rate, now).err());
+        (beside, until)
+    }
+
+    /// An attempt begins or has ended; those that share a receiver take note.
+    pub(super) fn count_at_original(&mut self, of: &Subscription, now: i64, begins: bool) {
+        match of.copy {
+            Some(copy) if copy.shadow => {}
+            Some(copy) => {
+                let Some(original) = self.queues.get_mut(&copy.of) else {
+                    return;
+                };
+                if begins {
+                    original.of_copies += 1;
+                    if let Some(rate) = original.subscription.delivery.rate_per_second {
+                        original.pace.take(rate, now);
+                    }
+                } else {
+                    original.of_copies = original.of_copies.saturating_sub(1);
+                    self.line_up(copy.of);
+                }
+            }
+            None if begins => {}
+            None => {
+                for copy in self.replays.beside(of.id) {
+                    self.line_up(copy);
+                }
+            }
+        }
+    }
+}

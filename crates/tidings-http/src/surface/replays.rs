@@ -1,0 +1,262 @@
+//! What is sent again, as plans with progress: history of a subscription, and dead letters by a filter.
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query as Parameters, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings_event::TypePattern;
+use tidings_event::event::rfc3339;
+use tidings_gateway::publish::refusal::Refusal;
+use tidings_gateway::replays::history::Wanted;
+use tidings_gateway::replays::{MAX_PAGE, Plan, ReplayRow, Routing, Survey};
+use tidings_gateway::subscriptions::From;
+use uuid::Uuid;
+
+use super::subscriptions::{self, MAX_BYTES};
+use crate::House;
+use crate::problem::Refused;
+use crate::request::{Authenticated, json_body};
+
+/// Which part of history, and how.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ReplayBody {
+    /// `beginning` or an RFC 3339 time.
+    from: String,
+    /// What was received before this RFC 3339 time; up to now if absent.
+    until: Option<String>,
+    /// A time is `until`, a URL is `shadowUrl`.
+    to: Option<String>,
+    /// Sent here instead of to the subscription's URL, without its credentials and headers; one attempt each.
+    shadow_url: Option<String>,
+    /// Only of these types, exact or patterns as in a filter.
+    #[serde(default)]
+    types: Vec<String>,
+    /// At most so many a second, 1 to 10,000; as the subscription takes them if absent.
+    rate: Option<u32>,
+    /// `then` (the default): what was sent then. `now`: what meets the filter as it is.
+    routing: Option<String>,
+    /// Says what would be sent, and sends nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl ReplayBody {
+    fn wanted(&self) -> Result<Wanted, Refusal> {
+        let (mut until, mut shadow) = (self.until.as_deref(), self.shadow_url.as_deref());
+        if let Some(to) = self.to.as_deref() {
+            let (place, field) = if to.contains("://") {
+                (&mut shadow, "shadowUrl")
+            } else {
+                (&mut until, "until")
+            };
+            if place.replace(to).is_some() {
+                let detail = format!("Give either 'to' or '{field}'.");
+                return Err(Refusal::invalid("to", detail));
+            }
+        }
+        let time = |text: &str| {
+            let time = text.parse::<jiff::Timestamp>();
+            let time = time.map(jiff::Timestamp::as_millisecond);
+            time.map_err(|_| Refusal::invalid("until", "'until' must be an RFC 3339 time."))
+        };
+        let from = match subscriptions::from("from", &self.from)? {
+            From::Now => {
+                let detail = "'from' must be beginning or an RFC 3339 time.";
+                return Err(Refusal::invalid("from", detail));
+            }
+            from => from,
+        };
+        let until_ms = until.map(time).transpose()?;
+        if let (From::Time(from), Some(until)) = (from, until_ms)
+            && from >= until
+        {
+            let detail = "'until' must be later than 'from'.";
+            return Err(Refusal::invalid("until", detail));
+        }
+        let shadow = shadow.map(|text| {
+            text.parse().map_err(|error| {
+                let detail = format!("The URL cannot be used: {error}.");
+                Refusal::invalid("shadowUrl", detail)
+            })
+        });
+        let routing = match self.routing.as_deref() {
+            None | Some("then") => Routing::Then,
+            Some("now") => Routing::Now,
+            Some(_) => {
+                return Err(Refusal::invalid(
+                    "routing",
+                    "'routing' must be then or now.",
+                ));
+            }
+        };
+        let types = self.types.iter().map(|text| {
+            let pattern = text.parse::<TypePattern>();
+            pattern.map_err(|error| Refusal::invalid("types", format!("{error}.")))
+        });
+        Ok(Wanted {
+            from,
+            until_ms,
+            types: types.collect::<Result<_, _>>()?,
+            rate: self.rate,
+            routing,
+            shadow: shadow.transpose()?,
+        })
+    }
+}
+
+/// Sends history again to one subscription, or says what that would be.
+#[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/replay", tag = "replays",
+    params(("subscriptionId" = String, Path)), request_body = ReplayBody,
+    responses((status = 200, description = "What a dry run has found", body = serde_json::Value),
+        (status = 202, description = "The replay, with its id", body = serde_json::Value)))]
+pub(crate) async fn of_history(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let body: ReplayBody = json_body(&headers, body, MAX_BYTES).await?;
+    let (room, id) = (&house.gateway().replays, subscriptions::parsed(&id)?);
+    let wanted = body.wanted()?;
+    if !body.dry_run {
+        return accepted(&room.of_history(&caller, id, wanted).await?);
+    }
+    let (rate, routing) = (wanted.rate, wanted.routing);
+    let survey = room.survey(&caller, id, wanted).await?;
+    Ok(axum::Json(surveyed(&survey, rate, routing)).into_response())
+}
+
+fn surveyed(survey: &Survey, rate: Option<u32>, routing: Routing) -> Value {
+    let differing = |(count, named): &(u64, Vec<Uuid>)| json!({ "count": count, "first": named });
+    json!({
+        "dryRun": true,
+        "routing": routing,
+        "count": survey.count,
+        "complete": survey.complete,
+        "bytes": survey.bytes,
+        "rate": rate,
+        "seconds": rate.map(|rate| survey.count.div_ceil(u64::from(rate))),
+        "added": differing(&survey.added),
+        "dropped": differing(&survey.dropped),
+    })
+}
+
+/// The answer to a replay that was asked for.
+pub(super) fn accepted(row: &ReplayRow) -> Result<Response, Refused> {
+    Ok((StatusCode::ACCEPTED, axum::Json(rendered(row)?)).into_response())
+}
+
+/// A stretch of replays.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Stretch {
+    /// At most so many, 1 to 1,000; 100 if absent.
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The tenant's replays, newest first.
+#[utoipa::path(get, path = "/v1/replays", tag = "replays", params(Stretch),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn list(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    stretch: Result<Parameters<Stretch>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(stretch) =
+        stretch.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let limit = stretch.limit.unwrap_or(100);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
+        return Err(Refusal::invalid("limit", detail).into());
+    }
+    let cursor = stretch.cursor.as_deref().map(str::parse::<Uuid>);
+    let cursor = cursor.transpose();
+    let cursor = cursor.map_err(|_| Refusal::invalid("cursor", "'cursor' is not an id."))?;
+    let rows = house.gateway().replays.list(&caller, cursor, limit).await?;
+    let full = rows.len() == limit as usize;
+    let next = rows.last().filter(|_| full).map(|last| last.id);
+    let items: Vec<Value> = rows.iter().map(rendered).collect::<Result<_, _>>()?;
+    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+}
+
+/// How far one has come.
+#[utoipa::path(get, path = "/v1/replays/{replayId}", tag = "replays", params(("replayId" = String, Path)),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn get(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let row = house.gateway().replays.get(&caller, parsed(&id)?).await?;
+    Ok(axum::Json(rendered(&row)?).into_response())
+}
+
+/// Stops one where it is.
+#[utoipa::path(post, path = "/v1/replays/{replayId}/cancel", tag = "replays",
+    params(("replayId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn cancel(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let room = &house.gateway().replays;
+    let row = room.cancel(&caller, parsed(&id)?).await?;
+    Ok(axum::Json(rendered(&row)?).into_response())
+}
+
+/// Goes on with one that was cancelled, where it was.
+#[utoipa::path(post, path = "/v1/replays/{replayId}/resume", tag = "replays",
+    params(("replayId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn resume(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let room = &house.gateway().replays;
+    let row = room.resume(&caller, parsed(&id)?).await?;
+    Ok(axum::Json(rendered(&row)?).into_response())
+}
+
+fn parsed(id: &str) -> Result<Uuid, Refusal> {
+    id.parse().map_err(|_| Refusal::not_found("replay"))
+}
+
+fn rendered(row: &ReplayRow) -> Result<Value, Refusal> {
+    let plan = Plan::read(&row.plan)?;
+    let mut answer = json!({
+        "id": row.id,
+        "subscriptionId": row.subscription,
+        "state": row.state,
+        "total": row.total,
+        "sent": row.sent,
+        "delivered": row.delivered,
+        "failed": row.failed,
+        "rate": plan.rate(),
+        "createdAt": rfc3339(row.created_at_ms),
+        "startedAt": row.started_at_ms.map(rfc3339),
+        "endedAt": row.ended_at_ms.map(rfc3339),
+    });
+    match &plan {
+        Plan::History(history) => {
+            answer["kind"] = json!("history");
+            answer["routing"] = json!(history.routing);
+            answer["shadowUrl"] = json!(history.shadow.as_ref().map(ToString::to_string));
+            let types = history.types.iter().map(TypePattern::as_str);
+            answer["types"] = types.collect();
+        }
+        Plan::DeadLetters(letters) => {
+            answer["kind"] = json!("dead-letters");
+            answer["type"] = json!(letters.event_type);
+            answer["subscriptions"] = json!(letters.subscriptions);
+            answer["error"] = json!(letters.error);
+        }
+    }
+    Ok(answer)
+}

@@ -1,0 +1,142 @@
+//! `tidings replay`: history that is sent again to one subscription.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tidings_client::Client;
+
+use crate::connection::{Connection, block_on};
+use crate::output::{Column, Output};
+
+/// How often progress is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+const SHOWN: [Column; 8] = [
+    ("ID", "id"),
+    ("CREATED", "createdAt"),
+    ("KIND", "kind"),
+    ("STATE", "state"),
+    ("TOTAL", "total"),
+    ("SENT", "sent"),
+    ("DELIVERED", "delivered"),
+    ("FAILED", "failed"),
+];
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Send what stands in the log again, and show progress to the end
+    Start(Start),
+    /// List the tenant's newest replays
+    List {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Show how far a replay has come
+    Get(One),
+    /// Show a replay's progress to its end
+    Watch(One),
+    /// Stop a replay where it is
+    Cancel(One),
+    /// Go on with a replay that was cancelled
+    Resume(One),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    connection: Connection,
+    /// The subscription's id, as 'subscriptions list' has it
+    subscription: String,
+    /// beginning, or an RFC 3339 time
+    #[arg(long)]
+    from: String,
+    /// What was received before this RFC 3339 time; up to now if not given
+    #[arg(long)]
+    until: Option<String>,
+    /// Only of these types or patterns, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    types: Vec<String>,
+    /// At most so many a second
+    #[arg(long)]
+    rate: Option<u32>,
+    /// then: what was sent then; now: what meets the filter as it is
+    #[arg(long, value_parser = ["then", "now"])]
+    routing: Option<String>,
+    /// Send here instead, without the subscription's credentials and headers
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
+    /// Say what would be sent, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait for the end
+    #[arg(long)]
+    detach: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct One {
+    #[command(flatten)]
+    connection: Connection,
+    /// The replay's id
+    id: String,
+}
+
+pub(crate) fn run(command: Command, output: Output) -> Result<()> {
+    block_on(carry_out(command, output))
+}
+
+async fn carry_out(command: Command, output: Output) -> Result<()> {
+    let answer = match command {
+        Command::Start(start) => {
+            let client = start.connection.client()?;
+            let plan = json!({
+                "from": start.from, "until": start.until, "types": start.types, "rate": start.rate,
+                "routing": start.routing, "shadowUrl": start.to, "dryRun": start.dry_run,
+            });
+            let begun = client.replay_history(&start.subscription, &plan).await?;
+            if start.dry_run || start.detach {
+                begun
+            } else {
+                watched(&client, begun).await?
+            }
+        }
+        Command::List { connection } => {
+            let page = connection.client()?.list_replays().await?;
+            return output.list(&page.items, &SHOWN);
+        }
+        Command::Get(one) => one.connection.client()?.get_replay(&one.id).await?,
+        Command::Watch(one) => {
+            let client = one.connection.client()?;
+            let replay = client.get_replay(&one.id).await?;
+            watched(&client, replay).await?
+        }
+        Command::Cancel(one) => one.connection.client()?.cancel_replay(&one.id).await?,
+        Command::Resume(one) => one.connection.client()?.resume_replay(&one.id).await?,
+    };
+    output.one(&answer)
+}
+
+/// Shows progress until a replay has ended; answers it as it is then.
+pub(crate) async fn watched(client: &Client, mut replay: Value) -> Result<Value> {
+    let id = replay["id"].as_str().unwrap_or_default().to_owned();
+    let bar = ProgressBar::new(replay["total"].as_u64().unwrap_or(0));
+    let template = "{bar:30} {pos} of {len}, {per_sec}, {elapsed}  {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    if std::io::stderr().is_terminal() {
+        bar.enable_steady_tick(Duration::from_millis(200));
+    }
+    while matches!(replay["state"].as_str(), Some("planned" | "running")) {
+        tokio::time::sleep(ASK_EVERY).await;
+        replay = client.get_replay(&id).await?;
+        let counted = |name: &str| replay[name].as_u64().unwrap_or(0);
+        bar.set_position(counted("delivered") + counted("failed"));
+        bar.set_message(format!("{} failed", counted("failed")));
+    }
+    bar.finish_and_clear();
+    Ok(replay)
+}
