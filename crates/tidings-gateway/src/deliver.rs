@@ -14,6 +14,7 @@
 mod attempt;
 mod flush;
 mod lead;
+pub(crate) mod now;
 mod queue;
 mod read;
 pub mod record;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidings_egress::{Secret, Target};
-use tidings_event::{Data, Event, TenantId};
+use tidings_event::{Data, Event, ExtensionId, TenantId};
 use tidings_filter::Filter;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::of_extensions::Owner;
 
+/// The kind of target that stands for a plugin.
+pub(crate) const IN_PROCESS: &str = "in-process";
 /// The longest name, in characters.
 const MAX_NAME: usize = 100;
 /// The most headers of one's own.
@@ -64,7 +66,7 @@ pub struct Subscription {
     /// Which events.
     pub filter: Filter,
     /// Where to.
-    pub target: Webhook,
+    pub target: Receiver,
     /// How.
     pub delivery: Rules,
     /// Whether it gets anything.
@@ -94,6 +96,38 @@ pub(crate) struct Start {
     /// The extension that it stands for, if it is not its tenant's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<Owner>,
+}
+
+/// Who gets what is delivered.
+#[derive(Debug, Clone)]
+pub enum Receiver {
+    /// A receiver over HTTP.
+    Webhook(Box<Webhook>),
+    /// The plugin of the extension that the subscription stands for.
+    InProcess {
+        /// Which extension.
+        extension: ExtensionId,
+        /// What its breaker is called by.
+        place: String,
+    },
+}
+
+impl Receiver {
+    /// Whoever else is there fares no better when it does not work.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Webhook(webhook) => webhook.url.host(),
+            Self::InProcess { place, .. } => place,
+        }
+    }
+
+    /// Over HTTP, if it is.
+    pub fn webhook(&self) -> Option<&Webhook> {
+        match self {
+            Self::Webhook(webhook) => Some(webhook),
+            Self::InProcess { .. } => None,
+        }
+    }
 }
 
 /// A receiver over HTTP.
@@ -221,7 +255,7 @@ struct Document {
     name: String,
     #[serde(default)]
     filter: Map<String, Value>,
-    target: TargetDocument,
+    target: Value,
     #[serde(default)]
     delivery: DeliveryDocument,
     #[serde(default)]
@@ -239,6 +273,15 @@ struct TargetDocument {
     auth: Option<Auth>,
     #[serde(default)]
     format: Format,
+}
+
+/// The target of a subscription that stands for an extension in process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InProcessDocument {
+    #[serde(rename = "kind")]
+    _kind: String,
+    extension: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -284,7 +327,7 @@ struct RetryDocument {
 pub(crate) struct Wanted {
     pub(crate) name: String,
     pub(crate) filter: Filter,
-    pub(crate) target: Webhook,
+    pub(crate) target: Receiver,
     pub(crate) delivery: Rules,
     pub(crate) enabled: Option<bool>,
     /// As it is kept and shown.
@@ -293,8 +336,7 @@ pub(crate) struct Wanted {
 
 /// Reads and checks a document.
 pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
-    let given: Document = serde_json::from_value(document)
-        .map_err(|error| Refusal::invalid("body", format!("{error}.")))?;
+    let given: Document = serde_json::from_value(document).map_err(|error| unread(&error))?;
     let name = given.name.trim().to_owned();
     if name.is_empty() || name.chars().count() > MAX_NAME {
         let detail = format!("'name' must have 1 to {MAX_NAME} characters.");
@@ -312,16 +354,39 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
     let mut shown = Map::new();
     shown.insert("name".into(), name.clone().into());
     shown.insert("filter".into(), filter_document);
-    shown.insert("target".into(), target_shown(&given.target));
+    let (target, target_shown) = receiver(given.target)?;
+    shown.insert("target".into(), target_shown);
     shown.insert("delivery".into(), serde_json::json!(given.delivery));
     Ok(Wanted {
         name,
         filter,
-        target: webhook(given.target)?,
+        target,
         delivery: rules(&given.delivery)?,
         enabled: given.enabled,
         document: shown,
     })
+}
+
+fn unread(error: &serde_json::Error) -> Refusal {
+    Refusal::invalid("body", format!("{error}."))
+}
+
+/// The target, and how it is shown.
+fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
+    if document["kind"] == IN_PROCESS {
+        let shown = document.clone();
+        let given: InProcessDocument =
+            serde_json::from_value(document).map_err(|error| unread(&error))?;
+        let extension = given
+            .extension
+            .parse()
+            .map_err(|error| Refusal::invalid("target.extension", format!("{error}.")))?;
+        let place = format!("{IN_PROCESS}:{extension}");
+        return Ok((Receiver::InProcess { extension, place }, shown));
+    }
+    let given: TargetDocument = serde_json::from_value(document).map_err(|error| unread(&error))?;
+    let shown = target_shown(&given);
+    Ok((Receiver::Webhook(Box::new(webhook(given)?)), shown))
 }
 
 fn target_shown(target: &TargetDocument) -> Value {
@@ -493,101 +558,4 @@ pub fn duration(field: &str, text: &str, longest: Duration) -> Result<Duration, 
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn with(path: &str, value: Value) -> Value {
-        let mut document = json!({ "name": "orders", "target": { "kind": "webhook", "url": "https://a.example/h" } });
-        let (parent, member) = path.rsplit_once('/').unwrap();
-        for part in parent.split('/').filter(|part| !part.is_empty()) {
-            if document.pointer(&format!("/{part}")).is_none() {
-                document[part] = json!({});
-            }
-        }
-        document.pointer_mut(parent).unwrap()[member] = value;
-        document
-    }
-
-    #[test]
-    fn a_document_is_read_with_its_defaults_and_without_its_secrets() {
-        let mut document = with("/delivery/ordered", json!(true));
-        document["delivery"]["key"] = json!("subject");
-        document["delivery"]["retry"] =
-            json!({ "maxAttempts": 4, "backoff": "2s", "maxAge": "1h" });
-        document["target"]["auth"] = json!({ "kind": "bearer", "token": "s3cret" });
-        let wanted = parse(document).unwrap();
-        assert_eq!(wanted.delivery.key, Some(Key::Attribute("subject".into())));
-        assert_eq!(wanted.delivery.on_exhausted, OnExhausted::Park);
-        assert_eq!(wanted.delivery.max_in_flight, 16);
-        assert_eq!(wanted.delivery.timeout, Duration::from_secs(15));
-        let waits = wanted.delivery.schedule.as_deref().unwrap();
-        assert_eq!(waits, [2, 4, 8].map(Duration::from_secs));
-        let shown = Value::Object(wanted.document).to_string();
-        assert!(
-            !shown.contains("s3cret") && shown.contains(r#""auth":{"kind":"bearer"}"#),
-            "{shown}"
-        );
-        assert!(!format!("{:?}", wanted.target).contains("s3cret"));
-    }
-
-    #[test]
-    fn what_cannot_be_delivered_to_is_refused_with_its_field() {
-        for (path, value, field) in [
-            ("/name", json!(" "), "name"),
-            ("/other", json!(1), "body"),
-            ("/filter", json!({ "types": ["A"] }), "filter.types[0]"),
-            ("/target/kind", json!("pigeon"), "target.kind"),
-            ("/target/url", json!("ftp://a.example"), "target.url"),
-            (
-                "/target/headers",
-                json!({ "webhook-id": "1" }),
-                "target.headers.webhook-id",
-            ),
-            (
-                "/target/headers",
-                json!({ "a b": "1" }),
-                "target.headers.a b",
-            ),
-            (
-                "/target/headers",
-                json!({ "x": "a\nb" }),
-                "target.headers.x",
-            ),
-            ("/delivery/ordered", json!(true), "delivery.key"),
-            ("/delivery/key", json!("subject"), "delivery.key"),
-            (
-                "/delivery/onExhausted",
-                json!("park"),
-                "delivery.onExhausted",
-            ),
-            ("/delivery/maxInFlight", json!(0), "delivery.maxInFlight"),
-            (
-                "/delivery/rateLimit",
-                json!({ "perSecond": 0 }),
-                "delivery.rateLimit.perSecond",
-            ),
-            ("/delivery/timeout", json!("2h"), "delivery.timeout"),
-            ("/delivery/timeout", json!("5"), "delivery.timeout"),
-            (
-                "/delivery/retry",
-                json!({ "schedule": ["0s"] }),
-                "delivery.retry.schedule",
-            ),
-            (
-                "/delivery/retry",
-                json!({ "schedule": [], "maxAttempts": 1 }),
-                "delivery.retry",
-            ),
-            (
-                "/delivery/retry",
-                json!({ "maxAttempts": 101 }),
-                "delivery.retry",
-            ),
-        ] {
-            let refusal = parse(with(path, value)).unwrap_err();
-            assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
-        }
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! Cast: the room [`Subscriptions`], through which tenants change them; [`InForce`], what the dispatcher
 //! matches events against, changed by difference since there may be a million.
 
+mod document;
 mod in_force;
 pub(crate) mod of_extensions;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tidings_bus::{Bus, Partition, partition_of};
 use tidings_egress::{Client, Secret};
 use tidings_event::{Code, Event, Service, TenantId};
@@ -24,10 +25,12 @@ use crate::clock::Clock;
 use crate::events::unreadable;
 use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
+use crate::plugins::InProcess;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::{Vault, random};
-use crate::subscription::{self, Auth, Start, State, Subscription};
+use crate::subscription::{self, Auth, Receiver, Start, State, Subscription};
 
+use document::{merge, split, stored};
 pub use in_force::InForce;
 
 /// How many rows are read at once.
@@ -98,6 +101,7 @@ pub struct Subscriptions {
     outbox: Arc<Outbox>,
     clock: Clock,
     in_force: Arc<InForce>,
+    in_process: Arc<InProcess>,
 }
 
 impl Subscriptions {
@@ -109,6 +113,7 @@ impl Subscriptions {
         vault: Vault,
         outbox: Arc<Outbox>,
         clock: Clock,
+        in_process: Arc<InProcess>,
     ) -> Result<Self, Refusal> {
         let room = Self {
             store,
@@ -117,7 +122,8 @@ impl Subscriptions {
             vault,
             outbox,
             clock,
-            in_force: Arc::default(),
+            in_force: in_process.in_force(),
+            in_process,
         };
         room.follow(&mut (-1, None)).await?;
         Ok(room)
@@ -158,6 +164,7 @@ impl Subscriptions {
     ) -> Result<(Arc<Subscription>, zeroize::Zeroizing<String>), Refusal> {
         let tenant = administered(caller)?;
         let wanted = self.checked(document)?;
+        of_extensions::only_theirs(&wanted, None)?;
         let secret = Secret::from_random(random());
         let state = match wanted.enabled {
             Some(false) => State::Disabled,
@@ -168,7 +175,7 @@ impl Subscriptions {
                 secret: secret.to_text(),
                 ends_at_ms: None,
             }],
-            auth: wanted.target.auth.clone(),
+            auth: wanted.target.webhook().and_then(|it| it.auth.clone()),
         };
         let start = Start {
             number: 1,
@@ -329,6 +336,7 @@ impl Subscriptions {
                 }
                 merge(&mut whole, patch);
                 let wanted = self.checked(whole)?;
+                of_extensions::only_theirs(&wanted, start.owner.as_ref())?;
                 match wanted.enabled {
                     Some(false) => row.state = State::Disabled.as_str().into(),
                     Some(true) => {
@@ -337,7 +345,7 @@ impl Subscriptions {
                     }
                     None => {}
                 }
-                secrets.auth = wanted.target.auth;
+                secrets.auth = wanted.target.webhook().and_then(|it| it.auth.clone());
                 document = wanted.document;
             }
             Change::Pause => row.state = State::Paused.as_str().into(),
@@ -438,7 +446,10 @@ impl Subscriptions {
 
     fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = subscription::parse(document)?;
-        self.egress.admit(&wanted.target.url).map_err(|error| {
+        let Some(webhook) = wanted.target.webhook() else {
+            return Ok(wanted);
+        };
+        self.egress.admit(&webhook.url).map_err(|error| {
             Refusal::new(
                 Code::TargetNotAllowed,
                 Rule::Shape,
@@ -511,7 +522,15 @@ impl Subscriptions {
         if let (Some(auth), Some(target)) = (&secrets.auth, wanted.document.get_mut("target")) {
             target["auth"] = json!({ "kind": auth.kind() });
         }
-        wanted.target.auth = secrets.auth;
+        match &mut wanted.target {
+            Receiver::Webhook(webhook) => webhook.auth = secrets.auth,
+            Receiver::InProcess { extension, .. } => {
+                let owner = start.owner.as_ref();
+                if self.in_process.runs_in_line(extension, owner) {
+                    wanted.filter = of_extensions::only_replayed(owner)?;
+                }
+            }
+        }
         let signing = secrets.signing.into_iter().map(|it| {
             let secret = it.secret.parse::<Secret>();
             let secret = secret.map_err(|error| Refusal::fault("Reading a signing secret", &error));
@@ -540,51 +559,13 @@ fn place(id: Uuid) -> String {
     format!("subscription {id}")
 }
 
-/// The document as it is kept: what is shown, and where it begins.
-fn stored(mut document: Map<String, Value>, start: &Start) -> String {
-    document.insert("start".into(), json!(start));
-    Value::Object(document).to_string()
-}
-
-/// What is shown, without any mark of a credential, and where it begins.
-fn split(row: &SubscriptionRow) -> Result<(Map<String, Value>, Start), Refusal> {
-    let unread = |error| Refusal::fault("Reading a subscription", &error);
-    let mut document: Map<String, Value> = serde_json::from_str(&row.document).map_err(unread)?;
-    let start = document.remove("start").unwrap_or_default();
-    let start = serde_json::from_value(start).map_err(unread)?;
-    if let Some(target) = document.get_mut("target").and_then(Value::as_object_mut) {
-        target.remove("auth");
-    }
-    Ok((document, start))
-}
-
-/// RFC 7396.
-fn merge(document: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *document = patch.clone();
-        return;
-    };
-    if !document.is_object() {
-        *document = json!({});
-    }
-    for (name, value) in patch {
-        if value.is_null() {
-            if let Some(members) = document.as_object_mut() {
-                members.remove(name);
-            }
-        } else {
-            merge(&mut document[name], value);
-        }
-    }
-}
-
 /// The tenant that the caller may change subscriptions of: a module's and a service's own, a user's with the
 /// role ADMIN.
 pub(crate) fn administered(caller: &Caller) -> Result<TenantId, Refusal> {
     let may = match caller.principal() {
         Principal::Module(_) | Principal::Service(_) => true,
         Principal::User(_) => caller.is_admin(),
-        Principal::ApiKey { .. } | Principal::Operator(_) => false,
+        Principal::ApiKey { .. } | Principal::Operator(_) | Principal::Extension { .. } => false,
     };
     if !may {
         return Err(Refusal::forbidden(format!(

@@ -188,8 +188,10 @@ impl Dispatcher {
             .forget_attempts(before)
             .await
             .map_err(store_fault)?;
+        let causes = self.store.causes().forget(before).await;
+        let forgotten = forgotten + causes.map_err(store_fault)?;
         if forgotten > 0 {
-            tracing::info!(forgotten, "old attempts are forgotten");
+            tracing::info!(forgotten, "old attempts and causes are forgotten");
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use tidings_event::{Data, Event};
 use uuid::Uuid;
 
 use super::{Handover, Outcome, Target, Verdict};
-use crate::subscription::{Auth, Format};
+use crate::subscription::{Auth, Format, Webhook};
 
 /// CloudEvents JSON format, as HTTP names it.
 const STRUCTURED: &str = "application/cloudevents+json";
@@ -35,11 +35,14 @@ impl Webhooks {
 impl Target for Webhooks {
     fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
-            let (content_type, attributes, body) = written(&handover);
-            let headers = headers(&handover, &content_type, attributes, &body);
             let subscription = &handover.subscription;
+            let Some(webhook) = subscription.target.webhook() else {
+                return Outcome::failed("the subscription has no receiver over HTTP", false);
+            };
+            let (content_type, attributes, body) = written(webhook.format, &handover);
+            let headers = headers(webhook, &handover, &content_type, attributes, &body);
             let outgoing = Outgoing {
-                target: &subscription.target.url,
+                target: &webhook.url,
                 headers,
                 body,
                 timeout: subscription.delivery.timeout,
@@ -58,9 +61,9 @@ pub(crate) fn message_id(event_id: Uuid, subscription: Uuid) -> String {
 }
 
 /// Content type, attributes that go as headers, and body.
-fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
+fn written(format: Format, handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
     let event = &*handover.event;
-    match handover.subscription.target.format {
+    match format {
         Format::Structured if !handover.replayed => {
             (STRUCTURED.into(), Vec::new(), event.structured())
         }
@@ -133,6 +136,7 @@ fn encoded(value: &str) -> String {
 }
 
 fn headers(
+    webhook: &Webhook,
     handover: &Handover,
     content_type: &str,
     attributes: Vec<(String, String)>,
@@ -160,7 +164,7 @@ fn headers(
     if let Some(traceparent) = &handover.event.traceparent {
         add("traceparent", traceparent.clone());
     }
-    match &subscription.target.auth {
+    match &webhook.auth {
         None => {}
         Some(Auth::Bearer { token }) => add("authorization", format!("Bearer {}", token.as_str())),
         Some(Auth::Basic { username, password }) => {
@@ -168,7 +172,7 @@ fn headers(
             add("authorization", format!("Basic {pair}"));
         }
     }
-    headers.extend(subscription.target.headers.iter().cloned());
+    headers.extend(webhook.headers.iter().cloned());
     headers
 }
 
@@ -210,16 +214,7 @@ fn failed(error: &EgressError) -> Outcome {
         EgressError::Refused(_) => format!("TARGET_NOT_ALLOWED: {error}"),
         _ => error.to_string(),
     };
-    Outcome {
-        verdict: Verdict::Failed {
-            retry_after: None,
-            unreachable: true,
-        },
-        status: None,
-        error: Some(sentence),
-        response_headers: Vec::new(),
-        response_body: String::new(),
-    }
+    Outcome::failed(sentence, true)
 }
 
 /// A client for tests that may reach loopback.

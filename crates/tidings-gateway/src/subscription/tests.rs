@@ -1,0 +1,98 @@
+//! Documents of subscriptions, as they are read and refused.
+
+use serde_json::json;
+
+use super::*;
+
+fn with(path: &str, value: Value) -> Value {
+    let mut document =
+        json!({ "name": "orders", "target": { "kind": "webhook", "url": "https://a.example/h" } });
+    let (parent, member) = path.rsplit_once('/').unwrap();
+    for part in parent.split('/').filter(|part| !part.is_empty()) {
+        if document.pointer(&format!("/{part}")).is_none() {
+            document[part] = json!({});
+        }
+    }
+    document.pointer_mut(parent).unwrap()[member] = value;
+    document
+}
+
+#[test]
+fn a_document_is_read_with_its_defaults_and_without_its_secrets() {
+    let mut document = with("/delivery/ordered", json!(true));
+    document["delivery"]["key"] = json!("subject");
+    document["delivery"]["retry"] = json!({ "maxAttempts": 4, "backoff": "2s", "maxAge": "1h" });
+    document["target"]["auth"] = json!({ "kind": "bearer", "token": "s3cret" });
+    let wanted = parse(document).unwrap();
+    assert_eq!(wanted.delivery.key, Some(Key::Attribute("subject".into())));
+    assert_eq!(wanted.delivery.on_exhausted, OnExhausted::Park);
+    assert_eq!(wanted.delivery.max_in_flight, 16);
+    assert_eq!(wanted.delivery.timeout, Duration::from_secs(15));
+    let waits = wanted.delivery.schedule.as_deref().unwrap();
+    assert_eq!(waits, [2, 4, 8].map(Duration::from_secs));
+    let shown = Value::Object(wanted.document).to_string();
+    assert!(
+        !shown.contains("s3cret") && shown.contains(r#""auth":{"kind":"bearer"}"#),
+        "{shown}"
+    );
+    assert!(!format!("{:?}", wanted.target).contains("s3cret"));
+}
+
+#[test]
+fn what_cannot_be_delivered_to_is_refused_with_its_field() {
+    for (path, value, field) in [
+        ("/name", json!(" "), "name"),
+        ("/other", json!(1), "body"),
+        ("/filter", json!({ "types": ["A"] }), "filter.types[0]"),
+        ("/target/kind", json!("pigeon"), "target.kind"),
+        ("/target/url", json!("ftp://a.example"), "target.url"),
+        (
+            "/target/headers",
+            json!({ "webhook-id": "1" }),
+            "target.headers.webhook-id",
+        ),
+        (
+            "/target/headers",
+            json!({ "a b": "1" }),
+            "target.headers.a b",
+        ),
+        (
+            "/target/headers",
+            json!({ "x": "a\nb" }),
+            "target.headers.x",
+        ),
+        ("/delivery/ordered", json!(true), "delivery.key"),
+        ("/delivery/key", json!("subject"), "delivery.key"),
+        (
+            "/delivery/onExhausted",
+            json!("park"),
+            "delivery.onExhausted",
+        ),
+        ("/delivery/maxInFlight", json!(0), "delivery.maxInFlight"),
+        (
+            "/delivery/rateLimit",
+            json!({ "perSecond": 0 }),
+            "delivery.rateLimit.perSecond",
+        ),
+        ("/delivery/timeout", json!("2h"), "delivery.timeout"),
+        ("/delivery/timeout", json!("5"), "delivery.timeout"),
+        (
+            "/delivery/retry",
+            json!({ "schedule": ["0s"] }),
+            "delivery.retry.schedule",
+        ),
+        (
+            "/delivery/retry",
+            json!({ "schedule": [], "maxAttempts": 1 }),
+            "delivery.retry",
+        ),
+        (
+            "/delivery/retry",
+            json!({ "maxAttempts": 101 }),
+            "delivery.retry",
+        ),
+    ] {
+        let refusal = parse(with(path, value)).unwrap_err();
+        assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
+    }
+}
