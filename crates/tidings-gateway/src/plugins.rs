@@ -10,6 +10,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidings_event::{Data, Event, EventType, ExtensionId, WorkspaceId};
@@ -22,7 +23,6 @@ use crate::clock::Clock;
 use crate::publish::command::WORKSPACE_ATTRIBUTE;
 use crate::subscriptions::InForce;
 use crate::subscriptions::of_extensions::Owner;
-use causing::Causing;
 
 /// So many handlers of a plugin run at once, for either way of being called.
 const AT_ONCE: usize = 16;
@@ -83,8 +83,8 @@ pub(crate) struct Call<'a> {
     pub(crate) extension: &'a ExtensionId,
     pub(crate) when: When,
     pub(crate) event: PlatformEvent,
-    /// Publishes what the handler causes, until the call's time is over.
-    pub(crate) causing: Arc<Causing>,
+    /// Set when the call's time is over.
+    pub(crate) ended: Arc<AtomicBool>,
     pub(crate) until: Instant,
 }
 
@@ -160,7 +160,7 @@ impl Plugins {
             Ok(Ok(Err(panic))) => Err(format!("the handler panicked: {}", said(&*panic))),
             Ok(Err(error)) => Err(format!("the handler did not run: {error}")),
             Err(_) => {
-                call.causing.end();
+                call.ended.store(true, Ordering::Relaxed);
                 Err("the handler did not end in time".to_owned())
             }
         }
@@ -196,6 +196,11 @@ impl InProcess {
     /// Who wants what.
     pub(crate) fn in_force(&self) -> Arc<InForce> {
         self.in_force.clone()
+    }
+
+    /// Whether nobody handles anything before its publish is acknowledged.
+    pub(crate) fn runs_nothing_in_line(&self) -> bool {
+        self.plugins.in_line.is_empty()
     }
 
     /// Whether anybody could want an event of this type before its publish is acknowledged.
@@ -254,3 +259,6 @@ pub(crate) fn workspace_of(event: &Event) -> Option<WorkspaceId> {
 pub(crate) fn until(limit: Duration) -> Instant {
     Instant::now() + limit
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// The records that somebody may want before their publish is acknowledged.
 pub(crate) fn wanted_now(in_process: &InProcess, records: &[Record]) -> Vec<Record> {
+    if in_process.runs_nothing_in_line() {
+        return Vec::new();
+    }
     let may = |record: &&Record| {
         let event_type = record.headers.get("ce_type").map(str::parse::<EventType>);
         let event_type = event_type.and_then(Result::ok);
@@ -178,12 +181,13 @@ async fn outcome(
         extension.clone(),
         (*event).clone(),
     ));
-    let event = platform_event(event, causing.clone())?;
+    let ended = causing.ended();
+    let event = platform_event(event, causing)?;
     let call = Call {
         extension,
         when: When::BeforeAcknowledgement,
         event,
-        causing,
+        ended,
         until,
     };
     in_process.plugins.run(call).await

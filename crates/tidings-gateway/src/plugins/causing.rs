@@ -28,7 +28,7 @@ pub(crate) struct Causing {
     /// How many events of each key this call has published.
     counts: Mutex<HashMap<String, u32>>,
     /// The call's time is over: what it publishes now, nobody would wait for.
-    ended: AtomicBool,
+    ended: Arc<AtomicBool>,
 }
 
 impl Causing {
@@ -48,13 +48,13 @@ impl Causing {
             extension,
             event,
             counts: Mutex::default(),
-            ended: AtomicBool::new(false),
+            ended: Arc::default(),
         }
     }
 
-    /// Nothing more is published.
-    pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::Relaxed);
+    /// Once this is true nothing more is published.
+    pub(crate) fn ended(&self) -> Arc<AtomicBool> {
+        self.ended.clone()
     }
 
     /// The n-th event of a key has the same idempotency key whenever its cause comes, whatever is in it then.

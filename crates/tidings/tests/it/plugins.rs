@@ -216,6 +216,13 @@ fn only_where_it_is_installed_and_enabled_does_a_plugin_get_anything() {
     put(&server, &path, &root, &json!({})).expect(200);
     let id = publish(&server, &ada, "mis.behave.now", "well");
     assert_eq!(caused(&server, &ada, &id).len(), 1);
+    // What was missed comes when it is asked for; what was not, is not published again.
+    let mut again = installed(true);
+    again["replayFrom"] = json!("beginning");
+    put(&server, EXTENSION, &root, &again).expect(200);
+    eventually("what was missed", || {
+        (count(&server, &root, "mis.behave.noted") == 3).then_some(())
+    });
 }
 
 #[test]

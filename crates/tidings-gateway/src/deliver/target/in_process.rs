@@ -38,7 +38,8 @@ impl Target for Handlers {
                 extension.clone(),
                 (**handover.event).clone(),
             ));
-            let event = match platform_event(&handover.event, causing.clone()) {
+            let ended = causing.ended();
+            let event = match platform_event(&handover.event, causing) {
                 Ok(event) => event,
                 Err(sentence) => return Outcome::failed(sentence, false),
             };
@@ -46,7 +47,7 @@ impl Target for Handlers {
                 extension,
                 when: When::Afterwards,
                 event,
-                causing,
+                ended,
                 until: until(subscription.delivery.timeout),
             };
             match means.plugins.run(call).await {
