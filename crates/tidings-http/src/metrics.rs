@@ -18,7 +18,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 42] = [
+const ROUTES: [&str; 47] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -27,6 +27,7 @@ const ROUTES: [&str; 42] = [
     "/v1/events/explain",
     "/v1/events/{eventId}",
     "/v1/events/{eventId}/trace",
+    "/v1/events/{eventId}/explain",
     "/v1/subscriptions",
     "/v1/subscriptions/{subscriptionId}",
     "/v1/subscriptions/{subscriptionId}/pause",
@@ -35,6 +36,9 @@ const ROUTES: [&str; 42] = [
     "/v1/subscriptions/{subscriptionId}/skip-backlog",
     "/v1/subscriptions/{subscriptionId}/secret",
     "/v1/subscriptions/{subscriptionId}/rotate-secret",
+    "/v1/subscriptions/{subscriptionId}/events",
+    "/v1/subscriptions/{subscriptionId}/parked",
+    "/v1/subscriptions/{subscriptionId}/parked/release",
     "/v1/dead-letters",
     "/v1/dead-letters/replay",
     "/v1/dead-letters/{deadLetterId}",
@@ -55,6 +59,7 @@ const ROUTES: [&str; 42] = [
     "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
     "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
     "/api/workspaces/{workspaceId}/dead-letters",
+    "/api/workspaces/{workspaceId}/channels/{channel}/messages",
     "/healthz",
     "/readyz",
     "/metrics",
