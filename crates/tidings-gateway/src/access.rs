@@ -33,6 +33,7 @@ use tidings_store::{Store, StoreError};
 use zeroize::Zeroizing;
 
 pub use api_key::{ApiKeyError, ApiKeys, NewApiKey, PREFIX as API_KEY_PREFIX};
+pub(crate) use caller::of_extension;
 pub use caller::{Caller, InvalidScope, Principal, Scope, on_behalf_of};
 pub use jwks::{Fetch, KeySource};
 pub use local_key::{Claims, FILE_NAME as LOCAL_KEY_FILE_NAME, LocalKey, LocalKeyError};

@@ -28,6 +28,9 @@ impl Actor {
             Principal::Service(service) => json!({ "kind": "service", "name": service.as_str() }),
             Principal::User(sub) => json!({ "kind": "user", "name": sub }),
             Principal::Operator(sub) => json!({ "kind": "operator", "name": sub }),
+            Principal::Extension { workspace, id } => {
+                json!({ "kind": "extension", "workspace": workspace.as_str(), "name": id.as_str() })
+            }
             Principal::ApiKey { id, name, .. } => {
                 json!({ "kind": "api-key", "name": name, "id": id })
             }

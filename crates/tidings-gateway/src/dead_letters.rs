@@ -102,6 +102,14 @@ impl DeadLetters {
             .map_err(store_fault)
     }
 
+    /// The events that an event of the tenant has caused, oldest first.
+    pub async fn caused_by(&self, caller: &Caller, event_id: Uuid) -> Result<Vec<Uuid>, Refusal> {
+        let tenant = reader(caller)?;
+        let rows = self.store.causes().of(&tenant, event_id).await;
+        let rows = rows.map_err(store_fault)?;
+        Ok(rows.into_iter().map(|row| row.event_id).collect())
+    }
+
     async fn owned(&self, tenant: &TenantId, id: Uuid) -> Result<DeadLetterRow, Refusal> {
         let letter = self.store.dead_letters().get(tenant, id).await;
         letter

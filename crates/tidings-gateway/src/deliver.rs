@@ -13,6 +13,7 @@
 
 mod attempt;
 mod flush;
+pub(crate) mod now;
 mod queue;
 mod read;
 pub mod record;

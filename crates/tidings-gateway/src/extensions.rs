@@ -1,8 +1,8 @@
 //! Source C: what a workspace has installed, and which events each extension is to get.
 //!
-//! Cast: the room [`Extensions`]. An external service's row is one model with the tenant's own subscriptions: for
-//! each event it is to get, the room keeps a subscription of the dispatcher's that stands for it. A handler in
-//! process is kept, and is not called yet.
+//! Cast: the room [`Extensions`]. An extension's row is one model with the tenant's own subscriptions: for each event it
+//! is to get, the room keeps a subscription of the dispatcher's that stands for it, whether its target is an external
+//! service or a plugin in this process.
 
 use std::sync::Arc;
 
@@ -19,16 +19,21 @@ use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
+use crate::plugins::InProcess;
 use crate::publish::refusal::Refusal;
 use crate::rulebook::Workspace;
+use crate::subscription;
 use crate::subscriptions::of_extensions::{OfExtension, Owner};
 use crate::subscriptions::{From, Subscriptions};
 use crate::workspaces::Workspaces;
 
 /// The kind that is delivered to over HTTP.
 const EXTERNAL: &str = "EXTERNAL_SERVICE";
-/// The kind that will be called in process.
+/// The kind that is a plugin of this binary.
 const IN_PROCESS: &str = "IN_PROCESS";
+/// So many handlers of one extension of a workspace run at once for one of its events, so that a loud workspace leaves
+/// places to others.
+const IN_PROCESS_AT_ONCE: usize = 4;
 /// The most events that one extension subscribes to.
 const MAX_SUBSCRIPTIONS: usize = 200;
 
@@ -37,7 +42,7 @@ const MAX_SUBSCRIPTIONS: usize = 200;
 pub struct NewExtension {
     /// `EXTERNAL_SERVICE` or `IN_PROCESS`.
     pub kind: String,
-    /// Where an external service is; its events go to `/events` under it.
+    /// Where an external service is; its events go to `/events` under it. A plugin is its extension's by its id.
     pub service_base_url: Option<String>,
     /// Whether it is installed.
     pub installed: bool,
@@ -63,6 +68,7 @@ pub struct Extensions {
     subscriptions: Arc<Subscriptions>,
     outbox: Arc<Outbox>,
     clock: Clock,
+    in_process: Arc<InProcess>,
     /// One change at a time: an extension and its subscriptions are several rows.
     changing: Mutex<()>,
 }
@@ -74,6 +80,7 @@ impl Extensions {
         subscriptions: Arc<Subscriptions>,
         outbox: Arc<Outbox>,
         clock: Clock,
+        in_process: Arc<InProcess>,
     ) -> Self {
         Self {
             store,
@@ -81,6 +88,7 @@ impl Extensions {
             subscriptions,
             outbox,
             clock,
+            in_process,
             changing: Mutex::default(),
         }
     }
@@ -118,25 +126,29 @@ impl Extensions {
         let _alone = self.changing.lock().await;
         let rows = self.store.extensions();
         let before = rows.get(&row.workspace, &row.id).await;
+        let before = before.map_err(store_fault)?;
         if before
-            .map_err(store_fault)?
+            .as_ref()
             .is_some_and(|before| before.kind != row.kind)
         {
             let detail = "The kind of an extension does not change; delete it and make it anew.";
             return Err(Refusal::invalid("kind", detail));
         }
-        if let Some(url) = events_url(&row) {
-            let all = rows.subscriptions(&row.workspace, Some(&row.id)).await;
-            for one in all.map_err(store_fault)? {
-                let owner = owner(&one);
-                if let Some(known) = self.subscriptions.owned_by(&workspace.tenant, &owner) {
-                    let active = row.installed && row.enabled;
-                    let arranged = self
-                        .subscriptions
-                        .arrange(caller, &known, &url, active, from);
-                    arranged.await?;
-                }
+        let all = rows.subscriptions(&row.workspace, Some(&row.id)).await;
+        for one in all.map_err(store_fault)? {
+            let owner = owner(&one);
+            if let Some(known) = self.subscriptions.owned_by(&workspace.tenant, &owner) {
+                let (url, active) = (events_url(&row), row.installed && row.enabled);
+                let url = url.as_deref();
+                let arranged = self
+                    .subscriptions
+                    .arrange(caller, &known, url, active, from);
+                arranged.await?;
             }
+        }
+        if before.is_none() && row.kind == IN_PROCESS {
+            self.subscribe_handlers(caller, workspace, &row, from)
+                .await?;
         }
         let target = json!({
             "kind": "extension", "workspace": row.workspace.as_str(), "id": row.id.as_str(),
@@ -150,6 +162,33 @@ impl Extensions {
         rows.put(&row, &[event]).await.map_err(store_fault)?;
         self.outbox.deliver().await;
         Ok(row)
+    }
+
+    /// A new extension in process gets what its plugin handles.
+    async fn subscribe_handlers(
+        &self,
+        caller: &Caller,
+        workspace: &Workspace,
+        extension: &ExtensionRow,
+        from: Option<From>,
+    ) -> Result<(), Refusal> {
+        let keys = self.in_process.plugins.keys(&extension.id);
+        for event_key in keys.into_iter().flat_map(|keys| keys.keys()) {
+            let mut row = ExtensionSubscriptionRow {
+                workspace: workspace.id.clone(),
+                extension: extension.id.clone(),
+                event_key: event_key.clone(),
+                subscription: None,
+                created_at_ms: self.clock.now_ms(),
+            };
+            let made = self
+                .deliver(caller, workspace, extension, &row, from)
+                .await?;
+            row.subscription = Some(made.0);
+            let kept = self.store.extensions().put_subscription(&row).await;
+            kept.map_err(store_fault)?;
+        }
+        Ok(())
     }
 
     /// An extension, for those to whom the workspace is open.
@@ -227,13 +266,10 @@ impl Extensions {
                 subscription: None,
                 created_at_ms: room.clock.now_ms(),
             });
-            let mut secret = None;
-            if let Some(url) = events_url(&extension) {
-                let made = room.deliver(&caller, &workspace, &extension, &row, &url, from);
-                let (subscription, shown) = made.await?;
-                row.subscription = Some(subscription);
-                secret = shown;
-            }
+            room.handled(&extension, &row.event_key)?;
+            let made = room.deliver(&caller, &workspace, &extension, &row, from);
+            let (subscription, secret) = made.await?;
+            row.subscription = Some(subscription);
             let kept = room.store.extensions().put_subscription(&row).await;
             kept.map_err(store_fault)?;
             Ok(Subscribed { row, secret })
@@ -248,7 +284,6 @@ impl Extensions {
         workspace: &Workspace,
         extension: &ExtensionRow,
         row: &ExtensionSubscriptionRow,
-        url: &str,
         from: Option<From>,
     ) -> Result<(Uuid, Option<Zeroizing<String>>), Refusal> {
         let owner = owner(row);
@@ -256,6 +291,8 @@ impl Extensions {
         // One without a row is of a request that ended between the two writes.
         let known = self.subscriptions.owned_by(&workspace.tenant, &owner);
         let subscription = if let Some(known) = known {
+            let url = events_url(extension);
+            let url = url.as_deref();
             let arranged = self
                 .subscriptions
                 .arrange(caller, &known, url, active, from);
@@ -263,7 +300,7 @@ impl Extensions {
             known
         } else {
             let new = OfExtension {
-                document: document(extension, row.event_key.as_str(), url),
+                document: document(extension, row.event_key.as_str()),
                 owner,
                 tenant: workspace.tenant.clone(),
                 active,
@@ -272,6 +309,7 @@ impl Extensions {
             self.subscriptions.create_of(caller, new).await?
         };
         let newest = subscription.signing.first();
+        let newest = newest.filter(|_| extension.kind == EXTERNAL);
         let secret = newest.map(|(secret, _)| secret.to_verifying_text());
         Ok((subscription.id, secret))
     }
@@ -402,9 +440,41 @@ impl Extensions {
             .ok_or_else(|| Refusal::not_found("subscription"))
     }
 
+    /// Whether this binary has the plugin of an extension that is to get anything.
+    fn has_plugin(&self, row: &ExtensionRow) -> Result<(), Refusal> {
+        let gets = row.installed && row.enabled;
+        if !gets || self.in_process.plugins.keys(&row.id).is_some() {
+            return Ok(());
+        }
+        let detail = format!(
+            "This installation has no plugin '{}', so the extension would get nothing; run a binary that has it.",
+            row.id
+        );
+        Err(Refusal::invalid("extensionId", detail))
+    }
+
+    /// Whether the plugin of an extension, if it is one in process, handles an event.
+    fn handled(&self, extension: &ExtensionRow, event_key: &EventType) -> Result<(), Refusal> {
+        if extension.kind != IN_PROCESS {
+            return Ok(());
+        }
+        let keys = self.in_process.plugins.keys(&extension.id);
+        if keys.is_some_and(|keys| keys.contains_key(event_key)) {
+            return Ok(());
+        }
+        let handled = keys.into_iter().flat_map(|keys| keys.keys());
+        let handled: Vec<_> = handled.map(EventType::as_str).collect();
+        let detail = format!(
+            "The plugin '{}' has no handler for '{event_key}'; it has: {}.",
+            extension.id,
+            handled.join(", ")
+        );
+        Err(Refusal::invalid("eventKey", detail))
+    }
+
     fn check(&self, row: &ExtensionRow) -> Result<(), Refusal> {
         match (row.kind.as_str(), events_url(row)) {
-            (IN_PROCESS, None) => Ok(()),
+            (IN_PROCESS, None) => self.has_plugin(row),
             (IN_PROCESS, Some(_)) => Err(Refusal::invalid(
                 "serviceBaseUrl",
                 "An extension in process has no 'serviceBaseUrl'.",
@@ -417,8 +487,8 @@ impl Extensions {
                 "serviceBaseUrl",
                 "'serviceBaseUrl' has neither a query nor a fragment.",
             )),
-            (EXTERNAL, Some(url)) => {
-                let checked = self.subscriptions.check(document(row, "a.b", &url));
+            (EXTERNAL, Some(_)) => {
+                let checked = self.subscriptions.check(document(row, "a.b"));
                 checked.map_err(|refusal| refusal.field("serviceBaseUrl"))
             }
             _ => Err(Refusal::invalid(
@@ -443,14 +513,25 @@ fn owner(row: &ExtensionSubscriptionRow) -> Owner {
     }
 }
 
-/// The subscription of an external service, as a tenant would write it.
-fn document(extension: &ExtensionRow, event_key: &str, url: &str) -> Value {
+/// The subscription that stands for an extension's, as a tenant would write it.
+fn document(extension: &ExtensionRow, event_key: &str) -> Value {
+    let (target, delivery) = match events_url(extension) {
+        Some(url) => (
+            json!({ "kind": "webhook", "url": url, "format": "platform-event" }),
+            json!({}),
+        ),
+        None => (
+            json!({ "kind": subscription::IN_PROCESS, "extension": extension.id.as_str() }),
+            json!({ "maxInFlight": IN_PROCESS_AT_ONCE }),
+        ),
+    };
     json!({
         "name": extension.id.as_str(),
         "filter": {
             "types": [event_key],
             "dialects": [{ "exact": { "workspaceid": extension.workspace.as_str() } }],
         },
-        "target": { "kind": "webhook", "url": url, "format": "platform-event" },
+        "target": target,
+        "delivery": delivery,
     })
 }

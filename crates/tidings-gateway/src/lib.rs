@@ -4,6 +4,7 @@ pub mod access;
 pub mod api_keys;
 mod audit;
 pub mod catalogs;
+pub mod chat;
 pub mod clock;
 pub mod dead_letters;
 pub mod deliver;
@@ -17,6 +18,7 @@ pub mod outbox;
 #[cfg(test)]
 mod outbox_life;
 pub mod parked;
+pub mod plugins;
 pub mod publish;
 pub mod replays;
 pub mod replicas;
@@ -31,14 +33,18 @@ use std::time::Instant;
 
 use tidings_bus::{Bus, Health};
 use tidings_egress::Client;
+use tidings_plugin::PlatformEventHandler;
 use tidings_receipts::Receipts;
 use tidings_store::Store;
 
 use access::Access;
 use api_keys::ApiKeys;
 use catalogs::Catalogs;
+use chat::Chat;
 use clock::Clock;
 use dead_letters::DeadLetters;
+use deliver::target::Targets;
+use deliver::target::in_process::Handlers;
 use deliver::target::webhook::Webhooks;
 use deliver::{Deliveries, Means};
 use events::Events;
@@ -47,6 +53,7 @@ use limits::Limits;
 use manifests::Manifests;
 use outbox::Outbox;
 use parked::Parked;
+use plugins::{InProcess, Plugins};
 use publish::command::Command;
 use publish::refusal::Refusal;
 use publish::{Explanation, Line, Published};
@@ -70,6 +77,8 @@ pub struct Gateway {
     pub workspaces: Arc<Workspaces>,
     /// What workspaces have installed.
     pub extensions: Arc<Extensions>,
+    /// What was posted to the channels of workspaces.
+    pub chat: Chat,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// Who wants which events.
@@ -119,6 +128,8 @@ pub struct Parts {
     pub delivery: deliver::Config,
     /// Whether a valid credential of an unknown tenant makes it.
     pub auto_create: bool,
+    /// The plugins beside those that are shipped.
+    pub plugins: Vec<Arc<dyn PlatformEventHandler>>,
     /// The time.
     pub clock: Clock,
 }
@@ -156,8 +167,13 @@ impl Gateway {
             vault,
             delivery,
             auto_create,
+            plugins,
             clock,
         } = parts;
+        let plugins = chat::shipped(plugins, &store, &clock);
+        let plugins = Plugins::new(plugins);
+        let plugins = plugins.map_err(|error| Refusal::fault("Taking in the plugins", &error))?;
+        let in_process = Arc::new(InProcess::new(plugins, store.clone(), clock.clone()));
         let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
         let line = Arc::new(Line::new(
             bus.clone(),
@@ -165,6 +181,7 @@ impl Gateway {
             shelf.clone(),
             clock.clone(),
             partitions,
+            in_process.clone(),
         ));
         let outbox = Arc::new(Outbox::new(store.clone(), line.clone(), clock.clone()));
         let (rules, told) = (shelf.clone(), outbox.clone());
@@ -182,6 +199,7 @@ impl Gateway {
             vault,
             outbox.clone(),
             clock.clone(),
+            in_process.clone(),
         );
         let subscriptions = Arc::new(subscriptions.await?);
         let workspaces = Arc::new(workspaces);
@@ -191,7 +209,9 @@ impl Gateway {
             subscriptions.clone(),
             outbox.clone(),
             clock.clone(),
+            in_process.clone(),
         );
+        let chat = Chat::new(store.clone(), workspaces.clone());
         let dead_letters = DeadLetters::new(store.clone(), events.clone(), clock.clone());
         let parked = Parked::new(
             store.clone(),
@@ -213,6 +233,7 @@ impl Gateway {
             catalogs: Arc::new(catalogs),
             workspaces,
             extensions: Arc::new(extensions),
+            chat,
             api_keys,
             subscriptions,
             dead_letters,
@@ -281,7 +302,10 @@ impl Gateway {
             bus: self.bus.clone(),
             store: self.store.clone(),
             subscriptions: self.subscriptions.clone(),
-            target: Arc::new(Webhooks::new(self.egress.clone())),
+            target: Arc::new(Targets::new(
+                Webhooks::new(self.egress.clone()),
+                Handlers::new(self.line.clone(), self.line.in_process().clone()),
+            )),
             clock: self.clock.clone(),
             config: self.delivery.clone(),
         })

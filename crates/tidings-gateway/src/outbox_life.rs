@@ -105,6 +105,7 @@ async fn gateway(bus: &Arc<Leaving>, store: &Store) -> Gateway {
         vault: crate::secrets::Vault::new(&[7; 32]),
         delivery: crate::deliver::Config::default(),
         auto_create: true,
+        plugins: Vec::new(),
         clock,
     });
     opened.await.unwrap()

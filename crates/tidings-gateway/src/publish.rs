@@ -1,4 +1,4 @@
-//! THE WAY IN: shape → authorise → validate → name → claim → place → append → settle.
+//! THE WAY IN: shape → authorise → validate → name → claim → place → append → settle → deliver now.
 //!
 //! Every publish of every surface is one [`Command`] through [`Line::publish`]. All steps but `claim`,
 //! `append` and `settle` are pure functions, over an immutable [`Rulebook`] where they consult anything.
@@ -7,7 +7,8 @@
 //!
 //! *Deduplicate* is `claim` and `settle`, around the append. Where the bus keeps receipts itself
 //! ([`tidings_bus::Bus::keeps_receipts`]) it decides key, event and counter in one atomic append, and both
-//! are skipped.
+//! are skipped. *Deliver now* runs the handlers in process that a publisher waits for (source C, `async = false`), if
+//! there are any; whatever becomes of them, the publish stands.
 
 pub mod authorise;
 pub mod claim;
@@ -27,7 +28,9 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::deliver::now::{deliver_now, wanted_now};
 use crate::manifests::to_its_end;
+use crate::plugins::InProcess;
 use crate::rulebook::{Rulebook, Shelf};
 use authorise::{authorise, shape};
 use claim::{Claimed, claim, key_reused};
@@ -129,6 +132,7 @@ pub struct Line {
     shelf: Arc<Shelf>,
     clock: Clock,
     partitions: u32,
+    in_process: Arc<InProcess>,
 }
 
 impl Line {
@@ -140,6 +144,7 @@ impl Line {
         shelf: Arc<Shelf>,
         clock: Clock,
         partitions: u32,
+        in_process: Arc<InProcess>,
     ) -> Self {
         assert!(
             bus.keeps_receipts() || receipts.is_some(),
@@ -152,7 +157,12 @@ impl Line {
             shelf,
             clock,
             partitions,
+            in_process,
         }
+    }
+
+    pub(crate) fn in_process(&self) -> &Arc<InProcess> {
+        &self.in_process
     }
 
     /// Publishes 1 to 1,000 events: all of them, or none.
@@ -160,9 +170,20 @@ impl Line {
         let named = self.prepare(command, &mut Trail::off())?;
         let Some(receipts) = self.receipts.clone() else {
             let placed = self.place(Claimed::unasked(named), &mut Trail::off());
-            let alone = placed.alone;
-            let published = append(&*self.bus, placed).instrument(appending()).await;
-            return published.map_err(|error| refused(error, alone));
+            let (alone, now) = (placed.alone, wanted_now(&self.in_process, &placed.records));
+            if now.is_empty() {
+                let published = append(&*self.bus, placed).instrument(appending()).await;
+                return published.map_err(|error| refused(error, alone));
+            }
+            let (line, span) = (Arc::clone(self), appending());
+            // What is appended is handled, even when the caller stops waiting.
+            return to_its_end(async move {
+                let published = append(&*line.bus, placed).instrument(span).await;
+                let published = published.map_err(|error| refused(error, alone))?;
+                deliver_now(&line, now, &published).await;
+                Ok(published)
+            })
+            .await;
         };
         let (line, span) = (Arc::clone(self), appending());
         // A key that is claimed must be settled or released, even when the caller stops waiting.
@@ -170,9 +191,12 @@ impl Line {
             let claimed = claim(&*receipts, named).await?;
             let mut placed = line.place(claimed, &mut Trail::off());
             let (alone, holds) = (placed.alone, std::mem::take(&mut placed.holds));
+            let now = wanted_now(&line.in_process, &placed.records);
             let published = append(&*line.bus, placed).instrument(span).await;
             let published = settle(&*receipts, holds, published).await;
-            published.map_err(|error| refused(error, alone))
+            let published = published.map_err(|error| refused(error, alone))?;
+            deliver_now(&line, now, &published).await;
+            Ok(published)
         })
         .await
     }

@@ -167,6 +167,7 @@ mod tests {
             vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: crate::deliver::Config::default(),
             auto_create: true,
+            plugins: Vec::new(),
             clock,
         });
         let gateway = gateway.await.unwrap();

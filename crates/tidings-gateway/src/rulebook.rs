@@ -121,6 +121,9 @@ impl Workspace {
         let of_tenant = caller.tenant() == Some(&self.tenant);
         match caller.principal() {
             Principal::User(sub) if of_tenant => self.members.get(sub).copied(),
+            Principal::Extension { workspace, .. } if of_tenant && *workspace == self.id => {
+                Some(Role::Member)
+            }
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidings_egress::{Secret, Target};
-use tidings_event::{Data, Event, TenantId};
+use tidings_event::{Data, Event, ExtensionId, TenantId};
 use tidings_filter::Filter;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::of_extensions::Owner;
 
+/// The kind of target that stands for a plugin.
+pub(crate) const IN_PROCESS: &str = "in-process";
 /// The longest name, in characters.
 const MAX_NAME: usize = 100;
 /// The most headers of one's own.
@@ -64,7 +66,7 @@ pub struct Subscription {
     /// Which events.
     pub filter: Filter,
     /// Where to.
-    pub target: Webhook,
+    pub target: Receiver,
     /// How.
     pub delivery: Rules,
     /// Whether it gets anything.
@@ -127,10 +129,16 @@ impl Subscription {
         copy.delivery.rate_per_second =
             rate_per_second.or(self.delivery.rate_per_second.filter(|_| shadow.is_none()));
         if let Some(url) = shadow {
-            copy.target.url = url;
-            // Credentials are for their own receiver.
-            copy.target.headers = Vec::new();
-            copy.target.auth = None;
+            // Headers and credentials are for their own receiver.
+            copy.target = Receiver::Webhook(Box::new(Webhook {
+                url,
+                headers: Vec::new(),
+                format: self
+                    .target
+                    .webhook()
+                    .map_or_else(Format::default, |it| it.format),
+                auth: None,
+            }));
             copy.delivery.schedule = Some(Vec::new());
         }
         copy
@@ -149,6 +157,38 @@ pub(crate) struct Start {
     /// The URL whose receiver has passed the conformance test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) passed_for: Option<String>,
+}
+
+/// Who gets what is delivered.
+#[derive(Debug, Clone)]
+pub enum Receiver {
+    /// A receiver over HTTP.
+    Webhook(Box<Webhook>),
+    /// The plugin of the extension that the subscription stands for.
+    InProcess {
+        /// Which extension.
+        extension: ExtensionId,
+        /// What its breaker is called by.
+        place: String,
+    },
+}
+
+impl Receiver {
+    /// Whoever else is there fares no better when it does not work.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Webhook(webhook) => webhook.url.host(),
+            Self::InProcess { place, .. } => place,
+        }
+    }
+
+    /// Over HTTP, if it is.
+    pub fn webhook(&self) -> Option<&Webhook> {
+        match self {
+            Self::Webhook(webhook) => Some(webhook),
+            Self::InProcess { .. } => None,
+        }
+    }
 }
 
 /// A receiver over HTTP.
@@ -304,7 +344,7 @@ struct Document {
     name: String,
     #[serde(default)]
     filter: Map<String, Value>,
-    target: TargetDocument,
+    target: Value,
     #[serde(default)]
     delivery: DeliveryDocument,
     #[serde(default)]
@@ -324,6 +364,15 @@ struct TargetDocument {
     auth: Option<Auth>,
     #[serde(default)]
     format: Format,
+}
+
+/// The target of a subscription that stands for an extension in process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InProcessDocument {
+    #[serde(rename = "kind")]
+    _kind: String,
+    extension: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -369,7 +418,7 @@ struct RetryDocument {
 pub(crate) struct Wanted {
     pub(crate) name: String,
     pub(crate) filter: Filter,
-    pub(crate) target: Webhook,
+    pub(crate) target: Receiver,
     pub(crate) delivery: Rules,
     pub(crate) enabled: Option<bool>,
     /// As it is kept and shown.
@@ -378,8 +427,7 @@ pub(crate) struct Wanted {
 
 /// Reads and checks a document.
 pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
-    let given: Document = serde_json::from_value(document)
-        .map_err(|error| Refusal::invalid("body", format!("{error}.")))?;
+    let given: Document = serde_json::from_value(document).map_err(|error| unread(&error))?;
     let name = given.name.trim().to_owned();
     if name.is_empty() || name.chars().count() > MAX_NAME {
         let detail = format!("'name' must have 1 to {MAX_NAME} characters.");
@@ -397,7 +445,8 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
     let mut shown = Map::new();
     shown.insert("name".into(), name.clone().into());
     shown.insert("filter".into(), filter_document);
-    shown.insert("target".into(), target_shown(&given.target));
+    let (target, target_shown) = receiver(given.target)?;
+    shown.insert("target".into(), target_shown);
     shown.insert("delivery".into(), serde_json::json!(given.delivery));
     if given.require_conformance {
         shown.insert("requireConformance".into(), true.into());
@@ -405,11 +454,33 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
     Ok(Wanted {
         name,
         filter,
-        target: webhook(given.target)?,
+        target,
         delivery: rules(&given.delivery)?,
         enabled: given.enabled,
         document: shown,
     })
+}
+
+fn unread(error: &serde_json::Error) -> Refusal {
+    Refusal::invalid("body", format!("{error}."))
+}
+
+/// The target, and how it is shown.
+fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
+    if document["kind"] == IN_PROCESS {
+        let shown = document.clone();
+        let given: InProcessDocument =
+            serde_json::from_value(document).map_err(|error| unread(&error))?;
+        let extension = given
+            .extension
+            .parse()
+            .map_err(|error| Refusal::invalid("target.extension", format!("{error}.")))?;
+        let place = format!("{IN_PROCESS}:{extension}");
+        return Ok((Receiver::InProcess { extension, place }, shown));
+    }
+    let given: TargetDocument = serde_json::from_value(document).map_err(|error| unread(&error))?;
+    let shown = target_shown(&given);
+    Ok((Receiver::Webhook(Box::new(webhook(given)?)), shown))
 }
 
 fn target_shown(target: &TargetDocument) -> Value {

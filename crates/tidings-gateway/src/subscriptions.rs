@@ -28,9 +28,10 @@ use crate::deliver::target::webhook::Webhooks;
 use crate::events::unreadable;
 use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
+use crate::plugins::InProcess;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::{Vault, random};
-use crate::subscription::{self, Auth, Start, State, Subscription};
+use crate::subscription::{self, Auth, Receiver, Start, State, Subscription};
 
 pub(crate) use in_force::Changes;
 pub use in_force::InForce;
@@ -106,6 +107,7 @@ pub struct Subscriptions {
     outbox: Arc<Outbox>,
     clock: Clock,
     in_force: Arc<InForce>,
+    in_process: Arc<InProcess>,
 }
 
 impl Subscriptions {
@@ -117,6 +119,7 @@ impl Subscriptions {
         vault: Vault,
         outbox: Arc<Outbox>,
         clock: Clock,
+        in_process: Arc<InProcess>,
     ) -> Result<Self, Refusal> {
         let room = Self {
             store,
@@ -125,7 +128,8 @@ impl Subscriptions {
             vault,
             outbox,
             clock,
-            in_force: Arc::default(),
+            in_force: in_process.in_force(),
+            in_process,
         };
         room.follow(&mut (-1, None)).await?;
         Ok(room)
@@ -166,6 +170,7 @@ impl Subscriptions {
     ) -> Result<(Arc<Subscription>, zeroize::Zeroizing<String>), Refusal> {
         let tenant = administered(caller)?;
         let wanted = self.checked(document)?;
+        of_extensions::only_theirs(&wanted, None)?;
         let secret = Secret::from_random(random());
         let state = match wanted.enabled {
             Some(false) => State::Disabled,
@@ -176,7 +181,7 @@ impl Subscriptions {
                 secret: secret.to_text(),
                 ends_at_ms: None,
             }],
-            auth: wanted.target.auth.clone(),
+            auth: wanted.target.webhook().and_then(|it| it.auth.clone()),
         };
         let start = Start {
             number: 1,
@@ -338,6 +343,7 @@ impl Subscriptions {
                 }
                 merge_patch::apply(&mut whole, patch);
                 let wanted = self.checked(whole)?;
+                of_extensions::only_theirs(&wanted, start.owner.as_ref())?;
                 match wanted.enabled {
                     Some(false) => row.state = State::Disabled.as_str().into(),
                     Some(true) => {
@@ -346,7 +352,7 @@ impl Subscriptions {
                     }
                     None => {}
                 }
-                secrets.auth = wanted.target.auth;
+                secrets.auth = wanted.target.webhook().and_then(|it| it.auth.clone());
                 document = wanted.document;
             }
             Change::Pause => row.state = State::Paused.as_str().into(),
@@ -449,14 +455,17 @@ impl Subscriptions {
 
     fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = subscription::parse(document)?;
+        let Some(webhook) = wanted.target.webhook() else {
+            return Ok(wanted);
+        };
         let admitted = |url, field: &str| {
             self.webhooks.client().admit(url).map_err(|error| {
                 let detail = format!("The target cannot be used: {error}.");
                 Refusal::new(Code::TargetNotAllowed, Rule::Shape, detail).field(field)
             })
         };
-        admitted(&wanted.target.url, "target.url")?;
-        if let Some(Auth::OAuth2 { token_url, .. }) = &wanted.target.auth {
+        admitted(&webhook.url, "target.url")?;
+        if let Some(Auth::OAuth2 { token_url, .. }) = &webhook.auth {
             admitted(token_url, "target.auth.tokenUrl")?;
         }
         Ok(wanted)
@@ -524,7 +533,15 @@ impl Subscriptions {
         if let (Some(auth), Some(target)) = (&secrets.auth, wanted.document.get_mut("target")) {
             target["auth"] = json!({ "kind": auth.kind() });
         }
-        wanted.target.auth = secrets.auth;
+        match &mut wanted.target {
+            Receiver::Webhook(webhook) => webhook.auth = secrets.auth,
+            Receiver::InProcess { extension, .. } => {
+                let owner = start.owner.as_ref();
+                if self.in_process.runs_in_line(extension, owner) {
+                    wanted.filter = of_extensions::only_replayed(owner)?;
+                }
+            }
+        }
         let signing = secrets.signing.into_iter().map(|it| {
             let secret = it.secret.parse::<Secret>();
             let secret = secret.map_err(|error| Refusal::fault("Reading a signing secret", &error));
@@ -556,7 +573,7 @@ pub(crate) fn administered(caller: &Caller) -> Result<TenantId, Refusal> {
     let may = match caller.principal() {
         Principal::Module(_) | Principal::Service(_) => true,
         Principal::User(_) => caller.is_admin(),
-        Principal::ApiKey { .. } | Principal::Operator(_) => false,
+        Principal::ApiKey { .. } | Principal::Operator(_) | Principal::Extension { .. } => false,
     };
     if !may {
         return Err(Refusal::forbidden(format!(

@@ -321,7 +321,7 @@ fn is_named(caller: &Caller, token: &str) -> bool {
         Principal::Service(service) => text("service") == Some(service.as_str()),
         Principal::User(sub) => text("sub") == Some(sub) && !has_role("OPERATOR"),
         Principal::Operator(sub) => text("sub") == Some(sub) && has_role("OPERATOR"),
-        Principal::ApiKey { .. } => false,
+        Principal::ApiKey { .. } | Principal::Extension { .. } => false,
     };
     let tenant = caller.tenant().map(TenantId::as_str);
     is_principal && tenant == text("tenant_id") && (tenant.is_some() || has_role("OPERATOR"))

@@ -120,7 +120,7 @@ fn deliveries() -> Router<House> {
 
 /// Tenants, their workspaces, and source C's API of them.
 fn workspaces() -> Router<House> {
-    use surface::{extensions, sessions, workspaces};
+    use surface::{chat, extensions, sessions, workspaces};
     let tenant = "/v1/tenants/{tenantId}";
     let extension = "/api/workspaces/{workspaceId}/extensions/{extensionId}";
     let workspace = format!("{tenant}/workspaces/{{workspaceId}}");
@@ -155,6 +155,10 @@ fn workspaces() -> Router<House> {
         .route(
             "/api/workspaces/{workspaceId}/dead-letters",
             get(extensions::dead_letters),
+        )
+        .route(
+            "/api/workspaces/{workspaceId}/channels/{channel}/messages",
+            get(chat::messages),
         )
 }
 

@@ -18,7 +18,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 52] = [
+const ROUTES: [&str; 53] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -27,6 +27,7 @@ const ROUTES: [&str; 52] = [
     "/v1/events/explain",
     "/v1/events/{eventId}",
     "/v1/events/{eventId}/trace",
+    "/v1/events/{eventId}/explain",
     "/v1/subscriptions",
     "/v1/subscriptions/{subscriptionId}",
     "/v1/subscriptions/{subscriptionId}/pause",
@@ -35,18 +36,17 @@ const ROUTES: [&str; 52] = [
     "/v1/subscriptions/{subscriptionId}/skip-backlog",
     "/v1/subscriptions/{subscriptionId}/secret",
     "/v1/subscriptions/{subscriptionId}/rotate-secret",
+    "/v1/subscriptions/{subscriptionId}/events",
+    "/v1/subscriptions/{subscriptionId}/parked",
+    "/v1/subscriptions/{subscriptionId}/parked/release",
     "/v1/dead-letters",
     "/v1/dead-letters/replay",
     "/v1/dead-letters/{deadLetterId}",
     "/v1/dead-letters/{deadLetterId}/replay",
-    "/v1/events/{eventId}/explain",
     "/v1/replays",
     "/v1/replays/{replayId}",
     "/v1/replays/{replayId}/cancel",
     "/v1/replays/{replayId}/resume",
-    "/v1/subscriptions/{subscriptionId}/events",
-    "/v1/subscriptions/{subscriptionId}/parked",
-    "/v1/subscriptions/{subscriptionId}/parked/release",
     "/v1/subscriptions/{subscriptionId}/replay",
     "/v1/subscriptions/{subscriptionId}/test",
     "/v1/modules",
@@ -65,6 +65,7 @@ const ROUTES: [&str; 52] = [
     "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
     "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
     "/api/workspaces/{workspaceId}/dead-letters",
+    "/api/workspaces/{workspaceId}/channels/{channel}/messages",
     "/healthz",
     "/readyz",
     "/metrics",

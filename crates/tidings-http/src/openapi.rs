@@ -9,7 +9,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::request::SESSION;
 use crate::surface::{
-    api_keys, catalogs, cloudevents, dead_letters, deliveries, documents, events, extensions,
+    api_keys, catalogs, chat, cloudevents, dead_letters, deliveries, documents, events, extensions,
     modules, operations, publish, replays, sessions, subscriptions, workspaces,
 };
 
@@ -187,6 +187,7 @@ pub(crate) struct Problem {
         extensions::unsubscribe,
         extensions::deliveries,
         extensions::dead_letters,
+        chat::messages,
         operations::healthz,
         operations::readyz,
         operations::metrics,

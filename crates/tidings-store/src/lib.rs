@@ -2,6 +2,8 @@
 
 pub mod api_keys;
 pub mod catalogs;
+pub mod causes;
+pub mod chat;
 mod check;
 pub mod dead_letters;
 pub mod deliveries;
@@ -32,6 +34,8 @@ use sqlx::{Connection, Executor, PgConnection, Pool, Sqlite};
 
 pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use catalogs::{CatalogRow, Catalogs};
+pub use causes::{CauseRow, Causes};
+pub use chat::{Chat, ChatMessageRow};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
 pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow, Share};
 pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
@@ -272,6 +276,16 @@ impl Store {
         Ok(Self {
             connections: Connections::Sqlite(pool),
         })
+    }
+
+    /// Which event was published because of which.
+    pub fn causes(&self) -> Causes<'_> {
+        Causes::new(&self.connections)
+    }
+
+    /// What was posted to the channels of workspaces.
+    pub fn chat(&self) -> Chat<'_> {
+        Chat::new(&self.connections)
     }
 
     /// What modules declare.

@@ -7,9 +7,10 @@ use sqlx::{Pool, Sqlite, SqliteConnection};
 
 use crate::pool::Columns;
 use crate::{
-    ApiKeyRow, AttemptRow, CatalogRow, CursorRow, DeadLetterRow, ExtensionRow,
-    ExtensionSubscriptionRow, ManifestRow, MemberRow, OutboxRow, PendingRow, ProgressRow,
-    ReplayRow, SessionRow, StoreError, SubscriptionRow, TenantRow, WorkspaceRow, attempting,
+    ApiKeyRow, AttemptRow, CatalogRow, CauseRow, ChatMessageRow, CursorRow, DeadLetterRow,
+    ExtensionRow, ExtensionSubscriptionRow, ManifestRow, MemberRow, OutboxRow, PendingRow,
+    ProgressRow, ReplayRow, SessionRow, StoreError, SubscriptionRow, TenantRow, WorkspaceRow,
+    attempting,
 };
 
 /// The CRC-32 of a row: its table and each field with its length, so that no two rows run into
@@ -140,6 +141,10 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
     }
     if has_table(pool, ReplayRow::TABLE).await? {
         look_at::<ReplayRow>(pool, &mut findings).await?;
+    }
+    if has_table(pool, CauseRow::TABLE).await? {
+        look_at::<CauseRow>(pool, &mut findings).await?;
+        look_at::<ChatMessageRow>(pool, &mut findings).await?;
     }
     findings.extend(crate::receipts::findings(pool).await?);
     Ok(findings)

@@ -28,6 +28,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 use zeroize::Zeroizing;
 
+use crate::Plugins;
 use crate::config::{
     self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
 };
@@ -50,6 +51,8 @@ const RECEIVER_LIMITS: EgressLimits = EgressLimits {
     total_timeout: Duration::from_mins(1),
     body_bytes: 16 * 1024,
 };
+/// How long handlers of plugins that still run get at the end.
+const HANDLERS_LEAVE: Duration = Duration::from_secs(1);
 /// The sample module of a first start.
 const DEMO: &str = r#"{
   "id": "demo",
@@ -85,7 +88,7 @@ pub(crate) struct Arguments {
     no_demo: bool,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     let flags = Flags {
         data: arguments.data,
         server: ServerFlags {
@@ -112,7 +115,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         .enable_all()
         .build()?;
     let adopt: Option<Adopt> = telemetry.is_some().then_some(telemetry::adopt);
-    let left = runtime.block_on(serve(config, adopt))?;
+    let served = runtime.block_on(serve(config, plugins, adopt));
+    // A handler that does not return must not keep the process.
+    runtime.shutdown_timeout(HANDLERS_LEAVE);
+    let left = served?;
     if let Some(telemetry) = telemetry {
         telemetry.shutdown(left);
     }
@@ -149,7 +155,7 @@ fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<()> {
 }
 
 /// Serves until it is told to stop. What remains of the drain time comes back.
-async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
+async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result<Duration> {
     let folder = &config.data;
     std::fs::create_dir_all(folder)
         .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
@@ -188,6 +194,7 @@ async fn serve(config: Config, adopt: Option<Adopt>) -> Result<Duration> {
             ..deliver::Config::default()
         },
         auto_create: config.tenants.auto_create,
+        plugins,
         clock: clock.clone(),
     });
     let gateway = gateway.await.context("the gateway cannot be opened")?;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The arrows of ARCHITECTURE.md: a crate and the own crates it may depend on.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("tidings-event", &[]),
     ("tidings-bus", &["tidings-event"]),
     ("tidings-store", &["tidings-event"]),
@@ -20,6 +20,11 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("tidings-contract", &["tidings-event"]),
     ("tidings-filter", &["tidings-event"]),
     (
+        "tidings-plugin",
+        &["tidings-event", "tidings-plugin-macros"],
+    ),
+    ("tidings-plugin-macros", &[]),
+    (
         "tidings-gateway",
         &[
             "tidings-bus",
@@ -27,6 +32,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "tidings-egress",
             "tidings-event",
             "tidings-filter",
+            "tidings-plugin",
             "tidings-receipts",
             "tidings-store",
         ],
@@ -45,6 +51,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "tidings-event",
             "tidings-gateway",
             "tidings-http",
+            "tidings-plugin",
             "tidings-receipts",
             "tidings-store",
         ],

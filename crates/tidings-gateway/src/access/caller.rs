@@ -5,7 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tidings_event::{InvalidEventType, ModuleId, Service, TenantId, TypePattern};
+use tidings_event::{
+    ExtensionId, InvalidEventType, ModuleId, Service, TenantId, TypePattern, WorkspaceId,
+};
 use uuid::Uuid;
 
 /// An authenticated caller. Cheap to clone.
@@ -31,6 +33,13 @@ pub enum Principal {
     User(String),
     /// Someone who runs the installation, by the `sub` of the token.
     Operator(String),
+    /// An extension in process, which publishes in its workspace.
+    Extension {
+        /// Which workspace.
+        workspace: WorkspaceId,
+        /// Which extension there.
+        id: ExtensionId,
+    },
     /// A server or a tool with a key made for it.
     ApiKey {
         /// The key's id.
@@ -59,6 +68,7 @@ impl Caller {
             Principal::User(sub) => format!("user:{sub}"),
             Principal::Operator(sub) => format!("operator:{sub}"),
             Principal::ApiKey { id, .. } => format!("api-key:{id}"),
+            Principal::Extension { workspace, id } => format!("extension:{workspace}/{id}"),
         };
         Self(Arc::new(Known {
             principal,
@@ -113,6 +123,7 @@ impl Caller {
             Principal::User(sub) => format!("User '{sub}'"),
             Principal::Operator(_) => "Operator".to_owned(),
             Principal::ApiKey { name, .. } => format!("API key '{name}'"),
+            Principal::Extension { id, .. } => format!("Extension '{id}'"),
         }
     }
 }
@@ -121,6 +132,11 @@ impl Caller {
 /// concerned.
 pub fn on_behalf_of(service: Service, tenant: TenantId) -> Caller {
     Caller::new(Principal::Service(service), Some(tenant), false)
+}
+
+/// The caller of what an extension in process publishes, in its workspace and nowhere else.
+pub(crate) fn of_extension(tenant: TenantId, workspace: WorkspaceId, id: ExtensionId) -> Caller {
+    Caller::new(Principal::Extension { workspace, id }, Some(tenant), false)
 }
 
 /// One thing that an API key may do.

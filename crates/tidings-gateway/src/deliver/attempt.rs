@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use tidings_event::TenantId;
-use tidings_store::DeadLetterRow;
 use tokio::task::JoinError;
 use uuid::Uuid;
 
@@ -116,7 +115,7 @@ impl Dispatcher {
             hold(Held::RateLimit, queue);
             return Err(Standstill::Until(until));
         }
-        let host = queue.subscription.target.url.host().to_owned();
+        let host = queue.subscription.target.host().to_owned();
         let breaker = self
             .breakers
             .get_mut(&(queue.subscription.tenant.clone(), host));
@@ -149,7 +148,7 @@ impl Dispatcher {
         let target = self.target.clone();
         self.in_flight.spawn(async move {
             let begun = Instant::now();
-            let host = subscription.target.url.host().to_owned();
+            let host = subscription.target.host().to_owned();
             let handover = Handover {
                 subscription,
                 event: delivery.event.clone(),
@@ -363,20 +362,9 @@ impl Dispatcher {
         error: String,
         now: i64,
     ) {
-        let event = String::from_utf8(delivery.event.to_structured()).expect("JSON is UTF-8");
-        self.flush.dead.push(DeadLetterRow {
-            id: self.clock.new_id(),
-            tenant: delivery.event.tenant.clone(),
-            subscription: id,
-            sequence: delivery.number(),
-            event_id: delivery.event.event_id,
-            event_type: delivery.event.event_type.clone(),
-            event,
-            attempts,
-            last_error: error,
-            created_at_ms: now,
-            state: "open".into(),
-        });
+        let letter = self.clock.new_id();
+        let row = record::dead_letter(delivery, id, letter, attempts, error, now);
+        self.flush.dead.push(row);
     }
 
     /// Nothing more is to be done for a delivery; its lane goes on.

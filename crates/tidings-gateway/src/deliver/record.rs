@@ -1,7 +1,7 @@
 //! What is written down of a delivery. The members are those of a trace (delivery.md, "Settled details").
 
 use serde::{Deserialize, Serialize};
-use tidings_store::{AttemptRow, PendingRow};
+use tidings_store::{AttemptRow, DeadLetterRow, PendingRow};
 use uuid::Uuid;
 
 use super::queue::Delivery;
@@ -122,6 +122,31 @@ pub(super) fn attempt(
         started_at_ms,
         outcome: word.into(),
         detail: serde_json::to_string(&detail).expect("plain members become JSON"),
+    }
+}
+
+/// A delivery that was given up.
+pub(super) fn dead_letter(
+    delivery: &Delivery,
+    subscription: Uuid,
+    id: Uuid,
+    attempts: u32,
+    error: String,
+    now: i64,
+) -> DeadLetterRow {
+    let event = String::from_utf8(delivery.event.to_structured()).expect("JSON is UTF-8");
+    DeadLetterRow {
+        id,
+        tenant: delivery.event.tenant.clone(),
+        subscription,
+        sequence: delivery.number(),
+        event_id: delivery.event.event_id,
+        event_type: delivery.event.event_type.clone(),
+        event,
+        attempts,
+        last_error: error,
+        created_at_ms: now,
+        state: "open".into(),
     }
 }
 

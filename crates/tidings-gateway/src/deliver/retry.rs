@@ -295,8 +295,10 @@ impl Dispatcher {
             .forget_attempts(before)
             .await
             .map_err(store_fault)?;
+        let causes = self.store.causes().forget(before).await;
+        let forgotten = forgotten + causes.map_err(store_fault)?;
         if forgotten > 0 {
-            tracing::info!(forgotten, "old attempts are forgotten");
+            tracing::info!(forgotten, "old attempts and causes are forgotten");
         }
         let replays = self.store.replays().forget(before).await;
         replays.map_err(store_fault)?;

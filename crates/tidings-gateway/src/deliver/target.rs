@@ -1,5 +1,6 @@
-//! What a delivery is handed over to. One kind exists now, [`webhook`]; topics, plugins and federation are others.
+//! What a delivery is handed over to: [`webhook`], and [`in_process`] plugins. Topics and federation are others.
 
+pub mod in_process;
 pub(crate) mod oauth2;
 pub mod webhook;
 
@@ -12,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tidings_event::Event;
 use uuid::Uuid;
 
-use crate::subscription::Subscription;
+use crate::subscription::{Receiver, Subscription};
 
 /// An event on its way to any number of subscriptions. What is the same for all of them is made once.
 #[derive(Debug)]
@@ -77,6 +78,31 @@ pub struct Outcome {
     pub response_body: String,
 }
 
+impl Outcome {
+    /// The target has it, and answered nothing.
+    pub fn delivered() -> Self {
+        Self {
+            verdict: Verdict::Delivered,
+            status: None,
+            error: None,
+            response_headers: Vec::new(),
+            response_body: String::new(),
+        }
+    }
+
+    /// It does not, and answered nothing.
+    pub fn failed(sentence: impl Into<String>, unreachable: bool) -> Self {
+        Self {
+            verdict: Verdict::Failed {
+                retry_after: None,
+                unreachable,
+            },
+            error: Some(sentence.into()),
+            ..Self::delivered()
+        }
+    }
+}
+
 /// What follows from a hand-over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -102,4 +128,26 @@ pub enum Verdict {
 pub trait Target: Send + Sync + 'static {
     /// Hands an event over.
     fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome>;
+}
+
+/// Every kind, by who gets what is delivered.
+pub struct Targets {
+    webhooks: webhook::Webhooks,
+    plugins: in_process::Handlers,
+}
+
+impl Targets {
+    /// Of these.
+    pub fn new(webhooks: webhook::Webhooks, plugins: in_process::Handlers) -> Self {
+        Self { webhooks, plugins }
+    }
+}
+
+impl Target for Targets {
+    fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome> {
+        match handover.subscription.target {
+            Receiver::Webhook(_) => self.webhooks.hand_over(handover),
+            Receiver::InProcess { .. } => self.plugins.hand_over(handover),
+        }
+    }
 }

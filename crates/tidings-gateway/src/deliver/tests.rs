@@ -90,6 +90,7 @@ impl House {
             vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: Config::default(),
             auto_create: true,
+            plugins: Vec::new(),
             clock: clock.clone(),
         });
         let mut house = Self {

@@ -192,7 +192,9 @@ fn declared(
                 (None, None) => scope,
             }
         }
-        Principal::User(_) | Principal::Operator(_) => return Err(may_publish_nothing(caller)),
+        Principal::User(_) | Principal::Operator(_) | Principal::Extension { .. } => {
+            return Err(may_publish_nothing(caller));
+        }
     };
     trail.pass(Rule::Manifest, || rule);
     Ok(())

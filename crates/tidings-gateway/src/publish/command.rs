@@ -2,7 +2,8 @@
 
 use tidings_event::cloudevents::Incoming;
 use tidings_event::json::Fingerprint;
-use tidings_event::{Attribute, Data, WorkspaceId};
+use tidings_event::{Attribute, Data, Event, WorkspaceId};
+use uuid::Uuid;
 
 use super::refusal::Refusal;
 use crate::access::Caller;
@@ -61,18 +62,56 @@ pub struct InWorkspace {
     pub id: WorkspaceId,
     /// Who is said to have published it.
     pub actor: String,
+    /// The event that caused it, if a handler of one publishes it.
+    pub cause: Option<Cause>,
+}
+
+/// The extension attribute that names the event which caused this one.
+pub const CAUSE_ATTRIBUTE: &str = "causationid";
+/// The extension attribute that counts the causes behind an event; 0 is said by its absence.
+pub const DEPTH_ATTRIBUTE: &str = "chaindepth";
+/// The longest chain of causes (custom-events.md, "Workflows").
+pub const MAX_DEPTH: i32 = 50;
+
+/// What caused an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// The event.
+    pub event_id: Uuid,
+    /// How deep the caused one is, from 1 to [`MAX_DEPTH`].
+    pub depth: i32,
+}
+
+impl Cause {
+    /// Of what the handler of an event publishes; `None` when the chain is too long.
+    pub fn of(event: &Event) -> Option<Self> {
+        let depth = match event.extension(DEPTH_ATTRIBUTE) {
+            Some(Attribute::Integer(depth)) => (*depth).max(0),
+            // A producer of CloudEvents may have called something of its own so.
+            Some(_) | None => 0,
+        };
+        let event_id = event.event_id;
+        (depth < MAX_DEPTH).then(|| Self {
+            event_id,
+            depth: depth + 1,
+        })
+    }
 }
 
 impl InWorkspace {
     /// The extension attributes that the event carries for it.
     pub(super) fn attributes(self) -> Vec<(String, Attribute)> {
-        vec![
-            (
-                WORKSPACE_ATTRIBUTE.to_owned(),
-                Attribute::Text(self.id.to_string()),
-            ),
-            ("actor".to_owned(), Attribute::Text(self.actor)),
-        ]
+        let text = |name: &str, value: String| (name.to_owned(), Attribute::Text(value));
+        let mut attributes = vec![
+            text(WORKSPACE_ATTRIBUTE, self.id.to_string()),
+            text("actor", self.actor),
+        ];
+        if let Some(cause) = self.cause {
+            attributes.push(text(CAUSE_ATTRIBUTE, cause.event_id.to_string()));
+            let depth = Attribute::Integer(cause.depth);
+            attributes.push((DEPTH_ATTRIBUTE.to_owned(), depth));
+        }
+        attributes
     }
 }
 

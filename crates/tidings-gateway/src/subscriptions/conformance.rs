@@ -15,12 +15,12 @@ use uuid::Uuid;
 use super::{Change, Subscriptions, administered};
 use crate::access::Caller;
 use crate::audit::Actor;
-use crate::deliver::target::webhook;
+use crate::deliver::target::webhook::message;
 use crate::deliver::target::{Carried, Handover};
 use crate::manifests::to_its_end;
 use crate::publish::refusal::Refusal;
 use crate::secrets::random;
-use crate::subscription::{Start, State, Subscription};
+use crate::subscription::{Start, State, Subscription, Webhook};
 
 /// Why a subscription is disabled whose receiver has yet to pass.
 const UNTESTED: &str = "its receiver has yet to pass the conformance test of this URL";
@@ -111,20 +111,28 @@ impl Subscriptions {
     pub async fn test(self: &Arc<Self>, caller: &Caller, id: Uuid) -> Result<Vec<Tested>, Refusal> {
         let tenant = administered(caller)?;
         let subscription = self.owned(&tenant, id)?;
+        let webhook = subscription.target.webhook();
+        let webhook = webhook.ok_or_else(|| Refusal::not_found("subscription"))?;
         let first = self.clock.new_id();
         let mut tested = Vec::new();
         for case in Case::ALL {
-            tested.push(self.tried(&subscription, case, first).await);
+            tested.push(self.tried(&subscription, webhook, case, first).await);
         }
         if tested.iter().all(|one| one.passed) {
-            let change = Change::Conforms(subscription.target.url.to_string());
+            let change = Change::Conforms(webhook.url.to_string());
             let (room, actor) = (self.clone(), Actor::Caller(caller.clone()));
             to_its_end(async move { room.make(&tenant, id, &change, &actor).await }).await?;
         }
         Ok(tested)
     }
 
-    async fn tried(&self, subscription: &Arc<Subscription>, case: Case, first: Uuid) -> Tested {
+    async fn tried(
+        &self,
+        subscription: &Arc<Subscription>,
+        webhook: &Webhook,
+        case: Case,
+        first: Uuid,
+    ) -> Tested {
         let now_ms = self.clock.now_ms();
         let event_id = match case {
             Case::Valid | Case::DuplicateId => first,
@@ -147,13 +155,16 @@ impl Subscriptions {
                 _ => now_ms,
             },
         };
-        let (headers, mut body) = webhook::message(&handover);
+        let (headers, mut body) = message(webhook, &handover);
         if case == Case::TamperedBody {
             let text = String::from_utf8_lossy(&body).replace("\"number\":1", "\"number\":2");
             body = Bytes::from(text);
         }
         let begun = Instant::now();
-        let answer = self.webhooks.send(&handover, headers, body, timeout).await;
+        let answer = self
+            .webhooks
+            .send(webhook, &handover, headers, body, timeout)
+            .await;
         let latency_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let taken = |status: u16| (200..300).contains(&status);
         let (status, error) = match answer {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidings_egress::Secret;
 use tidings_event::{Code, TenantId};
+use tidings_filter::Filter;
 use tidings_store::SubscriptionRow;
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use crate::access::Caller;
 use crate::audit::Actor;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::random;
-use crate::subscription::{Start, State, Subscription};
+use crate::subscription::{IN_PROCESS, Start, State, Subscription, Wanted};
 
 /// Whom a subscription stands for: an extension that is to get an event (source C).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,24 @@ impl Owner {
     pub(crate) fn is_of_the_extension_of(&self, other: &Self) -> bool {
         self.workspace == other.workspace && self.extension == other.extension
     }
+}
+
+/// Refuses a target in process to anybody but an extension.
+pub(super) fn only_theirs(wanted: &Wanted, owner: Option<&Owner>) -> Result<(), Refusal> {
+    if owner.is_some() || wanted.target.webhook().is_some() {
+        return Ok(());
+    }
+    let detail =
+        format!("The target kind '{IN_PROCESS}' is for extensions of workspaces; use webhook.");
+    Err(Refusal::invalid("target.kind", detail))
+}
+
+/// What the dispatcher is to give a handler that runs before a publish is acknowledged: nothing from the log, where
+/// no event is `replayed`. What is replayed comes from the store, and is not asked again whether it is wanted.
+pub(super) fn only_replayed(owner: Option<&Owner>) -> Result<Filter, Refusal> {
+    let types: Vec<_> = owner.iter().map(|owner| &owner.event_key).collect();
+    Filter::parse(&json!({ "types": types, "dialects": [{ "exact": { "replayed": "true" } }] }))
+        .map_err(|error| Refusal::fault("Reading a filter", &error))
 }
 
 /// What an extension's subscription is made of.
@@ -117,20 +136,20 @@ impl Subscriptions {
         })
     }
 
-    /// Brings one to where its extension is now: its URL, and whether it gets anything. One that begins to again
+    /// Brings one to where its extension is now: its URL if it has one, and whether it gets anything. One that begins to again
     /// goes on from `from`, or with the next event.
     pub(crate) async fn arrange(
         &self,
         caller: &Caller,
         subscription: &Subscription,
-        url: &str,
+        url: Option<&str>,
         active: bool,
         from: Option<From>,
     ) -> Result<(), Refusal> {
         let (tenant, id) = (&subscription.tenant, subscription.id);
         let actor = Actor::Caller(caller.clone());
         let mut changes = Vec::new();
-        if subscription.document["target"]["url"] != url {
+        if let Some(url) = url.filter(|url| subscription.document["target"]["url"] != *url) {
             changes.push(Change::Patch(json!({ "target": { "url": url } })));
         }
         let gets = subscription.state == State::Active;

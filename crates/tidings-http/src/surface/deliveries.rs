@@ -94,7 +94,8 @@ pub(crate) async fn trace(
     }
     let event = serde_json::to_value(super::events::Rendered(event));
     let event = event.map_err(|error| Refusal::fault("Writing an event", &error))?;
-    let answer = json!({ "event": event, "deliveries": deliveries, "caused": [] });
+    let caused = gateway.dead_letters.caused_by(&caller, event_id).await?;
+    let answer = json!({ "event": event, "deliveries": deliveries, "caused": caused });
     Ok(axum::Json(answer).into_response())
 }
 

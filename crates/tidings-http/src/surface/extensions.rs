@@ -29,7 +29,7 @@ const MAX_PAGE: u32 = 1_000;
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ExtensionBody {
-    /// `EXTERNAL_SERVICE`, or `IN_PROCESS`, which is kept and gets nothing yet.
+    /// `EXTERNAL_SERVICE`, or `IN_PROCESS`: the plugin of this id; made anew it gets what that handles.
     kind: String,
     /// Where an external service is; it gets `POST {serviceBaseUrl}/events`.
     service_base_url: Option<String>,

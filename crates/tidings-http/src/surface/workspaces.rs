@@ -241,7 +241,11 @@ fn draft(body: &bytes::Bytes, id: WorkspaceId, caller: &Caller) -> Result<Draft,
         fingerprint: Fingerprint::of_parts(parts),
         idempotency_key: None,
         cloud: None,
-        workspace: Some(Box::new(InWorkspace { id, actor })),
+        workspace: Some(Box::new(InWorkspace {
+            id,
+            actor,
+            cause: None,
+        })),
     })
 }
 
@@ -260,6 +264,7 @@ fn own_name(caller: &Caller) -> String {
         Principal::Module(module) => module.to_string(),
         Principal::Service(service) => service.to_string(),
         Principal::ApiKey { name, .. } => name.clone(),
+        Principal::Extension { id, .. } => id.to_string(),
     }
 }
 

@@ -231,18 +231,19 @@ fn what_is_no_extension_is_refused_and_one_in_process_is_kept() {
         let refused = put(&server, EXTENSION, &root, &body).problem(400, code);
         assert_eq!(refused["field"], name, "{refused}");
     }
-    let within = json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true });
+    let mut within = json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true });
+    // This binary has no such plugin: it may be kept, and gets nothing.
+    let refused = put(&server, EXTENSION, &root, &within).problem(400, "INVALID_REQUEST");
+    assert_eq!(refused["field"], "extensionId", "{refused}");
+    within["enabled"] = json!(false);
     put(&server, EXTENSION, &root, &within).expect(200);
     put(&server, EXTENSION, &root, &good).problem(400, "INVALID_REQUEST");
-    let row = put(&server, DEALS, &root, &json!({})).expect(200).json();
-    assert_eq!(
-        (&row["subscriptionId"], &row["secret"]),
-        (&Value::Null, &Value::Null)
-    );
+    let refused = put(&server, DEALS, &root, &json!({})).problem(400, "INVALID_REQUEST");
+    assert_eq!(refused["field"], "eventKey", "{refused}");
     publish(&server, &ada, 1);
     let stands = server.get(EXTENSION, &ada).expect(200).json();
     assert_eq!(
         (&stands["kind"], &stands["enabled"]),
-        (&json!("IN_PROCESS"), &json!(true))
+        (&json!("IN_PROCESS"), &json!(false))
     );
 }

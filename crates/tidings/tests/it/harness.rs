@@ -110,8 +110,27 @@ impl Server {
         Self::start_in(folder, &["--config", &file.to_string_lossy()])
     }
 
+    /// The same of a binary with plugins, which is an example of this package.
+    pub(crate) fn start_example(name: &str, config: &str) -> Self {
+        let folder = Folder::new();
+        let file = folder.path().join("tidings.toml");
+        std::fs::write(&file, config).expect("a file");
+        let beside = Path::new(BINARY).parent().expect("a folder");
+        let binary = beside.join("examples").join(name);
+        assert!(
+            binary.exists(),
+            "there is no {}: run `cargo build -p tidings --examples`",
+            binary.display()
+        );
+        Self::start_binary(&binary, folder, &["--config", &file.to_string_lossy()])
+    }
+
     pub(crate) fn start_in(folder: Folder, extra: &[&str]) -> Self {
-        let mut command = Command::new(BINARY);
+        Self::start_binary(Path::new(BINARY), folder, extra)
+    }
+
+    fn start_binary(binary: &Path, folder: Folder, extra: &[&str]) -> Self {
+        let mut command = Command::new(binary);
         let file = folder.path().join("tidings.toml");
         let chosen = std::fs::read_to_string(file).is_ok_and(|config| config.contains(OWN_PARTS));
         if !chosen {

@@ -29,7 +29,7 @@ enum Foreign {
 
 use Foreign::{Closed, Forbidden, NotFound, Nothing, Own, Public, Shared};
 
-const TABLE: [(&str, &str, Foreign); 68] = [
+const TABLE: [(&str, &str, Foreign); 69] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -156,6 +156,11 @@ const TABLE: [(&str, &str, Foreign); 68] = [
         Closed,
     ),
     ("get", "/api/workspaces/{workspaceId}/dead-letters", Closed),
+    (
+        "get",
+        "/api/workspaces/{workspaceId}/channels/{channel}/messages",
+        Closed,
+    ),
     ("get", "/healthz", Public),
     ("get", "/readyz", Public),
     ("get", "/metrics", Public),
@@ -187,6 +192,7 @@ impl Secrets {
             .replace("{workspaceId}", self.workspace)
             .replace("{extensionId}", "chat")
             .replace("{eventKey}", "crm.deal.closed")
+            .replace("{channel}", "deals")
             .replace("{userId}", "eve")
             .replace("{moduleId}", "crm")
             .replace("{name}", "shop")
@@ -338,8 +344,9 @@ fn without_a_credential_that_holds_nothing_but_the_public_answers() {
             assert_eq!(challenge, Some(expected));
         }
     }
-    // Its own event, and the audit events of its subscription, its API key, its workspace and its extension.
-    assert_eq!(server.count(&token), 5);
+    // Its own event, and the audit events of its subscription, its API key, its workspace, its extension and what
+    // that gets.
+    assert_eq!(server.count(&token), 6);
 }
 
 #[test]
@@ -399,7 +406,7 @@ fn another_tenant_reaches_nothing_of_the_first() {
     }
     assert_eq!(
         server.count(&token),
-        5,
+        6,
         "nothing arrived at the first tenant"
     );
     // What it published in three ways, and the audit events of its API key and its subscription.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::oauth2::{Grant, Slot, Tokens};
 use super::{Handover, Outcome, Target, Verdict};
-use crate::subscription::{Auth, Format};
+use crate::subscription::{Auth, Format, Webhook};
 
 /// CloudEvents JSON format, as HTTP names it.
 const STRUCTURED: &str = "application/cloudevents+json";
@@ -44,6 +44,7 @@ impl Webhooks {
     /// Posts a message, with an access token where the receiver wants one.
     pub(crate) async fn send(
         &self,
+        webhook: &Webhook,
         handover: &Handover,
         headers: Vec<(String, String)>,
         body: Bytes,
@@ -53,12 +54,14 @@ impl Webhooks {
         let mut refused = None;
         loop {
             let left = timeout.saturating_sub(begun.elapsed());
-            let token = self.token(handover, refused.as_ref(), left).await?;
+            let token = self
+                .token(webhook, handover, refused.as_ref(), left)
+                .await?;
             let mut headers = headers.clone();
             let authorization = token.as_ref().and_then(|token| token.header());
             headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
             let outgoing = Outgoing {
-                target: &handover.subscription.target.url,
+                target: &webhook.url,
                 headers,
                 body: body.clone(),
                 timeout: timeout.saturating_sub(begun.elapsed()),
@@ -74,6 +77,7 @@ impl Webhooks {
 
     async fn token(
         &self,
+        webhook: &Webhook,
         handover: &Handover,
         refused: Option<&Arc<Slot>>,
         timeout: Duration,
@@ -84,7 +88,7 @@ impl Webhooks {
             client_id,
             client_secret,
             scope,
-        }) = &subscription.target.auth
+        }) = &webhook.auth
         else {
             return Ok(None);
         };
@@ -104,10 +108,13 @@ impl Webhooks {
 impl Target for Webhooks {
     fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
-            let (headers, body) = message(&handover);
             let subscription = &handover.subscription;
+            let Some(webhook) = subscription.target.webhook() else {
+                return Outcome::failed("the subscription has no receiver over HTTP", false);
+            };
+            let (headers, body) = message(webhook, &handover);
             let timeout = subscription.delivery.timeout;
-            match self.send(&handover, headers, body, timeout).await {
+            match self.send(webhook, &handover, headers, body, timeout).await {
                 Ok(answer) => judged(answer),
                 Err(error) => failed(&error),
             }
@@ -121,16 +128,16 @@ pub(crate) fn message_id(event_id: Uuid, subscription: Uuid) -> String {
 }
 
 /// Headers and body, signed.
-pub(crate) fn message(handover: &Handover) -> (Vec<(String, String)>, Bytes) {
-    let (content_type, attributes, body) = written(handover);
-    let headers = headers(handover, &content_type, attributes, &body);
+pub(crate) fn message(webhook: &Webhook, handover: &Handover) -> (Vec<(String, String)>, Bytes) {
+    let (content_type, attributes, body) = written(webhook.format, handover);
+    let headers = headers(webhook, handover, &content_type, attributes, &body);
     (headers, body)
 }
 
 /// Content type, attributes that go as headers, and body.
-fn written(handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
+fn written(format: Format, handover: &Handover) -> (String, Vec<(String, String)>, Bytes) {
     let event = &*handover.event;
-    match handover.subscription.target.format {
+    match format {
         Format::Structured if !handover.replayed => {
             (STRUCTURED.into(), Vec::new(), event.structured())
         }
@@ -208,6 +215,7 @@ fn encoded(value: &str) -> String {
 }
 
 fn headers(
+    webhook: &Webhook,
     handover: &Handover,
     content_type: &str,
     attributes: Vec<(String, String)>,
@@ -240,7 +248,7 @@ fn headers(
     if let Some(traceparent) = &handover.event.traceparent {
         add("traceparent", traceparent.clone());
     }
-    match &subscription.target.auth {
+    match &webhook.auth {
         // A token is added when it is sent.
         None | Some(Auth::OAuth2 { .. }) => {}
         Some(Auth::Bearer { token }) => add("authorization", format!("Bearer {}", token.as_str())),
@@ -249,7 +257,7 @@ fn headers(
             add("authorization", format!("Basic {pair}"));
         }
     }
-    headers.extend(subscription.target.headers.iter().cloned());
+    headers.extend(webhook.headers.iter().cloned());
     headers
 }
 
@@ -291,16 +299,7 @@ fn failed(error: &EgressError) -> Outcome {
         EgressError::Refused(_) => format!("TARGET_NOT_ALLOWED: {error}"),
         _ => error.to_string(),
     };
-    Outcome {
-        verdict: Verdict::Failed {
-            retry_after: None,
-            unreachable: true,
-        },
-        status: None,
-        error: Some(sentence),
-        response_headers: Vec::new(),
-        response_body: String::new(),
-    }
+    Outcome::failed(sentence, true)
 }
 
 /// A client for tests that may reach loopback.

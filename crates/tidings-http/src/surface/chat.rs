@@ -1,0 +1,73 @@
+//! The channels of a workspace, as the chat extension fills them (source C).
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query as Parameters, State};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidings_event::event::rfc3339;
+use tidings_gateway::chat::ChatMessageRow;
+use tidings_gateway::publish::refusal::Refusal;
+use uuid::Uuid;
+
+use crate::House;
+use crate::problem::Refused;
+use crate::request::Authenticated;
+
+/// The most messages of a page.
+const MAX_PAGE: u32 = 1_000;
+
+/// Which messages.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Page {
+    /// At most so many, 1 to 1,000; 100 if absent.
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The messages of a channel, oldest first; for members. `general` is always there, others from their first message.
+#[utoipa::path(get, path = "/api/workspaces/{workspaceId}/channels/{channel}/messages", tag = "workspaces",
+    params(("workspaceId" = String, Path), ("channel" = String, Path), Page),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn messages(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, channel)): Path<(String, String)>,
+    page: Result<Parameters<Page>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(page) =
+        page.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let limit = page.limit.unwrap_or(100);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
+        return Err(Refusal::invalid("limit", detail).into());
+    }
+    let after = page.cursor.as_deref().map(place).transpose()?;
+    let room = &house.gateway.chat;
+    let rows = room
+        .messages(&caller, &workspace, &channel, after, limit)
+        .await?;
+    let full = rows.len() == limit as usize;
+    let last = rows.last().filter(|_| full);
+    let next = last.map(|row| format!("{}:{}", row.created_at_ms, row.id));
+    let items: Vec<Value> = rows.iter().map(message).collect();
+    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+}
+
+fn place(cursor: &str) -> Result<(i64, Uuid), Refusal> {
+    let parts = cursor.split_once(':');
+    let place = parts.and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
+    place.ok_or_else(|| Refusal::invalid("cursor", "'cursor' is not one of a page before."))
+}
+
+fn message(row: &ChatMessageRow) -> Value {
+    json!({
+        "id": row.id,
+        "channel": row.channel,
+        "message": row.message,
+        "sender": row.sender,
+        "postedAt": rfc3339(row.created_at_ms),
+    })
+}
