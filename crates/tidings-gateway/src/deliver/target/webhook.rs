@@ -54,9 +54,9 @@ impl Webhooks {
         let mut refused = None;
         loop {
             let left = timeout.saturating_sub(begun.elapsed());
-            let token = self
-                .token(webhook, handover, refused.as_ref(), left)
-                .await?;
+            let token = self.token(webhook, handover, refused.as_ref(), left);
+            let token = tokio::time::timeout(left, token).await;
+            let token = token.map_err(|_| EgressError::Timeout)??;
             let mut headers = headers.clone();
             let authorization = token.as_ref().and_then(|token| token.header());
             headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
