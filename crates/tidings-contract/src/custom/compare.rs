@@ -234,3 +234,69 @@ fn changed(keyword: &str, old: &Value, new: &Value) -> String {
         format!("{keyword} is another")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_difference_has_its_place_and_its_class() {
+        let check = |old: Value, new: Value, told: &[(&str, Class)]| {
+            let (old, new) = (Schema::new(old).unwrap(), Schema::new(new).unwrap());
+            let found = compare(&old, &new);
+            let places: Vec<(&str, Class)> = found
+                .iter()
+                .map(|it| (it.pointer.as_str(), it.class))
+                .collect();
+            assert_eq!(places, told, "{found:?}");
+        };
+        let (patch, minor, major) = (Class::Patch, Class::Minor, Class::Major);
+        let old = json!({
+            "type": "object", "additionalProperties": false, "required": ["a"], "description": "one",
+            "properties": { "a": { "type": "string", "maxLength": 5 }, "a/b": { "enum": [1, 2] }, "gone": {} },
+        });
+        let new = json!({
+            "type": "object", "additionalProperties": false, "required": [], "description": "two",
+            "properties": { "a": { "type": "string", "maxLength": 4 }, "a/b": { "enum": [1, 2, 3] }, "new": {} },
+        });
+        check(
+            old,
+            new,
+            &[
+                ("/description", patch),
+                ("/properties/a/maxLength", major),
+                ("/properties/a~1b/enum", minor),
+                ("/properties/gone", major),
+                ("/properties/new", minor),
+                ("/required", minor),
+            ],
+        );
+        // The definition is where it stands, whoever refers to it.
+        let with = |kind: &str| json!({ "$defs": { "d": { "type": kind } }, "items": { "$ref": "#/$defs/d" } });
+        check(with("number"), with("integer"), &[("/$defs/d/type", major)]);
+        check(with("integer"), with("number"), &[("/$defs/d/type", minor)]);
+        check(
+            json!({}),
+            json!({ "required": ["a"], "title": "t" }),
+            &[("/required", major), ("/title", minor)],
+        );
+        check(json!(true), json!({ "type": "null" }), &[("", major)]);
+    }
+
+    #[test]
+    fn a_sentence_says_what_a_person_needs() {
+        let (old, new) = (
+            json!({ "maximum": 5 }),
+            json!({ "maximum": 6, "minLength": 1 }),
+        );
+        let found = compare(&Schema::new(old).unwrap(), &Schema::new(new).unwrap());
+        let told: Vec<&str> = found.iter().map(|it| it.detail.as_str()).collect();
+        let wider = "maximum is 6 now, it was 5";
+        assert_eq!(
+            told,
+            [wider, "minLength is 1 now, which is tighter than it was"]
+        );
+    }
+}

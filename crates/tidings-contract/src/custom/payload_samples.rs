@@ -17,7 +17,7 @@ const KEPT: usize = 12;
 /// So many are made for one place before the best are kept.
 const MADE: usize = 160;
 /// So many places are visited in all.
-const VISITS: usize = 2_000;
+const VISITS: usize = 400;
 /// Strings and arrays are made so long at most.
 const LONGEST: usize = 300;
 
@@ -79,7 +79,7 @@ impl Maker {
         made.extend(self.objects(&all));
         let mut seen = BTreeSet::new();
         made.retain(|value| seen.insert(value.to_string()));
-        made.truncate(4 * MADE);
+        made.truncate(3 * MADE);
         let of = |side: Side| described.iter().filter(move |(its, _)| *its == side);
         let rank = |value: &Value| {
             let old = of(Side::Old).all(|place| self.accepts(place, value));
@@ -207,25 +207,35 @@ impl Maker {
             with(&known),
         ];
         let mut made: Vec<Value> = vec![json!({})];
-        for (index, base) in bases.iter().enumerate() {
-            made.push(Value::Object(base.clone()));
+        // The first value of every member before the second of any: the list is cut.
+        for (rank, base) in (0..KEPT).flat_map(|rank| bases.iter().map(move |base| (rank, base))) {
+            if rank == 0 {
+                made.push(Value::Object(base.clone()));
+                made.extend(base.keys().map(|name| without(base, name)));
+            }
             for (name, values) in &members {
-                if base.contains_key(name) {
-                    let mut without = base.clone();
-                    without.remove(name);
-                    made.push(Value::Object(without));
-                }
-                for value in values.iter().take(if index == 0 { KEPT } else { 4 }) {
-                    let mut with = base.clone();
+                let mut with = base.clone();
+                if let Some(value) = values.get(rank) {
                     with.insert(name.clone(), value.clone());
                     made.push(Value::Object(with));
                 }
             }
+            if rank == 1 && base == &bases[0] {
+                made.extend(pairs(&members, base));
+                made.extend(crowds(all, base));
+            }
+            if made.len() > 4 * MADE {
+                break;
+            }
         }
-        made.extend(pairs(&members, &bases[0]));
-        made.extend(crowds(all, &bases[0]));
         made
     }
+}
+
+fn without(base: &Map<String, Value>, name: &str) -> Value {
+    let mut base = base.clone();
+    base.remove(name);
+    Value::Object(base)
 }
 
 /// Two members besides the required ones: what one asks of the other shows only then.

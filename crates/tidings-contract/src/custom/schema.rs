@@ -20,6 +20,8 @@ const PATTERN_BYTES: usize = 8 << 20;
 const LARGEST_PATTERN: usize = 1 << 20;
 /// Schemas with more places than this are judged without trying payloads on their parts.
 const MOST_PARTS: usize = 500;
+/// The same for schemas of more bytes than this.
+const MOST_BYTES: usize = 64 << 10;
 
 /// Which dialect a schema is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +52,7 @@ pub struct Schema {
     flavour: Flavour,
     pattern_bytes: usize,
     schemas: usize,
+    size: usize,
 }
 
 impl Schema {
@@ -97,6 +100,7 @@ impl Schema {
             flavour: outline.flavour,
             pattern_bytes,
             schemas: outline.schemas,
+            size,
         })
     }
 
@@ -138,7 +142,7 @@ impl Schema {
 
     /// A validator for each place where a schema stands, by its pointer; `None` where there would be too many.
     pub(super) fn parts(&self) -> Option<ValidatorMap> {
-        if self.schemas > MOST_PARTS {
+        if self.schemas > MOST_PARTS || self.size > MOST_BYTES {
             return None;
         }
         options(engine(self.pattern_bytes))
@@ -165,4 +169,62 @@ fn bare(document: &Value) -> Value {
         members.remove("$schema");
     }
     bare
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn openapi_is_known_by_its_own_keywords_where_a_schema_stands() {
+        let flavour = |schema: Value| Schema::new(schema).unwrap().flavour().as_str();
+        for (keyword, value) in [
+            ("discriminator", json!({ "propertyName": "kind" })),
+            ("example", json!(1)),
+            ("externalDocs", json!({ "url": "https://a.example" })),
+            ("xml", json!({ "name": "a" })),
+        ] {
+            assert_eq!(
+                flavour(json!({ "items": { keyword: value.clone() } })),
+                "openapi-3.1"
+            );
+            let property = json!({ "properties": { keyword: {} }, "const": { keyword: value } });
+            assert_eq!(flavour(property), "json-schema-2020-12");
+        }
+        let dialect = "https://spec.openapis.org/oas/3.1/dialect/base";
+        assert_eq!(flavour(json!({ "$schema": dialect })), "openapi-3.1");
+        let dialect = "https://json-schema.org/draft/2020-12/schema";
+        assert_eq!(
+            flavour(json!({ "$schema": dialect, "$id": "https://a.example/b" })),
+            "json-schema-2020-12"
+        );
+        let nullable = Schema::new(json!({ "type": "string", "nullable": true })).unwrap_err();
+        assert!(
+            nullable.detail.contains("type: [.., \"null\"]"),
+            "{nullable}"
+        );
+    }
+
+    #[test]
+    fn a_schema_is_shared_between_threads_and_says_what_is_wrong_with_a_payload() {
+        fn shared<T: Send + Sync + Clone>(it: T) -> T {
+            it
+        }
+        let items = json!({ "items": { "type": "string", "format": "date-time" } });
+        let schema = shared(Schema::new(items).unwrap());
+        let wrong: Vec<Value> = (0..100).map(Value::from).collect();
+        let refusals = schema.refusals(&json!(wrong));
+        assert_eq!(refusals.len(), 20);
+        let first = &refusals[0];
+        assert_eq!(
+            (first.code, first.pointer.as_str()),
+            (Code::PayloadInvalid, "/0")
+        );
+        assert_eq!(first.expected.as_deref(), Some("string"));
+        assert_eq!(first.got.as_deref(), Some("integer"));
+        assert!(!schema.accepts(&json!(["yesterday"])));
+        assert_eq!(schema.refusals(&json!(["2026-05-04T10:00:00Z"])), []);
+    }
 }
