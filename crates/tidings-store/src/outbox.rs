@@ -108,11 +108,23 @@ impl Sealed for OutboxRow {
             id: parsed(row, &id, "id")?,
             service: parsed(row, &id, "service")?,
             tenant: parsed(row, &id, "tenant")?,
-            event_type: parsed(row, &id, "event_type")?,
+            event_type: recorded(row, &id)?,
             data: row.text("data").map_err(unread())?,
             created_at_ms: row.integer("created_at_ms").map_err(unread())?,
         })
     }
+}
+
+/// The names of custom events' life are among the types that wait.
+fn recorded(row: &impl Columns, id: &str) -> Result<EventType, StoreError> {
+    let text = row
+        .text("event_type")
+        .map_err(attempting("read the outbox"))?;
+    EventType::recorded(&text).map_err(|fault| StoreError::Corrupt {
+        row: id.to_owned(),
+        column: "event_type",
+        fault: fault.to_string(),
+    })
 }
 
 #[cfg(test)]
