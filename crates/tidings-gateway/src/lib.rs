@@ -43,6 +43,7 @@ use catalogs::Catalogs;
 use chat::Chat;
 use clock::Clock;
 use dead_letters::DeadLetters;
+use deliver::counted::Counted;
 use deliver::target::Targets;
 use deliver::target::in_process::Handlers;
 use deliver::target::webhook::Webhooks;
@@ -308,7 +309,13 @@ impl Gateway {
             )),
             clock: self.clock.clone(),
             config: self.delivery.clone(),
+            counted: self.counted(),
         })
+    }
+
+    /// What is counted of deliveries.
+    pub fn counted(&self) -> Arc<Counted> {
+        self.line.in_process().counted.clone()
     }
 
     /// What a publish would do. Appends nothing.

@@ -12,6 +12,7 @@ mod command_line_deliveries;
 mod compressed;
 mod credentials;
 mod deliveries;
+mod delivery_metrics;
 mod disabled;
 mod events;
 mod extensions;
