@@ -1,25 +1,25 @@
 //! A subscription: what its tenant wrote, read and checked (delivery.md, "Webhook subscriptions").
 
+mod receiver;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidings_egress::{Secret, Target};
-use tidings_event::{Data, Event, ExtensionId, TenantId};
+use tidings_event::{Data, Event, TenantId};
 use tidings_filter::Filter;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::of_extensions::Owner;
+use receiver::receiver;
+pub(crate) use receiver::{Auth, IN_PROCESS};
+pub use receiver::{Format, Receiver, Webhook};
 
-/// The kind of target that stands for a plugin.
-pub(crate) const IN_PROCESS: &str = "in-process";
 /// The longest name, in characters.
 const MAX_NAME: usize = 100;
-/// The most headers of one's own.
-const MAX_HEADERS: usize = 20;
 /// The most attempts of a schedule of one's own.
 const MAX_ATTEMPTS: usize = 100;
 /// The longest time that a receiver may take.
@@ -159,122 +159,6 @@ pub(crate) struct Start {
     pub(crate) passed_for: Option<String>,
 }
 
-/// Who gets what is delivered.
-#[derive(Debug, Clone)]
-pub enum Receiver {
-    /// A receiver over HTTP.
-    Webhook(Box<Webhook>),
-    /// The plugin of the extension that the subscription stands for.
-    InProcess {
-        /// Which extension.
-        extension: ExtensionId,
-        /// What its breaker is called by.
-        place: String,
-    },
-}
-
-impl Receiver {
-    /// Whoever else is there fares no better when it does not work.
-    pub fn host(&self) -> &str {
-        match self {
-            Self::Webhook(webhook) => webhook.url.host(),
-            Self::InProcess { place, .. } => place,
-        }
-    }
-
-    /// Over HTTP, if it is.
-    pub fn webhook(&self) -> Option<&Webhook> {
-        match self {
-            Self::Webhook(webhook) => Some(webhook),
-            Self::InProcess { .. } => None,
-        }
-    }
-}
-
-/// A receiver over HTTP.
-#[derive(Debug, Clone)]
-pub struct Webhook {
-    /// Where to.
-    pub url: Target,
-    /// Sent with each message.
-    pub headers: Vec<(String, String)>,
-    /// How the body looks.
-    pub format: Format,
-    /// How we say who we are, if the receiver wants to know more than our signature.
-    pub(crate) auth: Option<Auth>,
-}
-
-/// How an event is written into a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Format {
-    /// CloudEvents JSON format.
-    #[default]
-    #[serde(rename = "cloudevents-structured")]
-    Structured,
-    /// CloudEvents attributes as headers, the data as body.
-    #[serde(rename = "cloudevents-binary")]
-    Binary,
-    /// Source C's `PlatformEvent`.
-    #[serde(rename = "platform-event")]
-    PlatformEvent,
-}
-
-/// A credential of the receiver's. Kept encrypted and never shown.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum Auth {
-    /// `Authorization: Bearer …`
-    Bearer { token: Zeroizing<String> },
-    /// `Authorization: Basic …`
-    Basic {
-        username: String,
-        password: Zeroizing<String>,
-    },
-    /// A bearer token, fetched by OAuth 2.0 client credentials.
-    #[serde(rename_all = "camelCase")]
-    OAuth2 {
-        #[serde(with = "url")]
-        token_url: Target,
-        client_id: String,
-        client_secret: Zeroizing<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        scope: Option<String>,
-    },
-}
-
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.kind())
-    }
-}
-
-impl Auth {
-    pub(crate) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Bearer { .. } => "bearer",
-            Self::Basic { .. } => "basic",
-            Self::OAuth2 { .. } => "oauth2",
-        }
-    }
-}
-
-/// A URL as text.
-mod url {
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-    use tidings_egress::Target;
-
-    pub(super) fn serialize<S: Serializer>(url: &Target, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(url)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Target, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
-}
-
 /// What a delivery does when its attempts are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -351,28 +235,6 @@ struct Document {
     enabled: Option<bool>,
     #[serde(default)]
     require_conformance: bool,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct TargetDocument {
-    kind: String,
-    url: String,
-    #[serde(default)]
-    headers: std::collections::BTreeMap<String, String>,
-    #[serde(default, skip_serializing)]
-    auth: Option<Auth>,
-    #[serde(default)]
-    format: Format,
-}
-
-/// The target of a subscription that stands for an extension in process.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct InProcessDocument {
-    #[serde(rename = "kind")]
-    _kind: String,
-    extension: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -463,81 +325,6 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
 
 fn unread(error: &serde_json::Error) -> Refusal {
     Refusal::invalid("body", format!("{error}."))
-}
-
-/// The target, and how it is shown.
-fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
-    if document["kind"] == IN_PROCESS {
-        let shown = document.clone();
-        let given: InProcessDocument =
-            serde_json::from_value(document).map_err(|error| unread(&error))?;
-        let extension = given
-            .extension
-            .parse()
-            .map_err(|error| Refusal::invalid("target.extension", format!("{error}.")))?;
-        let place = format!("{IN_PROCESS}:{extension}");
-        return Ok((Receiver::InProcess { extension, place }, shown));
-    }
-    let given: TargetDocument = serde_json::from_value(document).map_err(|error| unread(&error))?;
-    let shown = target_shown(&given);
-    Ok((Receiver::Webhook(Box::new(webhook(given)?)), shown))
-}
-
-fn target_shown(target: &TargetDocument) -> Value {
-    let mut shown = serde_json::json!(target);
-    if let Some(auth) = &target.auth {
-        shown["auth"] = serde_json::json!({ "kind": auth.kind() });
-    }
-    shown
-}
-
-fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
-    if target.kind != "webhook" {
-        let detail = format!("There is no target kind '{}'; use webhook.", target.kind);
-        return Err(Refusal::invalid("target.kind", detail));
-    }
-    let url = target.url.parse().map_err(|error| {
-        Refusal::invalid("target.url", format!("The URL cannot be used: {error}."))
-    })?;
-    if target.headers.len() > MAX_HEADERS {
-        let detail = format!("A target may have {MAX_HEADERS} headers at most.");
-        return Err(Refusal::invalid("target.headers", detail));
-    }
-    for (name, value) in &target.headers {
-        let field = format!("target.headers.{name}");
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        let ours = [
-            "webhook-",
-            "tidings-",
-            "ce-",
-            "content-",
-            "host",
-            "authorization",
-            "connection",
-        ];
-        let lower = name.to_ascii_lowercase();
-        if name.is_empty() || !name.bytes().all(legal) {
-            return Err(Refusal::invalid(
-                field,
-                format!("'{name}' is not the name of a header."),
-            ));
-        }
-        if ours.iter().any(|prefix| lower.starts_with(prefix)) || lower == "transfer-encoding" {
-            let detail = format!("The header '{name}' is set by Tidings; use another name.");
-            return Err(Refusal::invalid(field, detail));
-        }
-        if value.len() > 1_024 || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-            let detail =
-                format!("The value of '{name}' must be visible ASCII, 1,024 bytes at most.");
-            return Err(Refusal::invalid(field, detail));
-        }
-    }
-    Ok(Webhook {
-        url,
-        headers: target.headers.into_iter().collect(),
-        format: target.format,
-        auth: target.auth,
-    })
 }
 
 fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {
