@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::of_extensions::Owner;
 use receiver::receiver;
-pub(crate) use receiver::{Auth, IN_PROCESS};
+pub(crate) use receiver::{Auth, IN_PROCESS, Mtls, mtls_shown};
 pub use receiver::{Format, Receiver, Webhook};
 
 /// The longest name, in characters.
@@ -138,6 +138,7 @@ impl Subscription {
                     .webhook()
                     .map_or_else(Format::default, |it| it.format),
                 auth: None,
+                mtls: None,
             }));
             copy.delivery.schedule = Some(Vec::new());
         }

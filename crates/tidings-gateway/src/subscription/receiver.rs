@@ -1,8 +1,10 @@
 //! Where a subscription's events go: what its tenant wrote as `target`, read and checked.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tidings_egress::Target;
+use tidings_egress::{Identity, InvalidIdentity, Target};
 use tidings_event::ExtensionId;
 use zeroize::Zeroizing;
 
@@ -57,6 +59,8 @@ pub struct Webhook {
     pub format: Format,
     /// How we say who we are, if the receiver wants to know more than our signature.
     pub(crate) auth: Option<Auth>,
+    /// The certificate that we show, if it wants one.
+    pub(crate) mtls: Option<Arc<Identity>>,
 }
 
 /// How an event is written into a message.
@@ -113,6 +117,32 @@ impl Auth {
     }
 }
 
+/// A client certificate and its key as they are written. Kept encrypted; of the certificate only a digest is shown.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mtls {
+    certificate: String,
+    key: Zeroizing<String>,
+}
+
+impl Mtls {
+    pub(crate) fn of(identity: &Identity) -> Self {
+        Self {
+            certificate: identity.certificate().to_owned(),
+            key: identity.key().clone(),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Result<Arc<Identity>, InvalidIdentity> {
+        Identity::new(&self.certificate, &self.key).map(Arc::new)
+    }
+}
+
+/// How a certificate is shown.
+pub(crate) fn mtls_shown(identity: &Identity) -> Value {
+    serde_json::json!({ "fingerprint": identity.fingerprint() })
+}
+
 /// A URL as text.
 mod url {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
@@ -130,7 +160,7 @@ mod url {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TargetDocument {
     kind: String,
@@ -139,6 +169,8 @@ struct TargetDocument {
     headers: std::collections::BTreeMap<String, String>,
     #[serde(default, skip_serializing)]
     auth: Option<Auth>,
+    #[serde(default, skip_serializing)]
+    mtls: Option<Mtls>,
     #[serde(default)]
     format: Format,
 }
@@ -166,8 +198,12 @@ pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
         return Ok((Receiver::InProcess { extension, place }, shown));
     }
     let given: TargetDocument = serde_json::from_value(document).map_err(|error| unread(&error))?;
-    let shown = target_shown(&given);
-    Ok((Receiver::Webhook(Box::new(webhook(given)?)), shown))
+    let mut shown = target_shown(&given);
+    let webhook = webhook(given)?;
+    if let Some(identity) = &webhook.mtls {
+        shown["mtls"] = mtls_shown(identity);
+    }
+    Ok((Receiver::Webhook(Box::new(webhook)), shown))
 }
 
 fn target_shown(target: &TargetDocument) -> Value {
@@ -219,10 +255,27 @@ fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
             return Err(Refusal::invalid(field, detail));
         }
     }
+    let mtls = certificate(target.mtls.as_ref(), &url)?;
     Ok(Webhook {
         url,
         headers: target.headers.into_iter().collect(),
         format: target.format,
         auth: target.auth,
+        mtls,
+    })
+}
+
+fn certificate(given: Option<&Mtls>, url: &Target) -> Result<Option<Arc<Identity>>, Refusal> {
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    if !url.is_https() {
+        let detail = "A certificate is shown over https only; use a URL that begins with https.";
+        return Err(Refusal::invalid("target.mtls", detail));
+    }
+    let identity = given.identity();
+    identity.map(Some).map_err(|error| {
+        let detail = format!("The client certificate cannot be used: {error}.");
+        Refusal::invalid("target.mtls", detail)
     })
 }

@@ -102,6 +102,7 @@ impl Subscriptions {
                 ends_at_ms: None,
             }],
             auth: None,
+            mtls: None,
         };
         let start = Start {
             number: 1,

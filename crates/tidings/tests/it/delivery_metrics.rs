@@ -12,7 +12,7 @@ const CONFIG: &str = "egress.allow_targets = ['127.0.0.1']\n\
      delivery.retry_schedule = ['20ms']\n";
 
 /// The number of a metric, by its name and labels.
-fn number(server: &Server, name: &str) -> f64 {
+fn number(server: &Server, name: &str) -> u64 {
     let text = server.call("GET", "/metrics").send().expect(200).text();
     let line = text
         .lines()
@@ -21,10 +21,10 @@ fn number(server: &Server, name: &str) -> f64 {
     line.parse().expect("a number")
 }
 
-fn until(server: &Server, name: &str, wanted: f64) {
+fn until(server: &Server, name: &str, wanted: u64) {
     eventually(&format!("{name} is {wanted}"), || {
         let now = number(server, name);
-        ((now - wanted).abs() < f64::EPSILON).then_some(())
+        (now == wanted).then_some(())
     });
 }
 
@@ -44,7 +44,7 @@ fn attempts_are_counted_by_outcome_and_what_is_in_motion_is_shown() {
     });
     bad.answer(|_, _| 500);
     let attempts = |word: &str| format!("tidings_delivery_attempts_total{{outcome=\"{word}\"}}");
-    until(&server, "tidings_delivery_shares", 1.0);
+    until(&server, "tidings_delivery_shares", 1);
     for url in [&receiver.url, &bad.url] {
         let body = json!({
             "name": "orders", "filter": { "types": ["crm.**"] },
@@ -56,15 +56,15 @@ fn attempts_are_counted_by_outcome_and_what_is_in_motion_is_shown() {
     let batch = json!({ "events": vec![event; 3] });
     server.post(BATCH, &token, &batch).expect(201);
     // The bad one's three have ended and the good one's have not.
-    until(&server, &attempts("gave-up"), 3.0);
-    until(&server, "tidings_delivery_attempts_in_flight", 3.0);
-    until(&server, "tidings_delivery_unsettled_events", 3.0);
-    assert_eq!(number(&server, &attempts("failed")), 3.0);
-    assert_eq!(number(&server, &attempts("delivered")), 0.0);
-    assert_eq!(number(&server, "tidings_dead_letters_total"), 3.0);
+    until(&server, &attempts("gave-up"), 3);
+    until(&server, "tidings_delivery_attempts_in_flight", 3);
+    until(&server, "tidings_delivery_unsettled_events", 3);
+    assert_eq!(number(&server, &attempts("failed")), 3);
+    assert_eq!(number(&server, &attempts("delivered")), 0);
+    assert_eq!(number(&server, "tidings_dead_letters_total"), 3);
     drop(go);
-    until(&server, &attempts("delivered"), 3.0);
-    until(&server, "tidings_delivery_attempts_in_flight", 0.0);
-    until(&server, "tidings_delivery_unsettled_events", 0.0);
-    until(&server, "tidings_delivery_pending_at_hand", 0.0);
+    until(&server, &attempts("delivered"), 3);
+    until(&server, "tidings_delivery_attempts_in_flight", 0);
+    until(&server, "tidings_delivery_unsettled_events", 0);
+    until(&server, "tidings_delivery_pending_at_hand", 0);
 }

@@ -24,6 +24,7 @@ mod issuer;
 mod jwt_attacks;
 mod limits;
 mod manifests;
+mod mtls;
 mod never_lost;
 mod oauth2;
 mod on_kafka_alone;

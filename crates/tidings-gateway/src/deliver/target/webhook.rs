@@ -62,6 +62,7 @@ impl Webhooks {
             headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
             let outgoing = Outgoing {
                 target: &webhook.url,
+                identity: webhook.mtls.as_deref(),
                 headers,
                 body: body.clone(),
                 timeout: timeout.saturating_sub(begun.elapsed()),
