@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
-use reqwest::ClientBuilder;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
+use reqwest::{ClientBuilder, Method};
 
 use crate::guard::{Guard, RefusedAddress};
 use crate::identity::{Identity, InvalidIdentity};
@@ -190,9 +190,22 @@ impl Client {
     /// Posts a body. Whatever the status, what was answered is the answer; of its body the first
     /// [`Limits::body_bytes`] are read and no more, so that an endless one costs no more than another.
     pub async fn post(&self, outgoing: Outgoing<'_>) -> Result<Answer, EgressError> {
+        self.exchange(Method::POST, outgoing).await
+    }
+
+    /// Asks what a URL allows, in the same way.
+    pub async fn options(&self, outgoing: Outgoing<'_>) -> Result<Answer, EgressError> {
+        self.exchange(Method::OPTIONS, outgoing).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        outgoing: Outgoing<'_>,
+    ) -> Result<Answer, EgressError> {
         self.admit(outgoing.target)?;
         let http = self.client_of(outgoing.identity).await?;
-        let mut request = http.post(outgoing.target.url().clone());
+        let mut request = http.request(method, outgoing.target.url().clone());
         for (name, value) in outgoing.headers {
             request = request.header(name, value);
         }

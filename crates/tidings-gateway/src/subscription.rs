@@ -110,12 +110,7 @@ impl Subscription {
     }
 
     /// A copy through which history is sent again under the replay's id.
-    pub(crate) fn copied(
-        &self,
-        replay: Uuid,
-        rate_per_second: Option<u32>,
-        shadow: Option<Target>,
-    ) -> Self {
+    pub(crate) fn copied(&self, replay: Uuid, rate: Option<Rate>, shadow: Option<Target>) -> Self {
         let mut copy = self.clone();
         copy.id = replay;
         // It has no place in the log.
@@ -126,8 +121,7 @@ impl Subscription {
         });
         // Nobody could release a key that is parked there.
         copy.delivery.on_exhausted = OnExhausted::Skip;
-        copy.delivery.rate_per_second =
-            rate_per_second.or(self.delivery.rate_per_second.filter(|_| shadow.is_none()));
+        copy.delivery.rate = rate.or(self.delivery.rate.filter(|_| shadow.is_none()));
         if let Some(url) = shadow {
             // Headers and credentials are for their own receiver.
             copy.target = Receiver::Webhook(Box::new(Webhook {
@@ -139,6 +133,7 @@ impl Subscription {
                     .map_or_else(Format::default, |it| it.format),
                 auth: None,
                 mtls: None,
+                handshake: false,
             }));
             copy.delivery.schedule = Some(Vec::new());
         }
@@ -158,6 +153,19 @@ pub(crate) struct Start {
     /// The URL whose receiver has passed the conformance test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) passed_for: Option<String>,
+    /// What the receiver has allowed, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) allowed: Option<Allowed>,
+}
+
+/// A receiver's word that it may be sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Allowed {
+    /// The URL that it was asked at.
+    pub(crate) url: String,
+    /// How often at most.
+    pub(crate) per_minute: Option<u32>,
 }
 
 /// What a delivery does when its attempts are used up.
@@ -179,14 +187,42 @@ pub struct Rules {
     pub on_exhausted: OnExhausted,
     /// At most so many at once.
     pub max_in_flight: usize,
-    /// At most so many a second.
-    pub rate_per_second: Option<u32>,
+    /// How often at most.
+    pub rate: Option<Rate>,
     /// What one attempt may take.
     pub timeout: Duration,
     /// The waits between attempts, if not the installation's.
     pub schedule: Option<Vec<Duration>>,
     /// No attempt begins later than this after the first.
     pub max_age: Option<Duration>,
+}
+
+/// How often at most; the faster is the smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate {
+    /// From one to the next.
+    interval_us: i64,
+}
+
+impl Rate {
+    /// So many a second, of which there is one at least.
+    pub fn per_second(number: u32) -> Self {
+        Self {
+            interval_us: 1_000_000 / i64::from(number.max(1)),
+        }
+    }
+
+    /// So many a minute, of which there is one at least.
+    pub fn per_minute(number: u32) -> Self {
+        Self {
+            interval_us: 60_000_000 / i64::from(number.max(1)),
+        }
+    }
+
+    /// From one to the next, in microseconds.
+    pub fn interval_us(self) -> i64 {
+        self.interval_us
+    }
 }
 
 /// What events are kept in order by.
@@ -355,8 +391,8 @@ fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {
         let detail = "'maxInFlight' must be 1 to 256.";
         return Err(Refusal::invalid("delivery.maxInFlight", detail));
     }
-    let rate_per_second = given.rate_limit.as_ref().map(|rate| rate.per_second);
-    if rate_per_second == Some(0) {
+    let per_second = given.rate_limit.as_ref().map(|rate| rate.per_second);
+    if per_second == Some(0) {
         let detail = "'perSecond' must be 1 or more; to get nothing, pause the subscription.";
         return Err(Refusal::invalid("delivery.rateLimit.perSecond", detail));
     }
@@ -375,7 +411,7 @@ fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {
         key,
         on_exhausted,
         max_in_flight,
-        rate_per_second,
+        rate: per_second.map(Rate::per_second),
         timeout,
         schedule,
         max_age,

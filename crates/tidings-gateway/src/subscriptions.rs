@@ -4,6 +4,7 @@
 //! matches events against, changed by difference since there may be a million.
 
 pub mod conformance;
+mod handshake;
 mod in_force;
 mod merge_patch;
 pub(crate) mod of_extensions;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidings_bus::{Bus, Partition, partition_of};
-use tidings_egress::{Client, Secret};
+use tidings_egress::Secret;
 use tidings_event::{Code, Event, Service, TenantId};
 use tidings_filter::{Subject, Unmet};
 use tidings_store::{OutboxRow, Store, SubscriptionRow};
@@ -99,7 +100,7 @@ impl Subscriptions {
     pub async fn open(
         store: Store,
         bus: Arc<dyn Bus>,
-        egress: Client,
+        webhooks: Webhooks,
         vault: Vault,
         outbox: Arc<Outbox>,
         clock: Clock,
@@ -108,7 +109,7 @@ impl Subscriptions {
         let room = Self {
             store,
             bus,
-            webhooks: Webhooks::new(egress),
+            webhooks,
             vault,
             outbox,
             clock,
@@ -169,7 +170,7 @@ impl Subscriptions {
             mtls: None,
         };
         secrets.take(&wanted.target);
-        let start = Start {
+        let mut start = Start {
             number: 1,
             places: self.places(&tenant, from).await?,
             ..Start::default()
@@ -179,7 +180,7 @@ impl Subscriptions {
         let mut row = SubscriptionRow {
             id,
             tenant,
-            document: stored(wanted.document.clone(), &start),
+            document: String::new(),
             secrets: self.close(id, &secrets),
             state: state.as_str().into(),
             reason: None,
@@ -189,6 +190,9 @@ impl Subscriptions {
             change: 0,
         };
         conformance::hold_back(&mut row, &wanted.document, &start);
+        self.shake_hands(&mut row, &wanted.document, &secrets, &mut start)
+            .await?;
+        row.document = stored(wanted.document, &start);
         let actor = Actor::Caller(caller.clone());
         let room = self.clone();
         let made = to_its_end(async move { room.keep(row, &actor, "subscription.created").await });
@@ -381,6 +385,8 @@ impl Subscriptions {
             }
         }
         conformance::hold_back(&mut row, &document, &start);
+        self.shake_hands(&mut row, &document, &secrets, &mut start)
+            .await?;
         row.document = stored(document, &start);
         row.secrets = self.close(row.id, &secrets);
         row.revision += 1;

@@ -111,7 +111,7 @@ impl Dispatcher {
         let index = queue.next().ok_or(Standstill::Idle)?;
         let hold =
             |held: Held, queue: &mut super::queue::Queue| queue.waiting[index].held = Some(held);
-        let rate = queue.subscription.delivery.rate_per_second;
+        let rate = queue.subscription.delivery.rate;
         if let Some(Err(until)) = rate.map(|rate| queue.pace.ready(rate, now)) {
             hold(Held::RateLimit, queue);
             return Err(Standstill::Until(until));

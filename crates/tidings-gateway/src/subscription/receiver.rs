@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidings_egress::{Identity, InvalidIdentity, Target};
@@ -61,6 +62,8 @@ pub struct Webhook {
     pub(crate) auth: Option<Auth>,
     /// The certificate that we show, if it wants one.
     pub(crate) mtls: Option<Arc<Identity>>,
+    /// Whether it has to say that it may be sent to.
+    pub(crate) handshake: bool,
 }
 
 /// How an event is written into a message.
@@ -108,6 +111,18 @@ impl std::fmt::Debug for Auth {
 }
 
 impl Auth {
+    /// The value of the header `Authorization`; none for a token, which has to be fetched.
+    pub(crate) fn header(&self) -> Option<String> {
+        match self {
+            Self::OAuth2 { .. } => None,
+            Self::Bearer { token } => Some(format!("Bearer {}", token.as_str())),
+            Self::Basic { username, password } => {
+                let pair = STANDARD.encode(format!("{username}:{}", password.as_str()));
+                Some(format!("Basic {pair}"))
+            }
+        }
+    }
+
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Bearer { .. } => "bearer",
@@ -173,6 +188,8 @@ struct TargetDocument {
     mtls: Option<Mtls>,
     #[serde(default)]
     format: Format,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    handshake: bool,
 }
 
 /// The target of a subscription that stands for an extension in process.
@@ -262,6 +279,7 @@ fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
         format: target.format,
         auth: target.auth,
         mtls,
+        handshake: target.handshake,
     })
 }
 

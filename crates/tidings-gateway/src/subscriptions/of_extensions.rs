@@ -108,7 +108,7 @@ impl Subscriptions {
             number: 1,
             places: self.places(&new.tenant, new.from).await?,
             owner: Some(new.owner),
-            passed_for: None,
+            ..Start::default()
         };
         let state = if new.active {
             State::Active

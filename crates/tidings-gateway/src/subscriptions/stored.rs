@@ -10,7 +10,7 @@ use tidings_event::Code;
 use tidings_store::SubscriptionRow;
 use uuid::Uuid;
 
-use super::{Subscriptions, of_extensions};
+use super::{Subscriptions, handshake, of_extensions};
 use crate::publish::refusal::{Refusal, Rule};
 use crate::subscription::{self, Auth, Mtls, Receiver, Start, State, Subscription, mtls_shown};
 
@@ -152,13 +152,18 @@ impl Subscriptions {
             let secret = secret.map_err(|error| Refusal::fault("Reading a signing secret", &error));
             secret.map(|secret| (Arc::new(secret), it.ends_at_ms))
         });
+        let allowed = start.allowed.as_ref().and_then(|it| it.per_minute);
+        if let (Some(rate), Some(target)) = (allowed, wanted.document.get_mut("target")) {
+            target["allowedPerMinute"] = rate.into();
+        }
+        let delivery = handshake::capped(&wanted.target, wanted.delivery, start.allowed.as_ref());
         Ok(Subscription {
             id: row.id,
             tenant: row.tenant,
             name: wanted.name,
             filter: wanted.filter,
             target: wanted.target,
-            delivery: wanted.delivery,
+            delivery,
             state: State::parse(&row.state).unwrap_or(State::Disabled),
             reason: row.reason,
             revision: row.revision,

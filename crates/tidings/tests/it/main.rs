@@ -17,6 +17,7 @@ mod disabled;
 mod events;
 mod extensions;
 mod faults;
+mod handshake;
 mod harness;
 mod hostile_receivers;
 mod isolation;
