@@ -16,6 +16,7 @@ mod delivery_metrics;
 mod disabled;
 mod events;
 mod extensions;
+mod fairness;
 mod faults;
 mod handshake;
 mod harness;
