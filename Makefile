@@ -1,6 +1,6 @@
 # The two commands of the README, and a few that belong beside them. Anything with logic in it is a script or Rust.
 
-.PHONY: serve test lint chaos fuzz bench bench-kafka
+.PHONY: serve test lint chaos fuzz bench bench-kafka bench-deliver bench-match
 
 serve:
 	@./scripts/build-needs
@@ -29,3 +29,10 @@ bench:
 # On an Apache Kafka and a Valkey of its own, beside Kafka's own producer.
 bench-kafka:
 	./scripts/bench-kafka
+
+bench-deliver:
+	cargo run --release --locked -p tidings -- bench deliver
+
+# One event against 1,000,000 subscriptions, beside 100.
+bench-match:
+	cargo bench --locked -p tidings-filter

@@ -102,8 +102,12 @@ impl Filter {
 
     /// Whether every clause holds.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
-        self.wants_type(subject)
-            && self.dialects.iter().all(|dialect| dialect.holds(subject))
+        self.wants_type(subject) && self.holds_beside_types(subject)
+    }
+
+    /// Whether every clause but the types holds: for a filter that an [`Index`](crate::Index) named for the type.
+    pub fn holds_beside_types(&self, subject: &Subject<'_>) -> bool {
+        self.dialects.iter().all(|dialect| dialect.holds(subject))
             && self.data.iter().all(|clause| clause.holds(subject))
     }
 

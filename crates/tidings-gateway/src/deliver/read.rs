@@ -103,8 +103,9 @@ impl Dispatcher {
         };
         let offset = record.offset;
         self.streams[stream].recent.push(offset, &event);
+        let subject = Subject::new(&event);
         for subscription in wanting {
-            if !subscription.filter.matches(&Subject::new(&event)) {
+            if !subscription.filter.holds_beside_types(&subject) {
                 continue;
             }
             let queue = self.queue(&subscription);
