@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod catalog;
+pub mod custom;
 mod diff;
 mod documentation;
 mod installation;

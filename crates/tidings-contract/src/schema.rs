@@ -2,7 +2,7 @@
 //! reference that leaves the document.
 
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
-use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use jsonschema::{Draft, PatternOptions, Regex, ValidationError, ValidationOptions, Validator};
 use serde_json::Value;
 
 /// So many violations are reported; the rest would not help anybody.
@@ -38,17 +38,26 @@ pub struct InvalidContract {
 impl Contract {
     /// Compiles a schema. Unknown formats are let through; known ones are checked.
     pub fn compile(schema: &Value) -> Result<Self, InvalidContract> {
-        let options = jsonschema::options()
-            .with_draft(Draft::Draft202012)
-            .with_pattern_options(PatternOptions::regex())
-            .should_validate_formats(true)
-            .should_ignore_unknown_formats(true)
-            .offline();
-        let validator = options.build(schema).map_err(|error| InvalidContract {
-            path: error.instance_path().to_string(),
-            detail: error.to_string(),
-        })?;
+        Self::compile_within(schema, PatternOptions::regex())
+    }
+
+    /// The same, with each compiled regular expression held to a size.
+    pub(crate) fn compile_within(
+        schema: &Value,
+        patterns: PatternOptions<Regex>,
+    ) -> Result<Self, InvalidContract> {
+        let validator = options(patterns)
+            .build(schema)
+            .map_err(|error| InvalidContract {
+                path: error.instance_path().to_string(),
+                detail: error.to_string(),
+            })?;
         Ok(Self(std::sync::Arc::new(validator)))
+    }
+
+    /// Whether the data fits.
+    pub fn accepts(&self, data: &Value) -> bool {
+        self.0.is_valid(data)
     }
 
     /// Everything that speaks against the data; nothing if it fits.
@@ -59,6 +68,16 @@ impl Contract {
         let violations = self.0.iter_errors(data).take(REPORTED);
         violations.map(|error| violation(&error)).collect()
     }
+}
+
+/// How every schema is compiled.
+pub(crate) fn options(patterns: PatternOptions<Regex>) -> ValidationOptions<'static> {
+    jsonschema::options()
+        .with_draft(Draft::Draft202012)
+        .with_pattern_options(patterns)
+        .should_validate_formats(true)
+        .should_ignore_unknown_formats(true)
+        .offline()
 }
 
 fn violation(error: &ValidationError<'_>) -> Violation {

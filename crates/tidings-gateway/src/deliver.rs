@@ -22,15 +22,15 @@ mod replay;
 mod retry;
 mod schedule;
 mod share;
+mod stream;
 pub mod target;
 
 pub use share::Deliveries;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 use tidings_bus::{Bus, Partition};
 use tidings_event::TenantId;
@@ -43,24 +43,23 @@ use crate::clock::Clock;
 use crate::events::unreadable;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::subscription::State;
 use crate::subscriptions::{Changes, InForce, Subscriptions};
 use attempt::Ended;
 use counted::{Counted, Motion, Part};
 use queue::{Numbers, Places, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
+use stream::{BySize, RECENT, RECENT_BYTES, Recent, Stream};
 use target::{Carried, Target};
 
 /// The longest that anything stays unlooked at: what other replicas and rooms leave in the store.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long what has happened may stay unwritten.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
+/// How long what is known may take to be written down at the end.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 /// The wait after the bus or the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-
-/// The most events of a partition that are kept at hand for those who are behind a little.
-const RECENT: usize = 4_096;
-/// The most bytes of them.
-const RECENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// How deliveries are made, unless a subscription says otherwise.
 #[derive(Debug, Clone)]
@@ -92,74 +91,6 @@ impl Default for Config {
             disable_after: Duration::from_hours(5 * 24),
             drain: Duration::from_secs(5),
         }
-    }
-}
-
-/// One partition, as far as it has been read.
-#[derive(Debug)]
-struct Stream {
-    partition: Partition,
-    /// The next offset to read for all.
-    head: u64,
-    /// The cursor as it is saved.
-    saved: Option<u64>,
-    /// Offsets below the head that are not ticked off, each with how often.
-    outstanding: BTreeMap<u64, u32>,
-    /// Whether a tenant with subscriptions has its events here. Others are not read.
-    wanted: bool,
-    /// Whether there may be more than was read.
-    more: bool,
-    /// What was read last, for those who are behind a little.
-    recent: Recent,
-}
-
-/// Events that somebody wanted, the newest of a partition.
-#[derive(Debug, Default)]
-struct Recent {
-    /// Every event from this offset on that a subscription's types fit is here.
-    from: u64,
-    events: VecDeque<(u64, Arc<Carried>)>,
-    bytes: usize,
-}
-
-impl Recent {
-    /// Adds the next; what is too much goes.
-    fn push(&mut self, offset: u64, event: &Arc<Carried>) {
-        self.bytes += event.data.len();
-        self.events.push_back((offset, event.clone()));
-        while self.bytes > RECENT_BYTES || self.events.len() > RECENT {
-            let Some((offset, event)) = self.events.pop_front() else {
-                break;
-            };
-            self.bytes -= event.data.len();
-            self.from = offset + 1;
-        }
-    }
-
-    /// Begins anew: what is here may lack what somebody wants now.
-    fn clear(&mut self, head: u64) {
-        *self = Self {
-            from: head,
-            ..Self::default()
-        };
-    }
-}
-
-/// What an event takes in memory, roughly.
-#[derive(Debug, Clone)]
-struct BySize;
-
-impl Weighter<(TenantId, Uuid), Arc<Carried>> for BySize {
-    fn weight(&self, _key: &(TenantId, Uuid), event: &Arc<Carried>) -> u64 {
-        event.data.len() as u64 + 512
-    }
-}
-
-impl Stream {
-    /// The first offset that is not settled.
-    fn cursor(&self) -> u64 {
-        let first = self.outstanding.keys().next();
-        first.copied().unwrap_or(self.head)
     }
 }
 
@@ -219,6 +150,8 @@ struct Dispatcher {
     writing: Option<JoinHandle<Result<(), Refusal>>>,
     /// What is being written, to be written again should it fail.
     being_written: Arc<Flush>,
+    /// Whether the last write failed.
+    write_failed: bool,
     flushed_at_ms: i64,
     next_due_ms: Option<i64>,
     looked_at_ms: i64,
@@ -269,6 +202,7 @@ impl Dispatcher {
             lanes_to_advance: HashSet::new(),
             writing: None,
             being_written: Arc::default(),
+            write_failed: false,
             flushed_at_ms: now,
             next_due_ms: Some(now),
             looked_at_ms: now,
@@ -406,6 +340,11 @@ impl Dispatcher {
             self.ended(ended);
         }
         self.take_changes();
+        if self.is_held_up() {
+            // Nothing more is begun that could not be written down either.
+            self.read_to_end = true;
+            return Ok(());
+        }
         self.read().await?;
         self.catch_up().await?;
         self.replay().await?;
@@ -517,8 +456,39 @@ impl Dispatcher {
                     if moved {
                         self.restart(id);
                     }
+                    if subscription.state != State::Active {
+                        self.stand_aside(id);
+                        self.put_back(id);
+                    }
                     self.line_up(id);
                 }
+            }
+        }
+    }
+
+    /// A queue that gets nothing for a while goes on from its own place, so that it holds up nobody's cursor.
+    fn stand_aside(&mut self, id: Uuid) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let detached = queue.detach();
+        if !detached.is_empty() {
+            self.moved.insert(id);
+        }
+        for (stream, offset) in detached {
+            self.settle_shared(stream, offset);
+        }
+    }
+
+    /// Pending deliveries at hand of a queue that gets nothing go back to the store, where they still stand.
+    fn put_back(&mut self, id: Uuid) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        for delivery in queue.put_back() {
+            self.at_hand.remove(&(id, delivery.sequence));
+            if let Some(lane) = delivery.lane {
+                self.lanes_to_advance.insert((id, lane));
             }
         }
     }
@@ -564,15 +534,26 @@ impl Dispatcher {
             self.ended(ended);
         }
         self.in_flight.shutdown().await;
-        if let Some(writing) = self.writing.take() {
-            let written = writing.await;
-            self.written(written);
+        let deadline = tokio::time::Instant::now() + LAST_WRITES;
+        if self.all_written(deadline).await {
+            self.write_now();
+            self.all_written(deadline).await;
         }
-        self.write_now();
-        if let Some(writing) = self.writing.take() {
-            let written = writing.await;
-            self.written(written);
+    }
+
+    /// Whether what is being written is written by then. What is not is given up, and comes again: nothing
+    /// later may be written before it, nor after a follower has begun.
+    async fn all_written(&mut self, deadline: tokio::time::Instant) -> bool {
+        while let Some(mut writing) = self.writing.take() {
+            if let Ok(written) = tokio::time::timeout_at(deadline, &mut writing).await {
+                self.written(written);
+            } else {
+                writing.abort();
+                tracing::warn!(share = %self.share, "what was delivered last is not written down and comes again");
+                return false;
+            }
         }
+        true
     }
 }
 

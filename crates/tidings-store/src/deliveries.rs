@@ -238,6 +238,14 @@ macro_rules! write_flush {
                 .await?;
         }
         for row in &$flush.dead {
+            // One delivery has one open letter: the newest.
+            let query = "UPDATE dead_letter_event SET state = 'closed' \
+                 WHERE subscription = $1 AND sequence = $2 AND state <> 'closed'";
+            sqlx::query(query)
+                .bind(row.subscription.to_string())
+                .bind(number(row.sequence))
+                .execute(&mut *$transaction)
+                .await?;
             let query = "INSERT INTO dead_letter_event (id, tenant, subscription, sequence, \
                  event_id, event_type, event, attempts, last_error, created_at_ms, state, crc) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";

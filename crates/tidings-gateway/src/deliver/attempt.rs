@@ -82,6 +82,9 @@ impl Dispatcher {
                 }
                 Err(Standstill::Idle) => {}
                 Err(Standstill::Until(at)) => {
+                    if at - now > ms(super::LOOK_AGAIN) {
+                        self.stand_aside(id);
+                    }
                     self.wakes.insert((at, id));
                 }
             }
@@ -197,6 +200,7 @@ impl Dispatcher {
         };
         queue.in_flight -= 1;
         let subscription = queue.subscription.clone();
+        let lane = ended.delivery.lane.clone();
         if let Some(lane) = &ended.delivery.lane {
             queue.lanes.entry(lane.clone()).or_default().busy = false;
         }
@@ -212,6 +216,9 @@ impl Dispatcher {
                 self.disable(subscription.addressed(), &ended.tenant, reason);
                 self.put_off(ended, now, now);
             }
+        }
+        if let (Some(lane), Some(queue)) = (lane, self.queues.get_mut(&id)) {
+            queue.forget_idle(&lane);
         }
         self.count_at_original(&subscription, now, false);
         self.line_up(id);

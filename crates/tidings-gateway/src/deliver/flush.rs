@@ -12,6 +12,8 @@ use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER};
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 
+/// So many rows may wait while writing fails.
+const HELD_UP: usize = 2_000;
 /// So many attempts are written without waiting for more.
 const FULL: usize = 500;
 /// Cursors that moved over what nobody wants are worth a write of their own this seldom.
@@ -21,6 +23,11 @@ impl Dispatcher {
     /// Whether anything is to be written soon.
     pub(super) fn has_news(&self) -> bool {
         !self.flush.is_empty() || !self.moved.is_empty()
+    }
+
+    /// Whether nothing can be written down, and more waits to be than may.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.write_failed && self.flush.attempts.len() + self.flush.pending.len() > HELD_UP
     }
 
     /// Begins to write, when it is time and nothing is being written.
@@ -107,6 +114,7 @@ impl Dispatcher {
     /// is forgotten, and what is at hand is bounded.
     pub(super) fn written(&mut self, written: Result<Result<(), Refusal>, JoinError>) {
         self.writing = None;
+        self.write_failed = !matches!(written, Ok(Ok(())));
         match written {
             Ok(Ok(())) => {
                 let waiting = self

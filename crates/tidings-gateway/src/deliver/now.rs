@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tidings_bus::{Record, Stored};
 use tidings_event::{Event, EventType};
-use tidings_store::Flush;
+use tidings_store::{Flush, ProgressRow, Store};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::counted::Word;
-use super::queue::{Delivery, Origin};
+use super::queue::{Delivery, Origin, Places};
 use super::record::{self, Ledger};
 use super::target::{Carried, Outcome};
 use crate::envelope;
@@ -21,6 +22,11 @@ use crate::plugins::{Call, InProcess, When, platform_event, until, workspace_of}
 use crate::publish::{Line, Published};
 use crate::subscription::{Receiver, State, Subscription};
 
+/// So many publishes' outcomes wait to be written at most.
+static LATER: Semaphore = Semaphore::const_new(1_000);
+/// How often they are tried again, and at what distance.
+const TRIES: u32 = 300;
+const BETWEEN: Duration = Duration::from_secs(1);
 /// What all handlers of a publish may take together.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -45,6 +51,8 @@ pub(crate) async fn deliver_now(line: &Arc<Line>, records: Vec<Record>, publishe
         .filter(|one| !one.duplicate && !one.skipped);
     let fresh: HashMap<Uuid, &Published> = fresh.map(|one| (one.event_id, one)).collect();
     let mut calls = Vec::new();
+    // One row each, whose number a restart need not look beyond.
+    let mut progress: HashMap<Uuid, ProgressRow> = HashMap::new();
     let until = until(LIMIT);
     for record in records {
         let Some(place) = fresh.get(&record.event_id) else {
@@ -60,21 +68,60 @@ pub(crate) async fn deliver_now(line: &Arc<Line>, records: Vec<Record>, publishe
         for subscription in subscribed(in_process, &event) {
             // In the log's order, and without a row that counts: an offset is one event's of the tenant.
             let sequence = place.offset + 1;
+            progress.insert(subscription.id, come_to(&subscription, sequence));
             calls.push(call(line, subscription, event.clone(), sequence, until));
         }
     }
     if calls.is_empty() {
         return;
     }
-    let mut flush = Flush::default();
+    let mut flush = Flush {
+        progress: progress.into_values().collect(),
+        ..Flush::default()
+    };
     for (attempt, letter) in join_all(calls).await {
         flush.attempts.push(attempt);
         flush.dead.extend(letter);
     }
     if let Err(error) = in_process.store.deliveries().flush(&flush).await {
-        let failed = flush.dead.len();
-        tracing::error!(%error, failed, "what handlers came to could not be written down");
+        tracing::warn!(%error, "what handlers came to is not written down yet");
+        write_later(in_process.store.clone(), flush);
     }
+}
+
+fn come_to(subscription: &Subscription, sequence: u64) -> ProgressRow {
+    let places = Places {
+        start: subscription.start.number,
+        at: Vec::new(),
+    };
+    ProgressRow {
+        subscription: subscription.id,
+        tenant: subscription.tenant.clone(),
+        sequence,
+        places: serde_json::to_string(&places).expect("plain members become JSON"),
+    }
+}
+
+/// Writes again what could not be written, without holding up its publish.
+fn write_later(store: Store, flush: Flush) {
+    let failed = flush.dead.len();
+    let Ok(place) = LATER.try_acquire() else {
+        tracing::error!(
+            failed,
+            "what handlers came to is forgotten: too much waits to be written"
+        );
+        return;
+    };
+    tokio::spawn(async move {
+        for _ in 0..TRIES {
+            tokio::time::sleep(BETWEEN).await;
+            if store.deliveries().flush(&flush).await.is_ok() {
+                return;
+            }
+        }
+        tracing::error!(failed, "what handlers came to could not be written down");
+        drop(place);
+    });
 }
 
 fn stored(record: Record, place: &Published) -> Stored {

@@ -159,6 +159,8 @@ pub(super) struct Lane {
     pub(super) busy: bool,
     /// One of it is pending, so that others go behind it.
     pub(super) blocked: bool,
+    /// When it was last looked at without a reason, in ms since 1970.
+    pub(super) looked_at_ms: i64,
 }
 
 /// A subscription's places as they are saved, by topic and partition.
@@ -300,6 +302,37 @@ impl Queue {
             .map(|delivery| delivery.event.data.len())
             .sum();
         out
+    }
+
+    /// Gives back what came from rows of pending deliveries.
+    pub(super) fn put_back(&mut self) -> Vec<Delivery> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (out, kept): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|delivery| delivery.origin == Origin::Pending);
+        self.waiting = kept.into();
+        self.bytes = self.waiting.iter().map(|it| it.event.data.len()).sum();
+        out
+    }
+
+    /// How many rows of pending deliveries are at hand.
+    pub(super) fn pending_at_hand(&self) -> usize {
+        let mut waiting = self.waiting.iter();
+        waiting
+            .by_ref()
+            .filter(|it| it.origin == Origin::Pending)
+            .count()
+    }
+
+    /// Forgets a key of which nothing is on its way or pending.
+    pub(super) fn forget_idle(&mut self, lane: &str) {
+        if self
+            .lanes
+            .get(lane)
+            .is_some_and(|it| !it.busy && !it.blocked)
+        {
+            self.lanes.remove(lane);
+        }
     }
 
     /// Whether any of a lane is at hand or on its way.

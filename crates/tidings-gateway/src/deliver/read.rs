@@ -9,7 +9,7 @@ use tidings_filter::Subject;
 use uuid::Uuid;
 
 use super::Dispatcher;
-use super::queue::{Delivery, Origin, ROOM_BELOW, StreamId};
+use super::queue::{Delivery, Origin, Queue, ROOM_BELOW, StreamId};
 use super::record::Ledger;
 use super::target::Carried;
 use crate::envelope;
@@ -19,6 +19,8 @@ use crate::subscription::Subscription;
 
 /// The most records that are read of a partition at once.
 const PAGE: usize = 500;
+/// A page of so many bytes may have been cut there.
+const FULL_PAGE: usize = 8 * 1024 * 1024;
 /// The most records that catching up looks at in one go, however few of them are its own.
 const SCAN: usize = 5_000;
 /// The most queues that catch up in one turn.
@@ -85,7 +87,11 @@ impl Dispatcher {
         };
         let partition = self.streams[stream].partition.clone();
         let page = self.bus.read(partition, read).await.map_err(unreadable)?;
-        let more = page.records.len() == PAGE;
+        // A page also ends at what it holds in bytes, or after records that are not ours.
+        let looked_at = usize::try_from(page.next.saturating_sub(from)).unwrap_or(usize::MAX);
+        let bytes: usize = page.records.iter().map(|record| record.value.len()).sum();
+        let records = page.records.len();
+        let more = records == PAGE || looked_at > records || bytes > FULL_PAGE;
         self.streams[stream].more = more;
         self.read_to_end &= !more;
         for record in page.records {
@@ -254,6 +260,10 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn has_room(&self, id: Uuid) -> bool {
+        self.queues.get(&id).is_some_and(Queue::has_room)
+    }
+
     /// Reads on from a place in one partition. False when there is nothing to read for it there yet.
     async fn catch_up_in(
         &mut self,
@@ -279,6 +289,10 @@ impl Dispatcher {
             let page = self.bus.read(partition, read).await.map_err(unreadable)?;
             next = page.next.max(place);
             for record in page.records.iter().filter(|record| record.offset < head) {
+                if !self.has_room(subscription.id) {
+                    next = record.offset;
+                    break;
+                }
                 let event = envelope::read(record)
                     .map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
                 if subscription.filter.matches(&Subject::new(&event)) {
@@ -323,6 +337,9 @@ impl Dispatcher {
             }
         }
         for (offset, event) in taken {
+            if !self.has_room(subscription.id) {
+                return offset;
+            }
             self.take_to_hand(subscription, &event, Origin::Own(stream, offset));
         }
         next

@@ -355,8 +355,14 @@ impl Dispatcher {
         if let Some(last) = found.last() {
             running.place.after = Some(last.id);
         }
-        let (id, sent) = (running.row.id, found.len() as u64);
+        let (id, mut sent) = (running.row.id, found.len() as u64);
         for letter in found {
+            let key = (letter.subscription, letter.sequence);
+            if self.at_hand.contains(&key) || self.is_in_motion(key) {
+                // Another letter of the same delivery is on its way; this one stays open.
+                sent -= 1;
+                continue;
+            }
             let at_ms = running.next_at(now);
             let row = dead_letters::pending(&letter, now, at_ms, Some(id));
             self.flush.pending.push(row);
@@ -431,6 +437,9 @@ impl Dispatcher {
                 } else {
                     original.of_copies = original.of_copies.saturating_sub(1);
                     self.line_up(copy.of);
+                    for copy in self.replays.beside(copy.of) {
+                        self.line_up(copy);
+                    }
                 }
             }
             None if begins => {}

@@ -18,6 +18,13 @@ use crate::publish::refusal::Refusal;
 
 /// The most pending deliveries in memory.
 pub(super) const AT_HAND: usize = 1_000;
+/// The most of them of one subscription: whoever is slow does not keep others' from coming to hand.
+const MOST_OF_QUEUE: usize = 100;
+/// A key behind which events wait though nothing of it is at hand is looked at this often: what it waited for may have
+/// been dropped.
+const LOOK_AT_LANE: std::time::Duration = std::time::Duration::from_secs(5);
+/// So many keys are looked at so at once.
+const LANES_AT_ONCE: usize = 64;
 /// How many rows are read at once.
 const PAGE: usize = 200;
 /// So many of a lane are taken to hand at once.
@@ -26,6 +33,8 @@ const AHEAD: usize = 64;
 const LANE_PAGE: u32 = 128;
 /// When a delivery is looked at again whose subscription gets nothing now.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// When one is looked at again whose subscription has enough at hand.
+const SOON: std::time::Duration = std::time::Duration::from_millis(500);
 /// How often old attempts are forgotten.
 const FORGET_EVERY: std::time::Duration = std::time::Duration::from_mins(10);
 
@@ -39,6 +48,7 @@ impl Dispatcher {
             return Ok(());
         }
         self.looked_at_ms = now;
+        self.look_at_idle_lanes(now);
         let rows = self.store.deliveries();
         // Those at hand are among the due, and come first.
         let limit = u32::try_from(PAGE + self.at_hand.len()).unwrap_or(u32::MAX);
@@ -59,7 +69,25 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn is_in_motion(&self, key: (Uuid, u64)) -> bool {
+    fn look_at_idle_lanes(&mut self, now: i64) {
+        let mut found = Vec::new();
+        for (id, queue) in &mut self.queues {
+            let mut idle = Vec::new();
+            for (name, lane) in &mut queue.lanes {
+                if found.len() + idle.len() == LANES_AT_ONCE {
+                    break;
+                }
+                if lane.blocked && !lane.busy && now - lane.looked_at_ms > ms(LOOK_AT_LANE) {
+                    lane.looked_at_ms = now;
+                    idle.push((*id, name.clone()));
+                }
+            }
+            found.extend(idle);
+        }
+        self.lanes_to_advance.extend(found);
+    }
+
+    pub(super) fn is_in_motion(&self, key: (Uuid, u64)) -> bool {
         [&self.flush, &*self.being_written]
             .into_iter()
             .any(|flush| {
@@ -79,8 +107,11 @@ impl Dispatcher {
             self.pass_over(row, &detail);
             return Ok(());
         };
-        if !self.queue(&subscription).is_active() {
-            row.next_at_ms = now + ms(AGAIN);
+        let queue = self.queue(&subscription);
+        let full = !queue.has_room() || queue.pending_at_hand() >= MOST_OF_QUEUE;
+        if full {
+            let again = if queue.is_active() { SOON } else { AGAIN };
+            row.next_at_ms = now + ms(again);
             row.state = "waiting".into();
             self.flush.pending.push(row);
             return Ok(());
@@ -259,7 +290,10 @@ impl Dispatcher {
                 let behind: Vec<_> = next.take_while(|row| row.state == "behind").collect();
                 for row in behind {
                     self.resume(row).await?;
-                    let room = |queue: &Queue| queue.has_room() && queue.works_on(lane);
+                    let room = |queue: &Queue| {
+                        let enough = queue.pending_at_hand() + 1 >= MOST_OF_QUEUE;
+                        queue.has_room() && queue.works_on(lane) && !enough
+                    };
                     if !self.queues.get(&id).is_some_and(room) {
                         break;
                     }

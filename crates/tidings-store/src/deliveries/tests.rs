@@ -40,7 +40,7 @@ fn dead(id: u128, error: &str) -> DeadLetterRow {
         id: Uuid::from_u128(id),
         tenant: tenant(),
         subscription: Uuid::from_u128(1),
-        sequence: 7,
+        sequence: 6 + u64::try_from(id).unwrap(),
         event_id: Uuid::from_u128(107),
         event_type: "crm.deal.closed".parse().unwrap(),
         event: "{}".into(),
@@ -218,6 +218,20 @@ async fn dead_letters_are_found_by_each_filter_and_by_their_tenant_alone() {
             room.get(&tenant(), Uuid::from_u128(1)).await.unwrap(),
             Some(dead(1, "status 500"))
         );
+        let newer = DeadLetterRow {
+            id: Uuid::from_u128(3),
+            ..dead(1, "status 500 again")
+        };
+        let flush = Flush {
+            dead: vec![newer],
+            ..Flush::default()
+        };
+        store.deliveries().flush(&flush).await.unwrap();
+        let open = found(DeadLetterQuery {
+            state: Some("open"),
+            ..any()
+        });
+        assert_eq!(open.await, [3], "one delivery has one open letter");
         assert!(!room.delete(&globex, Uuid::from_u128(1)).await.unwrap());
         assert!(room.delete(&tenant(), Uuid::from_u128(1)).await.unwrap());
     })

@@ -299,6 +299,13 @@ fn a_parked_key_goes_on_when_it_is_released_with_or_without_its_head() {
     assert_eq!(letters["items"][0]["eventId"], id.as_str());
     publish(&server, &token, &json!({ "key": "a", "n": 5 }));
     receiver.until_taken(4);
+
+    // With nothing behind it, too.
+    publish(&server, &token, &json!({ "key": "a", "n": 1 }));
+    eventually("it is parked", || (parked()["attempts"] == 1).then_some(()));
+    assert_eq!(release(json!({ "key": "a", "dropHead": true })), 202);
+    publish(&server, &token, &json!({ "key": "a", "n": 6 }));
+    receiver.until_taken(5);
 }
 
 #[test]

@@ -63,9 +63,8 @@ impl Webhooks {
         let mut refused = None;
         loop {
             let left = timeout.saturating_sub(begun.elapsed());
-            let token = self
-                .token(webhook, whose, refused.as_ref(), (handover.now_ms, left))
-                .await?;
+            let when = (handover.now_ms, left);
+            let token = self.token(webhook, whose, refused.as_ref(), when).await?;
             let mut headers = headers.clone();
             let authorization = token.as_ref().and_then(|token| token.header());
             headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
@@ -136,7 +135,8 @@ impl Webhooks {
             scope: scope.as_deref(),
         };
         let token = self.tokens.token(&self.client, whose, grant, refused, when);
-        token.await.map(Some)
+        let token = tokio::time::timeout(when.1, token).await;
+        token.map_err(|_| EgressError::Timeout)?.map(Some)
     }
 }
 

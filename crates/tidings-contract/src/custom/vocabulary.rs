@@ -1,0 +1,130 @@
+//! The keywords of draft 2020-12: which hold schemas, and which say something about what is valid.
+
+use serde_json::{Map, Value};
+
+use crate::reference::escaped;
+
+/// What a keyword's value is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// One schema.
+    Schema,
+    /// An array of schemas.
+    Schemas,
+    /// An object of schemas by name.
+    Named,
+    /// Something else.
+    Values,
+}
+
+/// What a keyword holds.
+pub(super) fn holds(keyword: &str) -> Holds {
+    match keyword {
+        "additionalProperties"
+        | "contains"
+        | "contentSchema"
+        | "else"
+        | "if"
+        | "items"
+        | "not"
+        | "propertyNames"
+        | "then"
+        | "unevaluatedItems"
+        | "unevaluatedProperties" => Holds::Schema,
+        "allOf" | "anyOf" | "oneOf" | "prefixItems" => Holds::Schemas,
+        "$defs" | "definitions" | "dependentSchemas" | "patternProperties" | "properties" => {
+            Holds::Named
+        }
+        _ => Holds::Values,
+    }
+}
+
+/// Whether a keyword decides what is valid. All others, unknown ones too, are annotations.
+pub(super) fn asserts(keyword: &str) -> bool {
+    let holder = holds(keyword) != Holds::Values;
+    let elsewhere = ["$defs", "contentSchema", "definitions"];
+    (holder && !elsewhere.contains(&keyword)) || ASSERTING.contains(&keyword)
+}
+
+const ASSERTING: [&str; 22] = [
+    "$ref",
+    "const",
+    "dependentRequired",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "maxContains",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minContains",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "minimum",
+    "multipleOf",
+    "pattern",
+    "required",
+    "type",
+    "uniqueItems",
+];
+
+/// The keywords whose schemas apply to the same value, and so can evaluate its members and items.
+pub(super) const IN_PLACE: [&str; 9] = [
+    "$ref",
+    "allOf",
+    "anyOf",
+    "dependentSchemas",
+    "else",
+    "if",
+    "not",
+    "oneOf",
+    "then",
+];
+
+/// The schemas directly inside a schema, each with its place relative to it.
+pub(super) fn subschemas(schema: &Map<String, Value>) -> Vec<(String, &Value)> {
+    let mut found = Vec::new();
+    for (keyword, value) in schema {
+        match (holds(keyword), value) {
+            (Holds::Schema, _) => found.push((format!("/{keyword}"), value)),
+            (Holds::Schemas, Value::Array(parts)) => {
+                let places = parts.iter().enumerate();
+                found.extend(places.map(|(index, part)| (format!("/{keyword}/{index}"), part)));
+            }
+            (Holds::Named, Value::Object(parts)) => {
+                let place = |name| format!("/{keyword}/{}", escaped(name));
+                found.extend(parts.iter().map(|(name, part)| (place(name), part)));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A copy of a schema without the annotations called so, wherever a schema stands; what merely looks like one (a
+/// property of that name, a member of an enumeration) stays. The caller has bounded the depth.
+pub(super) fn without(annotation: &str, schema: &Value) -> Value {
+    let Value::Object(members) = schema else {
+        return schema.clone();
+    };
+    let kept = members.iter().filter(|(keyword, _)| *keyword != annotation);
+    let part = |part: &Value| without(annotation, part);
+    let kept = kept.map(|(keyword, value)| {
+        let value = match (holds(keyword), value) {
+            (Holds::Schema, _) => part(value),
+            (Holds::Schemas, Value::Array(parts)) => parts.iter().map(part).collect(),
+            (Holds::Named, Value::Object(parts)) => Value::Object(
+                parts
+                    .iter()
+                    .map(|(name, it)| (name.clone(), part(it)))
+                    .collect(),
+            ),
+            _ => value.clone(),
+        };
+        (keyword.clone(), value)
+    });
+    Value::Object(kept.collect())
+}
