@@ -87,6 +87,7 @@ impl House {
             routes: Vec::new(),
             limits: crate::Limits::default(),
             egress: target::webhook::to_loopback(),
+            origin: "tidings.example".into(),
             vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: Config::default(),
             auto_create: true,
