@@ -21,7 +21,7 @@ chaos:
 # Every fuzz target for so long; failures print a seed that repeats them.
 SECONDS ?= 60
 fuzz:
-	BOLERO_RANDOM_TEST_TIME_MS=$(SECONDS)000 cargo test --locked -p tidings-event -p tidings-gateway -p tidings-bus -p tidings-contract --test fuzz -- --nocapture
+	BOLERO_RANDOM_TEST_TIME_MS=$(SECONDS)000 cargo test --locked -p tidings-event -p tidings-gateway -p tidings-bus -p tidings-contract -p tidings-filter --test fuzz -- --nocapture
 
 bench:
 	cargo run --release --locked -p tidings -- bench publish

@@ -11,16 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::ClientBuilder;
+use quick_cache::sync::Cache;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
+use reqwest::{ClientBuilder, Method};
 
 use crate::guard::{Guard, RefusedAddress};
+use crate::identity::{Identity, InvalidIdentity};
 use crate::resolver::{Resolver, SystemResolver};
 use crate::target::Target;
 
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
+/// The most clients with a certificate that are kept, each with connections of its own.
+const IDENTITIES: usize = 256;
 
 /// What one request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,9 @@ pub enum EgressError {
     /// The client itself could not be made.
     #[error("no HTTP client can be made: {0}")]
     Setup(#[source] reqwest::Error),
+    /// The certificate cannot be used.
+    #[error("the client certificate cannot be used: {0}")]
+    Identity(#[from] InvalidIdentity),
 }
 
 /// A request that carries something out.
@@ -64,6 +71,8 @@ pub enum EgressError {
 pub struct Outgoing<'a> {
     /// Where to.
     pub target: &'a Target,
+    /// Who we are, to a receiver that asks for a certificate.
+    pub identity: Option<&'a Identity>,
     /// Names and values; an illegal one makes the request fail.
     pub headers: Vec<(String, String)>,
     /// What.
@@ -98,6 +107,9 @@ impl Answer {
 pub struct Client {
     http: reqwest::Client,
     guard: Arc<Guard>,
+    resolver: Guarded,
+    /// Those with a certificate, by its name: a connection that was opened with one is for its owner alone.
+    identified: Arc<Cache<[u8; 32], reqwest::Client>>,
     limits: Limits,
     no_roots: Option<String>,
 }
@@ -125,13 +137,17 @@ impl Client {
             Ok(http) => (http, None),
             // Without root certificates plain http still works, and https trusts nobody.
             Err(error) => {
-                let http = builder(resolver, &limits).tls_certs_only([]).build();
+                let http = builder(resolver.clone(), &limits)
+                    .tls_certs_only([])
+                    .build();
                 (http.map_err(EgressError::Setup)?, Some(cause_of(&error)))
             }
         };
         Ok(Self {
             http,
             guard,
+            resolver,
+            identified: Arc::new(Cache::new(IDENTITIES)),
             limits,
             no_roots,
         })
@@ -148,11 +164,48 @@ impl Client {
         Ok(())
     }
 
+    /// Whether a certificate and its key can be used.
+    pub async fn check(&self, identity: &Identity) -> Result<(), EgressError> {
+        self.client_of(Some(identity)).await.map(drop)
+    }
+
+    /// The client that shows a certificate, or the one that shows none.
+    async fn client_of(&self, identity: Option<&Identity>) -> Result<reqwest::Client, EgressError> {
+        let Some(identity) = identity else {
+            return Ok(self.http.clone());
+        };
+        let name = identity.name();
+        let made = async {
+            let builder = builder(self.resolver.clone(), &self.limits);
+            let builder = builder.identity(identity.to_library()?);
+            // It reads the system's roots, and that takes a while.
+            let made = tokio::task::spawn_blocking(move || builder.build()).await;
+            let made = made.map_err(|error| EgressError::Unreachable(error.to_string()))?;
+            made.map_err(|_| EgressError::Identity(InvalidIdentity::Pair))
+        };
+        let kept = self.identified.get_or_insert_async(&name, made);
+        kept.await
+    }
+
     /// Posts a body. Whatever the status, what was answered is the answer; of its body the first
     /// [`Limits::body_bytes`] are read and no more, so that an endless one costs no more than another.
     pub async fn post(&self, outgoing: Outgoing<'_>) -> Result<Answer, EgressError> {
+        self.exchange(Method::POST, outgoing).await
+    }
+
+    /// Asks what a URL allows, in the same way.
+    pub async fn options(&self, outgoing: Outgoing<'_>) -> Result<Answer, EgressError> {
+        self.exchange(Method::OPTIONS, outgoing).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        outgoing: Outgoing<'_>,
+    ) -> Result<Answer, EgressError> {
         self.admit(outgoing.target)?;
-        let mut request = self.http.post(outgoing.target.url().clone());
+        let http = self.client_of(outgoing.identity).await?;
+        let mut request = http.request(method, outgoing.target.url().clone());
         for (name, value) in outgoing.headers {
             request = request.header(name, value);
         }
@@ -219,7 +272,7 @@ fn builder(resolver: Guarded, limits: &Limits) -> ClientBuilder {
 }
 
 /// A resolver with the guard after it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Guarded(Arc<Guard>, Arc<dyn Resolver>);
 
 impl Resolve for Guarded {
@@ -418,6 +471,7 @@ mod tests {
         let target: Target = format!("http://127.0.0.1:{port}/hook").parse().unwrap();
         let outgoing = |name: &str| Outgoing {
             target: &target,
+            identity: None,
             headers: vec![(name.to_owned(), "1".to_owned())],
             body: Bytes::from_static(b"{}"),
             timeout: Duration::from_secs(5),

@@ -2,12 +2,14 @@
 
 mod client;
 mod guard;
+mod identity;
 mod resolver;
 pub mod signing;
 mod target;
 
 pub use client::{Answer, Client, EgressError, Limits, Outgoing};
 pub use guard::{AllowedTarget, Guard, InvalidAllowedTarget, RefusedAddress};
+pub use identity::{Identity, InvalidIdentity};
 pub use resolver::{Resolution, Resolver, SystemResolver};
 pub use signing::{InvalidSecret, Secret};
 pub use target::{InvalidTarget, Target};

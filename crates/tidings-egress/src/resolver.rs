@@ -82,6 +82,7 @@ mod tests {
         let target = format!("http://moving.example:{port}/").parse().unwrap();
         let outgoing = Outgoing {
             target: &target,
+            identity: None,
             headers: Vec::new(),
             body: Bytes::from_static(b"{}"),
             timeout: Duration::from_secs(5),

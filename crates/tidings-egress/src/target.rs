@@ -76,7 +76,8 @@ impl Target {
         }
     }
 
-    pub(crate) fn is_https(&self) -> bool {
+    /// Whether it is asked for over TLS.
+    pub fn is_https(&self) -> bool {
         self.0.scheme() == "https"
     }
 

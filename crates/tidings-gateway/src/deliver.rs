@@ -12,6 +12,7 @@
 //! Not needed for correctness: anything in memory. It is bounded, too: by queue, by tenant and altogether.
 
 mod attempt;
+pub mod counted;
 mod flush;
 pub(crate) mod now;
 mod queue;
@@ -45,6 +46,7 @@ use crate::publish::refusal::Refusal;
 use crate::subscription::State;
 use crate::subscriptions::{Changes, InForce, Subscriptions};
 use attempt::Ended;
+use counted::{Counted, Motion, Part};
 use queue::{Numbers, Places, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
 use stream::{BySize, RECENT, RECENT_BYTES, Recent, Stream};
@@ -101,6 +103,7 @@ pub(crate) struct Means {
     pub(crate) target: Arc<dyn Target>,
     pub(crate) clock: Clock,
     pub(crate) config: Config,
+    pub(crate) counted: Arc<Counted>,
 }
 
 /// All that is in motion of one share of the tenants.
@@ -114,6 +117,7 @@ struct Dispatcher {
     target: Arc<dyn Target>,
     clock: Clock,
     config: Config,
+    part: Part,
 
     streams: Vec<Stream>,
     stream_ids: HashMap<Partition, StreamId>,
@@ -177,6 +181,7 @@ impl Dispatcher {
             target: means.target,
             clock: means.clock,
             config: means.config,
+            part: Part::new(means.counted),
             streams: Vec::new(),
             stream_ids: HashMap::new(),
             queues: HashMap::new(),
@@ -347,7 +352,17 @@ impl Dispatcher {
         self.advance_lanes().await?;
         self.start();
         self.write();
+        self.tell();
         self.forget_old().await
+    }
+
+    fn tell(&mut self) {
+        self.part.tell(Motion {
+            in_flight: self.in_flight.len() as u64,
+            at_hand: self.at_hand.len() as u64,
+            unsettled: self.part.unsettled,
+            shares: 1,
+        });
     }
 
     /// How long nothing will happen by itself.

@@ -43,6 +43,7 @@ use catalogs::Catalogs;
 use chat::Chat;
 use clock::Clock;
 use dead_letters::DeadLetters;
+use deliver::counted::Counted;
 use deliver::target::Targets;
 use deliver::target::in_process::Handlers;
 use deliver::target::webhook::Webhooks;
@@ -100,7 +101,7 @@ pub struct Gateway {
     line: Arc<Line>,
     bus: Arc<dyn Bus>,
     store: Store,
-    egress: Client,
+    webhooks: Webhooks,
     delivery: deliver::Config,
 }
 
@@ -122,6 +123,8 @@ pub struct Parts {
     pub limits: Limits,
     /// The way to receivers. Its limit on bodies is how much is kept of their answers.
     pub egress: Client,
+    /// The host that receivers know this installation by.
+    pub origin: String,
     /// What secrets are encrypted with in the store.
     pub vault: Vault,
     /// How deliveries are made.
@@ -164,6 +167,7 @@ impl Gateway {
             routes,
             limits,
             egress,
+            origin,
             vault,
             delivery,
             auto_create,
@@ -192,10 +196,11 @@ impl Gateway {
         let (log, told) = (bus.clone(), outbox.clone());
         let catalogs = Catalogs::open(store.clone(), shelf, log, told, clock.clone()).await?;
         let api_keys = ApiKeys::new(access.clone(), outbox.clone(), clock.clone());
+        let webhooks = Webhooks::new(egress.clone(), &origin);
         let subscriptions = Subscriptions::open(
             store.clone(),
             bus.clone(),
-            egress.clone(),
+            webhooks.clone(),
             vault,
             outbox.clone(),
             clock.clone(),
@@ -222,7 +227,7 @@ impl Gateway {
         let replays = Replays::new(
             store.clone(),
             bus.clone(),
-            egress.clone(),
+            egress,
             subscriptions.clone(),
             clock.clone(),
         );
@@ -246,7 +251,7 @@ impl Gateway {
             line,
             bus,
             store,
-            egress,
+            webhooks,
             delivery,
         })
     }
@@ -303,12 +308,18 @@ impl Gateway {
             store: self.store.clone(),
             subscriptions: self.subscriptions.clone(),
             target: Arc::new(Targets::new(
-                Webhooks::new(self.egress.clone()),
+                self.webhooks.clone(),
                 Handlers::new(self.line.clone(), self.line.in_process().clone()),
             )),
             clock: self.clock.clone(),
             config: self.delivery.clone(),
+            counted: self.counted(),
         })
+    }
+
+    /// What is counted of deliveries.
+    pub fn counted(&self) -> Arc<Counted> {
+        self.line.in_process().counted.clone()
     }
 
     /// What a publish would do. Appends nothing.

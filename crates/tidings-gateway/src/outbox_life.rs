@@ -102,6 +102,7 @@ async fn gateway(bus: &Arc<Leaving>, store: &Store) -> Gateway {
         routes: Vec::new(),
         limits: crate::Limits::default(),
         egress: crate::deliver::target::webhook::to_loopback(),
+        origin: "tidings.example".into(),
         vault: crate::secrets::Vault::new(&[7; 32]),
         delivery: crate::deliver::Config::default(),
         auto_create: true,

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::deliver::counted::Counted;
 use crate::publish::command::WORKSPACE_ATTRIBUTE;
 use crate::subscriptions::InForce;
 use crate::subscriptions::of_extensions::Owner;
@@ -179,6 +180,8 @@ pub struct InProcess {
     pub(crate) plugins: Plugins,
     pub(crate) store: Store,
     pub(crate) clock: Clock,
+    /// What handlers came to is counted with what other deliveries did.
+    pub(crate) counted: Arc<Counted>,
     in_force: Arc<InForce>,
 }
 
@@ -189,6 +192,7 @@ impl InProcess {
             plugins,
             store,
             clock,
+            counted: Arc::default(),
             in_force: Arc::default(),
         }
     }

@@ -164,6 +164,7 @@ mod tests {
             routes,
             limits: crate::Limits::default(),
             egress: crate::deliver::target::webhook::to_loopback(),
+            origin: "tidings.example".into(),
             vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: crate::deliver::Config::default(),
             auto_create: true,

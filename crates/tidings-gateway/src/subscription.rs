@@ -14,15 +14,12 @@ use uuid::Uuid;
 
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::of_extensions::Owner;
-pub(crate) use receiver::Auth;
+use receiver::receiver;
+pub(crate) use receiver::{Auth, IN_PROCESS, Mtls, mtls_shown};
 pub use receiver::{Format, Receiver, Webhook};
 
-/// The kind of target that stands for a plugin.
-pub(crate) const IN_PROCESS: &str = "in-process";
 /// The longest name, in characters.
 const MAX_NAME: usize = 100;
-/// The most headers of one's own.
-const MAX_HEADERS: usize = 20;
 /// The most attempts of a schedule of one's own.
 const MAX_ATTEMPTS: usize = 100;
 /// The longest time that a receiver may take.
@@ -113,12 +110,7 @@ impl Subscription {
     }
 
     /// A copy through which history is sent again under the replay's id.
-    pub(crate) fn copied(
-        &self,
-        replay: Uuid,
-        rate_per_second: Option<u32>,
-        shadow: Option<Target>,
-    ) -> Self {
+    pub(crate) fn copied(&self, replay: Uuid, rate: Option<Rate>, shadow: Option<Target>) -> Self {
         let mut copy = self.clone();
         copy.id = replay;
         // It has no place in the log.
@@ -129,8 +121,7 @@ impl Subscription {
         });
         // Nobody could release a key that is parked there.
         copy.delivery.on_exhausted = OnExhausted::Skip;
-        copy.delivery.rate_per_second =
-            rate_per_second.or(self.delivery.rate_per_second.filter(|_| shadow.is_none()));
+        copy.delivery.rate = rate.or(self.delivery.rate.filter(|_| shadow.is_none()));
         if let Some(url) = shadow {
             // Headers and credentials are for their own receiver.
             copy.target = Receiver::Webhook(Box::new(Webhook {
@@ -141,6 +132,8 @@ impl Subscription {
                     .webhook()
                     .map_or_else(Format::default, |it| it.format),
                 auth: None,
+                mtls: None,
+                handshake: false,
             }));
             copy.delivery.schedule = Some(Vec::new());
         }
@@ -160,6 +153,19 @@ pub(crate) struct Start {
     /// The URL whose receiver has passed the conformance test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) passed_for: Option<String>,
+    /// What the receiver has allowed, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) allowed: Option<Allowed>,
+}
+
+/// A receiver's word that it may be sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Allowed {
+    /// The URL that it was asked at.
+    pub(crate) url: String,
+    /// How often at most.
+    pub(crate) per_minute: Option<u32>,
 }
 
 /// What a delivery does when its attempts are used up.
@@ -181,14 +187,42 @@ pub struct Rules {
     pub on_exhausted: OnExhausted,
     /// At most so many at once.
     pub max_in_flight: usize,
-    /// At most so many a second.
-    pub rate_per_second: Option<u32>,
+    /// How often at most.
+    pub rate: Option<Rate>,
     /// What one attempt may take.
     pub timeout: Duration,
     /// The waits between attempts, if not the installation's.
     pub schedule: Option<Vec<Duration>>,
     /// No attempt begins later than this after the first.
     pub max_age: Option<Duration>,
+}
+
+/// How often at most; the faster is the smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate {
+    /// From one to the next.
+    interval_us: i64,
+}
+
+impl Rate {
+    /// So many a second, of which there is one at least.
+    pub fn per_second(number: u32) -> Self {
+        Self {
+            interval_us: 1_000_000 / i64::from(number.max(1)),
+        }
+    }
+
+    /// So many a minute, of which there is one at least.
+    pub fn per_minute(number: u32) -> Self {
+        Self {
+            interval_us: 60_000_000 / i64::from(number.max(1)),
+        }
+    }
+
+    /// From one to the next, in microseconds.
+    pub fn interval_us(self) -> i64 {
+        self.interval_us
+    }
 }
 
 /// What events are kept in order by.
@@ -238,28 +272,6 @@ struct Document {
     enabled: Option<bool>,
     #[serde(default)]
     require_conformance: bool,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct TargetDocument {
-    kind: String,
-    url: String,
-    #[serde(default)]
-    headers: std::collections::BTreeMap<String, String>,
-    #[serde(default, skip_serializing)]
-    auth: Option<Auth>,
-    #[serde(default)]
-    format: Format,
-}
-
-/// The target of a subscription that stands for an extension in process.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct InProcessDocument {
-    #[serde(rename = "kind")]
-    _kind: String,
-    extension: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -352,81 +364,6 @@ fn unread(error: &serde_json::Error) -> Refusal {
     Refusal::invalid("body", format!("{error}."))
 }
 
-/// The target, and how it is shown.
-fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
-    if document["kind"] == IN_PROCESS {
-        let shown = document.clone();
-        let given: InProcessDocument =
-            serde_json::from_value(document).map_err(|error| unread(&error))?;
-        let extension = given
-            .extension
-            .parse()
-            .map_err(|error| Refusal::invalid("target.extension", format!("{error}.")))?;
-        let place = format!("{IN_PROCESS}:{extension}");
-        return Ok((Receiver::InProcess { extension, place }, shown));
-    }
-    let given: TargetDocument = serde_json::from_value(document).map_err(|error| unread(&error))?;
-    let shown = target_shown(&given);
-    Ok((Receiver::Webhook(Box::new(webhook(given)?)), shown))
-}
-
-fn target_shown(target: &TargetDocument) -> Value {
-    let mut shown = serde_json::json!(target);
-    if let Some(auth) = &target.auth {
-        shown["auth"] = serde_json::json!({ "kind": auth.kind() });
-    }
-    shown
-}
-
-fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
-    if target.kind != "webhook" {
-        let detail = format!("There is no target kind '{}'; use webhook.", target.kind);
-        return Err(Refusal::invalid("target.kind", detail));
-    }
-    let url = target.url.parse().map_err(|error| {
-        Refusal::invalid("target.url", format!("The URL cannot be used: {error}."))
-    })?;
-    if target.headers.len() > MAX_HEADERS {
-        let detail = format!("A target may have {MAX_HEADERS} headers at most.");
-        return Err(Refusal::invalid("target.headers", detail));
-    }
-    for (name, value) in &target.headers {
-        let field = format!("target.headers.{name}");
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        let ours = [
-            "webhook-",
-            "tidings-",
-            "ce-",
-            "content-",
-            "host",
-            "authorization",
-            "connection",
-        ];
-        let lower = name.to_ascii_lowercase();
-        if name.is_empty() || !name.bytes().all(legal) {
-            return Err(Refusal::invalid(
-                field,
-                format!("'{name}' is not the name of a header."),
-            ));
-        }
-        if ours.iter().any(|prefix| lower.starts_with(prefix)) || lower == "transfer-encoding" {
-            let detail = format!("The header '{name}' is set by Tidings; use another name.");
-            return Err(Refusal::invalid(field, detail));
-        }
-        if value.len() > 1_024 || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-            let detail =
-                format!("The value of '{name}' must be visible ASCII, 1,024 bytes at most.");
-            return Err(Refusal::invalid(field, detail));
-        }
-    }
-    Ok(Webhook {
-        url,
-        headers: target.headers.into_iter().collect(),
-        format: target.format,
-        auth: target.auth,
-    })
-}
-
 fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {
     let key = match (&given.key, given.ordered) {
         (None, false) => None,
@@ -454,8 +391,8 @@ fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {
         let detail = "'maxInFlight' must be 1 to 256.";
         return Err(Refusal::invalid("delivery.maxInFlight", detail));
     }
-    let rate_per_second = given.rate_limit.as_ref().map(|rate| rate.per_second);
-    if rate_per_second == Some(0) {
+    let per_second = given.rate_limit.as_ref().map(|rate| rate.per_second);
+    if per_second == Some(0) {
         let detail = "'perSecond' must be 1 or more; to get nothing, pause the subscription.";
         return Err(Refusal::invalid("delivery.rateLimit.perSecond", detail));
     }
@@ -474,7 +411,7 @@ fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {
         key,
         on_exhausted,
         max_in_flight,
-        rate_per_second,
+        rate: per_second.map(Rate::per_second),
         timeout,
         schedule,
         max_age,

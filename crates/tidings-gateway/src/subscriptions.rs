@@ -4,6 +4,7 @@
 //! matches events against, changed by difference since there may be a million.
 
 pub mod conformance;
+mod handshake;
 mod in_force;
 mod merge_patch;
 pub(crate) mod of_extensions;
@@ -12,10 +13,9 @@ mod stored;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidings_bus::{Bus, Partition, partition_of};
-use tidings_egress::{Client, Secret};
+use tidings_egress::Secret;
 use tidings_event::{Code, Event, Service, TenantId};
 use tidings_filter::{Subject, Unmet};
 use tidings_store::{OutboxRow, Store, SubscriptionRow};
@@ -31,31 +31,16 @@ use crate::outbox::Outbox;
 use crate::plugins::InProcess;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::{Vault, random};
-use crate::subscription::{self, Auth, Receiver, Start, State, Subscription};
+use crate::subscription::{Start, State, Subscription};
 
 pub(crate) use in_force::Changes;
 pub use in_force::InForce;
-use stored::{place, split, stored};
+use stored::{Secrets, SigningSecret, split, stored};
 
 /// How many rows are read at once.
 const PAGE: u32 = 1_000;
 /// How often a change is tried again that another overtook.
 const TRIES: usize = 5;
-
-/// The secrets of a subscription as they are encrypted.
-#[derive(Serialize, Deserialize)]
-struct Secrets {
-    signing: Vec<SigningSecret>,
-    #[serde(default)]
-    auth: Option<Auth>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SigningSecret {
-    secret: zeroize::Zeroizing<String>,
-    /// In ms since 1970; the newest has none.
-    ends_at_ms: Option<i64>,
-}
 
 /// Where a new subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +100,7 @@ impl Subscriptions {
     pub async fn open(
         store: Store,
         bus: Arc<dyn Bus>,
-        egress: Client,
+        webhooks: Webhooks,
         vault: Vault,
         outbox: Arc<Outbox>,
         clock: Clock,
@@ -124,7 +109,7 @@ impl Subscriptions {
         let room = Self {
             store,
             bus,
-            webhooks: Webhooks::new(egress),
+            webhooks,
             vault,
             outbox,
             clock,
@@ -169,21 +154,23 @@ impl Subscriptions {
         from: From,
     ) -> Result<(Arc<Subscription>, zeroize::Zeroizing<String>), Refusal> {
         let tenant = administered(caller)?;
-        let wanted = self.checked(document)?;
+        let wanted = self.usable(document).await?;
         of_extensions::only_theirs(&wanted, None)?;
         let secret = Secret::from_random(random());
         let state = match wanted.enabled {
             Some(false) => State::Disabled,
             _ => State::Active,
         };
-        let secrets = Secrets {
+        let mut secrets = Secrets {
             signing: vec![SigningSecret {
                 secret: secret.to_text(),
                 ends_at_ms: None,
             }],
-            auth: wanted.target.webhook().and_then(|it| it.auth.clone()),
+            auth: None,
+            mtls: None,
         };
-        let start = Start {
+        secrets.take(&wanted.target);
+        let mut start = Start {
             number: 1,
             places: self.places(&tenant, from).await?,
             ..Start::default()
@@ -193,7 +180,7 @@ impl Subscriptions {
         let mut row = SubscriptionRow {
             id,
             tenant,
-            document: stored(wanted.document.clone(), &start),
+            document: String::new(),
             secrets: self.close(id, &secrets),
             state: state.as_str().into(),
             reason: None,
@@ -203,6 +190,9 @@ impl Subscriptions {
             change: 0,
         };
         conformance::hold_back(&mut row, &wanted.document, &start);
+        self.shake_hands(&mut row, &wanted.document, &secrets, &mut start)
+            .await?;
+        row.document = stored(wanted.document, &start);
         let actor = Actor::Caller(caller.clone());
         let room = self.clone();
         let made = to_its_end(async move { room.keep(row, &actor, "subscription.created").await });
@@ -338,11 +328,9 @@ impl Subscriptions {
         match change {
             Change::Patch(patch) => {
                 let mut whole = Value::Object(document);
-                if let Some(auth) = &secrets.auth {
-                    whole["target"]["auth"] = json!(auth);
-                }
+                secrets.put(&mut whole);
                 merge_patch::apply(&mut whole, patch);
-                let wanted = self.checked(whole)?;
+                let wanted = self.usable(whole).await?;
                 of_extensions::only_theirs(&wanted, start.owner.as_ref())?;
                 match wanted.enabled {
                     Some(false) => row.state = State::Disabled.as_str().into(),
@@ -352,7 +340,7 @@ impl Subscriptions {
                     }
                     None => {}
                 }
-                secrets.auth = wanted.target.webhook().and_then(|it| it.auth.clone());
+                secrets.take(&wanted.target);
                 document = wanted.document;
             }
             Change::Pause => row.state = State::Paused.as_str().into(),
@@ -397,6 +385,8 @@ impl Subscriptions {
             }
         }
         conformance::hold_back(&mut row, &document, &start);
+        self.shake_hands(&mut row, &document, &secrets, &mut start)
+            .await?;
         row.document = stored(document, &start);
         row.secrets = self.close(row.id, &secrets);
         row.revision += 1;
@@ -453,24 +443,6 @@ impl Subscriptions {
         Ok(rows)
     }
 
-    fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
-        let wanted = subscription::parse(document)?;
-        let Some(webhook) = wanted.target.webhook() else {
-            return Ok(wanted);
-        };
-        let admitted = |url, field: &str| {
-            self.webhooks.client().admit(url).map_err(|error| {
-                let detail = format!("The target cannot be used: {error}.");
-                Refusal::new(Code::TargetNotAllowed, Rule::Shape, detail).field(field)
-            })
-        };
-        admitted(&webhook.url, "target.url")?;
-        if let Some(Auth::OAuth2 { token_url, .. }) = &webhook.auth {
-            admitted(token_url, "target.auth.tokenUrl")?;
-        }
-        Ok(wanted)
-    }
-
     /// The offsets in each topic's partition of the tenant that a beginning stands for.
     pub(crate) async fn places(
         &self,
@@ -510,60 +482,6 @@ impl Subscriptions {
         (!stands_for_one)
             .then_some(())
             .ok_or_else(|| Refusal::not_found("subscription"))
-    }
-
-    fn close(&self, id: Uuid, secrets: &Secrets) -> String {
-        let text = serde_json::to_string(secrets).expect("plain members become JSON");
-        self.vault.close(&place(id), &text)
-    }
-
-    fn open_secrets(&self, row: &SubscriptionRow) -> Result<Secrets, Refusal> {
-        let text = self.vault.open(&place(row.id), &row.secrets);
-        let text =
-            text.map_err(|error| Refusal::fault("Decrypting a subscription's secrets", &error))?;
-        serde_json::from_str(&text)
-            .map_err(|error| Refusal::fault("Reading a subscription's secrets", &error))
-    }
-
-    /// A row as the dispatcher wants it.
-    fn read(&self, row: SubscriptionRow) -> Result<Subscription, Refusal> {
-        let secrets = self.open_secrets(&row)?;
-        let (document, start) = split(&row)?;
-        let mut wanted = subscription::parse(Value::Object(document))?;
-        if let (Some(auth), Some(target)) = (&secrets.auth, wanted.document.get_mut("target")) {
-            target["auth"] = json!({ "kind": auth.kind() });
-        }
-        match &mut wanted.target {
-            Receiver::Webhook(webhook) => webhook.auth = secrets.auth,
-            Receiver::InProcess { extension, .. } => {
-                let owner = start.owner.as_ref();
-                if self.in_process.runs_in_line(extension, owner) {
-                    wanted.filter = of_extensions::only_replayed(owner)?;
-                }
-            }
-        }
-        let signing = secrets.signing.into_iter().map(|it| {
-            let secret = it.secret.parse::<Secret>();
-            let secret = secret.map_err(|error| Refusal::fault("Reading a signing secret", &error));
-            secret.map(|secret| (Arc::new(secret), it.ends_at_ms))
-        });
-        Ok(Subscription {
-            id: row.id,
-            tenant: row.tenant,
-            name: wanted.name,
-            filter: wanted.filter,
-            target: wanted.target,
-            delivery: wanted.delivery,
-            state: State::parse(&row.state).unwrap_or(State::Disabled),
-            reason: row.reason,
-            revision: row.revision,
-            created_at_ms: row.created_at_ms,
-            updated_at_ms: row.updated_at_ms,
-            start,
-            signing: signing.collect::<Result<_, _>>()?,
-            document: Arc::new(wanted.document),
-            copy: None,
-        })
     }
 }
 

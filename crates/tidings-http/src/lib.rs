@@ -51,10 +51,11 @@ impl std::ops::Deref for House {
 impl House {
     /// Over a gateway; `public_url` begins the `type` of every problem. With `adopt`, each request has a span.
     pub fn new(gateway: Gateway, public_url: &str, adopt: Option<Adopt>) -> Self {
+        let metrics = Metrics::new(gateway.counted());
         Self(Arc::new(Inside {
             gateway,
             public_url: public_url.trim_end_matches('/').to_owned(),
-            metrics: Metrics::default(),
+            metrics,
             adopt,
             closing: watch::Sender::new(false),
         }))

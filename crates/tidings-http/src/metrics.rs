@@ -1,14 +1,17 @@
 //! What is counted, in the Prometheus text format.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use tidings_gateway::deliver::counted::{Counted, Word};
 use tidings_gateway::publish::Published;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,8 +99,9 @@ pub struct Metrics {
     skipped: Counter,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// With these of deliveries.
+    pub fn new(deliveries: Arc<Counted>) -> Self {
         const BUCKETS: [f64; 12] = [
             0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
         ];
@@ -115,15 +119,14 @@ impl Default for Metrics {
             "Events that were checked and kept nowhere, because the bus is disabled",
             skipped.clone(),
         );
+        registry.register_collector(Box::new(Deliveries(deliveries)));
         Self {
             registry: Mutex::new(registry),
             seconds,
             skipped,
         }
     }
-}
 
-impl Metrics {
     pub(crate) fn request(&self, path: &str, status: u16, took: Duration) {
         let labels = Request {
             route: route_of(path),
@@ -151,6 +154,58 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &registry);
         text
+    }
+}
+
+/// What the dispatchers count, read when it is asked for.
+#[derive(Debug)]
+struct Deliveries(Arc<Counted>);
+
+impl Collector for Deliveries {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let attempts = ConstCounter::new(0_u64);
+        let mut family = encoder.encode_descriptor(
+            "delivery_attempts",
+            "Attempts to deliver that have ended, by outcome",
+            None,
+            attempts.metric_type(),
+        )?;
+        for word in Word::ALL {
+            let labels = [("outcome", word.as_str())];
+            ConstCounter::new(self.0.attempts(word)).encode(family.encode_family(&labels)?)?;
+        }
+        let letters = ConstCounter::new(self.0.dead_letters());
+        let help = "Deliveries that were given up and became dead letters";
+        let kind = letters.metric_type();
+        letters.encode(encoder.encode_descriptor("dead_letters", help, None, kind)?)?;
+        let motion = self.0.motion();
+        for (name, help, number) in [
+            (
+                "delivery_attempts_in_flight",
+                "Attempts to deliver on their way",
+                motion.in_flight,
+            ),
+            (
+                "delivery_pending_at_hand",
+                "Deliveries that failed or waited for their key, are due, and are in memory",
+                motion.at_hand,
+            ),
+            (
+                "delivery_unsettled_events",
+                "Events read from the log that the saved places may not pass yet",
+                motion.unsettled,
+            ),
+            (
+                "delivery_shares",
+                "Shares of the tenants that this process delivers for",
+                motion.shares,
+            ),
+        ] {
+            let gauge = ConstGauge::new(number);
+            let kind = gauge.metric_type();
+            gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        Ok(())
     }
 }
 

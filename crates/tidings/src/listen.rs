@@ -113,6 +113,7 @@ impl Forward {
         let begun = Instant::now();
         let outgoing = Outgoing {
             target: &self.target,
+            identity: None,
             headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
             body,
             timeout: LIMITS.total_timeout,

@@ -186,6 +186,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
             limits.streams_per_tenant,
         ),
         egress: Client::new(config.guard()?, RECEIVER_LIMITS)?,
+        origin: origin(&config),
         vault: vault(&config)?,
         delivery: deliver::Config {
             retry_schedule: config.delivery.retry_schedule.clone(),
@@ -260,6 +261,14 @@ fn public_url(config: &Config, address: SocketAddr) -> String {
     match config.server.public_url.as_str() {
         "" => format!("http://{address}"),
         url => url.to_owned(),
+    }
+}
+
+/// The host that receivers know this installation by.
+fn origin(config: &Config) -> String {
+    match config.server.public_url.parse::<Target>() {
+        Ok(url) => url.host().to_owned(),
+        Err(_) => config.server.listen.ip().to_string(),
     }
 }
 

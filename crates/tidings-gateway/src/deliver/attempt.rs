@@ -7,6 +7,7 @@ use tokio::task::JoinError;
 use uuid::Uuid;
 
 use super::Dispatcher;
+use super::counted::Word;
 use super::queue::{Delivery, Held, Origin, StreamId};
 use super::record;
 use super::schedule::{ms, next_wait};
@@ -113,7 +114,7 @@ impl Dispatcher {
         let index = queue.next().ok_or(Standstill::Idle)?;
         let hold =
             |held: Held, queue: &mut super::queue::Queue| queue.waiting[index].held = Some(held);
-        let rate = queue.subscription.delivery.rate_per_second;
+        let rate = queue.subscription.delivery.rate;
         if let Some(Err(until)) = rate.map(|rate| queue.pace.ready(rate, now)) {
             hold(Held::RateLimit, queue);
             return Err(Standstill::Until(until));
@@ -250,7 +251,13 @@ impl Dispatcher {
 
     fn delivered(&mut self, ended: Ended) {
         let (id, delivery) = (ended.subscription, ended.delivery);
-        log(id, &delivery, &ended.outcome, ended.latency_ms, "delivered");
+        self.note(
+            id,
+            &delivery,
+            &ended.outcome,
+            ended.latency_ms,
+            Word::Delivered,
+        );
         let row = record::attempt(
             &delivery,
             id,
@@ -303,7 +310,13 @@ impl Dispatcher {
     /// It is to be tried again, at a time.
     fn put_off(&mut self, ended: Ended, now: i64, at_ms: i64) {
         let (id, mut delivery) = (ended.subscription, ended.delivery);
-        log(id, &delivery, &ended.outcome, ended.latency_ms, "failed");
+        self.note(
+            id,
+            &delivery,
+            &ended.outcome,
+            ended.latency_ms,
+            Word::Failed,
+        );
         let row = record::attempt(
             &delivery,
             id,
@@ -329,7 +342,13 @@ impl Dispatcher {
         };
         let parks = queue.subscription.delivery.on_exhausted == OnExhausted::Park
             && delivery.lane.is_some();
-        log(id, &delivery, &ended.outcome, ended.latency_ms, "gave-up");
+        self.note(
+            id,
+            &delivery,
+            &ended.outcome,
+            ended.latency_ms,
+            Word::GaveUp,
+        );
         let error = ended.outcome.error.clone().unwrap_or_default();
         let row = record::attempt(
             &delivery,
@@ -372,6 +391,12 @@ impl Dispatcher {
         let letter = self.clock.new_id();
         let row = record::dead_letter(delivery, id, letter, attempts, error, now);
         self.flush.dead.push(row);
+        self.part.counted().dead_letter();
+    }
+
+    fn note(&self, id: Uuid, delivery: &Delivery, outcome: &Outcome, latency_ms: i64, word: Word) {
+        self.part.counted().attempt(word);
+        log(id, delivery, outcome, latency_ms, word.as_str());
     }
 
     /// Nothing more is to be done for a delivery; its lane goes on.

@@ -47,8 +47,10 @@ impl Dispatcher {
     pub(super) fn write_now(&mut self) {
         let mut flush = std::mem::take(&mut self.flush);
         let share = self.share.to_string();
+        self.part.unsettled = 0;
         for stream in &mut self.streams {
             let cursor = stream.cursor();
+            self.part.unsettled += stream.head - cursor;
             if stream.saved != Some(cursor) {
                 stream.saved = Some(cursor);
                 flush.cursors.push(CursorRow {

@@ -12,6 +12,7 @@ use tidings_store::{Flush, ProgressRow, Store};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::counted::Word;
 use super::queue::{Delivery, Origin, Places};
 use super::record::{self, Ledger};
 use super::target::{Carried, Outcome};
@@ -198,7 +199,13 @@ async fn call(
         latency_ms,
         "handled before the acknowledgement"
     );
+    let counted = &in_process.counted;
+    counted.attempt(match outcome.error {
+        None => Word::Delivered,
+        Some(_) => Word::GaveUp,
+    });
     let letter = outcome.error.clone().map(|error| {
+        counted.dead_letter();
         let id = in_process.clock.new_id();
         record::dead_letter(&delivery, subscription.id, id, 1, error, started_at_ms)
     });

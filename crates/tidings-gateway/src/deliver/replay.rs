@@ -20,7 +20,7 @@ use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::replays::history::{self, History, Place};
 use crate::replays::{DeadLetters, Plan, Routing};
-use crate::subscription::{State, Subscription};
+use crate::subscription::{Rate, State, Subscription};
 
 /// The most of a replay that are neither taken nor given up.
 const MOST: u64 = 256;
@@ -222,7 +222,11 @@ impl Dispatcher {
         }
         // Its rate and its attempts on their way are kept there.
         self.queue(&original);
-        let copy = Arc::new(original.copied(id, history.rate, history.shadow.clone()));
+        let copy = Arc::new(original.copied(
+            id,
+            history.rate.map(Rate::per_second),
+            history.shadow.clone(),
+        ));
         self.queue(&copy).subscription = copy.clone();
         running.copy = Some(copy);
         self.line_up(id);
@@ -412,7 +416,7 @@ impl Dispatcher {
             return (0, None);
         };
         let beside = (original.in_flight + original.of_copies).saturating_sub(queue.in_flight);
-        let rate = original.subscription.delivery.rate_per_second;
+        let rate = original.subscription.delivery.rate;
         let until = rate.and_then(|rate| original.pace.ready(rate, now).err());
         (beside, until)
     }
@@ -427,7 +431,7 @@ impl Dispatcher {
                 };
                 if begins {
                     original.of_copies += 1;
-                    if let Some(rate) = original.subscription.delivery.rate_per_second {
+                    if let Some(rate) = original.subscription.delivery.rate {
                         original.pace.take(rate, now);
                     }
                 } else {

@@ -29,7 +29,7 @@ const LANES_AT_ONCE: usize = 64;
 const PAGE: usize = 200;
 /// So many of a lane are taken to hand at once.
 const AHEAD: usize = 64;
-/// So many rows of a lane are read to find those: more than are settled between two writes.
+/// So many rows of a lane are read at once to find those.
 const LANE_PAGE: u32 = 128;
 /// When a delivery is looked at again whose subscription gets nothing now.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -271,15 +271,7 @@ impl Dispatcher {
         {
             return Ok(());
         }
-        let store = self.store.clone();
-        let rows = store.deliveries();
-        let found = rows
-            .pending_of(id, Some(lane), 0, LANE_PAGE)
-            .await
-            .map_err(store_fault)?;
-        // What is settled, and what came behind, since the last write is not in the store yet.
-        let unsettled = |row: &PendingRow| !self.flush.settled.contains(&(id, row.sequence));
-        let mut next = found.into_iter().filter(unsettled).peekable();
+        let mut next = self.unsettled_of(id, lane).await?.into_iter().peekable();
         let of_lane =
             |row: &PendingRow| row.subscription == id && row.lane.as_deref() == Some(lane);
         let unwritten = self.flush.pending.iter().any(of_lane);
@@ -312,6 +304,25 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    /// The first rows of a lane that are not settled. What is settled since the last write is in the store yet.
+    async fn unsettled_of(&self, id: Uuid, lane: &str) -> Result<Vec<PendingRow>, Refusal> {
+        let mut after = 0;
+        loop {
+            let rows = self.store.deliveries();
+            let found = rows.pending_of(id, Some(lane), after, LANE_PAGE).await;
+            let found = found.map_err(store_fault)?;
+            let full = found.len() == LANE_PAGE as usize;
+            after = found.last().map_or(after, |row| row.sequence);
+            let unsettled = found
+                .into_iter()
+                .filter(|row| !self.flush.settled.contains(&(id, row.sequence)));
+            let unsettled: Vec<_> = unsettled.collect();
+            if !unsettled.is_empty() || !full {
+                return Ok(unsettled);
+            }
+        }
     }
 
     /// Forgets attempts that are older than they are kept for.

@@ -5,6 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
+use crate::subscription::Rate;
+
 /// Failures in a row that open a breaker.
 const FAILURES: u32 = 10;
 /// How long it stays open the first time; doubled at each failed trial.
@@ -26,7 +28,7 @@ pub(super) fn next_wait(schedule: &[Duration], attempts: u32, jitter: f64) -> Op
     Some(wait.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 10.0))
 }
 
-/// A rate per second, kept by the time that the next may go (GCRA, with a burst of one second).
+/// A rate, kept by the time that the next may go (GCRA, with a burst of one second).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
     earliest_us: i64,
@@ -34,8 +36,8 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Whether there is one to take; if not, when there will be, in ms since 1970.
-    pub(super) fn ready(self, per_second: u32, now_ms: i64) -> Result<(), i64> {
-        let burst = 1_000_000 - interval_us(per_second);
+    pub(super) fn ready(self, rate: Rate, now_ms: i64) -> Result<(), i64> {
+        let burst = (1_000_000 - rate.interval_us()).max(0);
         let now = now_ms.saturating_mul(1_000);
         if self.earliest_us - now > burst {
             return Err((self.earliest_us - burst + 999) / 1_000);
@@ -44,14 +46,10 @@ impl Pace {
     }
 
     /// Takes one.
-    pub(super) fn take(&mut self, per_second: u32, now_ms: i64) {
+    pub(super) fn take(&mut self, rate: Rate, now_ms: i64) {
         let earliest = self.earliest_us.max(now_ms.saturating_mul(1_000));
-        self.earliest_us = earliest + interval_us(per_second);
+        self.earliest_us = earliest + rate.interval_us();
     }
-}
-
-fn interval_us(per_second: u32) -> i64 {
-    1_000_000 / i64::from(per_second.max(1))
 }
 
 /// Whether a host is worth trying: closed until it fails often in a row, then open, then one trial.
@@ -171,11 +169,12 @@ mod tests {
 
     #[test]
     fn a_pace_lets_through_its_rate_and_no_more() {
+        let rate = Rate::per_second(50);
         let (mut pace, mut sent, mut now) = (Pace::default(), 0, 1_000_000);
         while now < 1_010_000 {
-            match pace.ready(50, now) {
+            match pace.ready(rate, now) {
                 Ok(()) => {
-                    pace.take(50, now);
+                    pace.take(rate, now);
                     sent += 1;
                 }
                 Err(again) => {
@@ -186,6 +185,17 @@ mod tests {
         }
         // 10 s of 50 a second, and the burst of the first.
         assert!((500..=550).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_rate_below_one_a_second_has_no_burst() {
+        let (rate, mut pace) = (Rate::per_minute(6), Pace::default());
+        for now in [1_000, 11_000] {
+            assert_eq!(pace.ready(rate, now), Ok(()));
+            pace.take(rate, now);
+            assert_eq!(pace.ready(rate, now), Err(now + 10_000));
+            assert_eq!(pace.ready(rate, now + 9_999), Err(now + 10_000));
+        }
     }
 
     #[test]

@@ -87,6 +87,7 @@ impl House {
             routes: Vec::new(),
             limits: crate::Limits::default(),
             egress: target::webhook::to_loopback(),
+            origin: "tidings.example".into(),
             vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: Config::default(),
             auto_create: true,
@@ -360,6 +361,35 @@ async fn a_key_goes_on_after_a_crash_that_came_when_its_head_was_settled() {
     house.pass(Duration::from_mins(1)).await;
     let got: Vec<u64> = house.got().iter().map(|got| got.n).collect();
     assert_eq!(got, [0, 0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_key_goes_on_though_more_of_it_is_settled_than_was_written_down() {
+    let mut house = House::new().await;
+    house.answer(|got| match got.at_ms {
+        NOW => failed(),
+        _ => Verdict::Delivered,
+    });
+    let delivery = json!({ "ordered": true, "key": "/key" });
+    house.subscribe("acme", delivery).await;
+    for n in 0..400 {
+        house.publish("acme", json!({ "n": n, "key": "k" })).await;
+        house.settle().await;
+    }
+    house.clock.set(NOW + 6_000);
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    for _ in 0..1_000 {
+        dispatcher.turn().await.unwrap();
+        while let Some(ended) = dispatcher.in_flight.join_next().await {
+            dispatcher.ended(ended);
+        }
+        // At this time nothing more is written than the first turn did.
+        if let Some(writing) = dispatcher.writing.take() {
+            dispatcher.written(writing.await);
+        }
+    }
+    let taken = house.got().into_iter().filter(|got| got.at_ms > NOW);
+    assert!(taken.map(|got| got.n).eq(0..400));
 }
 
 #[tokio::test]

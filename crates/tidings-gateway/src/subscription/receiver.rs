@@ -1,9 +1,21 @@
-//! Who gets what is delivered: over HTTP, or a plugin in process.
+//! Where a subscription's events go: what its tenant wrote as `target`, read and checked.
 
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use tidings_egress::Target;
+use serde_json::Value;
+use tidings_egress::{Identity, InvalidIdentity, Target};
 use tidings_event::ExtensionId;
 use zeroize::Zeroizing;
+
+use super::unread;
+use crate::publish::refusal::Refusal;
+
+/// The kind of target that stands for a plugin.
+pub(crate) const IN_PROCESS: &str = "in-process";
+/// The most headers of one's own.
+const MAX_HEADERS: usize = 20;
 
 /// Who gets what is delivered.
 #[derive(Debug, Clone)]
@@ -48,6 +60,10 @@ pub struct Webhook {
     pub format: Format,
     /// How we say who we are, if the receiver wants to know more than our signature.
     pub(crate) auth: Option<Auth>,
+    /// The certificate that we show, if it wants one.
+    pub(crate) mtls: Option<Arc<Identity>>,
+    /// Whether it has to say that it may be sent to.
+    pub(crate) handshake: bool,
 }
 
 /// How an event is written into a message.
@@ -95,6 +111,18 @@ impl std::fmt::Debug for Auth {
 }
 
 impl Auth {
+    /// The value of the header `Authorization`; none for a token, which has to be fetched.
+    pub(crate) fn header(&self) -> Option<String> {
+        match self {
+            Self::OAuth2 { .. } => None,
+            Self::Bearer { token } => Some(format!("Bearer {}", token.as_str())),
+            Self::Basic { username, password } => {
+                let pair = STANDARD.encode(format!("{username}:{}", password.as_str()));
+                Some(format!("Basic {pair}"))
+            }
+        }
+    }
+
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Bearer { .. } => "bearer",
@@ -102,6 +130,32 @@ impl Auth {
             Self::OAuth2 { .. } => "oauth2",
         }
     }
+}
+
+/// A client certificate and its key as they are written. Kept encrypted; of the certificate only a digest is shown.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mtls {
+    certificate: String,
+    key: Zeroizing<String>,
+}
+
+impl Mtls {
+    pub(crate) fn of(identity: &Identity) -> Self {
+        Self {
+            certificate: identity.certificate().to_owned(),
+            key: identity.key().clone(),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Result<Arc<Identity>, InvalidIdentity> {
+        Identity::new(&self.certificate, &self.key).map(Arc::new)
+    }
+}
+
+/// How a certificate is shown.
+pub(crate) fn mtls_shown(identity: &Identity) -> Value {
+    serde_json::json!({ "fingerprint": identity.fingerprint() })
 }
 
 /// A URL as text.
@@ -119,4 +173,127 @@ mod url {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(D::Error::custom)
     }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TargetDocument {
+    kind: String,
+    url: String,
+    #[serde(default)]
+    headers: std::collections::BTreeMap<String, String>,
+    #[serde(default, skip_serializing)]
+    auth: Option<Auth>,
+    #[serde(default, skip_serializing)]
+    mtls: Option<Mtls>,
+    #[serde(default)]
+    format: Format,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    handshake: bool,
+}
+
+/// The target of a subscription that stands for an extension in process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InProcessDocument {
+    #[serde(rename = "kind")]
+    _kind: String,
+    extension: String,
+}
+
+/// The target, and how it is shown.
+pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
+    if document["kind"] == IN_PROCESS {
+        let shown = document.clone();
+        let given: InProcessDocument =
+            serde_json::from_value(document).map_err(|error| unread(&error))?;
+        let extension = given
+            .extension
+            .parse()
+            .map_err(|error| Refusal::invalid("target.extension", format!("{error}.")))?;
+        let place = format!("{IN_PROCESS}:{extension}");
+        return Ok((Receiver::InProcess { extension, place }, shown));
+    }
+    let given: TargetDocument = serde_json::from_value(document).map_err(|error| unread(&error))?;
+    let mut shown = target_shown(&given);
+    let webhook = webhook(given)?;
+    if let Some(identity) = &webhook.mtls {
+        shown["mtls"] = mtls_shown(identity);
+    }
+    Ok((Receiver::Webhook(Box::new(webhook)), shown))
+}
+
+fn target_shown(target: &TargetDocument) -> Value {
+    let mut shown = serde_json::json!(target);
+    if let Some(auth) = &target.auth {
+        shown["auth"] = serde_json::json!({ "kind": auth.kind() });
+    }
+    shown
+}
+
+fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
+    if target.kind != "webhook" {
+        let detail = format!("There is no target kind '{}'; use webhook.", target.kind);
+        return Err(Refusal::invalid("target.kind", detail));
+    }
+    let url = target.url.parse().map_err(|error| {
+        Refusal::invalid("target.url", format!("The URL cannot be used: {error}."))
+    })?;
+    if target.headers.len() > MAX_HEADERS {
+        let detail = format!("A target may have {MAX_HEADERS} headers at most.");
+        return Err(Refusal::invalid("target.headers", detail));
+    }
+    for (name, value) in &target.headers {
+        let field = format!("target.headers.{name}");
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let ours = [
+            "webhook-",
+            "tidings-",
+            "ce-",
+            "content-",
+            "host",
+            "authorization",
+            "connection",
+        ];
+        let lower = name.to_ascii_lowercase();
+        if name.is_empty() || !name.bytes().all(legal) {
+            return Err(Refusal::invalid(
+                field,
+                format!("'{name}' is not the name of a header."),
+            ));
+        }
+        if ours.iter().any(|prefix| lower.starts_with(prefix)) || lower == "transfer-encoding" {
+            let detail = format!("The header '{name}' is set by Tidings; use another name.");
+            return Err(Refusal::invalid(field, detail));
+        }
+        if value.len() > 1_024 || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            let detail =
+                format!("The value of '{name}' must be visible ASCII, 1,024 bytes at most.");
+            return Err(Refusal::invalid(field, detail));
+        }
+    }
+    let mtls = certificate(target.mtls.as_ref(), &url)?;
+    Ok(Webhook {
+        url,
+        headers: target.headers.into_iter().collect(),
+        format: target.format,
+        auth: target.auth,
+        mtls,
+        handshake: target.handshake,
+    })
+}
+
+fn certificate(given: Option<&Mtls>, url: &Target) -> Result<Option<Arc<Identity>>, Refusal> {
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    if !url.is_https() {
+        let detail = "A certificate is shown over https only; use a URL that begins with https.";
+        return Err(Refusal::invalid("target.mtls", detail));
+    }
+    let identity = given.identity();
+    identity.map(Some).map_err(|error| {
+        let detail = format!("The client certificate cannot be used: {error}.");
+        Refusal::invalid("target.mtls", detail)
+    })
 }

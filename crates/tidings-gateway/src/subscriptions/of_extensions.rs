@@ -102,12 +102,13 @@ impl Subscriptions {
                 ends_at_ms: None,
             }],
             auth: None,
+            mtls: None,
         };
         let start = Start {
             number: 1,
             places: self.places(&new.tenant, new.from).await?,
             owner: Some(new.owner),
-            passed_for: None,
+            ..Start::default()
         };
         let state = if new.active {
             State::Active

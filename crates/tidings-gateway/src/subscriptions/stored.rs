@@ -1,13 +1,56 @@
-//! How a subscription's document is kept: with where it begins, and without any mark of a credential.
+//! How a subscription is checked, kept and read back: its document with where it begins and without any mark of a
+//! credential, its secrets encrypted.
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tidings_egress::Secret;
+use tidings_event::Code;
 use tidings_store::SubscriptionRow;
 use uuid::Uuid;
 
-use crate::publish::refusal::Refusal;
-use crate::subscription::Start;
+use super::{Subscriptions, handshake, of_extensions};
+use crate::publish::refusal::{Refusal, Rule};
+use crate::subscription::{self, Auth, Mtls, Receiver, Start, State, Subscription, mtls_shown};
 
-pub(super) fn place(id: Uuid) -> String {
+/// The secrets of a subscription as they are encrypted.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Secrets {
+    pub(super) signing: Vec<SigningSecret>,
+    #[serde(default)]
+    pub(super) auth: Option<Auth>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mtls: Option<Mtls>,
+}
+
+impl Secrets {
+    /// Takes those of a target.
+    pub(super) fn take(&mut self, target: &Receiver) {
+        let webhook = target.webhook();
+        self.auth = webhook.and_then(|it| it.auth.clone());
+        self.mtls = webhook.and_then(|it| it.mtls.as_deref().map(Mtls::of));
+    }
+
+    /// Puts them where the tenant wrote them, so that a change of the rest keeps them.
+    pub(super) fn put(&self, document: &mut Value) {
+        if let Some(auth) = &self.auth {
+            document["target"]["auth"] = json!(auth);
+        }
+        if let Some(mtls) = &self.mtls {
+            document["target"]["mtls"] = json!(mtls);
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct SigningSecret {
+    pub(super) secret: zeroize::Zeroizing<String>,
+    /// In ms since 1970; the newest has none.
+    pub(super) ends_at_ms: Option<i64>,
+}
+
+fn place(id: Uuid) -> String {
     format!("subscription {id}")
 }
 
@@ -25,6 +68,111 @@ pub(super) fn split(row: &SubscriptionRow) -> Result<(Map<String, Value>, Start)
     let start = serde_json::from_value(start).map_err(unread)?;
     if let Some(target) = document.get_mut("target").and_then(Value::as_object_mut) {
         target.remove("auth");
+        target.remove("mtls");
     }
     Ok((document, start))
+}
+
+impl Subscriptions {
+    /// Reads a document and asks whether its target may be sent to.
+    pub(super) fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
+        let wanted = subscription::parse(document)?;
+        let Some(webhook) = wanted.target.webhook() else {
+            return Ok(wanted);
+        };
+        let admitted = |url, field: &str| {
+            self.webhooks.client().admit(url).map_err(|error| {
+                let detail = format!("The target cannot be used: {error}.");
+                Refusal::new(Code::TargetNotAllowed, Rule::Shape, detail).field(field)
+            })
+        };
+        admitted(&webhook.url, "target.url")?;
+        if let Some(Auth::OAuth2 { token_url, .. }) = &webhook.auth {
+            admitted(token_url, "target.auth.tokenUrl")?;
+        }
+        Ok(wanted)
+    }
+
+    /// The same, and whether what it is to be sent with fits together.
+    pub(super) async fn usable(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
+        let wanted = self.checked(document)?;
+        let webhook = wanted.target.webhook();
+        if let Some(identity) = webhook.and_then(|it| it.mtls.as_deref()) {
+            let usable = self.webhooks.client().check(identity).await;
+            usable.map_err(|error| {
+                let detail = format!("The target cannot be used: {error}.");
+                Refusal::invalid("target.mtls", detail)
+            })?;
+        }
+        Ok(wanted)
+    }
+
+    pub(super) fn close(&self, id: Uuid, secrets: &Secrets) -> String {
+        let text = serde_json::to_string(secrets).expect("plain members become JSON");
+        self.vault.close(&place(id), &text)
+    }
+
+    pub(super) fn open_secrets(&self, row: &SubscriptionRow) -> Result<Secrets, Refusal> {
+        let text = self.vault.open(&place(row.id), &row.secrets);
+        let text =
+            text.map_err(|error| Refusal::fault("Decrypting a subscription's secrets", &error))?;
+        serde_json::from_str(&text)
+            .map_err(|error| Refusal::fault("Reading a subscription's secrets", &error))
+    }
+
+    /// A row as the dispatcher wants it.
+    pub(super) fn read(&self, row: SubscriptionRow) -> Result<Subscription, Refusal> {
+        let secrets = self.open_secrets(&row)?;
+        let (document, start) = split(&row)?;
+        let mut wanted = subscription::parse(Value::Object(document))?;
+        if let (Some(auth), Some(target)) = (&secrets.auth, wanted.document.get_mut("target")) {
+            target["auth"] = json!({ "kind": auth.kind() });
+        }
+        match &mut wanted.target {
+            Receiver::Webhook(webhook) => {
+                webhook.auth = secrets.auth;
+                let mtls = secrets.mtls.map(|it| it.identity()).transpose();
+                webhook.mtls =
+                    mtls.map_err(|error| Refusal::fault("Reading a client certificate", &error))?;
+                if let (Some(identity), Some(target)) =
+                    (&webhook.mtls, wanted.document.get_mut("target"))
+                {
+                    target["mtls"] = mtls_shown(identity);
+                }
+            }
+            Receiver::InProcess { extension, .. } => {
+                let owner = start.owner.as_ref();
+                if self.in_process.runs_in_line(extension, owner) {
+                    wanted.filter = of_extensions::only_replayed(owner)?;
+                }
+            }
+        }
+        let signing = secrets.signing.into_iter().map(|it| {
+            let secret = it.secret.parse::<Secret>();
+            let secret = secret.map_err(|error| Refusal::fault("Reading a signing secret", &error));
+            secret.map(|secret| (Arc::new(secret), it.ends_at_ms))
+        });
+        let allowed = start.allowed.as_ref().and_then(|it| it.per_minute);
+        if let (Some(rate), Some(target)) = (allowed, wanted.document.get_mut("target")) {
+            target["allowedPerMinute"] = rate.into();
+        }
+        let delivery = handshake::capped(&wanted.target, wanted.delivery, start.allowed.as_ref());
+        Ok(Subscription {
+            id: row.id,
+            tenant: row.tenant,
+            name: wanted.name,
+            filter: wanted.filter,
+            target: wanted.target,
+            delivery,
+            state: State::parse(&row.state).unwrap_or(State::Disabled),
+            reason: row.reason,
+            revision: row.revision,
+            created_at_ms: row.created_at_ms,
+            updated_at_ms: row.updated_at_ms,
+            start,
+            signing: signing.collect::<Result<_, _>>()?,
+            document: Arc::new(wanted.document),
+            copy: None,
+        })
+    }
 }

@@ -32,7 +32,7 @@ pub(crate) struct SubscriptionBody {
     name: String,
     /// `types`, `dialects` and `data`; all must hold.
     filter: Option<serde_json::Value>,
-    /// `{kind: "webhook", url, headers, auth, format}`.
+    /// `{kind: "webhook", url, headers, auth, mtls, handshake, format}`.
     target: serde_json::Value,
     /// `{ordered, key, onExhausted, maxInFlight, rateLimit, timeout, retry}`.
     delivery: Option<serde_json::Value>,

@@ -39,6 +39,8 @@ impl Drop for Folder {
     }
 }
 
+/// A server that finds this file in its folder takes it for the system's root certificates.
+pub(crate) const ROOTS: &str = "roots.pem";
 /// A configuration with this in it says where its server keeps what it keeps.
 pub(crate) const OWN_PARTS: &str = "store.url =";
 /// One that keeps everything in its folder, wherever the other tests' servers do.
@@ -103,7 +105,11 @@ impl Server {
 
     /// On an empty folder, with a configuration file of this text.
     pub(crate) fn start_with(config: &str) -> Self {
-        let folder = Folder::new();
+        Self::start_with_in(Folder::new(), config)
+    }
+
+    /// The same on a folder that has something in it already.
+    pub(crate) fn start_with_in(folder: Folder, config: &str) -> Self {
         let file = folder.path().join("tidings.toml");
         std::fs::create_dir_all(folder.path()).expect("a folder");
         std::fs::write(&file, config).expect("a file");
@@ -135,6 +141,10 @@ impl Server {
         let chosen = std::fs::read_to_string(file).is_ok_and(|config| config.contains(OWN_PARTS));
         if !chosen {
             elsewhere(&mut command, &folder);
+        }
+        let roots = folder.path().join(ROOTS);
+        if roots.exists() {
+            command.env("SSL_CERT_FILE", roots);
         }
         let mut child = command
             .arg("serve")

@@ -147,7 +147,8 @@ fn serve(stream: TcpStream, shared: &Shared) {
     }
 }
 
-fn read(reader: &mut impl BufRead) -> Option<Hit> {
+/// Reads one request.
+pub(crate) fn read(reader: &mut impl BufRead) -> Option<Hit> {
     let mut line = String::new();
     let mut headers = Vec::new();
     reader.read_line(&mut line).ok().filter(|read| *read > 0)?;

@@ -126,6 +126,7 @@ async fn fetched(
     }
     let outgoing = Outgoing {
         target: grant.token_url,
+        identity: None,
         headers: vec![
             ("authorization".into(), format!("Basic {basic}")),
             (

@@ -25,16 +25,23 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 #[derive(Debug, Clone)]
 pub struct Webhooks {
     client: Client,
+    /// Who asks receivers whether they may be sent to, as they know it: a host.
+    origin: Arc<str>,
     tokens: Arc<Tokens>,
 }
 
 impl Webhooks {
     /// Through a client. Its limit on bodies is how much is kept of an answer.
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, origin: &str) -> Self {
         Self {
             client,
+            origin: origin.into(),
             tokens: Arc::default(),
         }
+    }
+
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -51,17 +58,19 @@ impl Webhooks {
         timeout: Duration,
     ) -> Result<Answer, EgressError> {
         let begun = Instant::now();
+        let subscription = &handover.subscription;
+        let whose = (subscription.addressed(), subscription.revision);
         let mut refused = None;
         loop {
             let left = timeout.saturating_sub(begun.elapsed());
-            let token = self.token(webhook, handover, refused.as_ref(), left);
-            let token = tokio::time::timeout(left, token).await;
-            let token = token.map_err(|_| EgressError::Timeout)??;
+            let when = (handover.now_ms, left);
+            let token = self.token(webhook, whose, refused.as_ref(), when).await?;
             let mut headers = headers.clone();
             let authorization = token.as_ref().and_then(|token| token.header());
             headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
             let outgoing = Outgoing {
                 target: &webhook.url,
+                identity: webhook.mtls.as_deref(),
                 headers,
                 body: body.clone(),
                 timeout: timeout.saturating_sub(begun.elapsed()),
@@ -75,14 +84,41 @@ impl Webhooks {
         }
     }
 
+    /// Asks for permission to send (HTTP 1.1 Web Hooks for Event Delivery, 4.1), as whoever messages come from.
+    pub(crate) async fn ask(
+        &self,
+        webhook: &Webhook,
+        whose: (Uuid, u32),
+        rate_per_minute: Option<i64>,
+        (now_ms, timeout): (i64, Duration),
+    ) -> Result<Answer, EgressError> {
+        let begun = Instant::now();
+        let when = (now_ms, timeout);
+        let token = self.token(webhook, whose, None, when).await?;
+        let mut headers = vec![("webhook-request-origin".to_owned(), self.origin.to_string())];
+        let rate = rate_per_minute.map(|rate| ("webhook-request-rate".into(), rate.to_string()));
+        headers.extend(rate);
+        let authorization = token.as_ref().and_then(|token| token.header());
+        let authorization = authorization.or_else(|| webhook.auth.as_ref()?.header());
+        headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
+        headers.extend(webhook.headers.iter().cloned());
+        let outgoing = Outgoing {
+            target: &webhook.url,
+            identity: webhook.mtls.as_deref(),
+            headers,
+            body: Bytes::new(),
+            timeout: timeout.saturating_sub(begun.elapsed()),
+        };
+        self.client.options(outgoing).await
+    }
+
     async fn token(
         &self,
         webhook: &Webhook,
-        handover: &Handover,
+        whose: (Uuid, u32),
         refused: Option<&Arc<Slot>>,
-        timeout: Duration,
+        when: (i64, Duration),
     ) -> Result<Option<Arc<Slot>>, EgressError> {
-        let subscription = &handover.subscription;
         let Some(Auth::OAuth2 {
             token_url,
             client_id,
@@ -98,10 +134,9 @@ impl Webhooks {
             client_secret,
             scope: scope.as_deref(),
         };
-        let whose = (subscription.addressed(), subscription.revision);
-        let when = (handover.now_ms, timeout);
         let token = self.tokens.token(&self.client, whose, grant, refused, when);
-        token.await.map(Some)
+        let token = tokio::time::timeout(when.1, token).await;
+        token.map_err(|_| EgressError::Timeout)?.map(Some)
     }
 }
 
@@ -248,14 +283,8 @@ fn headers(
     if let Some(traceparent) = &handover.event.traceparent {
         add("traceparent", traceparent.clone());
     }
-    match &webhook.auth {
-        // A token is added when it is sent.
-        None | Some(Auth::OAuth2 { .. }) => {}
-        Some(Auth::Bearer { token }) => add("authorization", format!("Bearer {}", token.as_str())),
-        Some(Auth::Basic { username, password }) => {
-            let pair = STANDARD.encode(format!("{username}:{}", password.as_str()));
-            add("authorization", format!("Basic {pair}"));
-        }
+    if let Some(value) = webhook.auth.as_ref().and_then(Auth::header) {
+        add("authorization", value);
     }
     headers.extend(webhook.headers.iter().cloned());
     headers

@@ -1,0 +1,157 @@
+//! What is counted of deliveries, for whoever watches the installation. Nothing here decides anything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What an attempt came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// The target has it.
+    Delivered,
+    /// Another attempt follows.
+    Failed,
+    /// No other follows.
+    GaveUp,
+}
+
+impl Word {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Delivered, Self::Failed, Self::GaveUp];
+
+    /// As logs, traces and metrics have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::GaveUp => "gave-up",
+        }
+    }
+}
+
+/// What is in motion at one time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Motion {
+    /// Attempts on their way.
+    pub in_flight: u64,
+    /// Pending deliveries in memory: those that failed, waited for their time and are due.
+    pub at_hand: u64,
+    /// Events of the log that were read and that the saved places may not pass yet.
+    pub unsettled: u64,
+    /// Shares of the tenants that this process delivers for.
+    pub shares: u64,
+}
+
+impl Motion {
+    fn members(&self) -> [u64; 4] {
+        [self.in_flight, self.at_hand, self.unsettled, self.shares]
+    }
+}
+
+/// The numbers of this process, from its start on.
+#[derive(Debug, Default)]
+pub struct Counted {
+    attempts: [AtomicU64; Word::ALL.len()],
+    dead_letters: AtomicU64,
+    motion: [AtomicU64; 4],
+}
+
+impl Counted {
+    /// Attempts that came to this.
+    pub fn attempts(&self, word: Word) -> u64 {
+        self.attempts[word as usize].load(Ordering::Relaxed)
+    }
+
+    /// Dead letters that were made.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters.load(Ordering::Relaxed)
+    }
+
+    /// What is in motion, of all shares together. A second old at most.
+    pub fn motion(&self) -> Motion {
+        let [in_flight, at_hand, unsettled, shares] =
+            [0, 1, 2, 3].map(|index: usize| self.motion[index].load(Ordering::Relaxed));
+        Motion {
+            in_flight,
+            at_hand,
+            unsettled,
+            shares,
+        }
+    }
+
+    pub(crate) fn attempt(&self, word: Word) {
+        self.attempts[word as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dead_letter(&self) {
+        self.dead_letters.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What one dispatcher adds to the numbers, taken back when it ends.
+#[derive(Debug)]
+pub(super) struct Part {
+    counted: Arc<Counted>,
+    last: Motion,
+    /// As the last write of the cursors found it: to ask every partition at each turn would cost too much.
+    pub(super) unsettled: u64,
+}
+
+impl Part {
+    pub(super) fn new(counted: Arc<Counted>) -> Self {
+        let last = Motion::default();
+        let mut part = Self {
+            counted,
+            last,
+            unsettled: 0,
+        };
+        part.tell(Motion {
+            shares: 1,
+            ..Motion::default()
+        });
+        part
+    }
+
+    pub(super) fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
+    /// Says what is in motion now.
+    pub(super) fn tell(&mut self, now: Motion) {
+        let members = now.members().into_iter().zip(self.last.members());
+        for (all, (now, last)) in self.counted.motion.iter().zip(members) {
+            // Wraps where it has become less, and comes out right.
+            all.fetch_add(now.wrapping_sub(last), Ordering::Relaxed);
+        }
+        self.last = now;
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.tell(Motion::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_add_up_and_one_that_ends_is_taken_back() {
+        let counted = Arc::new(Counted::default());
+        let (mut one, mut other) = (Part::new(counted.clone()), Part::new(counted.clone()));
+        let motion = |in_flight, shares| Motion {
+            in_flight,
+            shares,
+            ..Motion::default()
+        };
+        one.tell(motion(5, 1));
+        other.tell(motion(7, 1));
+        one.tell(motion(2, 1));
+        assert_eq!(counted.motion(), motion(9, 2));
+        drop(other);
+        assert_eq!(counted.motion(), motion(2, 1));
+        drop(one);
+        assert_eq!(counted.motion(), Motion::default());
+    }
+}

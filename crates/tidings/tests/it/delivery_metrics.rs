@@ -1,0 +1,70 @@
+//! What `/metrics` says of deliveries: how attempts ended, and what is in motion.
+
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use serde_json::json;
+
+use crate::harness::{BATCH, Server};
+use crate::receiver::{Receiver, eventually};
+
+const CONFIG: &str = "egress.allow_targets = ['127.0.0.1']\n\
+     delivery.retry_schedule = ['20ms']\n";
+
+/// The number of a metric, by its name and labels.
+fn number(server: &Server, name: &str) -> u64 {
+    let text = server.call("GET", "/metrics").send().expect(200).text();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let line = line.unwrap_or_else(|| panic!("no {name}: {text}"));
+    line.parse().expect("a number")
+}
+
+fn until(server: &Server, name: &str, wanted: u64) {
+    eventually(&format!("{name} is {wanted}"), || {
+        let now = number(server, name);
+        (now == wanted).then_some(())
+    });
+}
+
+#[test]
+fn attempts_are_counted_by_outcome_and_what_is_in_motion_is_shown() {
+    let server = Server::start_with(CONFIG);
+    server.declare("crm", &["crm.contact.created"]);
+    let token = server.crm("acme");
+    let (receiver, bad) = (Receiver::start(), Receiver::start());
+    let (go, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    receiver.answer(move |_, _| {
+        let gone = wait.lock().expect("not poisoned").recv();
+        // The sender is dropped when everybody may go.
+        assert!(gone.is_err());
+        200
+    });
+    bad.answer(|_, _| 500);
+    let attempts = |word: &str| format!("tidings_delivery_attempts_total{{outcome=\"{word}\"}}");
+    until(&server, "tidings_delivery_shares", 1);
+    for url in [&receiver.url, &bad.url] {
+        let body = json!({
+            "name": "orders", "filter": { "types": ["crm.**"] },
+            "target": { "kind": "webhook", "url": url },
+        });
+        server.post("/v1/subscriptions", &token, &body).expect(201);
+    }
+    let event = json!({ "type": "crm.contact.created", "data": {} });
+    let batch = json!({ "events": vec![event; 3] });
+    server.post(BATCH, &token, &batch).expect(201);
+    // The bad one's three have ended and the good one's have not.
+    until(&server, &attempts("gave-up"), 3);
+    until(&server, "tidings_delivery_attempts_in_flight", 3);
+    until(&server, "tidings_delivery_unsettled_events", 3);
+    assert_eq!(number(&server, &attempts("failed")), 3);
+    assert_eq!(number(&server, &attempts("delivered")), 0);
+    assert_eq!(number(&server, "tidings_dead_letters_total"), 3);
+    drop(go);
+    until(&server, &attempts("delivered"), 3);
+    until(&server, "tidings_delivery_attempts_in_flight", 0);
+    until(&server, "tidings_delivery_unsettled_events", 0);
+    until(&server, "tidings_delivery_pending_at_hand", 0);
+}
