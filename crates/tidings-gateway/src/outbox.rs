@@ -116,6 +116,11 @@ impl Outbox {
         }
     }
 
+    /// Leaves what waits to the relay, at once: nobody waits for the bus.
+    pub(crate) fn leave(&self) {
+        self.left.notify_one();
+    }
+
     /// Publishes what is left over, from an earlier process or an outage, until `stopped` is ready.
     pub async fn relay(&self, stopped: impl Future<Output = ()>) {
         // Cut off anywhere it loses nothing: a row stays until its event is on the bus.

@@ -1,7 +1,7 @@
 //! Changes that other replicas make, put in force here.
 //!
 //! Loop: [`follow`], which its caller spawns and joins. It asks the store for a number that moves with every change
-//! of a manifest, a catalogue, an API key, a tenant or a workspace, four times a second, and reads them again when it has moved. Asking is one look
+//! of a manifest, a catalogue, an API key, a tenant, a workspace or a registration, four times a second, and reads them again when it has moved. Asking is one look
 //! at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
 //! it is cut off, so that the asking would stay.
 
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::Gateway;
 use crate::access::Access;
 use crate::catalogs::Catalogs;
+use crate::custom_events::Registry;
 use crate::manifests::Manifests;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::Subscriptions;
@@ -31,6 +32,7 @@ pub struct Follower {
     access: Arc<Access>,
     subscriptions: Arc<Subscriptions>,
     workspaces: Arc<Workspaces>,
+    custom_events: Arc<Registry>,
 }
 
 impl Follower {
@@ -43,6 +45,7 @@ impl Follower {
             access: gateway.access.clone(),
             subscriptions: gateway.subscriptions.clone(),
             workspaces: gateway.workspaces.clone(),
+            custom_events: gateway.custom_events.clone(),
         }
     }
 
@@ -61,12 +64,15 @@ impl Follower {
 
     async fn work(&self, replicas: &Replicas) {
         let (mut known, mut failing) = (None, false);
-        let mut place = (-1, None);
+        let (mut place, mut registered) = ((-1, None), None);
         let mut beats = tokio::time::interval(EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
-            match self.look(replicas, known, &mut place).await {
+            match self
+                .look(replicas, known, (&mut place, &mut registered))
+                .await
+            {
                 Ok(version) => {
                     known = Some(version);
                     failing = false;
@@ -85,7 +91,7 @@ impl Follower {
         &self,
         replicas: &Replicas,
         known: Option<i64>,
-        place: &mut (i64, Option<Uuid>),
+        (place, registered): (&mut (i64, Option<Uuid>), &mut Option<i64>),
     ) -> Result<i64, String> {
         let gone = |error: StoreError| error.to_string();
         let version = replicas.version().await.map_err(gone)?;
@@ -96,6 +102,8 @@ impl Follower {
             self.workspaces.reload().await.map_err(said)?;
             self.access.api_keys().reload().await.map_err(gone)?;
             let followed = self.subscriptions.follow(place).await;
+            followed.map_err(|refusal| refusal.detail)?;
+            let followed = self.custom_events.follow(registered).await;
             followed.map_err(|refusal| refusal.detail)?;
         }
         Ok(version)
