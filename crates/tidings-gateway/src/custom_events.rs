@@ -13,9 +13,12 @@ mod registry;
 mod statuses;
 mod verdict;
 
+/// What the contract of custom events says, as the room's face has it.
+pub use tidings_contract::custom::{Bump, Class, Difference, EventPath, Schema, Version};
+
 pub use in_force::Registered;
 pub use lifecycle::{LifecycleEvent, lifecycle_page};
 pub use plan::Plan;
-pub use registry::{Difference, Registration, RegistrationPage, RegistrationQuery, Registry};
+pub use registry::{Diff, Registration, RegistrationPage, RegistrationQuery, Registry};
 pub use statuses::Status;
 pub use verdict::{Request, Verdict, member};

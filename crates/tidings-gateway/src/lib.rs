@@ -212,12 +212,8 @@ impl Gateway {
         );
         let subscriptions = Arc::new(subscriptions.await?);
         let workspaces = Arc::new(workspaces);
-        let custom_events = Registry::new(
-            store.clone(),
-            workspaces.clone(),
-            outbox.clone(),
-            clock.clone(),
-        );
+        let (kept, tenants, told) = (store.clone(), workspaces.clone(), outbox.clone());
+        let custom_events = Registry::new(kept, tenants, told, clock.clone());
         let extensions = Extensions::new(
             store.clone(),
             workspaces.clone(),
@@ -228,12 +224,8 @@ impl Gateway {
         );
         let chat = Chat::new(store.clone(), workspaces.clone());
         let dead_letters = DeadLetters::new(store.clone(), events.clone(), clock.clone());
-        let parked = Parked::new(
-            store.clone(),
-            bus.clone(),
-            subscriptions.clone(),
-            clock.clone(),
-        );
+        let (kept, log, wanted) = (store.clone(), bus.clone(), subscriptions.clone());
+        let parked = Parked::new(kept, log, wanted, clock.clone());
         let replays = Replays::new(
             store.clone(),
             bus.clone(),

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use tidings_contract::custom::Bump;
+use tidings_contract::custom::{Bump, Schema};
 use tidings_event::{Service, TenantId};
 use tidings_store::{CustomEventRow, OutboxRow};
 
@@ -190,7 +190,7 @@ pub(super) fn requested(request: &Request) -> Value {
 pub(super) fn validated(request: &Request, verdict: &Verdict) -> Value {
     let schema = verdict.schema.as_ref();
     let more = [
-        ("schemaHash", json!(schema.map(|it| it.hash()))),
+        ("schemaHash", json!(schema.map(Schema::hash))),
         (
             "schemaFlavour",
             json!(schema.map(|it| it.flavour().as_str())),
@@ -284,7 +284,6 @@ pub(super) fn invalidated(row: &CustomEventRow, by: Option<&CustomEventRow>) -> 
 
 #[cfg(test)]
 mod tests {
-    use tidings_contract::custom::Schema;
     use tidings_event::EventType;
 
     use super::*;

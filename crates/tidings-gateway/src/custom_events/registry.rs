@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use tidings_contract::custom::{
-    self, CanonicalName, Class, EventPath, Schema, Version, compare, counter_example,
+    CanonicalName, Class, Difference, EventPath, Schema, Version, compare, counter_example,
 };
 use tidings_event::{Code, TenantId, partition_of};
 use tidings_store::{CustomEventChange, CustomEventQuery, CustomEventRow, Store};
@@ -96,9 +96,9 @@ pub struct RegistrationPage {
 
 /// What lies between two versions.
 #[derive(Debug, Clone)]
-pub struct Difference {
+pub struct Diff {
     /// Each place that differs.
-    pub differences: Vec<custom::Difference>,
+    pub differences: Vec<Difference>,
     /// The worst of them; `None` when nothing differs.
     pub class: Option<Class>,
     /// A payload that the one accepts and the other refuses, if one was found.
@@ -219,7 +219,7 @@ impl Registry {
         caller: &Caller,
         (namespace, name): (&str, &str),
         (from, to): (Version, Version),
-    ) -> Result<Difference, Refusal> {
+    ) -> Result<Diff, Refusal> {
         let versions = self.versions(caller, namespace, name).await?;
         let text = |wanted: Version| {
             let found = versions.iter().find(|it| it.version == wanted);
@@ -232,7 +232,7 @@ impl Registry {
             let differences = compare(&old, &new);
             let class = differences.iter().map(|it| it.class).max();
             let breaking = class == Some(Class::Major);
-            Ok(Difference {
+            Ok(Diff {
                 differences,
                 class,
                 counter_example: breaking.then(|| counter_example(&old, &new)).flatten(),
@@ -260,8 +260,8 @@ impl Registry {
         }
         let room = self.clone();
         to_its_end(async move {
-            let called = (namespace.as_str(), name.as_str(), version.as_str());
-            room.move_on(&tenant, called, description, status).await
+            let which = (namespace.as_str(), name.as_str(), version.as_str());
+            room.move_on(&tenant, which, description, status).await
         })
         .await
     }
@@ -394,11 +394,10 @@ fn asks_for(query: &CustomEventQuery, row: &CustomEventRow) -> bool {
 /// Who may register, for which tenant.
 fn may_register(caller: &Caller) -> Result<TenantId, Refusal> {
     let may = match caller.principal() {
-        Principal::Module(_) | Principal::Service(_) => true,
+        // An operator has no tenant, which is said below.
+        Principal::Module(_) | Principal::Service(_) | Principal::Operator(_) => true,
         Principal::User(_) => caller.is_admin(),
         Principal::ApiKey { scopes, .. } => scopes.contains(&Scope::RegisterEvents),
-        // An operator has no tenant, which is said below.
-        Principal::Operator(_) => true,
         Principal::Extension { .. } => false,
     };
     if !may {

@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 use tidings_contract::custom::{
-    self, Bump, Difference, EventName, EventPath, Namespace, Proposal, Schema, Version, judge,
+    self, Bump, CanonicalName, Difference, EventName, EventPath, Namespace, Proposal, Schema,
+    Version, judge,
 };
-use tidings_event::Code;
+use tidings_event::{Code, TenantId};
 use tidings_store::CustomEventRow;
 
 use super::{Plan, Status};
@@ -63,6 +64,18 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What it is called in full, for a tenant.
+    pub fn canonical_name(&self, tenant: &TenantId) -> Option<String> {
+        let (path, version) = self.called.clone()?;
+        let tenant = tenant.clone();
+        let name = CanonicalName {
+            tenant,
+            path,
+            version,
+        };
+        Some(name.to_string())
+    }
+
     /// The refusal of a request that something speaks against.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let first = self.faults.first()?;
@@ -168,19 +181,20 @@ type Documents = Option<(Value, Option<Value>)>;
 
 /// The schema and the example, read. They were strict JSON when they came, so that only their depth can stand against it.
 fn documents(request: &Request) -> (Documents, Option<Fault>) {
-    let read = |code: Code, text: &str| {
-        let value = serde_json::from_str::<Value>(text);
-        value.map_err(|error| Fault::at(code, "", format!("It is not JSON: {error}.")))
+    let read = |text: &str| serde_json::from_str::<Value>(text);
+    let unread = |code: Code, error: serde_json::Error| {
+        Some(Fault::at(code, "", format!("It is not JSON: {error}.")))
     };
-    let schema = match read(Code::InvalidJsonSchema, &request.schema) {
+    let schema = match read(&request.schema) {
         Ok(schema) => schema,
-        Err(fault) => return (None, Some(fault)),
+        Err(error) => return (None, unread(Code::InvalidJsonSchema, error)),
     };
-    let code = Code::PayloadExampleDoesNotMatchSchema;
-    let example = request.example.as_deref().map(|text| read(code, text));
-    match example.transpose() {
+    match request.example.as_deref().map(read).transpose() {
         Ok(example) => (Some((schema, example)), None),
-        Err(fault) => (Some((schema, None)), Some(fault)),
+        Err(error) => {
+            let fault = unread(Code::PayloadExampleDoesNotMatchSchema, error);
+            (Some((schema, None)), fault)
+        }
     }
 }
 

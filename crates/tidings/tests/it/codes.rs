@@ -162,6 +162,11 @@ fn every_code_is_provoked() {
         let quoted = format!("\"{}\"", code.as_str());
         assert!(test.contains(&quoted), "nothing asserts {quoted}");
     }
+    let registration = include_str!("custom_events.rs");
+    for code in OF_REGISTRATION {
+        let quoted = format!("\"{}\"", code.as_str());
+        assert!(registration.contains(&quoted), "nothing asserts {quoted}");
+    }
 }
 
 #[test]

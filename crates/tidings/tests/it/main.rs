@@ -11,6 +11,8 @@ mod command_line;
 mod command_line_deliveries;
 mod compressed;
 mod credentials;
+mod custom_events;
+mod custom_events_life;
 mod deliveries;
 mod delivery_metrics;
 mod disabled;
