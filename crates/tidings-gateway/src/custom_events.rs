@@ -11,6 +11,8 @@ mod plan;
 mod registering;
 mod registry;
 mod statuses;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 /// What the contract of custom events says, as the room's face has it.

@@ -285,6 +285,62 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_version_registered_or_archived_at_one_is_found_or_not_at_the_other() {
+        use crate::custom_events::{EventPath, Plan, Request, Status};
+        let (one, two, _bus) = two(&new_schema()).await;
+        let tenant = tidings_store::TenantRow {
+            id: "acme".parse().unwrap(),
+            slug: "acme".into(),
+            plan: Plan::Basic.as_str().into(),
+            namespaces: "[]".into(),
+            created_at_ms: NOW,
+            updated_at_ms: NOW,
+        };
+        one.store
+            .workspaces()
+            .put_tenant(&tenant, &[])
+            .await
+            .unwrap();
+        let rooms = [&one, &two].map(|it| it.gateway.custom_events.clone());
+        let known = async || {
+            rooms
+                .iter()
+                .all(|room| room.plan(&tenant.id) == Plan::Basic)
+        };
+        within_the_promise("the plan", known).await;
+        let caller = on_behalf_of(Service::Audit, tenant.id.clone());
+        let request = |name: String| Request {
+            namespace: "acme".into(),
+            name,
+            version: "1.0.0".into(),
+            status: Status::Published,
+            description: None,
+            schema: "{}".into(),
+            example: None,
+        };
+        // Both fill the plan's room at once: it is kept to exactly.
+        let asking = (0..12).map(|index| {
+            let (room, caller) = (rooms[index % 2].clone(), caller.clone());
+            let request = request(format!("event-{index}"));
+            tokio::spawn(async move { room.register(&caller, request).await.is_ok() })
+        });
+        let mut made = Vec::new();
+        for (index, asked) in asking.collect::<Vec<_>>().into_iter().enumerate() {
+            made.extend(asked.await.unwrap().then(|| format!("event-{index}")));
+        }
+        assert_eq!(made.len(), 5);
+        let path = EventPath::parse(&format!("acme.{}", made[0])).unwrap();
+        for room in &rooms {
+            assert!(room.find(&tenant.id, &path, None).await.is_ok());
+        }
+        let which = ("acme".to_owned(), made[0].clone(), "1.0.0".to_owned());
+        let archived = rooms[0].patch(&caller, which, None, Some(Status::Archived));
+        archived.await.unwrap();
+        let gone = async || rooms[1].find(&tenant.id, &path, None).await.is_err();
+        within_the_promise("the archiving", gone).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_key_revoked_at_one_is_refused_at_the_other() {
         let (one, two, _bus) = two(&new_schema()).await;
         let acme: TenantId = "acme".parse().unwrap();
