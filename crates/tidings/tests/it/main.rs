@@ -9,6 +9,7 @@ mod cloudevents;
 mod codes;
 mod command_line;
 mod command_line_deliveries;
+mod command_line_schema;
 mod compressed;
 mod credentials;
 mod custom_events;
