@@ -57,8 +57,8 @@ fn path(text: &str) -> EventPath {
     EventPath::parse(text).unwrap()
 }
 
-fn version(text: &str) -> Option<Version> {
-    Some(Version::parse(text).unwrap())
+fn version(text: &str) -> Version {
+    Version::parse(text).unwrap()
 }
 
 fn request(name: &str, version: &str, status: Status) -> Request {
@@ -75,7 +75,7 @@ fn request(name: &str, version: &str, status: Status) -> Request {
 
 /// The version that an emit is held to, or the code that it is refused with; found again, it is the same.
 async fn found(room: &Registry, name: &str, wanted: Option<&str>) -> Result<String, Code> {
-    let (tenant, path, wanted) = (acme(), path(name), wanted.and_then(version));
+    let (tenant, path, wanted) = (acme(), path(name), wanted.map(version));
     let said = |found: Result<Arc<Registered>, _>| {
         found
             .map(|it| it.version().to_string())
