@@ -15,13 +15,12 @@ use tokio::sync::Mutex;
 use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
+use crate::custom_events::Plan;
 use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Role, Shelf, Workspace, no_workspace};
 
-/// The plans that a tenant can be on, the first of which needs nobody to choose it.
-pub const PLANS: [&str; 4] = ["FREE", "BASIC", "PRO", "ENTERPRISE"];
 /// The longest slug that is made of an id, in characters: as long as a namespace.
 const LONGEST_SLUG: usize = 31;
 /// The longest `sub` of a member, in characters.
@@ -36,7 +35,7 @@ const MAX_NAMESPACES: usize = 100;
 pub struct NewTenant {
     /// What it is called by in the names of its events: as a tenant's id, 1 to 128 characters.
     pub slug: String,
-    /// One of [`PLANS`].
+    /// The word for a [`Plan`].
     pub plan: String,
     /// What it may name events under; at most 100. None is its slug alone.
     pub namespaces: Vec<String>,
@@ -49,7 +48,7 @@ pub struct Tenant {
     pub id: TenantId,
     /// What it is called by in the names of its events.
     pub slug: String,
-    /// One of [`PLANS`].
+    /// The word for a [`Plan`].
     pub plan: String,
     /// What it may name events under.
     pub namespaces: Vec<String>,
@@ -115,7 +114,7 @@ impl Workspaces {
         let mut row = TenantRow {
             id: id.clone(),
             slug: String::new(),
-            plan: PLANS[0].to_owned(),
+            plan: Plan::Free.as_str().to_owned(),
             namespaces: "[]".to_owned(),
             created_at_ms: now,
             updated_at_ms: now,
@@ -407,8 +406,9 @@ fn check(new: &NewTenant) -> Result<(), Refusal> {
         let detail = "'slug' has 1 to 128 letters, digits or any of . _ : @ -, starting with a letter or digit.";
         return Err(Refusal::invalid("slug", detail));
     }
-    if !PLANS.contains(&new.plan.as_str()) {
-        let detail = format!("'plan' must be {}.", PLANS.join(", "));
+    let plans = Plan::ALL.map(Plan::as_str);
+    if !plans.contains(&new.plan.as_str()) {
+        let detail = format!("'plan' must be {}.", plans.join(", "));
         return Err(Refusal::invalid("plan", detail));
     }
     let legal = |name: &String| name.parse::<TenantId>().is_ok();

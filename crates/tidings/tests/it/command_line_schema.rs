@@ -19,6 +19,17 @@ impl Shell {
         Self { server, token }
     }
 
+    /// Of a tenant whose plan an operator has set, and nobody else could.
+    fn on_pro() -> Self {
+        let shell = Self::start();
+        let operator = shell.server.token(&["--role", "OPERATOR"]);
+        let put = ["tenants", "put", "acme", "--plan", "PRO"];
+        let put = [&put[..], &["--namespace", "lettings", "-o", "json"]].concat();
+        assert!(!shell.ran(&put, &shell.token).status.success());
+        assert!(shell.ran(&put, &operator).status.success());
+        shell
+    }
+
     fn ran(&self, arguments: &[&str], token: &str) -> Output {
         let mut command = Command::new(BINARY);
         command.args(arguments);
@@ -54,13 +65,8 @@ fn schema(longest: u32) -> Value {
 }
 
 #[test]
-fn an_event_is_registered_evolved_and_retired_from_the_command_line() {
-    let shell = Shell::start();
-    let operator = shell.server.token(&["--role", "OPERATOR"]);
-    let put = ["tenants", "put", "acme", "--plan", "PRO"];
-    let put = [&put[..], &["--namespace", "lettings", "-o", "json"]].concat();
-    assert!(!shell.ran(&put, &shell.token).status.success());
-    assert!(shell.ran(&put, &operator).status.success());
+fn a_version_is_asked_about_and_registered_from_the_command_line() {
+    let shell = Shell::on_pro();
     let tenant = shell.json(&["tenants", "get", "acme", "-o", "json"], 0);
     assert_eq!(
         (&tenant["plan"], &tenant["namespaces"]),
@@ -116,7 +122,17 @@ fn an_event_is_registered_evolved_and_retired_from_the_command_line() {
         said.contains("code: minor_must_be_backwards_compatible (400)"),
         "{said}"
     );
+}
 
+#[test]
+fn versions_are_compared_published_and_retired_from_the_command_line() {
+    let shell = Shell::on_pro();
+    let (old, narrower) = (
+        shell.file("old.json", &schema(64)),
+        shell.file("narrower.json", &schema(8)),
+    );
+    let first = "lettings.property.favorited@1.0.0";
+    shell.run(&["schema", "register", first, &old, "--publish"], 0);
     let major = "lettings.property.favorited@2.0.0";
     let made = shell.run(&["schema", "register", major, &narrower, "-o", "table"], 0);
     assert!(made.contains("is registered (major, draft)"), "{made}");

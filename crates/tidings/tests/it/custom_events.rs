@@ -171,6 +171,20 @@ fn a_list_has_the_generic_event_and_goes_on_where_it_ended() {
     assert_eq!(items.as_array().map(Vec::len), Some(1), "{items}");
 }
 
+/// Schemas nested so deep.
+fn nested(depth: usize) -> Value {
+    (1..depth).fold(
+        json!({ "type": "string" }),
+        |inner, _| json!({ "properties": { "a": inner } }),
+    )
+}
+
+/// A schema of so many properties.
+fn wide(count: usize) -> Value {
+    let properties = (0..count).map(|index| (format!("p{index}"), json!({})));
+    json!({ "properties": properties.collect::<serde_json::Map<_, _>>() })
+}
+
 #[test]
 fn every_row_of_the_table_refuses_a_registration_and_its_dry_run_alike() {
     let server = Server::start();
@@ -178,17 +192,6 @@ fn every_row_of_the_table_refuses_a_registration_and_its_dry_run_alike() {
     server
         .post(REGISTRATIONS, &token, &favorited("1.0.0"))
         .expect(201);
-    let schema = |version: &str, schema: Value| with(favorited(version), "payloadSchema", schema);
-    let nested = |depth: usize| {
-        (1..depth).fold(
-            json!({ "type": "string" }),
-            |inner, _| json!({ "properties": { "a": inner } }),
-        )
-    };
-    let wide = |count: usize| {
-        let properties = (0..count).map(|index| (format!("p{index}"), json!({})));
-        json!({ "properties": properties.collect::<serde_json::Map<_, _>>() })
-    };
     let mut longer = favorited("1.0.1");
     longer["payloadSchema"]["properties"]["propertyId"]["maxLength"] = json!(65);
     let mut narrower = favorited("1.1.0");
@@ -239,6 +242,12 @@ fn every_row_of_the_table_refuses_a_registration_and_its_dry_run_alike() {
             assert_eq!(example.as_str().map(str::len), Some(64), "{problem}");
         }
     }
+}
+
+#[test]
+fn the_caps_may_be_reached_and_all_that_speaks_against_it_is_told() {
+    let server = Server::start();
+    let token = on_plan(&server, "acme", "PRO");
     // At the caps, and just inside.
     for (name, body) in [("deep", nested(5)), ("wide", wide(50))] {
         let body = with(named(name), "payloadSchema", body);
@@ -246,7 +255,11 @@ fn every_row_of_the_table_refuses_a_registration_and_its_dry_run_alike() {
     }
     // All that speaks against it is told, in the table's order.
     let many = with(
-        schema("1.3.0", json!({ "type": "text" })),
+        with(
+            favorited("1.3.0"),
+            "payloadSchema",
+            json!({ "type": "text" }),
+        ),
         "name",
         json!("N"),
     );
