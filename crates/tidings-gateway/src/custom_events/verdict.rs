@@ -217,7 +217,11 @@ fn room(standing: &Standing) -> Option<Fault> {
         plan.as_str(),
         standing.events
     );
-    Some(Fault::at(Code::RegistrationQuotaExceeded, "", detail))
+    Some(Fault {
+        expected: Some(format!("at most {limit} events")),
+        got: Some(format!("{} and this one", standing.events)),
+        ..Fault::at(Code::RegistrationQuotaExceeded, "", detail)
+    })
 }
 
 /// Where the latest version alone is in force, none behind it can be.

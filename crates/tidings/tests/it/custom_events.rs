@@ -331,7 +331,8 @@ fn a_plan_has_room_for_so_many_events() {
             let body = with(named(&format!("event-{index}")), "status", json!(status));
             server.post(REGISTRATIONS, &token, &body).expect(201);
         }
-        refused(&server, &token, &named("more"), 402, quota);
+        let problem = refused(&server, &token, &named("more"), 402, quota);
+        assert_eq!(problem["expected"], format!("at most {room} events"));
         // Another version of one that is there needs no room, and archiving makes none.
         let next = with(named("event-1"), "version", json!("1.1.0"));
         server.post(REGISTRATIONS, &token, &next).expect(201);
