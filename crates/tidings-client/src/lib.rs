@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod client;
+mod custom_events;
 mod deliveries;
 mod error;
 mod event;
@@ -11,6 +12,7 @@ mod stream;
 mod tests;
 
 pub use client::{Client, Retries};
+pub use custom_events::{CustomEventQuery, NewCustomEvent};
 pub use deliveries::DeadLetterQuery;
 pub use error::{Error, Problem};
 pub use event::{

@@ -22,6 +22,6 @@ pub use event_name::{CanonicalName, EventName, EventPath, Namespace, RESERVED_NA
 pub use outline::{MAX_DEPTH, MAX_PATHS, MAX_PROPERTIES};
 pub use payload_samples::counter_example;
 pub use refusal::{Code, Refusal};
-pub use registration::{Accepted, Proposal, judge};
+pub use registration::{Judgement, Proposal, judge};
 pub use schema::{Flavour, MAX_PAYLOAD_BYTES, MAX_SCHEMA_BYTES, Schema};
 pub use version::{Bump, Version};

@@ -7,11 +7,20 @@ use std::sync::Arc;
 use crate::names::clipped;
 
 /// An event's type: 2 to 8 dot-separated segments of `[a-z][a-z0-9_-]*`, 128 characters at most.
+///
+/// Custom events (source D) and the events that tell of their life have names of their own, which nobody can publish:
+/// they are read by [`EventType::recorded`] alone, and each is one segment.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventType(Arc<str>);
 
 /// The longest event type, in characters.
 const MAX_LENGTH: usize = 128;
+/// What the canonical name of a custom event begins with (source D).
+const CANONICAL: &str = "TENANT_CUSTOM:";
+/// What the name of a lifecycle event begins with (source D).
+const LIFECYCLE: &str = "CUSTOM_EVENT_";
+/// The longest canonical name, in characters: prefix, tenant, namespace, name, version and what parts them.
+const MAX_CANONICAL: usize = CANONICAL.len() + 128 + 1 + 31 + 1 + 61 + 1 + 29;
 
 /// Why a text is not an event type. The sentence says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,8 +49,51 @@ impl EventType {
 
     /// The first segment.
     pub fn namespace(&self) -> &str {
-        self.0.split('.').next().unwrap_or_default()
+        self.segments().next().unwrap_or_default()
     }
+
+    /// The segments. The name of a custom event is one.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        segments(&self.0)
+    }
+
+    /// A type as it stands in a record: one that can be published, or a name that only custom events have.
+    pub fn recorded(text: &str) -> Result<Self, InvalidEventType> {
+        if is_canonical(text) || is_lifecycle(text) {
+            return Ok(Self(text.into()));
+        }
+        text.parse()
+    }
+
+    /// Whether it is the canonical name of a custom event, `TENANT_CUSTOM:…`.
+    pub fn is_canonical(&self) -> bool {
+        is_canonical(&self.0)
+    }
+
+    /// Whether it tells of the life of custom events, `CUSTOM_EVENT_…`.
+    pub fn is_lifecycle(&self) -> bool {
+        is_lifecycle(&self.0)
+    }
+}
+
+fn is_canonical(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@-".contains(&byte);
+    let rest = text.strip_prefix(CANONICAL);
+    rest.is_some_and(|rest| rest.contains('@') && rest.bytes().all(legal))
+        && text.len() <= MAX_CANONICAL
+}
+
+fn is_lifecycle(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
+    let rest = text.strip_prefix(LIFECYCLE);
+    rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(legal)) && text.len() <= MAX_LENGTH
+}
+
+fn segments(text: &str) -> impl Iterator<Item = &str> {
+    let whole = (is_canonical(text) || is_lifecycle(text)).then_some(text);
+    let dotted = if whole.is_some() { "" } else { text };
+    let dotted = dotted.split('.').filter(move |_| whole.is_none());
+    whole.into_iter().chain(dotted)
 }
 
 impl FromStr for EventType {
@@ -84,7 +136,8 @@ impl fmt::Debug for EventType {
     }
 }
 
-/// An exact event type, or a pattern: `*` stands for one segment, a last `**` for one or more.
+/// An exact event type, or a pattern: `*` stands for one segment, a last `**` for one or more. The name of a custom
+/// event is matched whole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TypePattern(Arc<str>);
 
@@ -94,10 +147,15 @@ impl TypePattern {
         &self.0
     }
 
+    /// The segments, `*` and `**` among them. The name of a custom event is one.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        segments(&self.0)
+    }
+
     /// Whether the type is one of those that the pattern stands for.
     pub fn matches(&self, event_type: &EventType) -> bool {
-        let mut wanted = self.0.split('.');
-        let mut given = event_type.0.split('.');
+        let mut wanted = self.segments();
+        let mut given = event_type.segments();
         loop {
             match (wanted.next(), given.next()) {
                 (Some("**"), Some(_)) | (None, None) => return true,
@@ -113,6 +171,9 @@ impl FromStr for TypePattern {
     type Err = InvalidEventType;
 
     fn from_str(text: &str) -> Result<Self, InvalidEventType> {
+        if is_canonical(text) || is_lifecycle(text) {
+            return Ok(Self(text.into()));
+        }
         if text.len() > MAX_LENGTH {
             return Err(InvalidEventType::TooLong(
                 clipped(text),
@@ -197,6 +258,36 @@ mod tests {
         check("crm.contact.**", "crm.contact", false);
         assert!("crm.**.created".parse::<TypePattern>().is_err());
         assert!("Crm.*".parse::<TypePattern>().is_err());
+    }
+
+    #[test]
+    fn names_of_custom_events_are_recorded_and_never_published() {
+        let canonical = "TENANT_CUSTOM:org_x:lettings.property.favorited@1.0.0";
+        let longest = format!("{CANONICAL}{}@1.0.0", "t".repeat(MAX_CANONICAL - 20));
+        for name in [canonical, "CUSTOM_EVENT_REGISTERED", &longest] {
+            assert!(name.parse::<EventType>().is_err(), "{name}");
+            let recorded = EventType::recorded(name).unwrap();
+            assert_eq!(recorded.segments().collect::<Vec<_>>(), [name]);
+            let matches = |text: &str| text.parse::<TypePattern>().unwrap().matches(&recorded);
+            assert!(matches(name) && matches("**") && matches("*"));
+            for other in ["*.property.**", "*.*", "CUSTOM_EVENT_OTHER", "crm.**"] {
+                assert!(!matches(other), "{other} {name}");
+            }
+        }
+        assert!(EventType::recorded(canonical).unwrap().is_canonical());
+        let tells = EventType::recorded("CUSTOM_EVENT_REGISTERED").unwrap();
+        assert!(tells.is_lifecycle() && !tells.is_canonical());
+        for bad in [
+            "CUSTOM_EVENT_",
+            "CUSTOM_EVENT_registered",
+            "TENANT_CUSTOM:a",
+            "TENANT_CUSTOM:a b:c.d@1.0.0",
+            "custom_event_registered",
+            &format!("{longest}t"),
+        ] {
+            assert!(EventType::recorded(bad).is_err(), "{bad}");
+        }
+        assert!(EventType::recorded("crm.contact.created").is_ok());
     }
 
     proptest! {

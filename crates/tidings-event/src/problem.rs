@@ -1,6 +1,6 @@
 //! The problem codes: what can be answered instead of success. Codes are never renamed or reused.
 //!
-//! Status and meaning of the codes of source A are A's; each slug has a page, served at `/problems/{slug}`.
+//! Status and meaning of the codes of sources A and D are theirs; each slug has a page, served at `/problems/{slug}`.
 
 /// One row of the table.
 struct Row {
@@ -80,6 +80,56 @@ codes! {
     BrokerUnavailable = "events.broker.unavailable", 503, "broker-unavailable", "The bus is not available";
     /// No room.
     StorageFull = "STORAGE_FULL", 507, "storage-full", "The storage is full";
+    /// The namespace of a custom event fails its rule.
+    InvalidNamespace = "invalid_namespace", 400, "invalid-namespace", "The namespace is not valid";
+    /// The namespace belongs to the platform.
+    ReservedNamespace = "reserved_namespace", 400, "reserved-namespace", "The namespace is reserved";
+    /// The namespace is not one that the tenant was granted.
+    NamespaceNotAllowed = "namespace_not_allowed", 400, "namespace-not-allowed", "The namespace is not on the organisation's list";
+    /// The name of a custom event fails its rule.
+    InvalidEventName = "invalid_name", 400, "invalid-name", "The name is not valid";
+    /// The version of a custom event is not `MAJOR.MINOR.PATCH`.
+    InvalidVersionFormat = "invalid_version_format", 400, "invalid-version-format", "The version is not valid";
+    /// `platformxe.generic` is the platform's own.
+    CannotRegisterGenericEvent = "cannot_register_generic_event", 400, "cannot-register-generic-event", "The generic event cannot be registered";
+    /// The version of the custom event is registered.
+    VersionAlreadyExists = "version_already_exists", 400, "version-already-exists", "The version exists";
+    /// The version is at or below the latest of its line.
+    VersionDowngrade = "version_downgrade", 400, "version-downgrade", "The version lies behind the latest";
+    /// The version is not a single step after the latest of its line.
+    VersionInvalidJump = "version_invalid_jump", 400, "version-invalid-jump", "The version skips one";
+    /// A patch changes the schema beyond descriptions.
+    PatchMustBeByteEqual = "patch_must_be_byte_equal", 400, "patch-must-be-byte-equal", "A patch changes more than descriptions";
+    /// A minor version cannot be shown to accept all that was accepted.
+    MinorMustBeBackwardsCompatible = "minor_must_be_backwards_compatible", 400, "minor-must-be-backwards-compatible", "A minor version refuses what was accepted";
+    /// Schemas are nested more than five deep.
+    SchemaTooDeep = "schema_too_deep", 400, "schema-too-deep", "The schema is nested too deep";
+    /// Too many properties, patterns, bytes or ways to evaluate.
+    SchemaTooWide = "schema_too_wide", 400, "schema-too-wide", "The schema is too wide";
+    /// Not a schema that can be used here.
+    InvalidJsonSchema = "invalid_json_schema", 400, "invalid-json-schema", "The schema is not valid";
+    /// The example fails the schema it comes with.
+    PayloadExampleDoesNotMatchSchema = "payload_example_does_not_match_schema", 400, "payload-example-does-not-match-schema", "The example does not fit its schema";
+    /// The plan's number of custom events is reached.
+    RegistrationQuotaExceeded = "registration_quota_exceeded", 402, "registration-quota-exceeded", "The plan has no room for another event";
+    /// The plan of the tenant does not have this feature.
+    PlanUpgradeRequired = "plan_upgrade_required", 402, "plan-upgrade-required", "The plan does not have this";
+    /// The custom event was never registered by this tenant.
+    EventNotRegistered = "event_not_registered", 404, "event-not-registered", "The custom event is not registered";
+    /// The version asked for, or every version, is not published.
+    EventNotPublished = "event_not_published", 409, "event-not-published", "The custom event is not published";
+    /// The payload of an emit fails the registered schema.
+    PayloadInvalid = "payload_invalid", 400, "payload-invalid", "The payload does not fit its schema";
+    /// The payload of an emit is over 256 KiB.
+    PayloadTooLarge = "payload_too_large", 413, "payload-too-large", "The payload is too large";
+    /// More than 50 emits in a chain of causes.
+    ChainDepthExceeded = "chain_depth_exceeded", 422, "chain-depth-exceeded", "The chain of causes is too long";
+    /// The plan's number of emits of this month is reached.
+    MonthlyEmitQuotaExceeded = "monthly_emit_quota_exceeded", 402, "monthly-emit-quota-exceeded", "The month's emits are used up";
+    /// The emit is written down, but the bus did not take it.
+    BusRelayFailed = "bus_relay_failed", 502, "bus-relay-failed", "The event waits for the bus";
+    /// `platformxe.generic` is managed by the platform.
+    CannotArchiveGenericEvent = "cannot_archive_generic_event", 403, "cannot-archive-generic-event", "The generic event cannot be archived";
 }
 
 impl Code {
@@ -130,6 +180,14 @@ pages! {
     "invalid-request", "target-not-allowed", "unauthenticated", "forbidden", "workspace-forbidden", "csrf-rejected", "not-found", "method-not-allowed",
     "unsupported-media-type", "idempotency-key-reused", "event-schema-violation", "rate-limited",
     "internal", "broker-unavailable", "storage-full",
+    "invalid-namespace", "reserved-namespace", "namespace-not-allowed", "invalid-name",
+    "invalid-version-format", "cannot-register-generic-event", "version-already-exists",
+    "version-downgrade", "version-invalid-jump", "patch-must-be-byte-equal",
+    "minor-must-be-backwards-compatible", "schema-too-deep", "schema-too-wide",
+    "invalid-json-schema", "payload-example-does-not-match-schema", "registration-quota-exceeded",
+    "plan-upgrade-required", "event-not-registered", "event-not-published", "payload-invalid",
+    "payload-too-large", "chain-depth-exceeded", "monthly-emit-quota-exceeded", "bus-relay-failed",
+    "cannot-archive-generic-event",
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ impl<K: Clone + Ord> Index<K> {
         for pattern in patterns {
             let mut node = &mut *root;
             let mut whole = true;
-            for segment in pattern.as_str().split('.') {
+            for segment in pattern.segments() {
                 if segment == "**" {
                     whole = false;
                     break;
@@ -73,7 +73,8 @@ impl<K: Clone + Ord> Index<K> {
             root.rest.retain(|other| other != key);
         }
         for pattern in patterns {
-            root.take(pattern.as_str(), key);
+            let segments: Vec<&str> = pattern.segments().collect();
+            root.take(&segments, key);
         }
         if root.is_empty() {
             self.tenants.remove(tenant);
@@ -89,7 +90,8 @@ impl<K: Clone + Ord> Index<K> {
     pub fn wanting(&self, tenant: &TenantId, event_type: &EventType) -> Vec<K> {
         let mut found = Vec::new();
         if let Some(root) = self.tenants.get(tenant) {
-            root.gather(event_type.as_str(), &mut found);
+            let segments: Vec<&str> = event_type.segments().collect();
+            root.gather(&segments, &mut found);
             found.sort_unstable();
             found.dedup();
         }
@@ -98,39 +100,38 @@ impl<K: Clone + Ord> Index<K> {
 }
 
 impl<K: Clone + Ord> Node<K> {
-    fn gather(&self, rest: &str, into: &mut Vec<K>) {
+    fn gather(&self, segments: &[&str], into: &mut Vec<K>) {
         into.extend_from_slice(&self.rest);
-        let (segment, rest) = match rest.split_once('.') {
-            Some((segment, rest)) => (segment, Some(rest)),
-            None => (rest, None),
+        let Some((segment, rest)) = segments.split_first() else {
+            return;
         };
         for child in [segment, "*"] {
-            match (self.children.get(child), rest) {
-                (None, _) => {}
-                (Some(child), Some(rest)) => child.gather(rest, into),
-                (Some(child), None) => into.extend_from_slice(&child.here),
+            match self.children.get(child) {
+                None => {}
+                Some(child) if rest.is_empty() => into.extend_from_slice(&child.here),
+                Some(child) => child.gather(rest, into),
             }
         }
     }
 
-    fn take(&mut self, pattern: &str, key: &K) {
-        let (segment, rest) = match pattern.split_once('.') {
-            Some((segment, rest)) => (segment, Some(rest)),
-            None => (pattern, None),
+    fn take(&mut self, segments: &[&str], key: &K) {
+        let Some((segment, rest)) = segments.split_first() else {
+            return;
         };
-        if segment == "**" {
+        if *segment == "**" {
             self.rest.retain(|other| other != key);
             return;
         }
-        let Some(child) = self.children.get_mut(segment) else {
+        let Some(child) = self.children.get_mut(*segment) else {
             return;
         };
-        match rest {
-            Some(rest) => child.take(rest, key),
-            None => child.here.retain(|other| other != key),
+        if rest.is_empty() {
+            child.here.retain(|other| other != key);
+        } else {
+            child.take(rest, key);
         }
         if child.is_empty() {
-            self.children.remove(segment);
+            self.children.remove(*segment);
         }
     }
 
@@ -154,13 +155,18 @@ mod tests {
             }
             segments.join(".").parse().unwrap()
         });
-        prop::collection::vec(pattern, 0..3)
+        let whole = prop_oneof![Just("CUSTOM_EVENT_A"), Just("TENANT_CUSTOM:x:a.b@1.0.0")];
+        let whole = whole.prop_map(|name| name.parse().unwrap());
+        prop::collection::vec(prop_oneof![4 => pattern, 1 => whole], 0..3)
     }
 
     fn event_type() -> impl Strategy<Value = EventType> {
         let segment = prop_oneof![Just("a"), Just("b"), Just("c")];
         let segments = prop::collection::vec(segment, 2..5);
-        segments.prop_map(|segments| segments.join(".").parse().unwrap())
+        let dotted = segments.prop_map(|segments| segments.join("."));
+        let whole = prop_oneof![Just("CUSTOM_EVENT_A"), Just("TENANT_CUSTOM:x:a.b@1.0.0")];
+        let text = prop_oneof![4 => dotted, 1 => whole.prop_map(str::to_owned)];
+        text.prop_map(|text| EventType::recorded(&text).unwrap())
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tidings_bus::{Headers, Stored};
 use tidings_event::json::RawJson;
-use tidings_event::{Attribute, Data, Event};
+use tidings_event::{Attribute, Data, Event, EventType};
 
 use crate::rulebook::EnvelopeKind;
 
@@ -115,8 +115,7 @@ pub fn read(record: &Stored) -> Result<Event, Unreadable> {
         event_id: record.event_id,
         id: required("ce_id")?,
         source: required("ce_source")?,
-        event_type: required("ce_type")?
-            .parse()
+        event_type: EventType::recorded(&required("ce_type")?)
             .map_err(|_| fault("its type is not one"))?,
         tenant: record.tenant.clone(),
         schema_version: header(SCHEMA_VERSION)

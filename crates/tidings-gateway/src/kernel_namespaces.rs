@@ -13,6 +13,9 @@ const OWNERS: [(&str, Service); 6] = [
 
 /// The one service that may publish this type, if it is a kernel event.
 pub fn owner_of(event_type: &EventType) -> Option<Service> {
+    if event_type.is_lifecycle() {
+        return Some(Service::Tidings);
+    }
     OWNERS.into_iter().find_map(|(namespace, owner)| {
         let rest = event_type.as_str().strip_prefix(namespace)?;
         (rest.is_empty() || rest.starts_with('.')).then_some(owner)
@@ -42,5 +45,7 @@ mod tests {
         check("module.other", None);
         check("authx.user", None);
         check("crm.auth.user", None);
+        let tells = EventType::recorded("CUSTOM_EVENT_REGISTERED").unwrap();
+        assert_eq!(owner_of(&tells), Some(Service::Tidings));
     }
 }

@@ -6,6 +6,7 @@ mod audit;
 pub mod catalogs;
 pub mod chat;
 pub mod clock;
+pub mod custom_events;
 pub mod dead_letters;
 pub mod deliver;
 pub mod envelope;
@@ -42,6 +43,7 @@ use api_keys::ApiKeys;
 use catalogs::Catalogs;
 use chat::Chat;
 use clock::Clock;
+use custom_events::Registry;
 use dead_letters::DeadLetters;
 use deliver::counted::Counted;
 use deliver::target::Targets;
@@ -80,6 +82,8 @@ pub struct Gateway {
     pub extensions: Arc<Extensions>,
     /// What was posted to the channels of workspaces.
     pub chat: Chat,
+    /// The events that tenants define.
+    pub custom_events: Arc<Registry>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// Who wants which events.
@@ -208,6 +212,8 @@ impl Gateway {
         );
         let subscriptions = Arc::new(subscriptions.await?);
         let workspaces = Arc::new(workspaces);
+        let (kept, tenants, told) = (store.clone(), workspaces.clone(), outbox.clone());
+        let custom_events = Registry::new(kept, tenants, told, clock.clone());
         let extensions = Extensions::new(
             store.clone(),
             workspaces.clone(),
@@ -218,12 +224,8 @@ impl Gateway {
         );
         let chat = Chat::new(store.clone(), workspaces.clone());
         let dead_letters = DeadLetters::new(store.clone(), events.clone(), clock.clone());
-        let parked = Parked::new(
-            store.clone(),
-            bus.clone(),
-            subscriptions.clone(),
-            clock.clone(),
-        );
+        let (kept, log, wanted) = (store.clone(), bus.clone(), subscriptions.clone());
+        let parked = Parked::new(kept, log, wanted, clock.clone());
         let replays = Replays::new(
             store.clone(),
             bus.clone(),
@@ -239,6 +241,7 @@ impl Gateway {
             workspaces,
             extensions: Arc::new(extensions),
             chat,
+            custom_events: Arc::new(custom_events),
             api_keys,
             subscriptions,
             dead_letters,

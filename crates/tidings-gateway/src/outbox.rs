@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_event::json::RawJson;
-use tidings_event::{Data, Service, TenantId};
+use tidings_event::{Data, EventType, Service, TenantId};
 use tidings_store::{OutboxRow, Replicas, Store};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
@@ -98,7 +98,7 @@ impl Outbox {
             id: self.clock.new_id(),
             service,
             tenant,
-            event_type: event_type.parse().expect("a legal event type"),
+            event_type: EventType::recorded(event_type).expect("a legal event type"),
             data: data.to_string(),
             created_at_ms: self.clock.now_ms(),
         }
@@ -114,6 +114,11 @@ impl Outbox {
         if self.drain().await.is_err() {
             self.left.notify_one();
         }
+    }
+
+    /// Leaves what waits to the relay, at once: nobody waits for the bus.
+    pub(crate) fn leave(&self) {
+        self.left.notify_one();
     }
 
     /// Publishes what is left over, from an earlier process or an outage, until `stopped` is ready.
@@ -240,6 +245,7 @@ fn command_of(row: &OutboxRow) -> Result<Command, Refusal> {
         idempotency_key: Some(row.id.to_string()),
         cloud: None,
         workspace: None,
+        custom: row.event_type.is_lifecycle(),
     };
     let caller = on_behalf_of(row.service, row.tenant.clone());
     Ok(Command::one(caller, draft, None))

@@ -1,7 +1,7 @@
 //! Changes that other replicas make, put in force here.
 //!
 //! Loop: [`follow`], which its caller spawns and joins. It asks the store for a number that moves with every change
-//! of a manifest, a catalogue, an API key, a tenant or a workspace, four times a second, and reads them again when it has moved. Asking is one look
+//! of a manifest, a catalogue, an API key, a tenant, a workspace or a registration, four times a second, and reads them again when it has moved. Asking is one look
 //! at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
 //! it is cut off, so that the asking would stay.
 
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::Gateway;
 use crate::access::Access;
 use crate::catalogs::Catalogs;
+use crate::custom_events::Registry;
 use crate::manifests::Manifests;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::Subscriptions;
@@ -31,6 +32,7 @@ pub struct Follower {
     access: Arc<Access>,
     subscriptions: Arc<Subscriptions>,
     workspaces: Arc<Workspaces>,
+    custom_events: Arc<Registry>,
 }
 
 impl Follower {
@@ -43,6 +45,7 @@ impl Follower {
             access: gateway.access.clone(),
             subscriptions: gateway.subscriptions.clone(),
             workspaces: gateway.workspaces.clone(),
+            custom_events: gateway.custom_events.clone(),
         }
     }
 
@@ -61,12 +64,15 @@ impl Follower {
 
     async fn work(&self, replicas: &Replicas) {
         let (mut known, mut failing) = (None, false);
-        let mut place = (-1, None);
+        let (mut place, mut registered) = ((-1, None), None);
         let mut beats = tokio::time::interval(EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
-            match self.look(replicas, known, &mut place).await {
+            match self
+                .look(replicas, known, (&mut place, &mut registered))
+                .await
+            {
                 Ok(version) => {
                     known = Some(version);
                     failing = false;
@@ -85,7 +91,7 @@ impl Follower {
         &self,
         replicas: &Replicas,
         known: Option<i64>,
-        place: &mut (i64, Option<Uuid>),
+        (place, registered): (&mut (i64, Option<Uuid>), &mut Option<i64>),
     ) -> Result<i64, String> {
         let gone = |error: StoreError| error.to_string();
         let version = replicas.version().await.map_err(gone)?;
@@ -96,6 +102,8 @@ impl Follower {
             self.workspaces.reload().await.map_err(said)?;
             self.access.api_keys().reload().await.map_err(gone)?;
             let followed = self.subscriptions.follow(place).await;
+            followed.map_err(|refusal| refusal.detail)?;
+            let followed = self.custom_events.follow(registered).await;
             followed.map_err(|refusal| refusal.detail)?;
         }
         Ok(version)
@@ -274,6 +282,62 @@ mod tests {
         assert!(made.unwrap());
         let open = || two.gateway.workspaces.open_to(&ada, "ws-1").is_ok();
         within_the_promise("the workspace", async || open()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_version_registered_or_archived_at_one_is_found_or_not_at_the_other() {
+        use crate::custom_events::{EventPath, Plan, Request, Status};
+        let (one, two, _bus) = two(&new_schema()).await;
+        let tenant = tidings_store::TenantRow {
+            id: "acme".parse().unwrap(),
+            slug: "acme".into(),
+            plan: Plan::Basic.as_str().into(),
+            namespaces: "[]".into(),
+            created_at_ms: NOW,
+            updated_at_ms: NOW,
+        };
+        one.store
+            .workspaces()
+            .put_tenant(&tenant, &[])
+            .await
+            .unwrap();
+        let rooms = [&one, &two].map(|it| it.gateway.custom_events.clone());
+        let known = async || {
+            rooms
+                .iter()
+                .all(|room| room.plan(&tenant.id) == Plan::Basic)
+        };
+        within_the_promise("the plan", known).await;
+        let caller = on_behalf_of(Service::Audit, tenant.id.clone());
+        let request = |name: String| Request {
+            namespace: "acme".into(),
+            name,
+            version: "1.0.0".into(),
+            status: Status::Published,
+            description: None,
+            schema: "{}".into(),
+            example: None,
+        };
+        // Both fill the plan's room at once: it is kept to exactly.
+        let asking = (0..12).map(|index| {
+            let (room, caller) = (rooms[index % 2].clone(), caller.clone());
+            let request = request(format!("event-{index}"));
+            tokio::spawn(async move { room.register(&caller, request).await.is_ok() })
+        });
+        let mut made = Vec::new();
+        for (index, asked) in asking.collect::<Vec<_>>().into_iter().enumerate() {
+            made.extend(asked.await.unwrap().then(|| format!("event-{index}")));
+        }
+        assert_eq!(made.len(), 5);
+        let path = EventPath::parse(&format!("acme.{}", made[0])).unwrap();
+        for room in &rooms {
+            assert!(room.find(&tenant.id, &path, None).await.is_ok());
+        }
+        let which = ("acme".to_owned(), made[0].clone(), "1.0.0".to_owned());
+        let archived = rooms[0].patch(&caller, which, None, Some(Status::Archived));
+        archived.await.unwrap();
+        let gone = async || rooms[1].find(&tenant.id, &path, None).await.is_err();
+        within_the_promise("the archiving", gone).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

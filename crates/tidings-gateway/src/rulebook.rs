@@ -78,6 +78,26 @@ impl Route {
             envelope: EnvelopeKind::Structured,
         }
     }
+
+    /// The custom events of tenants: source D's topic.
+    pub fn custom_events() -> Self {
+        Self {
+            types: Vec::new(),
+            topic: "platform.custom.events".parse().expect("a legal topic"),
+            envelope: EnvelopeKind::Structured,
+        }
+    }
+
+    /// What tells of the life of custom events.
+    pub fn lifecycle() -> Self {
+        Self {
+            types: Vec::new(),
+            topic: "platform.custom.events.lifecycle"
+                .parse()
+                .expect("a legal topic"),
+            envelope: EnvelopeKind::Structured,
+        }
+    }
 }
 
 /// What a member of a workspace may do there.
@@ -216,7 +236,13 @@ impl Catalogs {
 
 /// Every topic that these routes lead to.
 pub fn topics(routes: &[Route]) -> Vec<Topic> {
-    let own = [Route::fallback(), Route::workspaces()].map(|route| route.topic);
+    let own = [
+        Route::fallback(),
+        Route::workspaces(),
+        Route::custom_events(),
+        Route::lifecycle(),
+    ]
+    .map(|route| route.topic);
     let named = routes.iter().map(|route| route.topic.clone());
     named.chain(own).collect()
 }
@@ -230,6 +256,8 @@ pub struct Rulebook {
     routes: Vec<Route>,
     fallback: Route,
     of_workspaces: Route,
+    of_custom_events: Route,
+    of_lifecycle: Route,
 }
 
 impl Rulebook {
@@ -242,6 +270,8 @@ impl Rulebook {
             routes,
             fallback: Route::fallback(),
             of_workspaces: Route::workspaces(),
+            of_custom_events: Route::custom_events(),
+            of_lifecycle: Route::lifecycle(),
         }
     }
 
@@ -295,7 +325,11 @@ impl Rulebook {
                 .iter()
                 .any(|pattern| pattern.matches(event_type))
         };
-        let own = if in_workspace {
+        let own = if event_type.is_lifecycle() {
+            &self.of_lifecycle
+        } else if event_type.is_canonical() {
+            &self.of_custom_events
+        } else if in_workspace {
             &self.of_workspaces
         } else {
             &self.fallback

@@ -3,10 +3,11 @@
 //! Cast: the room [`Workspaces`]. Workspaces and members lie in the rulebook, where the line asks who may
 //! publish; tenants lie here, in memory too, because each request asks whether its tenant is known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::{Value, json};
+use tidings_contract::custom::RESERVED_NAMESPACES;
 use tidings_event::{Code, TenantId, WorkspaceId};
 use tidings_store::{MemberRow, OutboxRow, Store, TenantRow, WorkspaceRow};
 use tokio::sync::Mutex;
@@ -14,13 +15,14 @@ use tokio::sync::Mutex;
 use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
+use crate::custom_events::Plan;
 use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Role, Shelf, Workspace, no_workspace};
 
-/// The plans that a tenant can be on, the first of which needs nobody to choose it.
-pub const PLANS: [&str; 4] = ["FREE", "BASIC", "PRO", "ENTERPRISE"];
+/// The longest slug that is made of an id, in characters: as long as a namespace.
+const LONGEST_SLUG: usize = 31;
 /// The longest `sub` of a member, in characters.
 const MAX_USER: usize = 128;
 /// The longest slug, in characters.
@@ -33,9 +35,9 @@ const MAX_NAMESPACES: usize = 100;
 pub struct NewTenant {
     /// What it is called by in the names of its events: as a tenant's id, 1 to 128 characters.
     pub slug: String,
-    /// One of [`PLANS`].
+    /// The word for a [`Plan`].
     pub plan: String,
-    /// What it may name events under; at most 100.
+    /// What it may name events under; at most 100. None is its slug alone.
     pub namespaces: Vec<String>,
 }
 
@@ -46,7 +48,7 @@ pub struct Tenant {
     pub id: TenantId,
     /// What it is called by in the names of its events.
     pub slug: String,
-    /// One of [`PLANS`].
+    /// The word for a [`Plan`].
     pub plan: String,
     /// What it may name events under.
     pub namespaces: Vec<String>,
@@ -109,10 +111,10 @@ impl Workspaces {
             )));
         }
         let now = self.clock.now_ms();
-        let row = TenantRow {
+        let mut row = TenantRow {
             id: id.clone(),
-            slug: id.to_string(),
-            plan: PLANS[0].to_owned(),
+            slug: String::new(),
+            plan: Plan::Free.as_str().to_owned(),
             namespaces: "[]".to_owned(),
             created_at_ms: now,
             updated_at_ms: now,
@@ -121,6 +123,7 @@ impl Workspaces {
         if self.known(id).is_some() {
             return Ok(());
         }
+        row.slug = self.free_slug(id);
         let added = self.store.workspaces().add_tenant(&row).await;
         if !added.map_err(store_fault)? {
             // Another replica was quicker, perhaps with another plan.
@@ -322,9 +325,17 @@ impl Workspaces {
         Err(no_workspace(caller))
     }
 
-    fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+    /// A tenant in force, for the installation itself.
+    pub(crate) fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
         tenants.get(id).cloned()
+    }
+
+    /// A slug for a new tenant that no other has.
+    fn free_slug(&self, id: &TenantId) -> String {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let taken: HashSet<&str> = tenants.values().map(|tenant| &*tenant.slug).collect();
+        slug_of(id, |slug| taken.contains(slug))
     }
 
     fn learn(&self, tenant: Tenant) -> Arc<Tenant> {
@@ -395,8 +406,9 @@ fn check(new: &NewTenant) -> Result<(), Refusal> {
         let detail = "'slug' has 1 to 128 letters, digits or any of . _ : @ -, starting with a letter or digit.";
         return Err(Refusal::invalid("slug", detail));
     }
-    if !PLANS.contains(&new.plan.as_str()) {
-        let detail = format!("'plan' must be {}.", PLANS.join(", "));
+    let plans = Plan::ALL.map(Plan::as_str);
+    if !plans.contains(&new.plan.as_str()) {
+        let detail = format!("'plan' must be {}.", plans.join(", "));
         return Err(Refusal::invalid("plan", detail));
     }
     let legal = |name: &String| name.parse::<TenantId>().is_ok();
@@ -411,14 +423,45 @@ fn check(new: &NewTenant) -> Result<(), Refusal> {
 
 fn read_tenant(row: TenantRow) -> Result<Tenant, Refusal> {
     let namespaces = serde_json::from_str(&row.namespaces);
+    let mut namespaces: Vec<String> =
+        namespaces.map_err(|error| Refusal::fault("Reading a tenant", &error))?;
+    if namespaces.is_empty() {
+        namespaces.push(row.slug.clone());
+    }
     Ok(Tenant {
         id: row.id,
         slug: row.slug,
         plan: row.plan,
-        namespaces: namespaces.map_err(|error| Refusal::fault("Reading a tenant", &error))?,
+        namespaces,
         created_at_ms: row.created_at_ms,
         updated_at_ms: row.updated_at_ms,
     })
+}
+
+/// The slug of a tenant that is called by its id alone (custom-events.md, "Settled details"): a namespace that it may
+/// register under, unless it is too short for one.
+fn slug_of(id: &TenantId, taken: impl Fn(&str) -> bool) -> String {
+    let lower = id.as_str().to_ascii_lowercase();
+    let legal = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || "_-".contains(it);
+    let mut slug: String = lower
+        .chars()
+        .map(|it| if legal(it) { it } else { '-' })
+        .collect();
+    if !slug.starts_with(|first: char| first.is_ascii_lowercase()) {
+        slug.insert_str(0, "t-");
+    }
+    slug.truncate(LONGEST_SLUG);
+    if RESERVED_NAMESPACES.contains(&slug.as_str()) {
+        slug.push_str("-org");
+    }
+    let numbered = (2_u32..).map(|number| {
+        let number = format!("-{number}");
+        let room = LONGEST_SLUG - number.len();
+        let begin: String = slug.chars().take(room).collect();
+        begin + &number
+    });
+    let mut all = std::iter::once(slug.clone()).chain(numbered);
+    all.find(|slug| !taken(slug)).unwrap_or(slug)
 }
 
 /// The role of this name, as a refusal wants it.
@@ -431,4 +474,28 @@ pub fn role(text: &str) -> Result<Role, Refusal> {
         )
         .field("role")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slug_is_made_of_an_id() {
+        let check = |id: &str, taken: &[&str], slug: &str| {
+            let made = slug_of(&id.parse().unwrap(), |slug| taken.contains(&slug));
+            assert_eq!(made, slug, "{id}");
+        };
+        check("acme", &[], "acme");
+        check("Acme.Corp@EU", &[], "acme-corp-eu");
+        check("org_x", &[], "org_x");
+        check("1st", &[], "t-1st");
+        check(&"a".repeat(40), &[], &"a".repeat(31));
+        check("Events", &[], "events-org");
+        check("acme", &["acme"], "acme-2");
+        check("acme", &["acme", "acme-2"], "acme-3");
+        check("events", &["events-org"], "events-org-2");
+        let (long, cut) = ("a".repeat(31), "a".repeat(29) + "-2");
+        check(&long, &[&long], &cut);
+    }
 }

@@ -119,6 +119,22 @@ fn deliveries() -> Router<House> {
         )
 }
 
+/// The events that tenants define (source D).
+fn custom_events() -> Router<House> {
+    use surface::custom_events;
+    let all = "/v1/events/custom/registrations";
+    let one = format!("{all}/{{namespace}}/{{name}}");
+    Router::new()
+        .route(all, get(custom_events::list).post(custom_events::register))
+        .route(&one, get(custom_events::versions))
+        .route(&format!("{one}/diff"), get(custom_events::diff))
+        .route(
+            &format!("{one}/{{version}}"),
+            get(custom_events::get).patch(custom_events::patch),
+        )
+        .route("/v1/events/custom/dry-run", post(custom_events::dry_run))
+}
+
 /// Tenants, their workspaces, and source C's API of them.
 fn workspaces() -> Router<House> {
     use surface::{chat, extensions, sessions, workspaces};
@@ -194,6 +210,7 @@ pub(crate) fn router(house: House) -> Router {
             "/v1/api-keys/{keyId}",
             axum::routing::delete(api_keys::revoke),
         )
+        .merge(custom_events())
         .merge(deliveries())
         .merge(workspaces())
         .route("/healthz", get(operations::healthz))

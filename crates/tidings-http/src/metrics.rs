@@ -21,7 +21,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 53] = [
+const ROUTES: [&str; 58] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -31,6 +31,11 @@ const ROUTES: [&str; 53] = [
     "/v1/events/{eventId}",
     "/v1/events/{eventId}/trace",
     "/v1/events/{eventId}/explain",
+    "/v1/events/custom/registrations",
+    "/v1/events/custom/registrations/{namespace}/{name}",
+    "/v1/events/custom/registrations/{namespace}/{name}/diff",
+    "/v1/events/custom/registrations/{namespace}/{name}/{version}",
+    "/v1/events/custom/dry-run",
     "/v1/subscriptions",
     "/v1/subscriptions/{subscriptionId}",
     "/v1/subscriptions/{subscriptionId}/pause",

@@ -9,8 +9,8 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::request::SESSION;
 use crate::surface::{
-    api_keys, catalogs, chat, cloudevents, dead_letters, deliveries, documents, events, extensions,
-    modules, operations, publish, replays, sessions, subscriptions, workspaces,
+    api_keys, catalogs, chat, cloudevents, custom_events, dead_letters, deliveries, documents,
+    events, extensions, modules, operations, publish, replays, sessions, subscriptions, workspaces,
 };
 
 /// An event to publish (source A).
@@ -141,6 +141,13 @@ pub(crate) struct Problem {
         catalogs::put,
         catalogs::delete,
         catalogs::installation,
+        custom_events::register,
+        custom_events::list,
+        custom_events::versions,
+        custom_events::get,
+        custom_events::patch,
+        custom_events::diff,
+        custom_events::dry_run,
         api_keys::create,
         api_keys::list,
         api_keys::revoke,

@@ -16,6 +16,9 @@ use crate::House;
 use crate::coding::{ACCEPTED_CODINGS, ENCODING_FIELD};
 use crate::request::traceparent;
 
+/// The member that holds a payload which was accepted before and would be refused now.
+const COUNTER_EXAMPLE: &str = "counterExample";
+
 /// A refusal on its way out.
 #[derive(Debug, Clone)]
 pub(crate) struct Refused(pub(crate) Refusal);
@@ -129,9 +132,13 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
         put("retryAfter", json!(seconds));
     }
     if !refusal.errors.is_empty() {
-        if refusal.code == Code::EventSchemaViolation {
-            for (name, text) in places(&refusal.errors[0]) {
+        if refusal.rule == Rule::Contract {
+            let first = &refusal.errors[0];
+            for (name, text) in places(first) {
                 put(name, json!(text));
+            }
+            if let Some(payload) = &first.counter_example {
+                put(COUNTER_EXAMPLE, Value::clone(payload));
             }
         }
         put("errors", errors(&refusal.errors));
@@ -181,6 +188,9 @@ pub(crate) fn errors(faults: &[Fault]) -> Value {
         one.insert("detail".to_owned(), json!(fault.detail));
         let places = places(fault).map(|(name, text)| (name.to_owned(), json!(text)));
         one.extend(places);
+        if let Some(payload) = &fault.counter_example {
+            one.insert(COUNTER_EXAMPLE.to_owned(), Value::clone(payload));
+        }
         Value::Object(one)
     });
     rendered.collect()

@@ -4,6 +4,7 @@ pub(crate) mod api_keys;
 pub(crate) mod catalogs;
 pub(crate) mod chat;
 pub(crate) mod cloudevents;
+pub(crate) mod custom_events;
 pub(crate) mod dead_letters;
 pub(crate) mod deliveries;
 pub(crate) mod documents;

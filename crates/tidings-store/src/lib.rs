@@ -5,6 +5,7 @@ pub mod catalogs;
 pub mod causes;
 pub mod chat;
 mod check;
+pub mod custom_events;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod extensions;
@@ -36,6 +37,7 @@ pub use api_keys::{ApiKeyRow, ApiKeys};
 pub use catalogs::{CatalogRow, Catalogs};
 pub use causes::{CauseRow, Causes};
 pub use chat::{Chat, ChatMessageRow};
+pub use custom_events::{CustomEventChange, CustomEventQuery, CustomEventRow, CustomEvents};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
 pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow, Share};
 pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
@@ -311,6 +313,11 @@ impl Store {
     /// What workspaces have installed.
     pub fn extensions(&self) -> Extensions<'_> {
         Extensions::new(&self.connections)
+    }
+
+    /// What tenants have registered.
+    pub fn custom_events(&self) -> CustomEvents<'_> {
+        CustomEvents::new(&self.connections)
     }
 
     /// Browser sessions.

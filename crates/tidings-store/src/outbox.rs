@@ -1,6 +1,7 @@
 //! Events of the installation itself that wait to be published. A row is written in the transaction
 //! of the change it tells of, so that there is never one without the other.
 
+use sqlx::Connection;
 use tidings_event::{EventType, Service, TenantId};
 use uuid::Uuid;
 
@@ -25,6 +26,29 @@ pub struct OutboxRow {
     pub created_at_ms: i64,
 }
 
+pub(crate) const INSERT: &str = "INSERT INTO outbox (id, service, tenant, event_type, data, created_at_ms, crc) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+/// Adds the events of a change to its transaction, of whichever database it is.
+macro_rules! write {
+    ($transaction:expr, $events:expr) => {
+        for event in $events {
+            sqlx::query($crate::outbox::INSERT)
+                .bind(event.id.to_string())
+                .bind(event.service.as_str())
+                .bind(event.tenant.as_str())
+                .bind(event.event_type.as_str())
+                .bind(event.data.as_str())
+                .bind(event.created_at_ms)
+                .bind($crate::seal::Sealed::seal(event))
+                .execute(&mut *$transaction)
+                .await?;
+        }
+    };
+}
+
+pub(crate) use write;
+
 /// The methods on what waits. Takes no tenant: the installation publishes for all of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Outbox<'a> {
@@ -34,6 +58,15 @@ pub struct Outbox<'a> {
 impl<'a> Outbox<'a> {
     pub(crate) fn new(connections: &'a Connections) -> Self {
         Self { connections }
+    }
+
+    /// Adds events that tell of no change, all or none.
+    pub async fn add(&self, events: &[OutboxRow]) -> Result<(), StoreError> {
+        on_either!(self.connections, "write to the outbox", connection => {
+            let mut transaction = connection.begin().await?;
+            write!(transaction, events);
+            transaction.commit().await
+        })
     }
 
     /// The oldest events that wait, at most so many.
@@ -58,29 +91,6 @@ impl<'a> Outbox<'a> {
         })
     }
 }
-
-pub(crate) const INSERT: &str = "INSERT INTO outbox (id, service, tenant, event_type, data, created_at_ms, crc) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7)";
-
-/// Adds the events of a change to its transaction, of whichever database it is.
-macro_rules! write {
-    ($transaction:expr, $events:expr) => {
-        for event in $events {
-            sqlx::query($crate::outbox::INSERT)
-                .bind(event.id.to_string())
-                .bind(event.service.as_str())
-                .bind(event.tenant.as_str())
-                .bind(event.event_type.as_str())
-                .bind(event.data.as_str())
-                .bind(event.created_at_ms)
-                .bind($crate::seal::Sealed::seal(event))
-                .execute(&mut *$transaction)
-                .await?;
-        }
-    };
-}
-
-pub(crate) use write;
 
 impl SealedLate for OutboxRow {
     const SET: &'static str = "UPDATE outbox SET crc = $1 WHERE id = $2";
@@ -108,11 +118,23 @@ impl Sealed for OutboxRow {
             id: parsed(row, &id, "id")?,
             service: parsed(row, &id, "service")?,
             tenant: parsed(row, &id, "tenant")?,
-            event_type: parsed(row, &id, "event_type")?,
+            event_type: recorded(row, &id)?,
             data: row.text("data").map_err(unread())?,
             created_at_ms: row.integer("created_at_ms").map_err(unread())?,
         })
     }
+}
+
+/// The names of custom events' life are among the types that wait.
+fn recorded(row: &impl Columns, id: &str) -> Result<EventType, StoreError> {
+    let text = row
+        .text("event_type")
+        .map_err(attempting("read the outbox"))?;
+    EventType::recorded(&text).map_err(|fault| StoreError::Corrupt {
+        row: id.to_owned(),
+        column: "event_type",
+        fault: fault.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -151,7 +173,9 @@ mod tests {
             assert!(revoked.unwrap());
             assert!(manifests.delete(&crm, &[event(4), event(5)]).await.unwrap());
             let outbox = store.outbox();
-            let all = [event(1), event(2), event(3), event(4), event(5)];
+            outbox.add(&[event(6), event(7)]).await.unwrap();
+            assert!(outbox.add(&[event(8), event(7)]).await.is_err());
+            let all = [1, 2, 3, 4, 5, 6, 7].map(event);
             assert_eq!(outbox.waiting(9).await.unwrap(), all);
             assert_eq!(outbox.waiting(2).await.unwrap(), all[..2]);
             outbox.remove(event(2).id).await.unwrap();

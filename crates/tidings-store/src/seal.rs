@@ -5,6 +5,7 @@
 
 use sqlx::{Pool, Sqlite, SqliteConnection};
 
+use crate::custom_events::{CustomEventRow, CustomEventTenantRow};
 use crate::pool::Columns;
 use crate::{
     ApiKeyRow, AttemptRow, CatalogRow, CauseRow, ChatMessageRow, CursorRow, DeadLetterRow,
@@ -145,6 +146,10 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
     if has_table(pool, CauseRow::TABLE).await? {
         look_at::<CauseRow>(pool, &mut findings).await?;
         look_at::<ChatMessageRow>(pool, &mut findings).await?;
+    }
+    if has_table(pool, CustomEventRow::TABLE).await? {
+        look_at::<CustomEventRow>(pool, &mut findings).await?;
+        look_at::<CustomEventTenantRow>(pool, &mut findings).await?;
     }
     findings.extend(crate::receipts::findings(pool).await?);
     Ok(findings)

@@ -5,6 +5,7 @@ use std::io::{BufRead, Read as _};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tidings_client::NewEvent;
 
 use crate::failure::Usage;
@@ -24,6 +25,15 @@ struct Line {
 
 /// Reads DATA: JSON itself, `@FILE`, or `-` for standard input.
 pub(crate) fn data(argument: &str) -> Result<Value> {
+    read(argument)
+}
+
+/// The same, kept as it is written: a member that stands twice stays so, for the gateway to refuse.
+pub(crate) fn written(argument: &str) -> Result<Box<RawValue>> {
+    read(argument)
+}
+
+fn read<T: serde::de::DeserializeOwned>(argument: &str) -> Result<T> {
     let (text, place) = if argument == "-" {
         (
             std::io::read_to_string(std::io::stdin()).context("standard input")?,

@@ -38,7 +38,8 @@ pub(crate) struct Create {
     /// What to call it
     #[arg(long)]
     name: String,
-    /// What it may do, several times: publish:TYPE, publish:PATTERN, events:read
+    /// What it may do, several times: publish:TYPE, publish:PATTERN, events:read,
+    /// events:register
     #[arg(long, required = true)]
     scope: Vec<String>,
     /// The module it publishes as, within that module's manifest

@@ -20,11 +20,13 @@ mod modules;
 mod output;
 mod publish;
 mod replay;
+mod schema;
 mod serve;
 mod signing;
 mod subscriptions;
 mod tail;
 mod telemetry;
+mod tenants;
 mod token;
 mod trace;
 mod trigger;
@@ -74,6 +76,12 @@ enum Command {
     /// Check, apply and compare catalogues of topics
     #[command(subcommand)]
     Catalog(catalog::Command),
+    /// Register custom events, and see how their schemas change
+    #[command(subcommand)]
+    Schema(schema::Command),
+    /// Say which plan and which namespaces tenants have
+    #[command(subcommand)]
+    Tenants(tenants::Command),
     /// Make and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
@@ -133,6 +141,8 @@ fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
         Command::Explain(arguments) => explain::run(arguments, output),
         Command::Modules(command) => modules::run(command, output),
         Command::Catalog(command) => catalog::run(command, output),
+        Command::Schema(command) => schema::run(command, output),
+        Command::Tenants(command) => tenants::run(command, output),
         Command::Keys(command) => keys::run(command, output),
         Command::Subscriptions(command) => subscriptions::run(command, output),
         Command::Dlq(command) => dead_letters::run(command, output),

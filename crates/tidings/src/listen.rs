@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tidings_client::{Event, StreamQuery};
 use tidings_egress::{AllowedTarget, Client, EgressError, Guard, Limits, Outgoing, Secret, Target};
-use tidings_event::TypePattern;
+use tidings_event::{EventType, TypePattern};
 
 use crate::connection::{Connection, block_on};
 use crate::failure::Usage;
@@ -141,7 +141,7 @@ fn structured(event: Event) -> Bytes {
 
 fn is_wanted(types: &[TypePattern], event: &Event) -> bool {
     let wanted = |event_type| types.iter().any(|pattern| pattern.matches(&event_type));
-    types.is_empty() || event.event_type.parse().is_ok_and(wanted)
+    types.is_empty() || EventType::recorded(&event.event_type).is_ok_and(wanted)
 }
 
 fn anywhere() -> Vec<AllowedTarget> {

@@ -10,61 +10,51 @@ use super::{Bump, Code, Difference, Refusal, Schema, Version};
 /// What somebody wants to register, or asks about in a dry run.
 #[derive(Debug, Clone, Copy)]
 pub struct Proposal<'p> {
-    /// The version.
-    pub version: Version,
+    /// The version; `None` when what was given for one is none, which is its own refusal.
+    pub version: Option<Version>,
     /// `payloadSchema`.
     pub schema: &'p Value,
     /// `payloadExample`.
     pub example: Option<&'p Value>,
 }
 
-/// A registration that may stand.
+/// What is to be said of a proposal. It may stand when nothing refuses it.
 #[derive(Debug, Clone)]
-pub struct Accepted {
-    /// Its schema, compiled.
-    pub schema: Schema,
-    /// Which step its version is.
-    pub bump: Bump,
+pub struct Judgement {
+    /// Its schema, compiled; `None` when it is refused.
+    pub schema: Option<Schema>,
+    /// Which step its version is; `None` when it is no step that may be taken.
+    pub bump: Option<Bump>,
     /// The version it was held against.
     pub before: Option<Version>,
     /// What it changes of that version.
     pub differences: Vec<Difference>,
+    /// All that speaks against it, in the order schema, example, version, change.
+    pub refusals: Vec<Refusal>,
 }
 
-/// Judges a proposal against the versions that stand, each with its schema. Nothing is refused halfway: all that
-/// speaks against it comes back, in the order schema, example, version, change.
-pub fn judge(
-    proposal: &Proposal<'_>,
-    standing: &[(Version, &Schema)],
-) -> Result<Accepted, Vec<Refusal>> {
+/// Judges a proposal against the versions that stand. `before` is the schema of the one that
+/// [`Version::follows`] says it is held against. Nothing is refused halfway.
+pub fn judge(proposal: &Proposal<'_>, standing: &[Version], before: Option<&Schema>) -> Judgement {
     let mut refusals = Vec::new();
     let schema = Schema::new(proposal.schema.clone());
     let schema = schema.map_err(|refusal| refusals.push(refusal)).ok();
     if let (Some(schema), Some(example)) = (&schema, proposal.example) {
         refusals.extend(schema.violations(example, Code::PayloadExampleDoesNotMatchSchema));
     }
-    let versions: Vec<Version> = standing.iter().map(|(version, _)| *version).collect();
-    let step = proposal.version.follows(&versions);
-    let step = step.map_err(|refusal| refusals.push(refusal)).ok();
-    let (Some(schema), Some((bump, before))) = (schema, step) else {
-        return Err(refusals);
-    };
-    let old = standing
-        .iter()
-        .find(|(version, _)| Some(*version) == before);
-    let differences = old.map_or_else(Vec::new, |(_, old)| compare(old, &schema));
-    if let Some((version, old)) = old {
-        refusals.extend(too_much(bump, *version, (old, &schema), &differences));
+    let step = proposal.version.map(|version| version.follows(standing));
+    let step = step.and_then(|step| step.map_err(|refusal| refusals.push(refusal)).ok());
+    let mut differences = Vec::new();
+    if let (Some(new), Some((bump, Some(version))), Some(old)) = (&schema, step, before) {
+        differences = compare(old, new);
+        refusals.extend(too_much(bump, version, (old, new), &differences));
     }
-    if refusals.is_empty() {
-        Ok(Accepted {
-            schema,
-            bump,
-            before,
-            differences,
-        })
-    } else {
-        Err(refusals)
+    Judgement {
+        schema,
+        bump: step.map(|(bump, _)| bump),
+        before: step.and_then(|(_, before)| before),
+        differences,
+        refusals,
     }
 }
 

@@ -8,14 +8,20 @@ use std::cell::Cell;
 
 use choices::Choices;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::Value;
-use tidings_contract::custom::{Class, Proposal, Schema, Version, compare, counter_example, judge};
+use tidings_contract::custom::{
+    Bump, Class, Proposal, Schema, Version, compare, counter_example, judge,
+};
 
 /// Pairs in one run.
 const PAIRS: u32 = 10_000;
 /// Payloads tried on each.
 const PAYLOADS: usize = 24;
+
+/// Chooses the pairs. A run is repeated by it, and others are made by another: what one of them finds belongs
+/// into `labelled.json`.
+const SEED: &str = "TIDINGS_SEED";
 
 /// What came out, so that a generator gone dull is seen.
 #[derive(Default)]
@@ -94,7 +100,12 @@ fn what_is_called_compatible_accepts_all_that_was_accepted() {
         failure_persistence: None,
         ..Config::default()
     };
-    let mut runner = TestRunner::new(config);
+    let seed: u64 = std::env::var(SEED).map_or(0, |seed| seed.parse().expect("a number"));
+    println!("{SEED}={seed}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(config, rng);
     let pairs = proptest::collection::vec(any::<u8>(), 64..512);
     if let Err(error) = runner.run(&pairs, |bytes| hold(&bytes, &tally)) {
         panic!("{error}");
@@ -138,30 +149,21 @@ fn a_patch_or_minor_version_is_accepted_only_if_its_change_is() {
         })
     };
     let old = text(closed("b"));
-    let standing = [(version("1.0.0"), &old)];
     let verdict = |to: &str, schema: &Value, example: Option<&Value>| {
         let proposal = Proposal {
-            version: version(to),
+            version: Some(version(to)),
             schema,
             example,
         };
-        match judge(&proposal, &standing) {
-            Ok(accepted) => accepted.bump.as_str().to_owned(),
-            Err(refusals) => {
-                let told: Vec<String> = refusals
-                    .iter()
-                    .map(|it| {
-                        format!(
-                            "{} {} {:?}",
-                            it.code.as_str(),
-                            it.pointer,
-                            it.counter_example
-                        )
-                    })
-                    .collect();
-                told.join("; ")
-            }
+        let judgement = judge(&proposal, &[version("1.0.0")], Some(&old));
+        if judgement.refusals.is_empty() {
+            return judgement.bump.map_or("", Bump::as_str).to_owned();
         }
+        let told = judgement.refusals.iter().map(|it| {
+            let (code, example) = (it.code.as_str(), &it.counter_example);
+            format!("{code} {} {example:?}", it.pointer)
+        });
+        told.collect::<Vec<String>>().join("; ")
     };
     let mut told = closed("b");
     told["description"] = "other words".into();

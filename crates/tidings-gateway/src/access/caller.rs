@@ -146,13 +146,17 @@ pub enum Scope {
     Publish(TypePattern),
     /// `events:read`: read the tenant's events.
     ReadEvents,
+    /// `events:register`: register the tenant's custom events.
+    RegisterEvents,
 }
 
 /// A text that names no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidScope {
-    /// Neither of the two forms.
-    #[error("{0:?} is not a scope; use events:read, or publish: and an event type or pattern")]
+    /// None of the three forms.
+    #[error(
+        "{0:?} is not a scope; use events:read, events:register, or publish: and an event type or pattern"
+    )]
     Unknown(String),
     /// `publish:` with something that is no pattern.
     #[error("the scope {0:?} is not valid: {1}")]
@@ -166,6 +170,9 @@ impl FromStr for Scope {
         let clipped = || text.chars().take(160).collect::<String>();
         if text == "events:read" {
             return Ok(Self::ReadEvents);
+        }
+        if text == "events:register" {
+            return Ok(Self::RegisterEvents);
         }
         let pattern = text
             .strip_prefix("publish:")
@@ -182,6 +189,7 @@ impl fmt::Display for Scope {
         match self {
             Self::Publish(pattern) => write!(f, "publish:{pattern}"),
             Self::ReadEvents => f.write_str("events:read"),
+            Self::RegisterEvents => f.write_str("events:register"),
         }
     }
 }
@@ -239,6 +247,7 @@ mod tests {
     fn scopes_are_read_and_written_alike() {
         for good in [
             "events:read",
+            "events:register",
             "publish:crm.contact.created",
             "publish:crm.**",
         ] {

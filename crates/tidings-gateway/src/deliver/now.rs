@@ -36,7 +36,7 @@ pub(crate) fn wanted_now(in_process: &InProcess, records: &[Record]) -> Vec<Reco
         return Vec::new();
     }
     let may = |record: &&Record| {
-        let event_type = record.headers.get("ce_type").map(str::parse::<EventType>);
+        let event_type = record.headers.get("ce_type").map(EventType::recorded);
         let event_type = event_type.and_then(Result::ok);
         event_type.is_some_and(|event_type| in_process.may_run_in_line(&event_type))
     };

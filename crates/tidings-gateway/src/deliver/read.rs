@@ -141,7 +141,7 @@ impl Dispatcher {
         if !self.share.holds(&record.tenant) {
             return Ok(None);
         }
-        let event_type = record.headers.get("ce_type").map(str::parse::<EventType>);
+        let event_type = record.headers.get("ce_type").map(EventType::recorded);
         let Some(Ok(event_type)) = event_type else {
             // Not one of ours, or damaged: reading it as an event says what is wrong.
             let read = envelope::read(record);

@@ -146,6 +146,7 @@ impl House {
             fingerprint,
             idempotency_key: None,
             workspace: None,
+            custom: false,
             cloud: None,
         };
         let command = Command::one(caller(tenant), draft, None);

@@ -81,6 +81,7 @@ impl Causing {
             fingerprint: Fingerprint::of_bytes(key.as_bytes()),
             idempotency_key: Some(key),
             cloud: None,
+            custom: false,
             workspace: Some(Box::new(InWorkspace {
                 id,
                 actor: self.extension.to_string(),

@@ -36,9 +36,12 @@ pub struct Authorised {
 pub fn shape(command: Command, trail: &mut Trail) -> ShapedCommand {
     let entries = command.drafts.into_iter().map(|draft| {
         let draft = draft?;
-        let event_type: EventType = draft
-            .event_type
-            .parse()
+        let event_type = if draft.custom {
+            EventType::recorded(&draft.event_type)
+        } else {
+            draft.event_type.parse()
+        };
+        let event_type = event_type
             .map_err(|error| Refusal::shape(Code::InvalidEventType, "type", format!("{error}.")))?;
         trail.pass(Rule::Shape, || format!("'{event_type}' is an event type."));
         Ok(Shaped { event_type, draft })

@@ -50,6 +50,8 @@ pub struct Draft {
     pub cloud: Option<Box<CloudAttributes>>,
     /// Where in its tenant it is published, when it is in a workspace.
     pub workspace: Option<Box<InWorkspace>>,
+    /// Whether the type may be a name that only custom events have. No surface says so of what it was sent.
+    pub custom: bool,
 }
 
 /// The extension attribute that names an event's workspace.
@@ -192,6 +194,7 @@ impl From<Incoming> for Draft {
                 extensions: event.extensions,
             })),
             workspace: None,
+            custom: false,
         }
     }
 }

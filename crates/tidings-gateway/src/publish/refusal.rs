@@ -67,6 +67,8 @@ pub struct Fault {
     pub expected: Option<String>,
     /// What is there instead; never the value itself.
     pub got: Option<String>,
+    /// A payload that was accepted before and would be refused now (source D).
+    pub counter_example: Option<Box<serde_json::Value>>,
 }
 
 impl Fault {
@@ -79,6 +81,7 @@ impl Fault {
             path: Some(path.into()),
             expected: None,
             got: None,
+            counter_example: None,
         }
     }
 
@@ -92,6 +95,7 @@ impl Fault {
             path: first.and_then(|fault| fault.path.clone()),
             expected: first.and_then(|fault| fault.expected.clone()),
             got: first.and_then(|fault| fault.got.clone()),
+            counter_example: None,
         }
     }
 }

@@ -297,6 +297,7 @@ fn draft(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Re
         idempotency_key: key,
         cloud: None,
         workspace: None,
+        custom: false,
     })
 }
 

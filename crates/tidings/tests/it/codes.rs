@@ -107,6 +107,39 @@ const BY_FAULTS: [(Code, &str); 4] = [
     (Code::StorageFull, include_str!("../chaos/full.rs")),
 ];
 
+/// What the registry of custom events refuses, asserted by the tests of its rules.
+const OF_REGISTRATION: [Code; 17] = [
+    Code::InvalidNamespace,
+    Code::ReservedNamespace,
+    Code::NamespaceNotAllowed,
+    Code::InvalidEventName,
+    Code::InvalidVersionFormat,
+    Code::CannotRegisterGenericEvent,
+    Code::VersionAlreadyExists,
+    Code::VersionDowngrade,
+    Code::VersionInvalidJump,
+    Code::PatchMustBeByteEqual,
+    Code::MinorMustBeBackwardsCompatible,
+    Code::SchemaTooDeep,
+    Code::SchemaTooWide,
+    Code::InvalidJsonSchema,
+    Code::PayloadExampleDoesNotMatchSchema,
+    Code::RegistrationQuotaExceeded,
+    Code::CannotArchiveGenericEvent,
+];
+
+/// What emits of custom events are refused with, asserted by the tests of their rules.
+const OF_EMITS: [Code; 8] = [
+    Code::PlanUpgradeRequired,
+    Code::EventNotRegistered,
+    Code::EventNotPublished,
+    Code::PayloadInvalid,
+    Code::PayloadTooLarge,
+    Code::ChainDepthExceeded,
+    Code::MonthlyEmitQuotaExceeded,
+    Code::BusRelayFailed,
+];
+
 fn publish(server: &Server, body: &str) -> Answer {
     let call = server.call("POST", PUBLISH).bearer(&server.crm("acme"));
     let call = call.header("Content-Type", "application/json");
@@ -129,13 +162,19 @@ fn every_code_is_provoked() {
         let quoted = format!("\"{}\"", code.as_str());
         assert!(test.contains(&quoted), "nothing asserts {quoted}");
     }
+    let registration = include_str!("custom_events.rs");
+    for code in OF_REGISTRATION {
+        let quoted = format!("\"{}\"", code.as_str());
+        assert!(registration.contains(&quoted), "nothing asserts {quoted}");
+    }
 }
 
 #[test]
 fn every_code_stands_in_one_table() {
     let provoked = PROVOKED.iter().map(|(code, _)| *code);
     let by_faults = BY_FAULTS.iter().map(|(code, _)| *code);
-    let rows = provoked.chain(by_faults);
+    let of_custom_events = OF_REGISTRATION.into_iter().chain(OF_EMITS);
+    let rows = provoked.chain(by_faults).chain(of_custom_events);
     let rows: Vec<&str> = rows.map(Code::as_str).collect();
     let distinct: BTreeSet<&str> = rows.iter().copied().collect();
     let all: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();

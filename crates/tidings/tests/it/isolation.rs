@@ -15,6 +15,10 @@ enum Foreign {
     Public,
     /// The thing is not there, said as of one that never was.
     NotFound,
+    /// A custom event that its tenant has not registered, whoever else has.
+    NotRegistered,
+    /// Its own tenant's plan does not have it.
+    Unpaid,
     /// A workspace that is not open to it, said as of one that never was.
     Closed,
     /// A list that holds nothing of the first tenant's.
@@ -27,9 +31,9 @@ enum Foreign {
     Shared,
 }
 
-use Foreign::{Closed, Forbidden, NotFound, Nothing, Own, Public, Shared};
+use Foreign::{Closed, Forbidden, NotFound, NotRegistered, Nothing, Own, Public, Shared, Unpaid};
 
-const TABLE: [(&str, &str, Foreign); 69] = [
+const TABLE: [(&str, &str, Foreign); 76] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -38,6 +42,29 @@ const TABLE: [(&str, &str, Foreign); 69] = [
     ("get", "/v1/events/stream", Nothing),
     ("get", "/v1/events/{eventId}", NotFound),
     ("get", "/v1/events/{eventId}/trace", NotFound),
+    ("get", "/v1/events/custom/registrations", Nothing),
+    ("post", "/v1/events/custom/registrations", Unpaid),
+    (
+        "get",
+        "/v1/events/custom/registrations/{namespace}/{name}",
+        NotRegistered,
+    ),
+    (
+        "get",
+        "/v1/events/custom/registrations/{namespace}/{name}/diff",
+        NotRegistered,
+    ),
+    (
+        "get",
+        "/v1/events/custom/registrations/{namespace}/{name}/{version}",
+        NotRegistered,
+    ),
+    (
+        "patch",
+        "/v1/events/custom/registrations/{namespace}/{name}/{version}",
+        NotRegistered,
+    ),
+    ("post", "/v1/events/custom/dry-run", Own),
     ("get", "/v1/subscriptions", Nothing),
     ("post", "/v1/subscriptions", Own),
     ("get", "/v1/subscriptions/{subscriptionId}", NotFound),
@@ -196,7 +223,13 @@ impl Secrets {
             .replace("{userId}", "eve")
             .replace("{moduleId}", "crm")
             .replace("{name}", "shop")
+            .replace("{namespace}", "acme")
+            .replace("{version}", "1.0.0")
             .replace("{slug}", "not-found");
+        let path = match path.strip_suffix("/diff") {
+            Some(_) => format!("{path}?from=1.0.0&to=1.0.0"),
+            None => path,
+        };
         server.call(&method.to_uppercase(), &path)
     }
 }
@@ -209,6 +242,10 @@ fn body(path: &str) -> Value {
         "/v1/subscriptions" | "/v1/subscriptions/{subscriptionId}" => json!({
             "name": "mine", "target": { "kind": "webhook", "url": "https://umbrella.example/h" },
         }),
+        "/v1/events/custom/registrations" | "/v1/events/custom/dry-run" => json!({
+            "namespace": "umbrella", "name": "made", "version": "1.0.0", "payloadSchema": {},
+        }),
+        path if path.ends_with("/{version}") => json!({ "description": "mine" }),
         path if path.ends_with("/release") => json!({ "key": "k" }),
         "/v1/tenants/{tenantId}" => json!({ "slug": "mine", "plan": "PRO" }),
         path if path.ends_with("/{userId}") => json!({ "role": "ADMIN" }),
@@ -266,6 +303,15 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
     let extension = json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true });
     let call = server.call("PUT", "/api/workspaces/ws-acme/extensions/chat");
     call.bearer(&admin).json(&extension).send().expect(200);
+    let operator = server.token(&["--role", "OPERATOR"]);
+    let tenant = json!({ "slug": "acme", "plan": "PRO" });
+    let call = server.call("PUT", "/v1/tenants/acme").bearer(&operator);
+    call.json(&tenant).send().expect(200);
+    let custom = json!({
+        "namespace": "acme", "name": "shop", "version": "1.0.0", "payloadSchema": { "title": "hunter2" },
+    });
+    let custom = server.post("/v1/events/custom/registrations", &admin, &custom);
+    custom.expect(201);
     let dead_letter = eventually("a dead letter", || {
         let list = server.get("/v1/dead-letters", &token).expect(200).json();
         let id = &list["items"][0]["id"];
@@ -287,6 +333,20 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
             workspace: "ws-acme",
         },
     )
+}
+
+/// The tenant's events but those of the life of custom events, which come when they come.
+fn published(server: &Server, token: &str) -> usize {
+    let page = server
+        .get("/v1/events?limit=1000", token)
+        .expect(200)
+        .json();
+    let items = page["items"].as_array().expect("items").iter();
+    let of_life = |item: &&Value| {
+        let name = item["type"].as_str();
+        name.is_some_and(|name| name.starts_with("CUSTOM_EVENT_"))
+    };
+    items.filter(|item| !of_life(item)).count()
 }
 
 #[test]
@@ -345,8 +405,8 @@ fn without_a_credential_that_holds_nothing_but_the_public_answers() {
         }
     }
     // Its own event, and the audit events of its subscription, its API key, its workspace, its extension and what
-    // that gets.
-    assert_eq!(server.count(&token), 6);
+    // that gets, and its plan.
+    assert_eq!(published(&server, &token), 7);
 }
 
 #[test]
@@ -386,6 +446,8 @@ fn another_tenant_reaches_nothing_of_the_first() {
                 let detail = answer.problem(404, "NOT_FOUND")["detail"].clone();
                 assert_eq!(ask(&unknown).problem(404, "NOT_FOUND")["detail"], detail);
             }
+            NotRegistered => drop(answer.problem(404, "event_not_registered")),
+            Unpaid => drop(answer.problem(402, "plan_upgrade_required")),
             Closed => {
                 let detail = answer.problem(403, "WORKSPACE_FORBIDDEN")["detail"].clone();
                 let unknown = ask(&unknown).problem(403, "WORKSPACE_FORBIDDEN");
@@ -395,7 +457,9 @@ fn another_tenant_reaches_nothing_of_the_first() {
                 let items = answer.expect(200).json()["items"].clone();
                 let items = items.as_array().unwrap();
                 assert!(
-                    items.iter().all(|item| item["tenantid"] != "acme"),
+                    items
+                        .iter()
+                        .all(|item| item["tenantid"] != "acme" && item["namespace"] != "acme"),
                     "{items:?}"
                 );
             }
@@ -405,10 +469,10 @@ fn another_tenant_reaches_nothing_of_the_first() {
         }
     }
     assert_eq!(
-        server.count(&token),
-        6,
+        published(&server, &token),
+        7,
         "nothing arrived at the first tenant"
     );
     // What it published in three ways, and the audit events of its API key and its subscription.
-    assert_eq!(server.count(&module), 5);
+    assert_eq!(published(&server, &module), 5);
 }

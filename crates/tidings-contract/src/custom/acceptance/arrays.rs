@@ -42,16 +42,16 @@ impl<'s> Judge<'s> {
                 .collect();
             self.item(&promised, &asked, new);
         }
-        if !reached(longest) {
+        if let Some(asked) = rest(new) {
+            if reached(longest) {
+                let promised: Vec<Place<'s>> = old.iter().filter_map(rest).collect();
+                self.item(&promised, &asked, new);
+            }
             return;
         }
-        if let Some(asked) = rest(new) {
-            let promised: Vec<Place<'s>> = old.iter().filter_map(rest).collect();
-            self.item(&promised, &asked, new);
-        } else if new
-            .get("unevaluatedItems")
-            .is_some_and(|rest| rest != &ANYTHING)
-        {
+        // What is left over begins where the new schema's own list ends, however long the old one's is.
+        let left_over = new.get("unevaluatedItems");
+        if reached(prefix(new).len()) && left_over.is_some_and(|rest| rest != &ANYTHING) {
             self.gap(
                 new,
                 "/unevaluatedItems",

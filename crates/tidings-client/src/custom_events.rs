@@ -1,0 +1,161 @@
+//! Custom events: what the tenant has registered, and the tenant itself.
+
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::event::Page;
+use crate::request::{Repeat, Request};
+
+/// A version of a custom event that is to be registered, or asked about.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewCustomEvent {
+    /// Where it is registered.
+    pub namespace: String,
+    /// What it is called there.
+    pub name: String,
+    /// `MAJOR.MINOR.PATCH`.
+    pub version: String,
+    /// `draft` or `published`.
+    pub status: String,
+    /// What it tells of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// JSON Schema 2020-12, sent as it is written.
+    pub payload_schema: Box<RawValue>,
+    /// A payload that fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_example: Option<Box<RawValue>>,
+}
+
+/// Which registrations. Nothing set: all of the tenant's, and the generic one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CustomEventQuery {
+    /// In this namespace.
+    pub namespace: Option<String>,
+    /// Of this name.
+    pub name: Option<String>,
+    /// `draft`, `published`, `archived` or `superseded`.
+    pub status: Option<String>,
+    /// At most so many, 1 to 100.
+    pub limit: Option<u32>,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+}
+
+const REGISTRATIONS: [&str; 4] = ["v1", "events", "custom", "registrations"];
+
+fn one<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+    [&REGISTRATIONS[..], rest].concat()
+}
+
+impl Client {
+    /// Registers a version.
+    pub async fn register_custom_event(&self, new: &NewCustomEvent) -> Result<Value, Error> {
+        self.propose(&REGISTRATIONS, new, Repeat::IfNotDone).await
+    }
+
+    /// What registering would say: `valid`, and `errors` when not. Nothing is kept.
+    pub async fn dry_run_custom_event(&self, new: &NewCustomEvent) -> Result<Value, Error> {
+        let path = ["v1", "events", "custom", "dry-run"];
+        self.propose(&path, new, Repeat::Safe).await
+    }
+
+    async fn propose(
+        &self,
+        path: &[&str],
+        new: &NewCustomEvent,
+        repeat: Repeat,
+    ) -> Result<Value, Error> {
+        let body = serde_json::to_string(new);
+        let body = body.map_err(|error| Error::Configuration(error.to_string()))?;
+        let request = Request::new(Method::POST, self.url(path), repeat);
+        let request = request.text("application/json", &body);
+        request.send(self).await?.json()
+    }
+
+    /// A page of registrations, in the order of namespace, name and version, without their schemas.
+    pub async fn list_custom_events(&self, query: &CustomEventQuery) -> Result<Page<Value>, Error> {
+        let mut url = self.url(&REGISTRATIONS);
+        let limit = query.limit.map(|limit| limit.to_string());
+        for (name, value) in [
+            ("namespace", &query.namespace),
+            ("name", &query.name),
+            ("status", &query.status),
+            ("limit", &limit),
+            ("cursor", &query.cursor),
+        ] {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        let request = Request::new(Method::GET, url, Repeat::Safe);
+        request.send(self).await?.json()
+    }
+
+    /// An event with all its versions.
+    pub async fn get_custom_event(&self, namespace: &str, name: &str) -> Result<Value, Error> {
+        self.get(&one(&[namespace, name])).await?.json()
+    }
+
+    /// One version of an event.
+    pub async fn get_custom_event_version(
+        &self,
+        namespace: &str,
+        name: &str,
+        version: &str,
+    ) -> Result<Value, Error> {
+        self.get(&one(&[namespace, name, version])).await?.json()
+    }
+
+    /// Changes the description of a version, or its status: `{description?, status?}`.
+    pub async fn patch_custom_event(
+        &self,
+        namespace: &str,
+        name: &str,
+        version: &str,
+        patch: &Value,
+    ) -> Result<Value, Error> {
+        let url = self.url(&one(&[namespace, name, version]));
+        let request = Request::new(Method::PATCH, url, Repeat::IfNotDone).json(patch.clone());
+        request.send(self).await?.json()
+    }
+
+    /// What lies between two versions, each place classed patch, minor or major.
+    pub async fn diff_custom_event(
+        &self,
+        namespace: &str,
+        name: &str,
+        (from, to): (&str, &str),
+    ) -> Result<Value, Error> {
+        let mut url = self.url(&one(&[namespace, name, "diff"]));
+        let mut query = url.query_pairs_mut();
+        query.append_pair("from", from).append_pair("to", to);
+        drop(query);
+        let request = Request::new(Method::GET, url, Repeat::Safe);
+        request.send(self).await?.json()
+    }
+
+    /// A tenant: its slug, its plan and its namespaces.
+    pub async fn get_tenant(&self, tenant: &str) -> Result<Value, Error> {
+        self.get(&["v1", "tenants", tenant]).await?.json()
+    }
+
+    /// Writes a tenant, for operators. No namespaces are its slug alone.
+    pub async fn put_tenant(
+        &self,
+        tenant: &str,
+        slug: &str,
+        plan: &str,
+        namespaces: &[String],
+    ) -> Result<Value, Error> {
+        let body = json!({ "slug": slug, "plan": plan, "namespaces": namespaces });
+        let url = self.url(&["v1", "tenants", tenant]);
+        let request = Request::new(Method::PUT, url, Repeat::Safe).json(body);
+        request.send(self).await?.json()
+    }
+}

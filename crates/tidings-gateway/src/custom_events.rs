@@ -1,0 +1,26 @@
+//! Source D: the events that tenants define themselves.
+//!
+//! Cast: the [`Registry`] keeps what is registered and changes it; `verdict` decides, purely, what may be registered,
+//! for a registration as for a dry run; `in_force` finds what an emit is held to, in memory where it was found before;
+//! `lifecycle` tells of every change; [`Plan`] says how much of all this a tenant has.
+
+mod generic;
+mod in_force;
+mod lifecycle;
+mod plan;
+mod registering;
+mod registry;
+mod statuses;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+/// What the contract of custom events says, as the room's face has it.
+pub use tidings_contract::custom::{Bump, Class, Difference, EventPath, Schema, Version};
+
+pub use in_force::Registered;
+pub use lifecycle::{LifecycleEvent, lifecycle_page};
+pub use plan::Plan;
+pub use registry::{Diff, Registration, RegistrationPage, RegistrationQuery, Registry};
+pub use statuses::Status;
+pub use verdict::{Request, Verdict, member};

@@ -1,0 +1,308 @@
+//! How a registration is made and moved on: decided on what stands, written with all that tells of it.
+
+use std::sync::Arc;
+
+use tidings_contract::custom::Version;
+use tidings_event::{Code, TenantId};
+use tidings_store::{CustomEventChange, CustomEventRow, OutboxRow};
+
+use super::Status;
+use super::lifecycle::{self, LifecycleEvent};
+use super::registry::{Registration, Registry, absent, aside};
+use super::verdict::{
+    Request, Standing, Verdict, behind_the_latest, status_of, verdict, version_of,
+};
+use crate::manifests::store_fault;
+use crate::publish::refusal::{Refusal, Rule};
+use crate::workspaces::Tenant;
+
+/// How often a change is decided again when other replicas keep changing the tenant's registrations in between.
+const TRIES: usize = 10;
+
+impl Registry {
+    pub(super) async fn write(
+        &self,
+        tenant: &TenantId,
+        request: Arc<Request>,
+    ) -> Result<Registration, Refusal> {
+        let _turn = self.turn(tenant).lock().await;
+        for _ in 0..TRIES {
+            let (verdict, standing) = self.decided(tenant, &request).await?;
+            if let Some(refusal) = verdict.refusal() {
+                let told = self.refused(tenant, &request, &verdict, &standing);
+                let kept = self.store.outbox().add(&told).await;
+                kept.map_err(store_fault)?;
+                self.outbox.leave();
+                return Err(refusal);
+            }
+            let row = self.new_row(tenant, &request, &verdict)?;
+            let superseded = self.superseded(&row, &standing);
+            let mut told = vec![
+                (LifecycleEvent::Requested, lifecycle::requested(&request)),
+                (
+                    LifecycleEvent::Validated,
+                    lifecycle::validated(&request, &verdict),
+                ),
+                (LifecycleEvent::Persisted, lifecycle::persisted(&row)),
+            ];
+            if request.status == Status::Published {
+                told.extend(lifecycle::published(&row));
+            }
+            told.extend(superseded.iter().map(|old| {
+                let data = lifecycle::invalidated(old, Some(&row));
+                (LifecycleEvent::Invalidated, data)
+            }));
+            let change = CustomEventChange {
+                revision: standing.revision,
+                added: Some(row.clone()),
+                changed: superseded,
+                events: self.events(tenant, standing.revision, told),
+            };
+            if self.changed(tenant, &change).await? {
+                return Ok(Registration::of(row));
+            }
+        }
+        Err(too_busy())
+    }
+
+    pub(super) async fn move_on(
+        &self,
+        tenant: &TenantId,
+        (namespace, name, version): (&str, &str, &str),
+        description: Option<String>,
+        status: Option<Status>,
+    ) -> Result<Registration, Refusal> {
+        let _turn = self.turn(tenant).lock().await;
+        let wanted = Version::parse(version).ok();
+        for _ in 0..TRIES {
+            let room = self.store.custom_events();
+            let revision = room.revision(tenant).await.map_err(store_fault)?;
+            let rows = self.rows(tenant, namespace, name).await?;
+            let row = rows.iter().find(|row| Some(version_of(row)) == wanted);
+            let row = row.ok_or_else(|| absent(namespace, name, Some(version)))?;
+            let mut after = row.clone();
+            if description.is_some() {
+                after.description.clone_from(&description);
+            }
+            let current = status_of(row).ok_or_else(|| absent(namespace, name, Some(version)))?;
+            let next = status.filter(|next| *next != current);
+            if let Some(next) = next {
+                self.may_move(tenant, row, &rows, (current, next))?;
+                next.as_str().clone_into(&mut after.status);
+            }
+            if after == *row {
+                return Ok(Registration::of(after));
+            }
+            after.updated_at_ms = self.clock.now_ms();
+            let mut told = Vec::new();
+            let mut changed = vec![after.clone()];
+            if next == Some(Status::Published) {
+                told.extend(lifecycle::published(&after));
+                let superseded = self.superseded_of(&after, &rows);
+                told.extend(superseded.iter().map(|old| {
+                    let data = lifecycle::invalidated(old, Some(&after));
+                    (LifecycleEvent::Invalidated, data)
+                }));
+                changed.extend(superseded);
+            } else if next == Some(Status::Archived) {
+                let data = lifecycle::invalidated(&after, None);
+                told.push((LifecycleEvent::Invalidated, data));
+            }
+            let change = CustomEventChange {
+                revision,
+                added: None,
+                changed,
+                events: self.events(tenant, revision, told),
+            };
+            if self.changed(tenant, &change).await? {
+                return Ok(Registration::of(after));
+            }
+        }
+        Err(too_busy())
+    }
+
+    fn may_move(
+        &self,
+        tenant: &TenantId,
+        row: &CustomEventRow,
+        rows: &[CustomEventRow],
+        (current, next): (Status, Status),
+    ) -> Result<(), Refusal> {
+        if !current.leads_to(next) {
+            let detail = format!(
+                "The version is {}; it goes from draft to published to archived, and not to {}.",
+                current.as_str(),
+                next.as_str()
+            );
+            return Err(Refusal::invalid("status", detail));
+        }
+        let plan = self.plan(tenant);
+        if next != Status::Published {
+            return Ok(());
+        }
+        if !plan.has_own_events() {
+            let detail = format!(
+                "The plan {} has no events of its own; BASIC has.",
+                plan.as_str()
+            );
+            return Err(Refusal::new(
+                Code::PlanUpgradeRequired,
+                Rule::Contract,
+                detail,
+            ));
+        }
+        match behind_the_latest(version_of(row), plan, rows) {
+            None => Ok(()),
+            Some(fault) => Err(Refusal::new(fault.code, Rule::Contract, fault.detail)),
+        }
+    }
+
+    /// Reads what a request is held against, and decides.
+    pub(super) async fn decided(
+        &self,
+        tenant: &TenantId,
+        request: &Arc<Request>,
+    ) -> Result<(Verdict, Standing), Refusal> {
+        let room = self.store.custom_events();
+        let known = self.workspaces.known(tenant);
+        // The revision first: what is read after it is never older.
+        let revision = room.revision(tenant).await.map_err(store_fault)?;
+        let rows = room.versions(tenant, &request.namespace, &request.name);
+        let standing = Standing {
+            revision,
+            plan: self.plan(tenant),
+            namespaces: known
+                .map_or_else(Vec::new, |tenant: Arc<Tenant>| tenant.namespaces.clone()),
+            events: room.count(tenant).await.map_err(store_fault)?,
+            rows: rows.await.map_err(store_fault)?,
+        };
+        let request = request.clone();
+        aside("Judging a registration", move || {
+            verdict(&request, &standing).map(|verdict| (verdict, standing))
+        })
+        .await
+    }
+
+    fn new_row(
+        &self,
+        tenant: &TenantId,
+        request: &Request,
+        verdict: &Verdict,
+    ) -> Result<CustomEventRow, Refusal> {
+        let (Some((path, version)), Some(schema), Some(bump)) =
+            (&verdict.called, &verdict.schema, verdict.bump)
+        else {
+            return Err(Refusal::fault("Registering", &Incomplete));
+        };
+        let now = self.clock.now_ms();
+        Ok(CustomEventRow {
+            tenant: tenant.clone(),
+            namespace: path.namespace.to_string(),
+            name: path.name.to_string(),
+            version: [version.major, version.minor, version.patch],
+            status: request.status.as_str().to_owned(),
+            description: request.description.clone(),
+            payload_schema: request.schema.to_string(),
+            payload_example: request.example.as_deref().map(str::to_owned),
+            schema_hash: schema.hash().to_owned(),
+            schema_flavour: schema.flavour().as_str().to_owned(),
+            semver_bump: bump.as_str().to_owned(),
+            created_at_ms: now,
+            updated_at_ms: now,
+        })
+    }
+
+    /// The versions that a published one takes out of force, as they are then.
+    fn superseded(&self, by: &CustomEventRow, standing: &Standing) -> Vec<CustomEventRow> {
+        if status_of(by) != Some(Status::Published) {
+            return Vec::new();
+        }
+        self.superseded_of(by, &standing.rows)
+    }
+
+    fn superseded_of(&self, by: &CustomEventRow, rows: &[CustomEventRow]) -> Vec<CustomEventRow> {
+        if self.plan(&by.tenant).keeps_versions() {
+            return Vec::new();
+        }
+        let others = rows.iter().filter(|row| row.version != by.version);
+        let published = others.filter(|row| status_of(row) == Some(Status::Published));
+        let gone = published.map(|row| CustomEventRow {
+            status: Status::Superseded.as_str().to_owned(),
+            updated_at_ms: by.updated_at_ms,
+            ..row.clone()
+        });
+        gone.collect()
+    }
+
+    /// What tells of a refused registration, in source D's order.
+    fn refused(
+        &self,
+        tenant: &TenantId,
+        request: &Request,
+        verdict: &Verdict,
+        standing: &Standing,
+    ) -> Vec<OutboxRow> {
+        let quota = |code: Code| {
+            matches!(
+                code,
+                Code::RegistrationQuotaExceeded | Code::PlanUpgradeRequired
+            )
+        };
+        let mut told = vec![(LifecycleEvent::Requested, lifecycle::requested(request))];
+        if verdict.faults.iter().all(|fault| quota(fault.code)) {
+            let validated = lifecycle::validated(request, verdict);
+            told.push((LifecycleEvent::Validated, validated));
+            let data = lifecycle::no_room(request, standing.plan, standing.events);
+            told.push((LifecycleEvent::QuotaExceeded, data));
+        } else {
+            let data = lifecycle::validation_failed(request, verdict);
+            told.push((LifecycleEvent::ValidationFailed, data));
+        }
+        let told = told.into_iter();
+        told.map(|(event, data)| event.row(&self.outbox, tenant, &data))
+            .collect()
+    }
+
+    /// The events of a change; before the first one stands that the tenant has the generic event.
+    fn events(
+        &self,
+        tenant: &TenantId,
+        revision: i64,
+        told: Vec<(LifecycleEvent, serde_json::Value)>,
+    ) -> Vec<OutboxRow> {
+        let told = told.into_iter();
+        let told = told.map(|(event, data)| event.row(&self.outbox, tenant, &data));
+        self.seeding(tenant, revision)
+            .into_iter()
+            .chain(told)
+            .collect()
+    }
+
+    pub(super) fn seeding(&self, tenant: &TenantId, revision: i64) -> Option<OutboxRow> {
+        let data = lifecycle::generic_seeded(&self.generic(tenant));
+        let first = revision == 0;
+        first.then(|| LifecycleEvent::GenericSeeded.row(&self.outbox, tenant, &data))
+    }
+
+    async fn changed(
+        &self,
+        tenant: &TenantId,
+        change: &CustomEventChange,
+    ) -> Result<bool, Refusal> {
+        let done = self.store.custom_events().change(tenant, change).await;
+        // Also after a failure, which may have come after the commit.
+        self.in_force.changed(tenant);
+        self.outbox.leave();
+        done.map_err(store_fault)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("nothing speaks against it, and yet a part of it is missing")]
+struct Incomplete;
+
+fn too_busy() -> Refusal {
+    let detail =
+        "The organisation's custom events are being changed elsewhere all the time; try again.";
+    Refusal::new(Code::Internal, Rule::Append, detail)
+}

@@ -1,0 +1,174 @@
+//! The command line's `schema` and `tenants`: custom events from a terminal and in a script.
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::harness::{BINARY, Server};
+use crate::workspaces::admin;
+
+struct Shell {
+    server: Server,
+    token: String,
+}
+
+impl Shell {
+    fn start() -> Self {
+        let server = Server::start();
+        let token = admin(&server, "acme");
+        Self { server, token }
+    }
+
+    /// Of a tenant whose plan an operator has set, and nobody else could.
+    fn on_pro() -> Self {
+        let shell = Self::start();
+        let operator = shell.server.token(&["--role", "OPERATOR"]);
+        let put = ["tenants", "put", "acme", "--plan", "PRO"];
+        let put = [&put[..], &["--namespace", "lettings", "-o", "json"]].concat();
+        assert!(!shell.ran(&put, &shell.token).status.success());
+        assert!(shell.ran(&put, &operator).status.success());
+        shell
+    }
+
+    fn ran(&self, arguments: &[&str], token: &str) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        command.env("TIDINGS_URL", format!("http://{}", self.server.address));
+        command.env("TIDINGS_TOKEN", token);
+        command.env_remove("TIDINGS_PROFILE");
+        command.output().expect("it runs")
+    }
+
+    fn run(&self, arguments: &[&str], code: i32) -> String {
+        let ran = self.ran(arguments, &self.token);
+        assert_eq!(ran.status.code(), Some(code), "{arguments:?}: {ran:?}");
+        String::from_utf8(ran.stdout).expect("text")
+    }
+
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let printed = self.run(arguments, code);
+        serde_json::from_str(&printed).unwrap_or_else(|_| panic!("{arguments:?}: {printed}"))
+    }
+
+    fn file(&self, name: &str, schema: &Value) -> String {
+        let file = self.server.folder.path().join(name);
+        std::fs::write(&file, schema.to_string()).expect("a file");
+        format!("@{}", file.display())
+    }
+}
+
+fn schema(longest: u32) -> Value {
+    json!({
+        "type": "object", "additionalProperties": false, "required": ["propertyId"],
+        "properties": { "propertyId": { "type": "string", "maxLength": longest } },
+    })
+}
+
+#[test]
+fn a_version_is_asked_about_and_registered_from_the_command_line() {
+    let shell = Shell::on_pro();
+    let tenant = shell.json(&["tenants", "get", "acme", "-o", "json"], 0);
+    assert_eq!(
+        (&tenant["plan"], &tenant["namespaces"]),
+        (&json!("PRO"), &json!(["lettings"]))
+    );
+
+    let (old, narrower) = (
+        shell.file("old.json", &schema(64)),
+        shell.file("narrower.json", &schema(8)),
+    );
+    let first = "lettings.property.favorited@1.0.0";
+    let example = r#"{"propertyId":"p_1"}"#;
+    let asked = [
+        "schema",
+        "dry-run",
+        first,
+        &old,
+        "--example",
+        example,
+        "-o",
+        "json",
+    ];
+    assert_eq!(shell.json(&asked, 0)["valid"], true);
+    let register = ["schema", "register", first, &old, "--publish", "-o", "json"];
+    let made = shell.json(&register, 0);
+    assert_eq!(
+        (&made["status"], &made["semverBump"]),
+        (&json!("published"), &json!("initial"))
+    );
+
+    let minor = "lettings.property.favorited@1.1.0";
+    let verdict = shell.json(&["schema", "dry-run", minor, &narrower, "-o", "json"], 1);
+    let error = &verdict["errors"][0];
+    assert_eq!(error["code"], "minor_must_be_backwards_compatible");
+    assert!(
+        error["counterExample"]["propertyId"].is_string(),
+        "{verdict}"
+    );
+    let table = shell.run(&["schema", "dry-run", minor, &narrower, "-o", "table"], 1);
+    for said in [
+        "refused",
+        "minor_must_be",
+        "payloadSchema/properties",
+        "refused now: {",
+    ] {
+        assert!(table.contains(said), "{table}");
+    }
+    let refused = ["schema", "register", minor, &narrower];
+    let refused = shell.ran(&refused, &shell.token);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        said.contains("code: minor_must_be_backwards_compatible (400)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn versions_are_compared_published_and_retired_from_the_command_line() {
+    let shell = Shell::on_pro();
+    let (old, narrower) = (
+        shell.file("old.json", &schema(64)),
+        shell.file("narrower.json", &schema(8)),
+    );
+    let first = "lettings.property.favorited@1.0.0";
+    shell.run(&["schema", "register", first, &old, "--publish"], 0);
+    let major = "lettings.property.favorited@2.0.0";
+    let made = shell.run(&["schema", "register", major, &narrower, "-o", "table"], 0);
+    assert!(made.contains("is registered (major, draft)"), "{made}");
+    let diff = [
+        "schema",
+        "diff",
+        "lettings.property.favorited",
+        "1.0.0",
+        "2.0.0",
+    ];
+    let found = shell.json(&[&diff[..], &["-o", "json"]].concat(), 0);
+    assert_eq!(found["class"], "major");
+    let table = shell.run(&[&diff[..], &["-o", "table"]].concat(), 0);
+    assert!(
+        table.contains("accepted by 1.0.0, refused by 2.0.0"),
+        "{table}"
+    );
+
+    shell.run(&["schema", "publish", major], 0);
+    shell.run(&["schema", "archive", first], 0);
+    let listed = shell.run(
+        &["schema", "list", "--namespace", "lettings", "-o", "json"],
+        0,
+    );
+    let statuses = listed.lines().map(|line| {
+        let item: Value = serde_json::from_str(line).expect("a line of JSON");
+        item["status"].as_str().expect("a status").to_owned()
+    });
+    assert_eq!(statuses.collect::<Vec<_>>(), ["archived", "published"]);
+    let event = shell.json(
+        &["schema", "get", "lettings.property.favorited", "-o", "json"],
+        0,
+    );
+    assert_eq!(event["latestPublished"], "2.0.0");
+    let one = shell.json(&["schema", "get", major, "-o", "json"], 0);
+    assert_eq!(one["payloadSchema"], schema(8));
+    shell.run(&["schema", "get", "lettings"], 2);
+    shell.run(&["schema", "publish", "lettings.none@1.0.0"], 1);
+}
