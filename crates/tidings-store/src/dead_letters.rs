@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed};
-use crate::{StoreError, attempting, parsed, whole};
+use crate::{StoreError, attempting, parsed, recorded, whole};
 
 /// A dead letter as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,7 +186,7 @@ impl Sealed for DeadLetterRow {
             subscription: parsed(row, &id, "subscription")?,
             sequence: whole(row, &id, "sequence")?,
             event_id: parsed(row, &id, "event_id")?,
-            event_type: parsed(row, &id, "event_type")?,
+            event_type: recorded(row, &id)?,
             event: row.text("event").map_err(unread())?,
             attempts: whole(row, &id, "attempts")?,
             last_error: row.text("last_error").map_err(unread())?,

@@ -40,6 +40,27 @@ impl std::fmt::Display for Share {
     }
 }
 
+/// A text that is no share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a share is written as a number, a slash and how many there are")]
+pub struct InvalidShare;
+
+impl std::str::FromStr for Share {
+    type Err = InvalidShare;
+
+    fn from_str(text: &str) -> Result<Self, InvalidShare> {
+        let (number, of) = text.split_once('/').ok_or(InvalidShare)?;
+        let parse = |text: &str| text.parse().map_err(|_| InvalidShare);
+        let share = Self {
+            number: parse(number)?,
+            of: parse(of)?,
+        };
+        (share.number < share.of)
+            .then_some(share)
+            .ok_or(InvalidShare)
+    }
+}
+
 /// How far one partition has been gone through for everybody without a place of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CursorRow {
@@ -357,6 +378,32 @@ impl<'a> Deliveries<'a> {
                 .await
                 .map(|rows| rows.iter().map(ProgressRow::from_row).collect())
         })?
+    }
+
+    /// How far these subscriptions have come, those of them that ever got anything.
+    pub async fn progress_of(
+        &self,
+        subscriptions: &[Uuid],
+    ) -> Result<Vec<ProgressRow>, StoreError> {
+        let mut found = Vec::new();
+        for subscriptions in subscriptions.chunks(ROWS) {
+            let rows = on_either!(self.connections, "read the progress of deliveries", connection => {
+                let mut builder =
+                    QueryBuilder::new("SELECT * FROM delivery_progress WHERE subscription IN (");
+                let mut listed = builder.separated(", ");
+                for id in subscriptions {
+                    listed.push_bind(id.to_string());
+                }
+                builder.push(")");
+                builder
+                    .build()
+                    .fetch_all(connection)
+                    .await
+                    .map(|rows| rows.iter().map(ProgressRow::from_row).collect::<Result<Vec<_>, _>>())
+            })?;
+            found.extend(rows?);
+        }
+        Ok(found)
     }
 
     /// First attempts of deliveries beyond their subscription's progress: what a crash would otherwise repeat.

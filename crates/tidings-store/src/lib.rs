@@ -8,6 +8,7 @@ mod check;
 pub mod custom_events;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod emits;
 pub mod extensions;
 pub mod manifests;
 pub mod outbox;
@@ -27,7 +28,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use check::{broken, changed_form, unknown_migrations};
-use pool::{Columns, Connections, PATIENCE, on_either};
+use pool::{Connections, PATIENCE, on_either};
+pub(crate) use pool::{parsed, recorded, whole};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -40,6 +42,7 @@ pub use chat::{Chat, ChatMessageRow};
 pub use custom_events::{CustomEventChange, CustomEventQuery, CustomEventRow, CustomEvents};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
 pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow, Share};
+pub use emits::{Admission, Admitted, EmitPlace, EmitQuery, EmitRow, EmitState, Emits};
 pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
@@ -285,6 +288,11 @@ impl Store {
         Causes::new(&self.connections)
     }
 
+    /// Emits of custom events.
+    pub fn emits(&self) -> Emits<'_> {
+        Emits::new(&self.connections)
+    }
+
     /// What was posted to the channels of workspaces.
     pub fn chat(&self) -> Chat<'_> {
         Chat::new(&self.connections)
@@ -433,32 +441,6 @@ async fn sync(path: &Path) -> std::io::Result<()> {
 /// Turns a failure of the database into one that says what was being done.
 fn attempting(doing: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
     move |source| StoreError::Statement { doing, source }
-}
-
-/// A text column that holds a value of our own.
-fn parsed<T>(row: &impl Columns, id: &str, column: &'static str) -> Result<T, StoreError>
-where
-    T: FromStr<Err: std::fmt::Display>,
-{
-    let text = row.text(column).map_err(attempting("read a row"))?;
-    text.parse().map_err(|fault: T::Err| StoreError::Corrupt {
-        row: id.to_owned(),
-        column,
-        fault: fault.to_string(),
-    })
-}
-
-/// A column that holds a whole number of ours.
-fn whole<T>(row: &impl Columns, id: &str, column: &'static str) -> Result<T, StoreError>
-where
-    T: TryFrom<i64, Error: std::fmt::Display>,
-{
-    let number = row.integer(column).map_err(attempting("read a row"))?;
-    T::try_from(number).map_err(|fault| StoreError::Corrupt {
-        row: id.to_owned(),
-        column,
-        fault: fault.to_string(),
-    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed, SealedLate};
-use crate::{StoreError, attempting, parsed};
+use crate::{StoreError, attempting, parsed, recorded};
 
 /// An event that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,18 +123,6 @@ impl Sealed for OutboxRow {
             created_at_ms: row.integer("created_at_ms").map_err(unread())?,
         })
     }
-}
-
-/// The names of custom events' life are among the types that wait.
-fn recorded(row: &impl Columns, id: &str) -> Result<EventType, StoreError> {
-    let text = row
-        .text("event_type")
-        .map_err(attempting("read the outbox"))?;
-    EventType::recorded(&text).map_err(|fault| StoreError::Corrupt {
-        row: id.to_owned(),
-        column: "event_type",
-        fault: fault.to_string(),
-    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! One pool of connections, to SQLite or to PostgreSQL, and how a statement that both understand runs on it.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Pool, Postgres, Row, Sqlite};
+use tidings_event::EventType;
+
+use crate::{StoreError, attempting};
 
 /// How long a caller waits for PostgreSQL, connecting included: the gateway has promised an answer within 2 s.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1500);
@@ -95,3 +99,39 @@ macro_rules! columns_of {
 
 columns_of!(SqliteRow);
 columns_of!(PgRow);
+
+/// A text column that holds a value of our own.
+pub(crate) fn parsed<T>(row: &impl Columns, id: &str, column: &'static str) -> Result<T, StoreError>
+where
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let text = row.text(column).map_err(attempting("read a row"))?;
+    text.parse().map_err(|fault: T::Err| StoreError::Corrupt {
+        row: id.to_owned(),
+        column,
+        fault: fault.to_string(),
+    })
+}
+
+/// The column of an event's type. The names of custom events and of what tells of their life are among them.
+pub(crate) fn recorded(row: &impl Columns, id: &str) -> Result<EventType, StoreError> {
+    let text = row.text("event_type").map_err(attempting("read a row"))?;
+    EventType::recorded(&text).map_err(|fault| StoreError::Corrupt {
+        row: id.to_owned(),
+        column: "event_type",
+        fault: fault.to_string(),
+    })
+}
+
+/// A column that holds a whole number of ours.
+pub(crate) fn whole<T>(row: &impl Columns, id: &str, column: &'static str) -> Result<T, StoreError>
+where
+    T: TryFrom<i64, Error: std::fmt::Display>,
+{
+    let number = row.integer(column).map_err(attempting("read a row"))?;
+    T::try_from(number).map_err(|fault| StoreError::Corrupt {
+        row: id.to_owned(),
+        column,
+        fault: fault.to_string(),
+    })
+}

@@ -6,9 +6,10 @@
 use sqlx::{Pool, Sqlite, SqliteConnection};
 
 use crate::custom_events::{CustomEventRow, CustomEventTenantRow};
+use crate::emits::UsageRow;
 use crate::pool::Columns;
 use crate::{
-    ApiKeyRow, AttemptRow, CatalogRow, CauseRow, ChatMessageRow, CursorRow, DeadLetterRow,
+    ApiKeyRow, AttemptRow, CatalogRow, CauseRow, ChatMessageRow, CursorRow, DeadLetterRow, EmitRow,
     ExtensionRow, ExtensionSubscriptionRow, ManifestRow, MemberRow, OutboxRow, PendingRow,
     ProgressRow, ReplayRow, SessionRow, StoreError, SubscriptionRow, TenantRow, WorkspaceRow,
     attempting,
@@ -146,6 +147,10 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
     if has_table(pool, CauseRow::TABLE).await? {
         look_at::<CauseRow>(pool, &mut findings).await?;
         look_at::<ChatMessageRow>(pool, &mut findings).await?;
+    }
+    if has_table(pool, EmitRow::TABLE).await? {
+        look_at::<EmitRow>(pool, &mut findings).await?;
+        look_at::<UsageRow>(pool, &mut findings).await?;
     }
     if has_table(pool, CustomEventRow::TABLE).await? {
         look_at::<CustomEventRow>(pool, &mut findings).await?;

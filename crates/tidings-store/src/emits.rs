@@ -1,0 +1,415 @@
+//! Emits of custom events (source D): what was accepted, how many of it in a month, and what became of each.
+//!
+//! A row is written before its event is appended, in one transaction with the count of its tenant's month; so the limit of a
+//! plan holds exactly, and what the bus would not take is appended later.
+
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::{Connection, QueryBuilder};
+use tidings_event::{EventType, TenantId};
+use uuid::Uuid;
+
+use crate::StoreError;
+use crate::deliveries::number;
+use crate::pool::{Connections, on_either};
+use crate::seal::Sealed;
+pub(crate) use rows::UsageRow;
+
+/// Rows of one statement: SQLite takes 32,766 values in one.
+const ROWS: usize = 500;
+
+/// What has become of an emit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EmitState {
+    /// Accepted, and not known to be on the bus.
+    Queued,
+    /// Accepted, and the bus would not take it; it is tried again.
+    Failed,
+    /// On the bus.
+    Relayed,
+    /// Every delivery that it matched has succeeded.
+    Delivered,
+    /// A delivery that it matched was given up.
+    Undelivered,
+}
+
+/// Where the event of an emit stands in the topic of custom events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmitPlace {
+    /// The partition's number.
+    pub partition: u32,
+    /// The offset there.
+    pub offset: u64,
+}
+
+/// An emit as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmitRow {
+    /// Its event, a UUID of version 7 of the time when it was accepted.
+    pub event_id: Uuid,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Given or made; unique in the tenant.
+    pub idempotency_key: String,
+    /// Of name, version and payload: what a repeat of the key must have too.
+    pub fingerprint: u128,
+    /// The canonical name.
+    pub event_type: EventType,
+    /// Namespace and name.
+    pub name: String,
+    /// The `source` of its event.
+    pub source: String,
+    /// The event that caused it.
+    pub cause: Option<Uuid>,
+    /// How many causes are behind it.
+    pub depth: u32,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+    /// When it was accepted, in milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// JSON; `None` when the event is on the bus.
+    pub payload: Option<String>,
+    /// What has become of it.
+    pub state: EmitState,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Where its event stands.
+    pub place: Option<EmitPlace>,
+    /// When it is to be looked at again, in milliseconds since 1970.
+    pub next_at_ms: Option<i64>,
+}
+
+/// An emit that wants to be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// As it would be kept.
+    pub row: EmitRow,
+    /// The month it counts in, `2026-11`.
+    pub month: String,
+    /// How many of that month the tenant's plan allows.
+    pub limit: Option<u64>,
+}
+
+/// What became of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admitted {
+    /// It is kept and counted.
+    New,
+    /// The tenant has used its key before, for this one.
+    Known(Box<EmitRow>),
+    /// The month's limit is reached. Nothing is kept.
+    OverLimit,
+}
+
+/// Which emits to list.
+#[derive(Debug, Clone, Default)]
+pub struct EmitQuery {
+    /// In one of these states; empty: any.
+    pub states: Vec<EmitState>,
+    /// Of this namespace and name.
+    pub name: Option<String>,
+    /// Behind this one.
+    pub after: Option<Uuid>,
+    /// The newest first; else the oldest.
+    pub newest_first: bool,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// The methods on emits.
+#[derive(Debug, Clone, Copy)]
+pub struct Emits<'a> {
+    connections: &'a Connections,
+}
+
+/// The rows that have one of these keys.
+macro_rules! known {
+    ($transaction:expr, $admissions:expr) => {{
+        let mut known: HashMap<(TenantId, String), EmitRow> = HashMap::new();
+        // A key that was made here is nobody else's.
+        let given = |it: &&Admission| it.row.idempotency_key != it.row.event_id.to_string();
+        let given: Vec<&Admission> = $admissions.iter().filter(given).collect();
+        for admissions in given.chunks(ROWS) {
+            let mut builder = QueryBuilder::new(
+                "SELECT * FROM custom_event_emits WHERE (tenant, idempotency_key) IN (",
+            );
+            // SQLite wants the word before a list of pairs, and PostgreSQL takes it.
+            builder.push("VALUES ");
+            let mut first = true;
+            for it in admissions {
+                builder.push(if first { "(" } else { ", (" });
+                first = false;
+                builder.push_bind(it.row.tenant.as_str()).push(", ");
+                builder.push_bind(it.row.idempotency_key.as_str()).push(")");
+            }
+            builder.push(")");
+            for row in builder.build().fetch_all(&mut *$transaction).await? {
+                match EmitRow::from_row(&row) {
+                    Ok(row) => {
+                        known.insert((row.tenant.clone(), row.idempotency_key.clone()), row);
+                    }
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        }
+        known
+    }};
+}
+
+/// What was counted, each row locked until the transaction ends.
+macro_rules! usages {
+    ($transaction:expr, $admissions:expr) => {{
+        let mut usages: BTreeMap<(&TenantId, &str), (u64, bool)> = BTreeMap::new();
+        for it in $admissions {
+            usages.insert((&it.row.tenant, it.month.as_str()), (0, false));
+        }
+        // In the order of their keys, so that no two transactions wait for each other.
+        for ((tenant, month), (emits, _)) in &mut usages {
+            let new = UsageRow {
+                tenant: (*tenant).clone(),
+                month: (*month).to_owned(),
+                emits: 0,
+            };
+            let query = "INSERT INTO custom_event_usage (tenant, month, emits, crc) \
+                 VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, month) \
+                 DO UPDATE SET emits = custom_event_usage.emits RETURNING *";
+            let row = sqlx::query(query)
+                .bind(tenant.as_str())
+                .bind(*month)
+                .bind(0_i64)
+                .bind(new.seal())
+                .fetch_one(&mut *$transaction)
+                .await?;
+            match UsageRow::from_row(&row) {
+                Ok(row) => *emits = row.emits,
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        usages
+    }};
+}
+
+macro_rules! insert {
+    ($transaction:expr, $rows:expr) => {
+        for rows in $rows.chunks(ROWS) {
+            let mut builder = QueryBuilder::new(
+                "INSERT INTO custom_event_emits (event_id, tenant, idempotency_key, fingerprint, \
+                 event_type, name, source, cause, depth, traceparent, created_at_ms, payload, state, \
+                 error, partition, position, next_at_ms, crc) ",
+            );
+            builder.push_values(rows, |mut values, row: &&EmitRow| {
+                values
+                    .push_bind(row.event_id.to_string())
+                    .push_bind(row.tenant.as_str())
+                    .push_bind(row.idempotency_key.as_str())
+                    .push_bind(format!("{:032x}", row.fingerprint))
+                    .push_bind(row.event_type.as_str())
+                    .push_bind(row.name.as_str())
+                    .push_bind(row.source.as_str())
+                    .push_bind(row.cause.map(|cause| cause.to_string()))
+                    .push_bind(i64::from(row.depth))
+                    .push_bind(row.traceparent.as_deref())
+                    .push_bind(row.created_at_ms)
+                    .push_bind(row.payload.as_deref())
+                    .push_bind(row.state.as_str())
+                    .push_bind(row.error.as_deref())
+                    .push_bind(row.place.map(|place| i64::from(place.partition)))
+                    .push_bind(row.place.map(|place| number(place.offset)))
+                    .push_bind(row.next_at_ms)
+                    .push_bind(row.seal());
+            });
+            builder.build().execute(&mut *$transaction).await?;
+        }
+    };
+}
+
+/// Writes what has become of rows.
+macro_rules! note {
+    ($transaction:expr, $rows:expr) => {
+        for rows in $rows.chunks(ROWS) {
+            let mut builder = QueryBuilder::new(
+                "WITH noted (event_id, payload, state, error, partition, position, next_at_ms) AS (",
+            );
+            builder.push_values(rows, |mut values, row: &EmitRow| {
+                values
+                    .push_bind(row.event_id.to_string())
+                    .push_bind(row.payload.as_deref())
+                    .push_bind(row.state.as_str())
+                    .push_bind(row.error.as_deref())
+                    .push_bind(row.place.map(|place| i64::from(place.partition)))
+                    .push_bind(row.place.map(|place| number(place.offset)))
+                    .push_bind(row.next_at_ms);
+            });
+            builder.push(
+                ") UPDATE custom_event_emits SET payload = noted.payload, state = noted.state, \
+                 error = noted.error, partition = noted.partition, position = noted.position, \
+                 next_at_ms = noted.next_at_ms FROM noted \
+                 WHERE custom_event_emits.event_id = noted.event_id",
+            );
+            builder.build().execute(&mut *$transaction).await?;
+        }
+    };
+}
+
+/// Decides who is new, who is known and for whom there is no room, in their order.
+fn decide<'a>(
+    admissions: &'a [Admission],
+    known: &HashMap<(TenantId, String), EmitRow>,
+    usages: &mut BTreeMap<(&'a TenantId, &'a str), (u64, bool)>,
+) -> (Vec<Admitted>, Vec<&'a EmitRow>) {
+    let mut new: Vec<&EmitRow> = Vec::new();
+    let mut earlier: HashMap<(&TenantId, &str), usize> = HashMap::new();
+    let mut admitted = Vec::with_capacity(admissions.len());
+    for it in admissions {
+        let key = (&it.row.tenant, it.row.idempotency_key.as_str());
+        let before = known.get(&(key.0.clone(), key.1.to_owned()));
+        let before = before.or_else(|| earlier.get(&key).map(|index| new[*index]));
+        if let Some(row) = before {
+            admitted.push(Admitted::Known(Box::new(row.clone())));
+            continue;
+        }
+        let usage = usages.entry((&it.row.tenant, it.month.as_str()));
+        let (emits, changed) = usage.or_default();
+        if it.limit.is_some_and(|limit| *emits >= limit) {
+            admitted.push(Admitted::OverLimit);
+            continue;
+        }
+        (*emits, *changed) = (*emits + 1, true);
+        earlier.insert(key, new.len());
+        new.push(&it.row);
+        admitted.push(Admitted::New);
+    }
+    (admitted, new)
+}
+
+impl<'a> Emits<'a> {
+    pub(crate) fn new(connections: &'a Connections) -> Self {
+        Self { connections }
+    }
+
+    /// Accepts emits, up to the limits of their months, and notes what has become of earlier ones; all of it or
+    /// nothing. One answer for each admission, in order. Replicas may do this at once.
+    pub async fn admit(
+        &self,
+        admissions: &[Admission],
+        noted: &[EmitRow],
+    ) -> Result<Vec<Admitted>, StoreError> {
+        on_either!(self.connections, "accept emits", connection => {
+            let mut transaction = connection.begin().await?;
+            // First of all the counters: of two replicas the second waits here, and then sees the first one's rows.
+            let mut usages = usages!(transaction, admissions);
+            let known = known!(transaction, admissions);
+            let (admitted, new) = decide(admissions, &known, &mut usages);
+            insert!(transaction, new);
+            note!(transaction, noted);
+            for ((tenant, month), (emits, _)) in usages.into_iter().filter(|(_, (_, changed))| *changed) {
+                let row = UsageRow { tenant: tenant.clone(), month: month.to_owned(), emits };
+                sqlx::query("UPDATE custom_event_usage SET emits = $3, crc = $4 WHERE tenant = $1 AND month = $2")
+                    .bind(tenant.as_str())
+                    .bind(month)
+                    .bind(number(emits))
+                    .bind(row.seal())
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            transaction.commit().await.map(|()| Ok(admitted))
+        })?
+    }
+
+    /// The tenant's emit of this key.
+    pub async fn of_key(
+        &self,
+        tenant: &TenantId,
+        key: &str,
+    ) -> Result<Option<EmitRow>, StoreError> {
+        let query = "SELECT * FROM custom_event_emits WHERE tenant = $1 AND idempotency_key = $2";
+        on_either!(self.connections, "read an emit", connection => {
+            sqlx::query(query)
+                .bind(tenant.as_str())
+                .bind(key)
+                .fetch_optional(connection)
+                .await
+                .map(|row| row.as_ref().map(EmitRow::from_row))
+        })?
+        .transpose()
+    }
+
+    /// The tenant's emits that a query asks for.
+    pub async fn list(
+        &self,
+        tenant: &TenantId,
+        query: &EmitQuery,
+    ) -> Result<Vec<EmitRow>, StoreError> {
+        on_either!(self.connections, "list emits", connection => {
+            let mut builder = QueryBuilder::new("SELECT * FROM custom_event_emits WHERE tenant = ");
+            builder.push_bind(tenant.as_str());
+            if !query.states.is_empty() {
+                builder.push(" AND state IN (");
+                let mut listed = builder.separated(", ");
+                for state in &query.states {
+                    listed.push_bind(state.as_str());
+                }
+                builder.push(")");
+            }
+            if let Some(name) = &query.name {
+                builder.push(" AND name = ").push_bind(name.clone());
+            }
+            let (behind, order) = if query.newest_first { (" < ", " DESC") } else { (" > ", "") };
+            if let Some(after) = query.after {
+                builder.push(" AND event_id").push(behind).push_bind(after.to_string());
+            }
+            builder.push(" ORDER BY event_id").push(order);
+            builder.push(" LIMIT ").push_bind(i64::from(query.limit));
+            builder
+                .build()
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(EmitRow::from_row).collect())
+        })?
+    }
+
+    /// Emits of any tenant that are to be looked at by now, the longest due first.
+    pub async fn due(&self, now_ms: i64, limit: u32) -> Result<Vec<EmitRow>, StoreError> {
+        let query =
+            "SELECT * FROM custom_event_emits WHERE next_at_ms <= $1 ORDER BY next_at_ms LIMIT $2";
+        on_either!(self.connections, "read what emits are due", connection => {
+            sqlx::query(query)
+                .bind(now_ms)
+                .bind(i64::from(limit))
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(EmitRow::from_row).collect())
+        })?
+    }
+
+    /// How many emits of a tenant were accepted in a month, `2026-11`.
+    pub async fn usage(&self, tenant: &TenantId, month: &str) -> Result<u64, StoreError> {
+        let row = on_either!(self.connections, "read how many emits there were", connection => {
+            sqlx::query("SELECT * FROM custom_event_usage WHERE tenant = $1 AND month = $2")
+                .bind(tenant.as_str())
+                .bind(month)
+                .fetch_optional(connection)
+                .await
+                .map(|row| row.as_ref().map(UsageRow::from_row))
+        })?;
+        Ok(row.transpose()?.map_or(0, |row| row.emits))
+    }
+
+    /// Removes emits that were accepted before a time and need nothing more; answers how many.
+    pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
+        // An event's id begins with its time, so that rows stand in the order of both.
+        let first = Uuid::from_u128(u128::from(before_ms.max(0).unsigned_abs()) << 80);
+        let query = "DELETE FROM custom_event_emits WHERE event_id < $1 AND next_at_ms IS NULL";
+        on_either!(self.connections, "remove old emits", connection => {
+            sqlx::query(query)
+                .bind(first.to_string())
+                .execute(connection)
+                .await
+                .map(|done| done.rows_affected())
+        })
+    }
+}

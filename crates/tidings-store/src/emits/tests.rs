@@ -1,0 +1,178 @@
+//! Emits are accepted once, up to their limit, and read back in every way.
+
+use std::slice;
+
+use super::*;
+use crate::suite::on_each_database;
+
+/// An id of the time 10.
+fn id_of(number: u128) -> Uuid {
+    Uuid::from_u128((10 << 80) | number)
+}
+
+fn row(id: u128, key: Option<&str>) -> EmitRow {
+    let event_id = id_of(id);
+    EmitRow {
+        event_id,
+        tenant: "acme".parse().unwrap(),
+        idempotency_key: key.map_or_else(|| event_id.to_string(), str::to_owned),
+        fingerprint: u128::MAX - id,
+        event_type: EventType::recorded("TENANT_CUSTOM:acme:shop.order@1.0.0").unwrap(),
+        name: "shop.order".into(),
+        source: "/module/shop".into(),
+        cause: id.is_multiple_of(2).then(|| Uuid::from_u128(7)),
+        depth: 3,
+        traceparent: None,
+        created_at_ms: 10,
+        payload: Some("{}".into()),
+        state: EmitState::Queued,
+        error: None,
+        place: None,
+        next_at_ms: Some(20),
+    }
+}
+
+fn admission(row: EmitRow, limit: Option<u64>) -> Admission {
+    Admission {
+        row,
+        month: "2026-11".into(),
+        limit,
+    }
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_counted_once_and_what_is_beyond_the_limit_is_not() {
+    on_each_database(async |store| {
+        let room = store.emits();
+        let tenant: TenantId = "acme".parse().unwrap();
+        let wanted = [
+            admission(row(1, Some("k")), Some(2)),
+            admission(row(2, Some("k")), Some(2)),
+            admission(row(3, None), Some(2)),
+            admission(row(4, None), Some(2)),
+        ];
+        let first = row(1, Some("k"));
+        let admitted = room.admit(&wanted, &[]).await.unwrap();
+        let known = || Admitted::Known(Box::new(first.clone()));
+        assert_eq!(
+            admitted,
+            [Admitted::New, known(), Admitted::New, Admitted::OverLimit]
+        );
+        assert_eq!(room.usage(&tenant, "2026-11").await.unwrap(), 2);
+        assert_eq!(room.usage(&tenant, "2026-12").await.unwrap(), 0);
+        let again = room.admit(&wanted[1..2], &[]).await.unwrap();
+        assert_eq!(again, [known()]);
+        let other = Admission {
+            month: "2026-12".into(),
+            ..admission(row(5, Some("l")), Some(2))
+        };
+        assert_eq!(room.admit(&[other], &[]).await.unwrap(), [Admitted::New]);
+        assert_eq!(room.usage(&tenant, "2026-12").await.unwrap(), 1);
+        let globex = Admission {
+            row: EmitRow {
+                tenant: "globex".parse().unwrap(),
+                ..row(6, Some("k"))
+            },
+            ..admission(row(6, None), None)
+        };
+        assert_eq!(room.admit(&[globex], &[]).await.unwrap(), [Admitted::New]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_limit_holds_whoever_asks_at_once() {
+    on_each_database(async |store| {
+        let asked = (0..64).map(|id| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let wanted = [admission(row(id + 1, None), Some(40))];
+                loop {
+                    match store.emits().admit(&wanted, &[]).await {
+                        Ok(admitted) => return admitted[0] == Admitted::New,
+                        // On PostgreSQL a connection may be long in coming.
+                        Err(error) => assert!(error.is_unavailable(), "{error}"),
+                    }
+                }
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut accepted = 0;
+        for one in asked {
+            accepted += u64::from(one.await.unwrap());
+        }
+        assert_eq!(accepted, 40);
+        let tenant = "acme".parse().unwrap();
+        assert_eq!(store.emits().usage(&tenant, "2026-11").await.unwrap(), 40);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_an_emit_is_noted_and_listed() {
+    on_each_database(async |store| {
+        let room = store.emits();
+        let tenant: TenantId = "acme".parse().unwrap();
+        let wanted: Vec<_> = (1..=4).map(|id| admission(row(id, None), None)).collect();
+        room.admit(&wanted, &[]).await.unwrap();
+        let relayed = EmitRow {
+            payload: None,
+            state: EmitState::Relayed,
+            place: Some(EmitPlace {
+                partition: 3,
+                offset: 9,
+            }),
+            next_at_ms: Some(15),
+            ..row(2, None)
+        };
+        let failed = EmitRow {
+            state: EmitState::Failed,
+            error: Some("the bus is away".into()),
+            next_at_ms: Some(12),
+            ..row(3, None)
+        };
+        let delivered = EmitRow {
+            payload: None,
+            state: EmitState::Delivered,
+            next_at_ms: None,
+            ..row(4, None)
+        };
+        let noted = [relayed.clone(), failed.clone(), delivered.clone()];
+        assert_eq!(room.admit(&[], &noted).await.unwrap(), []);
+        assert_eq!(
+            room.due(19, 9).await.unwrap(),
+            [failed.clone(), relayed.clone()]
+        );
+        assert_eq!(room.due(20, 1).await.unwrap(), slice::from_ref(&failed));
+        let key = relayed.idempotency_key.clone();
+        assert_eq!(
+            room.of_key(&tenant, &key).await.unwrap(),
+            Some(relayed.clone())
+        );
+        let globex = "globex".parse().unwrap();
+        assert_eq!(room.of_key(&globex, &key).await.unwrap(), None);
+        let found = async |query: EmitQuery| {
+            let query = EmitQuery { limit: 9, ..query };
+            let rows = room.list(&tenant, &query).await.unwrap();
+            rows.iter()
+                .map(|row| row.event_id.as_u128() & 0xff)
+                .collect::<Vec<_>>()
+        };
+        let any = EmitQuery::default;
+        assert_eq!(found(any()).await, [1, 2, 3, 4]);
+        let newest_first = EmitQuery {
+            newest_first: true,
+            after: Some(id_of(4)),
+            ..any()
+        };
+        assert_eq!(found(newest_first).await, [3, 2, 1]);
+        let states = vec![EmitState::Failed, EmitState::Delivered];
+        assert_eq!(found(EmitQuery { states, ..any() }).await, [3, 4]);
+        let name = Some("shop.other".into());
+        assert_eq!(found(EmitQuery { name, ..any() }).await, [] as [u128; 0]);
+        assert_eq!(room.forget(10).await.unwrap(), 0);
+        assert_eq!(room.forget(11).await.unwrap(), 1);
+        assert_eq!(found(any()).await, [1, 2, 3]);
+    })
+    .await;
+}
