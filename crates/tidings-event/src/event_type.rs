@@ -152,6 +152,12 @@ impl TypePattern {
         segments(&self.0)
     }
 
+    /// Whether it can stand for the name of a custom event, which is one segment.
+    pub fn is_one_segment(&self) -> bool {
+        let mut segments = self.segments();
+        segments.next().is_some() && segments.next().is_none()
+    }
+
     /// Whether the type is one of those that the pattern stands for.
     pub fn matches(&self, event_type: &EventType) -> bool {
         let mut wanted = self.segments();

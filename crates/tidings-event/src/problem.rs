@@ -192,7 +192,43 @@ pages! {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
+
+    /// The reference of all codes.
+    fn reference() -> String {
+        let mut page = String::from(
+            "# Problem codes\n\n\
+             Every refusal is `application/problem+json` (RFC 9457) with one of these in `code`. This page is written from the\n\
+             table in the code; a test holds it to that. What to do about one stands on its page, which a gateway serves at\n\
+             `/problems/{slug}`.\n\n\
+             | code | status | title | page |\n| --- | --- | --- | --- |\n",
+        );
+        for code in Code::ALL {
+            let (status, title, slug) = (code.status(), code.title(), code.slug());
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                page,
+                "| `{}` | {status} | {title} | [{slug}](../crates/tidings-event/src/problems/{slug}.md) |",
+                code.as_str()
+            );
+        }
+        page
+    }
+
+    /// Written anew by a run with `TIDINGS_WRITE=1`.
+    #[test]
+    fn the_reference_is_what_the_table_says() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/problems.md");
+        if std::env::var_os("TIDINGS_WRITE").is_some() {
+            std::fs::write(file, reference()).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(file).unwrap() == reference(),
+            "{file} is not what the code says: run this test with TIDINGS_WRITE=1"
+        );
+    }
 
     #[test]
     fn every_code_is_unique_and_has_its_page() {

@@ -25,6 +25,7 @@ mod share;
 mod stream;
 pub mod target;
 
+pub(crate) use queue::Places;
 pub use share::Deliveries;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -47,7 +48,7 @@ use crate::subscription::State;
 use crate::subscriptions::{Changes, InForce, Subscriptions};
 use attempt::Ended;
 use counted::{Counted, Motion, Part};
-use queue::{Numbers, Places, Queue, StreamId};
+use queue::{Numbers, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
 use stream::{BySize, RECENT, RECENT_BYTES, Recent, Stream};
 use target::{Carried, Target};

@@ -12,6 +12,8 @@ pub mod deliver;
 pub mod envelope;
 pub mod events;
 pub mod extensions;
+#[cfg(test)]
+mod in_memory;
 pub mod kernel_namespaces;
 pub mod limits;
 pub mod manifests;
@@ -43,7 +45,7 @@ use api_keys::ApiKeys;
 use catalogs::Catalogs;
 use chat::Chat;
 use clock::Clock;
-use custom_events::Registry;
+use custom_events::{Emits, Registry};
 use dead_letters::DeadLetters;
 use deliver::counted::Counted;
 use deliver::target::Targets;
@@ -84,6 +86,8 @@ pub struct Gateway {
     pub chat: Chat,
     /// The events that tenants define.
     pub custom_events: Arc<Registry>,
+    /// Emits of them; [`custom_events::relay`] looks after them and wants to be run.
+    pub emits: Arc<Emits>,
     /// Keys for servers.
     pub api_keys: ApiKeys,
     /// Who wants which events.
@@ -213,26 +217,26 @@ impl Gateway {
         let subscriptions = Arc::new(subscriptions.await?);
         let workspaces = Arc::new(workspaces);
         let (kept, tenants, told) = (store.clone(), workspaces.clone(), outbox.clone());
-        let custom_events = Registry::new(kept, tenants, told, clock.clone());
-        let extensions = Extensions::new(
-            store.clone(),
-            workspaces.clone(),
-            subscriptions.clone(),
-            outbox.clone(),
-            clock.clone(),
-            in_process.clone(),
-        );
+        let custom_events = Arc::new(Registry::new(kept, tenants, told, clock.clone()));
+        let emits = Emits::new(custom_events::Means {
+            store: store.clone(),
+            bus: bus.clone(),
+            registry: custom_events.clone(),
+            line: line.clone(),
+            outbox: outbox.clone(),
+            events: events.clone(),
+            in_force: subscriptions.in_force(),
+            clock: clock.clone(),
+        });
+        let (kept, within, wanted) = (store.clone(), workspaces.clone(), subscriptions.clone());
+        let (told, at) = (outbox.clone(), clock.clone());
+        let extensions = Extensions::new(kept, within, wanted, told, at, in_process.clone());
         let chat = Chat::new(store.clone(), workspaces.clone());
         let dead_letters = DeadLetters::new(store.clone(), events.clone(), clock.clone());
         let (kept, log, wanted) = (store.clone(), bus.clone(), subscriptions.clone());
         let parked = Parked::new(kept, log, wanted, clock.clone());
-        let replays = Replays::new(
-            store.clone(),
-            bus.clone(),
-            egress,
-            subscriptions.clone(),
-            clock.clone(),
-        );
+        let (kept, log, wanted) = (store.clone(), bus.clone(), subscriptions.clone());
+        let replays = Replays::new(kept, log, egress, wanted, clock.clone());
         Ok(Self {
             access,
             events,
@@ -241,7 +245,8 @@ impl Gateway {
             workspaces,
             extensions: Arc::new(extensions),
             chat,
-            custom_events: Arc::new(custom_events),
+            custom_events,
+            emits: Arc::new(emits),
             api_keys,
             subscriptions,
             dead_letters,

@@ -26,7 +26,7 @@ use crate::access::on_behalf_of;
 use crate::clock::Clock;
 use crate::manifests::store_fault;
 use crate::publish::Line;
-use crate::publish::command::{Command, Draft};
+use crate::publish::command::{Command, Custom, Draft};
 use crate::publish::refusal::Refusal;
 
 /// How many rows are read at once.
@@ -245,7 +245,8 @@ fn command_of(row: &OutboxRow) -> Result<Command, Refusal> {
         idempotency_key: Some(row.id.to_string()),
         cloud: None,
         workspace: None,
-        custom: row.event_type.is_lifecycle(),
+        cause: None,
+        custom: row.event_type.is_lifecycle().then_some(Custom::Told),
     };
     let caller = on_behalf_of(row.service, row.tenant.clone());
     Ok(Command::one(caller, draft, None))

@@ -114,6 +114,31 @@ pub struct Explanation {
     pub outcome: Result<Destination, Refusal>,
 }
 
+impl Explanation {
+    /// Of what is refused before the line is asked.
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        let nothing = Self {
+            steps: Vec::new(),
+            outcome: Err(refusal.clone()),
+        };
+        nothing.but(refusal)
+    }
+
+    /// The same, refused in the end.
+    pub(crate) fn but(mut self, refusal: Refusal) -> Self {
+        self.steps.push(Step {
+            rule: refusal.rule,
+            refused: Some(refusal.code),
+            detail: refusal.detail.clone(),
+            errors: refusal.errors.clone(),
+        });
+        Self {
+            outcome: Err(refusal),
+            ..self
+        }
+    }
+}
+
 /// Where an event would go.
 #[derive(Debug, Clone)]
 pub struct Destination {
@@ -167,7 +192,17 @@ impl Line {
 
     /// Publishes 1 to 1,000 events: all of them, or none.
     pub async fn publish(self: &Arc<Self>, command: Command) -> Result<Vec<Published>, Refusal> {
-        let named = self.prepare(command, &mut Trail::off())?;
+        let named = self.name(command)?;
+        self.go_on(named).await
+    }
+
+    /// The line as far as it is pure. An emit is accepted and counted between this and [`go_on`](Self::go_on).
+    pub(crate) fn name(&self, command: Command) -> Result<Named, Refusal> {
+        self.prepare(command, &mut Trail::off())
+    }
+
+    /// The rest of the line.
+    pub(crate) async fn go_on(self: &Arc<Self>, named: Named) -> Result<Vec<Published>, Refusal> {
         let Some(receipts) = self.receipts.clone() else {
             let placed = self.place(Claimed::unasked(named), &mut Trail::off());
             let (alone, now) = (placed.alone, wanted_now(&self.in_process, &placed.records));
@@ -203,7 +238,7 @@ impl Line {
 
     /// Whether [`publish`](Self::publish) would get as far as asking anybody. Pure.
     pub(crate) fn check(&self, command: Command) -> Result<(), Refusal> {
-        self.prepare(command, &mut Trail::off()).map(drop)
+        self.name(command).map(drop)
     }
 
     /// What [`publish`](Self::publish) would do with one event. Appends nothing.
@@ -217,18 +252,12 @@ impl Line {
             }
             Err(refusal) => Err(refusal),
         };
-        let mut steps = trail.0.unwrap_or_default();
-        if let Err(refusal) = &outcome {
-            let (rule, detail) = (refusal.rule, refusal.detail.clone());
-            let refused = Some(refusal.code);
-            steps.push(Step {
-                rule,
-                refused,
-                detail,
-                errors: refusal.errors.clone(),
-            });
+        let steps = trail.0.unwrap_or_default();
+        let explanation = Explanation { steps, outcome };
+        match explanation.outcome.clone() {
+            Ok(_) => explanation,
+            Err(refusal) => explanation.but(refusal),
         }
-        Explanation { steps, outcome }
     }
 
     /// A topic keeps the partitions it was made with, whatever new ones get.

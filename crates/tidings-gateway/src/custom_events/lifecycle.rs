@@ -66,7 +66,7 @@ lifecycle! {
         ["namespace", "name", "version", "errors"];
     EmitRejected = "CUSTOM_EVENT_EMIT_REJECTED", "An emit is refused.",
         ["namespace?", "name", "version?", "code", "detail"];
-    QuotaExceeded = "CUSTOM_EVENT_QUOTA_EXCEEDED", "The plan has no room for a registration, or for an emit in this month.",
+    QuotaExceeded = "CUSTOM_EVENT_QUOTA_EXCEEDED", "The plan has no room for a registration, or for an emit in this month; the latter is told once a minute at most.",
         ["quota", "plan", "limit?", "used", "namespace?", "name?", "version?"];
     GenericSeeded = "CUSTOM_EVENT_GENERIC_SEEDED", "The tenant begins to use custom events; told once, before anything else.",
         ["canonicalName", "namespace", "name", "version"];
@@ -158,7 +158,7 @@ pub fn lifecycle_page() -> String {
 }
 
 /// A text from outside as an event carries it.
-fn clipped(text: &str) -> String {
+pub(super) fn clipped(text: &str) -> String {
     const LONGEST: usize = 80;
     text.chars().take(LONGEST).collect()
 }

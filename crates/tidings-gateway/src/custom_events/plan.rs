@@ -58,6 +58,16 @@ impl Plan {
         !matches!(self, Self::Free)
     }
 
+    /// Whether events may be published for other tenants to fork, and theirs forked.
+    pub const fn has_marketplace(self) -> bool {
+        matches!(self, Self::Pro | Self::Enterprise)
+    }
+
+    /// Whether emits may be pushed to other tenants.
+    pub const fn has_federation(self) -> bool {
+        matches!(self, Self::Enterprise)
+    }
+
     /// Whether every published version stays in force, not the latest alone.
     pub const fn keeps_versions(self) -> bool {
         matches!(self, Self::Pro | Self::Enterprise)

@@ -411,7 +411,7 @@ fn may_register(caller: &Caller) -> Result<TenantId, Refusal> {
 }
 
 /// Any caller of a tenant may read what it has registered.
-fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
+pub(super) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
     caller.tenant().cloned().ok_or_else(|| {
         Refusal::forbidden(
             "An operator has no tenant, and so no custom events; use a token of the tenant.",

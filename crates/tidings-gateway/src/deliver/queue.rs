@@ -165,10 +165,10 @@ pub(super) struct Lane {
 
 /// A subscription's places as they are saved, by topic and partition.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// Which [`Start`] they follow from.
-    pub(super) start: u32,
-    pub(super) at: Vec<(String, u32, u64)>,
+    pub(crate) start: u32,
+    pub(crate) at: Vec<(String, u32, u64)>,
 }
 
 /// One subscription's.

@@ -5,13 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use tidings_bus::memory::Memory;
 use tidings_event::{Service, TenantId};
 
 use super::target::{Handover, Outcome, Verdict};
 use super::*;
 use crate::Gateway;
-use crate::access::{Access, AccessConfig, on_behalf_of};
+use crate::access::on_behalf_of;
 use crate::publish::command::{Command, Draft};
 use crate::subscriptions::{Change, From};
 
@@ -74,28 +73,9 @@ struct House {
 impl House {
     async fn new() -> Self {
         let clock = Clock::manual(NOW);
-        let store = Store::in_memory().await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let access = Access::new(AccessConfig::default(), store.clone(), folder.path(), NOW).await;
-        let at = clock.clone();
-        let gateway = Gateway::open(crate::Parts {
-            bus: Arc::new(Memory::new(3, Arc::new(move || at.now_ms()))),
-            receipts: None,
-            partitions: 3,
-            store,
-            access: Arc::new(access.unwrap()),
-            routes: Vec::new(),
-            limits: crate::Limits::default(),
-            egress: target::webhook::to_loopback(),
-            origin: "tidings.example".into(),
-            vault: crate::secrets::Vault::new(&[7; 32]),
-            delivery: Config::default(),
-            auto_create: true,
-            plugins: Vec::new(),
-            clock: clock.clone(),
-        });
+        let gateway = crate::in_memory::gateway(&clock).await;
         let mut house = Self {
-            gateway: gateway.await.unwrap(),
+            gateway,
             clock,
             target: Arc::new(Fake {
                 got: Mutex::default(),
@@ -146,7 +126,8 @@ impl House {
             fingerprint,
             idempotency_key: None,
             workspace: None,
-            custom: false,
+            cause: None,
+            custom: None,
             cloud: None,
         };
         let command = Command::one(caller(tenant), draft, None);

@@ -81,11 +81,11 @@ impl Causing {
             fingerprint: Fingerprint::of_bytes(key.as_bytes()),
             idempotency_key: Some(key),
             cloud: None,
-            custom: false,
+            cause: Some(cause),
+            custom: None,
             workspace: Some(Box::new(InWorkspace {
                 id,
                 actor: self.extension.to_string(),
-                cause: Some(cause),
             })),
         })
     }

@@ -1,9 +1,10 @@
 //! The first two steps: what the event is called, and whether this caller may publish it. Pure.
 
+use tidings_contract::custom::EventPath;
 use tidings_event::{Code, EventType, Service, TenantId};
 
 use super::Trail;
-use super::command::{Command, Draft};
+use super::command::{Command, Custom, Draft, Emit};
 use super::refusal::{Refusal, Rule};
 use crate::access::{Caller, Principal, Scope};
 use crate::kernel_namespaces::owner_of;
@@ -36,7 +37,7 @@ pub struct Authorised {
 pub fn shape(command: Command, trail: &mut Trail) -> ShapedCommand {
     let entries = command.drafts.into_iter().map(|draft| {
         let draft = draft?;
-        let event_type = if draft.custom {
+        let event_type = if draft.custom.is_some() {
             EventType::recorded(&draft.event_type)
         } else {
             draft.event_type.parse()
@@ -68,6 +69,14 @@ pub fn authorise(
     } = shaped;
     let allowed = |entry: Result<Shaped, Refusal>| {
         let entry = entry?;
+        match &entry.draft.custom {
+            None => {}
+            Some(Custom::Told) => return Ok(entry),
+            Some(Custom::Emit(emit)) => {
+                emitter(&caller, &entry.event_type, emit, trail)?;
+                return Ok(entry);
+            }
+        }
         kernel_namespace(&caller, &entry.event_type, trail)?;
         let workspace = entry.draft.workspace_named();
         if let Some(workspace) = &workspace {
@@ -135,6 +144,60 @@ fn kernel_namespace(
         ),
     )
     .field("type"))
+}
+
+/// What a tenant has registered, its own may emit: whoever acts in it, and keys with a scope for the event, by its
+/// canonical name or as if its type were `<namespace>.<name>`.
+fn emitter(
+    caller: &Caller,
+    event_type: &EventType,
+    emit: &Emit,
+    trail: &mut Trail,
+) -> Result<(), Refusal> {
+    // Otherwise it is appended on behalf of who was asked before.
+    if let Some(registered) = &emit.registered {
+        let path = &registered.name.path;
+        may_emit(caller, path, Some(event_type))?;
+        trail.pass(Rule::Manifest, || {
+            format!(
+                "{} may emit '{path}' of its organisation.",
+                caller.describe()
+            )
+        });
+    }
+    Ok(())
+}
+
+/// Whether a caller may emit an event, and for which tenant. Without a canonical name: whether any version of it.
+pub(crate) fn may_emit(
+    caller: &Caller,
+    path: &EventPath,
+    canonical: Option<&EventType>,
+) -> Result<TenantId, Refusal> {
+    let Some(tenant) = caller.tenant() else {
+        return Err(may_publish_nothing(caller));
+    };
+    let covered = match caller.principal() {
+        Principal::ApiKey { scopes, .. } => {
+            let plain = path.to_string().parse::<EventType>().ok();
+            scopes.iter().any(|scope| {
+                let Scope::Publish(pattern) = scope else {
+                    return false;
+                };
+                let plain = plain.as_ref().is_some_and(|plain| pattern.matches(plain));
+                plain || canonical.map_or(pattern.is_one_segment(), |it| pattern.matches(it))
+            })
+        }
+        Principal::Extension { .. } => false,
+        _ => true,
+    };
+    if covered {
+        return Ok(tenant.clone());
+    }
+    Err(forbidden(format!(
+        "{} is not permitted to emit '{path}'; none of its scopes covers it.",
+        caller.describe()
+    )))
 }
 
 /// In a workspace that is open to the caller any type may be published that no catalogue holds for its sender.

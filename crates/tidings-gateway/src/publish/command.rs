@@ -1,5 +1,7 @@
 //! What a surface asks for: one to a thousand events of one caller.
 
+use std::sync::Arc;
+
 use tidings_event::cloudevents::Incoming;
 use tidings_event::json::Fingerprint;
 use tidings_event::{Attribute, Data, Event, WorkspaceId};
@@ -7,6 +9,7 @@ use uuid::Uuid;
 
 use super::refusal::Refusal;
 use crate::access::Caller;
+use crate::custom_events::Registered;
 
 /// A publish, whatever surface it came by. A single publish is a batch of one.
 #[derive(Debug, Clone)]
@@ -50,8 +53,30 @@ pub struct Draft {
     pub cloud: Option<Box<CloudAttributes>>,
     /// Where in its tenant it is published, when it is in a workspace.
     pub workspace: Option<Box<InWorkspace>>,
-    /// Whether the type may be a name that only custom events have. No surface says so of what it was sent.
-    pub custom: bool,
+    /// The event that caused it, if that is known.
+    pub cause: Option<Cause>,
+    /// What makes it one of source D's events, whose names nobody else can have.
+    pub custom: Option<Custom>,
+}
+
+/// What makes an event one of source D's. Only the gateway itself says so: no surface makes one of what it was sent.
+#[derive(Debug, Clone)]
+pub enum Custom {
+    /// It tells of the life of custom events.
+    Told,
+    /// It is an emit.
+    Emit(Box<Emit>),
+}
+
+/// What the line is to know of an emit.
+#[derive(Debug, Clone)]
+pub struct Emit {
+    /// The id that its event has had since it was asked for.
+    pub(crate) event_id: Uuid,
+    /// What it is held to; `None` for one that was accepted before.
+    pub(crate) registered: Option<Arc<Registered>>,
+    /// Its `source`, for one that is appended on behalf of who emitted it.
+    pub(crate) source: Option<String>,
 }
 
 /// The extension attribute that names an event's workspace.
@@ -64,8 +89,6 @@ pub struct InWorkspace {
     pub id: WorkspaceId,
     /// Who is said to have published it.
     pub actor: String,
-    /// The event that caused it, if a handler of one publishes it.
-    pub cause: Option<Cause>,
 }
 
 /// The extension attribute that names the event which caused this one.
@@ -87,16 +110,30 @@ pub struct Cause {
 impl Cause {
     /// Of what the handler of an event publishes; `None` when the chain is too long.
     pub fn of(event: &Event) -> Option<Self> {
+        let cause = Self::however_deep(event);
+        (cause.depth <= MAX_DEPTH).then_some(cause)
+    }
+
+    /// The same, one deeper than a chain may be if the event is the last of one.
+    pub(crate) fn however_deep(event: &Event) -> Self {
         let depth = match event.extension(DEPTH_ATTRIBUTE) {
-            Some(Attribute::Integer(depth)) => (*depth).max(0),
+            Some(Attribute::Integer(depth)) => (*depth).clamp(0, MAX_DEPTH),
             // A producer of CloudEvents may have called something of its own so.
             Some(_) | None => 0,
         };
-        let event_id = event.event_id;
-        (depth < MAX_DEPTH).then(|| Self {
-            event_id,
+        Self {
+            event_id: event.event_id,
             depth: depth + 1,
-        })
+        }
+    }
+
+    /// The extension attributes that the caused event carries.
+    pub(super) fn attributes(self) -> [(String, Attribute); 2] {
+        let event_id = Attribute::Text(self.event_id.to_string());
+        [
+            (CAUSE_ATTRIBUTE.to_owned(), event_id),
+            (DEPTH_ATTRIBUTE.to_owned(), Attribute::Integer(self.depth)),
+        ]
     }
 }
 
@@ -104,16 +141,10 @@ impl InWorkspace {
     /// The extension attributes that the event carries for it.
     pub(super) fn attributes(self) -> Vec<(String, Attribute)> {
         let text = |name: &str, value: String| (name.to_owned(), Attribute::Text(value));
-        let mut attributes = vec![
+        vec![
             text(WORKSPACE_ATTRIBUTE, self.id.to_string()),
             text("actor", self.actor),
-        ];
-        if let Some(cause) = self.cause {
-            attributes.push(text(CAUSE_ATTRIBUTE, cause.event_id.to_string()));
-            let depth = Attribute::Integer(cause.depth);
-            attributes.push((DEPTH_ATTRIBUTE.to_owned(), depth));
-        }
-        attributes
+        ]
     }
 }
 
@@ -194,7 +225,8 @@ impl From<Incoming> for Draft {
                 extensions: event.extensions,
             })),
             workspace: None,
-            custom: false,
+            cause: None,
+            custom: None,
         }
     }
 }

@@ -5,9 +5,12 @@ use tidings_event::TenantId;
 use tidings_event::json::Fingerprint;
 use uuid::Uuid;
 
-use super::command::CloudAttributes;
+use super::command::{CloudAttributes, Custom};
 use super::validate::{Valid, ValidDraft};
 use crate::access::Caller;
+
+/// The principal of the keys of custom events. No caller's has a form like it.
+const CUSTOM_EVENTS: &str = "custom-events";
 
 /// One event with its names.
 pub(super) struct NamedDraft {
@@ -29,7 +32,10 @@ pub struct Named {
 pub fn name(valid: Valid, new_id: &dyn Fn() -> Uuid) -> Named {
     let scope = valid.caller.receipt_scope();
     let named = |entry: ValidDraft| {
-        let event_id = new_id();
+        let event_id = match &entry.draft.custom {
+            Some(Custom::Emit(emit)) => emit.event_id,
+            _ => new_id(),
+        };
         let once = once(scope, event_id, &entry);
         NamedDraft {
             event_id,
@@ -49,6 +55,14 @@ pub fn name(valid: Valid, new_id: &dyn Fn() -> Uuid) -> Named {
 /// The producer's key, or `source` and `id` of a CloudEvent, or one that is made here.
 fn once(scope: &str, event_id: Uuid, entry: &ValidDraft) -> Once {
     let fingerprint = fingerprint(entry);
+    if let (Some(_), Some(key)) = (&entry.draft.custom, &entry.draft.idempotency_key) {
+        // Whoever appends it, a tenant's keys of custom events are one set.
+        return Once {
+            principal: CUSTOM_EVENTS.to_owned(),
+            key: key.clone(),
+            fingerprint,
+        };
+    }
     let (principal, key) = match (&entry.draft.cloud, &entry.draft.idempotency_key) {
         // A scope of its own, so that no Idempotency-Key header can name a CloudEvent's key.
         (Some(cloud), _) => (format!("cloudevents/{scope}"), pair(cloud)),

@@ -8,12 +8,15 @@ use uuid::Uuid;
 
 use super::Trail;
 use super::claim::{Claimed, Standing};
-use super::command::{CloudAttributes, WORKSPACE_ATTRIBUTE};
+use super::command::{Cause, CloudAttributes, Custom, WORKSPACE_ATTRIBUTE};
 use super::name::NamedDraft;
 use super::refusal::Rule;
 use super::validate::ValidDraft;
 use crate::envelope;
 use crate::rulebook::{Carried, Rulebook};
+
+/// The source of what the gateway itself tells.
+const GATEWAY: &str = "/service/tidings";
 
 /// What a receipt is made of, beside the position.
 #[derive(Debug, Clone)]
@@ -72,8 +75,14 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
         let key = draft.cloud.is_none().then(|| once.key.clone());
         let cloud = draft.cloud.map(|cloud| *cloud);
         let carried = rulebook.carried(&event_type);
-        // A catalogue's events name the service as such.
-        let source = carried.and(module).unwrap_or(&own_source);
+        let source = match &draft.custom {
+            Some(Custom::Told) => GATEWAY,
+            Some(Custom::Emit(emit)) => emit.source.as_deref().unwrap_or(&own_source),
+            // A catalogue's events name the service as such.
+            None => carried.and(module).unwrap_or(&own_source),
+        };
+        let within = draft.workspace.map(|within| within.attributes());
+        let caused = draft.cause.map(Cause::attributes);
         let own = cloud.unwrap_or_else(|| CloudAttributes {
             id: event_id.to_string(),
             source: source.to_owned(),
@@ -82,10 +91,11 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
             data_schema: None,
             data_content_type: Some("application/json".to_owned()),
             traceparent: None,
-            extensions: draft
-                .workspace
-                .map(|within| within.attributes())
-                .unwrap_or_default(),
+            extensions: within
+                .into_iter()
+                .flatten()
+                .chain(caused.into_iter().flatten())
+                .collect(),
         });
         let outcome = match standing {
             Standing::Repeat(receipt) => Outcome::Before(receipt),

@@ -6,7 +6,7 @@ use tidings_event::{Code, Data, EventType, MAX_DATA_BYTES, SchemaVersion, Tenant
 
 use super::Trail;
 use super::authorise::{Authorised, Shaped, whole};
-use super::command::Draft;
+use super::command::{Custom, Draft, Emit, MAX_DEPTH};
 use super::refusal::{Fault, Refusal, Rule};
 use crate::access::Caller;
 use crate::rulebook::{Carried, Rulebook};
@@ -56,8 +56,12 @@ pub fn validate(
 fn valid(entry: Shaped, rulebook: &Rulebook, trail: &mut Trail) -> Result<ValidDraft, Refusal> {
     let Shaped { event_type, draft } = entry;
     let schema_version = schema_version(draft.schema_version.as_deref(), trail)?;
-    data_size(draft.data.len(), trail)?;
-    contract(&event_type, &draft, rulebook, trail)?;
+    if let Some(Custom::Emit(emit)) = &draft.custom {
+        emitted(emit, &draft, trail)?;
+    } else {
+        data_size(draft.data.len(), trail)?;
+        contract(&event_type, &draft, rulebook, trail)?;
+    }
     if let Some(key) = &draft.idempotency_key {
         idempotency_key(key)?;
     }
@@ -153,6 +157,32 @@ fn contract(
     Ok(())
 }
 
+/// Source D's rules for an emit: its payload, then how deep its chain of causes is. Who asks has measured it already.
+fn emitted(emit: &Emit, draft: &Draft, trail: &mut Trail) -> Result<(), Refusal> {
+    let Some(registered) = &emit.registered else {
+        return Ok(());
+    };
+    let payload: Value = serde_json::from_slice(draft.data.as_bytes())
+        .map_err(|error| Refusal::fault("Reading checked JSON", &error))?;
+    let violations = registered.schema.check(&payload);
+    if !violations.is_empty() {
+        let of = format!("the schema of {}", registered.name);
+        return Err(unfit(Code::PayloadInvalid, "payload", &of, violations));
+    }
+    trail.pass(Rule::Contract, || {
+        format!("payload fits the schema of {}.", registered.name)
+    });
+    if draft.cause.is_some_and(|cause| cause.depth > MAX_DEPTH) {
+        let detail = format!(
+            "{MAX_DEPTH} events have caused one another already; a chain of causes is no longer than that."
+        );
+        let refusal = Refusal::new(Code::ChainDepthExceeded, Rule::Contract, detail);
+        let limit = usize::try_from(MAX_DEPTH).unwrap_or_default();
+        return Err(refusal.field("causationId").limit(limit, limit + 1));
+    }
+    Ok(())
+}
+
 /// A CloudEvent keeps its source, which on a catalogue's topic is its sender.
 fn source(draft: &Draft, carried: &Carried) -> Vec<Violation> {
     let given = draft.cloud.as_ref().map(|cloud| &cloud.source);
@@ -177,8 +207,12 @@ fn violated(
     violations: Vec<Violation>,
 ) -> Refusal {
     let catalog = &carried.catalog;
-    let mut detail =
-        format!("{field} does not fit the contract of '{event_type}' in catalogue '{catalog}'");
+    let of = format!("the contract of '{event_type}' in catalogue '{catalog}'");
+    unfit(Code::EventSchemaViolation, field, &of, violations)
+}
+
+fn unfit(code: Code, field: &str, of: &str, violations: Vec<Violation>) -> Refusal {
+    let mut detail = format!("{field} does not fit {of}");
     if let Some(first) = violations.first() {
         let place = match first.path.as_str() {
             "" => String::new(),
@@ -189,7 +223,6 @@ fn violated(
     if violations.len() > 1 {
         detail = format!("{detail} (and {} more)", violations.len() - 1);
     }
-    let code = Code::EventSchemaViolation;
     let mut refusal = Refusal::new(code, Rule::Contract, format!("{detail}.")).field(field);
     let faults = violations.into_iter().map(|violation| Fault {
         expected: Some(violation.expected),
@@ -200,7 +233,7 @@ fn violated(
     refusal
 }
 
-fn idempotency_key(key: &str) -> Result<(), Refusal> {
+pub(crate) fn idempotency_key(key: &str) -> Result<(), Refusal> {
     if (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
     }

@@ -1,0 +1,123 @@
+//! Accepting emits, many in one transaction: while one is being written, what comes next waits together.
+//!
+//! What has become of earlier emits is noted in the transactions of later ones, or soon after them. Should a process die
+//! in between, the relay appends such an emit again, and its event is known to the bus by its key.
+
+use std::time::Duration;
+
+use tidings_event::Code;
+use tidings_store::{Admission, Admitted, EmitRow, Store};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::manifests::store_fault;
+use crate::publish::refusal::{Refusal, Rule};
+
+/// The most emits of one transaction.
+const MOST: usize = 256;
+/// How long what has become of an emit may stay unwritten.
+const NOTE_AFTER: Duration = Duration::from_millis(50);
+/// How many more may wait to be noted while the store is away: the rest is found out by the relay.
+const MOST_NOTED: usize = 4_096;
+
+struct Asked {
+    admission: Admission,
+    answer: oneshot::Sender<Result<Admitted, Refusal>>,
+}
+
+/// The one desk at which emits are accepted. Works until it is dropped.
+pub(super) struct Admissions {
+    asked: mpsc::Sender<Asked>,
+    notes: mpsc::Sender<EmitRow>,
+    work: JoinHandle<()>,
+}
+
+impl Drop for Admissions {
+    fn drop(&mut self) {
+        // Who asks has a share of this; what is not noted the relay finds out.
+        self.work.abort();
+    }
+}
+
+impl Admissions {
+    pub(super) fn new(store: Store) -> Self {
+        let (asked, waiting) = mpsc::channel(1_024);
+        let (tell, notes) = mpsc::channel(MOST_NOTED);
+        Self {
+            asked,
+            notes: tell,
+            work: tokio::spawn(work(store, waiting, notes)),
+        }
+    }
+
+    /// Accepts an emit, or says why not.
+    pub(super) async fn admit(&self, admission: Admission) -> Result<Admitted, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let asked = Asked { admission, answer };
+        let sent = self.asked.send(asked).await;
+        let answered = match sent {
+            Ok(()) => answered.await.ok(),
+            Err(_) => None,
+        };
+        answered.unwrap_or_else(|| {
+            let detail = "The gateway is stopping; nothing was emitted.";
+            let refusal = Refusal::new(Code::BrokerUnavailable, Rule::Append, detail);
+            Err(refusal.retry_after(Duration::from_secs(1)))
+        })
+    }
+
+    /// Notes what has become of an emit, soon.
+    pub(super) fn note(&self, row: EmitRow) {
+        if self.notes.try_send(row).is_err() {
+            tracing::warn!("what has become of an emit is left to the relay to find out");
+        }
+    }
+}
+
+async fn work(
+    store: Store,
+    mut waiting: mpsc::Receiver<Asked>,
+    mut notes: mpsc::Receiver<EmitRow>,
+) {
+    let mut asked = Vec::with_capacity(MOST);
+    let mut unwritten = Vec::new();
+    loop {
+        tokio::select! {
+            count = waiting.recv_many(&mut asked, MOST) => {
+                if count == 0 {
+                    return;
+                }
+            }
+            () = tokio::time::sleep(NOTE_AFTER), if !unwritten.is_empty() => {}
+            Some(row) = notes.recv(), if unwritten.is_empty() => {
+                unwritten.push(row);
+                // More may come, and an emit that takes it along.
+                continue;
+            }
+        }
+        while unwritten.len() < MOST_NOTED
+            && let Ok(row) = notes.try_recv()
+        {
+            unwritten.push(row);
+        }
+        let (admissions, answers): (Vec<_>, Vec<_>) =
+            asked.drain(..).map(|it| (it.admission, it.answer)).unzip();
+        match store.emits().admit(&admissions, &unwritten).await {
+            Ok(admitted) => {
+                unwritten.clear();
+                for (answer, admitted) in answers.into_iter().zip(admitted) {
+                    // Who has stopped waiting has no use for it; the relay goes on with it.
+                    let _ = answer.send(Ok(admitted));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "emits could not be accepted or noted");
+                let refusal = store_fault(error);
+                for answer in answers {
+                    let _ = answer.send(Err(refusal.clone()));
+                }
+                tokio::time::sleep(NOTE_AFTER).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What is appended of an emit: its event, and what tells of it.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tidings_event::Data;
+use tidings_event::json::RawJson;
+use tidings_store::EmitRow;
+
+use super::{LifecycleEvent, Registered};
+use crate::access::Caller;
+use crate::publish::command::{Cause, Command, Custom, Draft, Emit};
+use crate::publish::refusal::Refusal;
+
+/// So many are appended of an emit that somebody wants; of one that nobody does, that it is delivered is one more.
+pub(super) const UNTIL_RELAYED: usize = 3;
+
+/// What an event says of the emit that it tells of.
+fn about(row: &EmitRow, event: LifecycleEvent) -> Value {
+    let canonical = row.event_type.as_str();
+    let event_id = row.event_id;
+    if matches!(
+        event,
+        LifecycleEvent::EmitRequested | LifecycleEvent::EmitRelayed
+    ) {
+        let (path, version) = canonical.rsplit_once('@').unwrap_or((canonical, ""));
+        let path = path.rsplit(':').next().unwrap_or_default();
+        let (namespace, name) = path.split_once('.').unwrap_or((path, ""));
+        return json!({
+            "canonicalName": canonical, "namespace": namespace, "name": name, "version": version,
+            "eventId": event_id,
+        });
+    }
+    json!({ "canonicalName": canonical, "eventId": event_id })
+}
+
+pub(super) fn unread(error: serde_json::Error) -> Refusal {
+    Refusal::fault("Reading an emit's payload", &error)
+}
+
+/// The emit with what tells of it, in source D's order: one append, in which the emit is the second.
+pub(super) fn command(
+    caller: Caller,
+    row: &EmitRow,
+    registered: Option<&Arc<Registered>>,
+    wanted: bool,
+) -> Result<Command, Refusal> {
+    let emit = draft(row, registered).map_err(unread)?;
+    let told = |event| told(row, event).map_err(unread);
+    let mut drafts = vec![
+        Ok(told(LifecycleEvent::EmitRequested)?),
+        Ok(emit),
+        Ok(told(LifecycleEvent::EmitRelayed)?),
+    ];
+    if !wanted {
+        drafts.push(Ok(told(LifecycleEvent::EmitDelivered)?));
+    }
+    Ok(Command {
+        caller,
+        drafts,
+        traceparent: row.traceparent.clone(),
+        alone: true,
+    })
+}
+
+/// The event of an emit. Without what it is held to it was accepted before.
+pub(super) fn draft(
+    row: &EmitRow,
+    registered: Option<&Arc<Registered>>,
+) -> Result<Draft, serde_json::Error> {
+    let payload = row.payload.as_deref().unwrap_or_default();
+    let (payload, fingerprint) = RawJson::parse(payload)?;
+    let cause = row.cause.map(|event_id| Cause {
+        event_id,
+        depth: i32::try_from(row.depth).unwrap_or(i32::MAX),
+    });
+    Ok(Draft {
+        event_type: row.event_type.to_string(),
+        schema_version: row
+            .event_type
+            .as_str()
+            .rsplit('@')
+            .next()
+            .map(str::to_owned),
+        data: Data::Json(payload),
+        fingerprint,
+        idempotency_key: Some(row.idempotency_key.clone()),
+        cloud: None,
+        workspace: None,
+        cause,
+        custom: Some(Custom::Emit(Box::new(Emit {
+            event_id: row.event_id,
+            registered: registered.cloned(),
+            source: registered.is_none().then(|| row.source.clone()),
+        }))),
+    })
+}
+
+/// An event that tells of an emit; the same one whenever it is told.
+pub(super) fn told(row: &EmitRow, event: LifecycleEvent) -> Result<Draft, serde_json::Error> {
+    let (data, fingerprint) = RawJson::parse(&about(row, event).to_string())?;
+    Ok(Draft {
+        event_type: event.as_str().to_owned(),
+        schema_version: None,
+        data: Data::Json(data),
+        fingerprint,
+        idempotency_key: Some(format!("{}/{}", row.event_id, event.as_str())),
+        cloud: None,
+        workspace: None,
+        cause: None,
+        custom: Some(Custom::Told),
+    })
+}

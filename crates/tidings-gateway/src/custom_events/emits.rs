@@ -1,0 +1,584 @@
+//! Emitting: a publish that is held to what its tenant has registered, and to its plan.
+//!
+//! An emit goes the one way in. Before it, the version that it is held to is found; halfway, between the line's pure part
+//! and the append, it is accepted: its row is written and counted. What tells of it (source D's lifecycle) stands in the
+//! same append. The row is what makes it certain: whatever the bus would not take, the [relay](super::relay) appends later.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tidings_bus::Bus;
+use tidings_contract::custom::{EventPath, Version};
+use tidings_event::{Code, Service, TenantId};
+use tidings_store::{
+    Admission, Admitted, CauseRow, EmitPlace, EmitQuery, EmitRow, EmitState, Store,
+};
+use uuid::Uuid;
+
+use super::admissions::Admissions;
+use super::appended::{UNTIL_RELAYED, command, draft, told, unread};
+use super::emit_request::{fingerprint, measure, shape};
+use super::lifecycle::clipped;
+use super::{EmitRequest, LifecycleEvent, Plan, Registered, Registry};
+use crate::access::{Caller, on_behalf_of};
+use crate::clock::Clock;
+use crate::events::Events;
+use crate::manifests::{store_fault, to_its_end};
+use crate::outbox::Outbox;
+use crate::publish::authorise::may_emit;
+use crate::publish::command::{Cause, Command};
+use crate::publish::name::Named;
+use crate::publish::refusal::{Refusal, Rule};
+use crate::publish::{Explanation, Line, Published};
+use crate::subscriptions::InForce;
+
+/// When the relay looks at an emit that nobody has noted anything of: by then its append has ended one way or the other.
+const LEFT_ALONE_MS: i64 = 10_000;
+/// When a failed one is tried again the first time.
+pub(super) const FIRST_AGAIN_MS: i64 = 1_000;
+/// So many tenants are remembered to have been told of their generic event; then it is looked up again.
+const MOST_SEEDED: usize = 100_000;
+/// That a tenant has used up its month is told this seldom by one replica, whatever it goes on emitting.
+const TELL_LIMIT_AGAIN_MS: i64 = 60_000;
+/// How many failures health shows (source D).
+const RECENT_FAILURES: u32 = 10;
+
+/// An emit that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emitted {
+    /// Its event.
+    pub event_id: Uuid,
+    /// `TENANT_CUSTOM:…`, with the version that it was held to.
+    pub canonical_name: String,
+    /// The key in force, given or made.
+    pub idempotency_key: String,
+    /// Whether an earlier emit had the key, so that nothing was emitted now.
+    pub repeated: bool,
+}
+
+/// How much of its plan a tenant has used.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// The plan.
+    pub plan: Plan,
+    /// How many distinct events it has registered.
+    pub registrations: u64,
+    /// How many emits were accepted in this month.
+    pub emits: u64,
+    /// Its last emits that failed, the newest first.
+    pub recent_failures: Vec<EmitRow>,
+}
+
+/// The room.
+pub struct Emits {
+    pub(super) store: Store,
+    pub(super) bus: Arc<dyn Bus>,
+    registry: Arc<Registry>,
+    pub(super) line: Arc<Line>,
+    pub(super) outbox: Arc<Outbox>,
+    events: Events,
+    pub(super) in_force: Arc<InForce>,
+    pub(super) clock: Clock,
+    admissions: Admissions,
+    seeded: Mutex<HashSet<TenantId>>,
+    /// When it was told that a tenant's month is used up.
+    limits_told: Mutex<HashMap<TenantId, i64>>,
+}
+
+/// What the room is made of.
+pub(crate) struct Means {
+    pub(crate) store: Store,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) line: Arc<Line>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) events: Events,
+    pub(crate) in_force: Arc<InForce>,
+    pub(crate) clock: Clock,
+}
+
+impl Emits {
+    pub(crate) fn new(means: Means) -> Self {
+        Self {
+            admissions: Admissions::new(means.store.clone()),
+            store: means.store,
+            bus: means.bus,
+            registry: means.registry,
+            line: means.line,
+            outbox: means.outbox,
+            events: means.events,
+            in_force: means.in_force,
+            clock: means.clock,
+            seeded: Mutex::default(),
+            limits_told: Mutex::default(),
+        }
+    }
+
+    /// Emits a payload. Accepted, it is on the bus, or will be without anybody asking again; where the bus did not take
+    /// it at once the answer is 502 `bus_relay_failed`, and a repeat of the key answers what became of it.
+    pub async fn emit(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: EmitRequest,
+    ) -> Result<Emitted, Refusal> {
+        let begun = Instant::now();
+        let name = clipped(&request.name);
+        let emitted = self.emit_or_repeat(caller, request).await;
+        let tenant = caller.tenant().map_or("", TenantId::as_str);
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match &emitted {
+            Ok(emitted) => tracing::info!(
+                tenant,
+                principal = caller.receipt_scope(),
+                event_type = emitted.canonical_name,
+                event_id = %emitted.event_id,
+                duplicate = emitted.repeated,
+                micros,
+                "emitted"
+            ),
+            Err(refusal) => tracing::info!(
+                tenant,
+                principal = caller.receipt_scope(),
+                name,
+                code = refusal.code.as_str(),
+                detail = refusal.detail,
+                micros,
+                "refused"
+            ),
+        }
+        emitted
+    }
+
+    async fn emit_or_repeat(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: EmitRequest,
+    ) -> Result<Emitted, Refusal> {
+        let (path, version) = shape(&request)?;
+        let tenant = may_emit(caller, &path, None)?;
+        measure(&request)?;
+        let judged = self.judged(caller, &tenant, (&path, version), &request);
+        let emitted = match judged.await {
+            Ok((row, named)) => self.accept(row, named, &request).await,
+            Err(refusal) => {
+                // A repeat of a key is answered before anything is asked of it. Where nothing speaks against it,
+                // accepting it finds that out.
+                if let Some(row) = self.before(&tenant, &request).await? {
+                    return self.again(&request, row).await;
+                }
+                Err(refusal)
+            }
+        };
+        if let Err(refusal) = &emitted {
+            self.tell_refused(&tenant, &request, refusal).await?;
+        }
+        emitted
+    }
+
+    /// The emit that had the key of this one.
+    async fn before(
+        &self,
+        tenant: &TenantId,
+        request: &EmitRequest,
+    ) -> Result<Option<EmitRow>, Refusal> {
+        let Some(key) = &request.idempotency_key else {
+            return Ok(None);
+        };
+        let row = self.store.emits().of_key(tenant, key).await;
+        row.map_err(store_fault)
+    }
+
+    /// The row that an emit would have, and its event as far as the line is pure.
+    async fn judged(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        (path, version): (&EventPath, Option<Version>),
+        request: &EmitRequest,
+    ) -> Result<(EmitRow, Named), Refusal> {
+        let (row, registered) = self.found(caller, tenant, (path, version), request).await?;
+        let wanted = self.is_wanted(&row);
+        let command = command(caller.clone(), &row, Some(&registered), wanted)?;
+        let named = self.line.name(command)?;
+        if *path == EventPath::generic() {
+            self.seed(tenant).await?;
+        }
+        Ok((row, named))
+    }
+
+    async fn accept(
+        self: &Arc<Self>,
+        row: EmitRow,
+        named: Named,
+        request: &EmitRequest,
+    ) -> Result<Emitted, Refusal> {
+        let (room, request) = (self.clone(), request.clone());
+        let limit = self.registry.plan(&row.tenant).monthly_emits();
+        // Accepted, it is appended, even when the caller stops waiting.
+        to_its_end(async move {
+            let admission = Admission {
+                month: month(row.created_at_ms),
+                row,
+                limit,
+            };
+            let row = admission.row.clone();
+            match room.admissions.admit(admission).await? {
+                Admitted::New => {}
+                Admitted::Known(before) => return room.again(&request, *before).await,
+                Admitted::OverLimit => return Err(over_limit(limit.unwrap_or(0))),
+            }
+            if let (Some(cause), false) = (row.cause, row.depth == 0) {
+                let caused = CauseRow {
+                    cause,
+                    event_id: row.event_id,
+                    tenant: row.tenant.clone(),
+                    created_at_ms: row.created_at_ms,
+                };
+                room.store
+                    .causes()
+                    .put(&caused)
+                    .await
+                    .map_err(store_fault)?;
+            }
+            let published = room.line.go_on(named).await;
+            room.note(row, published, false)
+        })
+        .await
+    }
+
+    /// What an emit is held to, and the row that it would have.
+    async fn found(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        (path, version): (&EventPath, Option<Version>),
+        request: &EmitRequest,
+    ) -> Result<(EmitRow, Arc<Registered>), Refusal> {
+        let registered = match self.registry.try_find(tenant, path, version) {
+            Some(found) => found?,
+            None => self.registry.find(tenant, path, version).await?,
+        };
+        let cause = self.cause(tenant, request.causation_id).await?;
+        let row = self.row(caller, tenant, &registered, cause, request);
+        Ok((row, registered))
+    }
+
+    /// What an emit would come to. Nothing is emitted, counted or told.
+    pub async fn explain(&self, caller: &Caller, request: EmitRequest) -> Explanation {
+        let explained = self.explained(caller, &request).await;
+        explained.unwrap_or_else(Explanation::refused)
+    }
+
+    async fn explained(
+        &self,
+        caller: &Caller,
+        request: &EmitRequest,
+    ) -> Result<Explanation, Refusal> {
+        let (path, version) = shape(request)?;
+        let tenant = may_emit(caller, &path, None)?;
+        measure(request)?;
+        let (row, registered) = self
+            .found(caller, &tenant, (&path, version), request)
+            .await?;
+        let draft = draft(&row, Some(&registered)).map_err(unread)?;
+        let command = Command::one(caller.clone(), draft, None);
+        let explanation = self.line.explain(command).await;
+        let limit = self.registry.plan(&tenant).monthly_emits();
+        let used = self
+            .store
+            .emits()
+            .usage(&tenant, &month(row.created_at_ms))
+            .await;
+        let used = used.map_err(store_fault)?;
+        Ok(match limit.filter(|limit| used >= *limit) {
+            Some(limit) if explanation.outcome.is_ok() => explanation.but(over_limit(limit)),
+            _ => explanation,
+        })
+    }
+
+    /// Answers a repeat of a key with the emit that had it first. One that is not on the bus is appended now.
+    async fn again(&self, request: &EmitRequest, row: EmitRow) -> Result<Emitted, Refusal> {
+        if row.fingerprint != fingerprint(request).0 {
+            let detail =
+                "The idempotency key was used for another emit; a new emit needs a new key.";
+            let reused = Refusal::new(Code::IdempotencyKeyReused, Rule::Idempotency, detail);
+            return Err(reused.field("idempotencyKey"));
+        }
+        if !matches!(row.state, EmitState::Queued | EmitState::Failed) {
+            return Ok(emitted(&row, true));
+        }
+        self.append(row).await
+    }
+
+    /// Appends an emit that was accepted before.
+    pub(super) async fn append(&self, row: EmitRow) -> Result<Emitted, Refusal> {
+        let wanted = self.is_wanted(&row);
+        let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
+        let published = self
+            .line
+            .publish(command(caller, &row, None, wanted)?)
+            .await;
+        self.note(row, published, true)
+    }
+
+    /// Notes what has become of an append, and answers it.
+    fn note(
+        &self,
+        mut row: EmitRow,
+        published: Result<Vec<Published>, Refusal>,
+        repeated: bool,
+    ) -> Result<Emitted, Refusal> {
+        let now = self.clock.now_ms();
+        match published {
+            Ok(published) => {
+                row.payload = None;
+                row.error = None;
+                let stands = published.get(1).filter(|event| !event.skipped);
+                row.place = stands.map(|event| EmitPlace {
+                    partition: event.partition,
+                    offset: event.offset,
+                });
+                let delivered = published.len() > UNTIL_RELAYED;
+                row.state = if delivered {
+                    EmitState::Delivered
+                } else {
+                    EmitState::Relayed
+                };
+                row.next_at_ms = (!delivered).then_some(now + FIRST_AGAIN_MS);
+                let answer = emitted(&row, repeated);
+                self.admissions.note(row);
+                Ok(answer)
+            }
+            Err(refusal) => {
+                tracing::warn!(
+                    event_id = %row.event_id, code = refusal.code.as_str(), detail = refusal.detail,
+                    "an emit is not on the bus yet"
+                );
+                let age = now - row.created_at_ms;
+                row.state = EmitState::Failed;
+                row.error = Some(refusal.detail);
+                row.next_at_ms = Some(now + age.clamp(FIRST_AGAIN_MS, 60_000));
+                self.admissions.note(row);
+                let detail = "The emit is accepted, and the bus did not take it yet; it will be appended as soon as \
+                     that is possible. A repeat of the idempotency key answers what became of it.";
+                Err(Refusal::new(Code::BusRelayFailed, Rule::Append, detail))
+            }
+        }
+    }
+
+    /// Notes what was found out of an emit.
+    pub(super) fn noted(&self, row: EmitRow) {
+        self.admissions.note(row);
+    }
+
+    /// Whether any subscription of the tenant names or covers its type.
+    fn is_wanted(&self, row: &EmitRow) -> bool {
+        !self
+            .in_force
+            .wanting(&row.tenant, &row.event_type)
+            .is_empty()
+    }
+
+    fn row(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        registered: &Registered,
+        cause: Option<Cause>,
+        request: &EmitRequest,
+    ) -> EmitRow {
+        let event_id = self.clock.new_id();
+        let key = request.idempotency_key.clone();
+        let now = self.clock.now_ms();
+        EmitRow {
+            event_id,
+            tenant: tenant.clone(),
+            idempotency_key: key.unwrap_or_else(|| event_id.to_string()),
+            fingerprint: fingerprint(request).0,
+            event_type: registered.event_type.clone(),
+            name: registered.name.path.to_string(),
+            source: format!("/{}", caller.receipt_scope().replacen(':', "/", 1)),
+            cause: cause.map(|cause| cause.event_id),
+            depth: cause.map_or(0, |cause| cause.depth.unsigned_abs()),
+            traceparent: request.traceparent.clone(),
+            created_at_ms: now,
+            payload: Some(request.payload.as_str().to_owned()),
+            state: EmitState::Queued,
+            error: None,
+            place: None,
+            next_at_ms: Some(now + LEFT_ALONE_MS),
+        }
+    }
+
+    /// What caused an emit, and how deep that makes it. An event that the log no longer has is believed.
+    async fn cause(&self, tenant: &TenantId, id: Option<Uuid>) -> Result<Option<Cause>, Refusal> {
+        let Some(event_id) = id else {
+            return Ok(None);
+        };
+        // Whoever may emit need not be one who may read.
+        let reader = on_behalf_of(Service::Tidings, tenant.clone());
+        match self.events.get(&reader, event_id).await {
+            Ok(found) => Ok(Some(Cause::however_deep(&found.event))),
+            Err(refusal) if refusal.code == Code::NotFound => {
+                Ok(Some(Cause { event_id, depth: 1 }))
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Whether it is time to tell again that a tenant has used up its month: not for each emit that is refused.
+    fn tells_of_limit(&self, tenant: &TenantId) -> bool {
+        let now = self.clock.now_ms();
+        let mut told = self
+            .limits_told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| now - *at < TELL_LIMIT_AGAIN_MS);
+        let new = !told.contains_key(tenant);
+        if new {
+            told.insert(tenant.clone(), now);
+        }
+        new
+    }
+
+    async fn seed(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        let seeded = || self.seeded.lock().unwrap_or_else(PoisonError::into_inner);
+        if seeded().contains(tenant) {
+            return Ok(());
+        }
+        self.registry.seed(tenant).await?;
+        let mut seeded = seeded();
+        if seeded.len() >= MOST_SEEDED {
+            seeded.clear();
+        }
+        seeded.insert(tenant.clone());
+        Ok(())
+    }
+
+    /// Tells of an emit that was refused for what it says or for its plan.
+    async fn tell_refused(
+        &self,
+        tenant: &TenantId,
+        request: &EmitRequest,
+        refusal: &Refusal,
+    ) -> Result<(), Refusal> {
+        let Some((event, data)) = self.refused(tenant, request, refusal).await? else {
+            return Ok(());
+        };
+        let told = [event.row(&self.outbox, tenant, &data)];
+        self.store.outbox().add(&told).await.map_err(store_fault)?;
+        self.outbox.leave();
+        Ok(())
+    }
+
+    async fn refused(
+        &self,
+        tenant: &TenantId,
+        request: &EmitRequest,
+        refusal: &Refusal,
+    ) -> Result<Option<(LifecycleEvent, Value)>, Refusal> {
+        let name = clipped(&request.name);
+        let told = match refusal.code {
+            Code::MonthlyEmitQuotaExceeded => {
+                if !self.tells_of_limit(tenant) {
+                    return Ok(None);
+                }
+                let plan = self.registry.plan(tenant);
+                let month = month(self.clock.now_ms());
+                let used = self.store.emits().usage(tenant, &month).await;
+                let data = json!({
+                    "quota": "emits", "plan": plan.as_str(), "limit": plan.monthly_emits(),
+                    "used": used.map_err(store_fault)?, "name": name,
+                });
+                (LifecycleEvent::QuotaExceeded, data)
+            }
+            Code::ChainDepthExceeded => {
+                let depth = crate::publish::command::MAX_DEPTH + 1;
+                let data = json!({
+                    "name": name, "causationId": request.causation_id, "depth": depth,
+                });
+                (LifecycleEvent::ChainTruncated, data)
+            }
+            Code::EventNotRegistered
+            | Code::EventNotPublished
+            | Code::PlanUpgradeRequired
+            | Code::PayloadInvalid => {
+                let mut data = json!({
+                    "name": name, "code": refusal.code.as_str(), "detail": refusal.detail,
+                });
+                if let Some(version) = &request.version {
+                    data["version"] = json!(clipped(version));
+                }
+                (LifecycleEvent::EmitRejected, data)
+            }
+            // Nobody has looked at it, or it is not refused.
+            _ => return Ok(None),
+        };
+        Ok(Some(told))
+    }
+
+    /// The tenant's emits that are asked for.
+    pub async fn list(&self, caller: &Caller, query: &EmitQuery) -> Result<Vec<EmitRow>, Refusal> {
+        let tenant = super::registry::reader(caller)?;
+        let rows = self.store.emits().list(&tenant, query).await;
+        rows.map_err(store_fault)
+    }
+
+    /// How much of its plan the caller's tenant has used.
+    pub async fn health(&self, caller: &Caller) -> Result<Health, Refusal> {
+        let tenant = super::registry::reader(caller)?;
+        let failed = EmitQuery {
+            states: vec![EmitState::Failed, EmitState::Undelivered],
+            newest_first: true,
+            limit: RECENT_FAILURES,
+            ..EmitQuery::default()
+        };
+        let emits = self.store.emits();
+        let month = month(self.clock.now_ms());
+        Ok(Health {
+            plan: self.registry.plan(&tenant),
+            registrations: self.registry.used(&tenant).await?,
+            emits: emits.usage(&tenant, &month).await.map_err(store_fault)?,
+            recent_failures: emits.list(&tenant, &failed).await.map_err(store_fault)?,
+        })
+    }
+
+    /// Tells what has become of an emit; once, however often it is found out.
+    pub(super) async fn tell(&self, row: &EmitRow, event: LifecycleEvent) -> Result<(), Refusal> {
+        let draft = told(row, event).map_err(unread)?;
+        let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
+        let command = Command::one(caller, draft, row.traceparent.clone());
+        self.line.publish(command).await.map(drop)
+    }
+}
+
+/// The calendar month of a time (UTC), `2026-11`.
+fn month(at_ms: i64) -> String {
+    tidings_event::event::rfc3339(at_ms)
+        .chars()
+        .take(7)
+        .collect()
+}
+
+fn over_limit(limit: u64) -> Refusal {
+    let detail = format!(
+        "The plan has {limit} emits in a calendar month (UTC), and all of them are used; the next begins at 00:00 UTC \
+         on its first."
+    );
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    Refusal::new(Code::MonthlyEmitQuotaExceeded, Rule::Idempotency, detail).limit(limit, limit)
+}
+
+fn emitted(row: &EmitRow, repeated: bool) -> Emitted {
+    Emitted {
+        event_id: row.event_id,
+        canonical_name: row.event_type.to_string(),
+        idempotency_key: row.idempotency_key.clone(),
+        repeated,
+    }
+}
