@@ -121,7 +121,7 @@ fn deliveries() -> Router<House> {
 
 /// The events that tenants define (source D).
 fn custom_events() -> Router<House> {
-    use surface::custom_events;
+    use surface::{custom_events, emits};
     let all = "/v1/events/custom/registrations";
     let one = format!("{all}/{{namespace}}/{{name}}");
     Router::new()
@@ -133,6 +133,9 @@ fn custom_events() -> Router<House> {
             get(custom_events::get).patch(custom_events::patch),
         )
         .route("/v1/events/custom/dry-run", post(custom_events::dry_run))
+        .route("/v1/events/custom/emit", post(emits::emit))
+        .route("/v1/events/custom/emits", get(emits::list))
+        .route("/v1/events/custom/health", get(emits::health))
 }
 
 /// Tenants, their workspaces, and source C's API of them.

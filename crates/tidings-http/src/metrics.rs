@@ -21,7 +21,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 58] = [
+const ROUTES: [&str; 61] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -36,6 +36,9 @@ const ROUTES: [&str; 58] = [
     "/v1/events/custom/registrations/{namespace}/{name}/diff",
     "/v1/events/custom/registrations/{namespace}/{name}/{version}",
     "/v1/events/custom/dry-run",
+    "/v1/events/custom/emit",
+    "/v1/events/custom/emits",
+    "/v1/events/custom/health",
     "/v1/subscriptions",
     "/v1/subscriptions/{subscriptionId}",
     "/v1/subscriptions/{subscriptionId}/pause",

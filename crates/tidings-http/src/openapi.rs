@@ -10,7 +10,8 @@ use utoipa::{OpenApi, ToSchema};
 use crate::request::SESSION;
 use crate::surface::{
     api_keys, catalogs, chat, cloudevents, custom_events, dead_letters, deliveries, documents,
-    events, extensions, modules, operations, publish, replays, sessions, subscriptions, workspaces,
+    emits, events, extensions, modules, operations, publish, replays, sessions, subscriptions,
+    workspaces,
 };
 
 /// An event to publish (source A).
@@ -44,6 +45,34 @@ pub(crate) struct BatchEvent {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct BatchBody {
     events: Vec<BatchEvent>,
+}
+
+/// A payload to emit (source D).
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EmitBody {
+    /// Namespace and name of a registered event, or `platformxe.generic`.
+    #[schema(example = "platformxe.generic")]
+    name: String,
+    /// At most 256 KB as sent, and what the schema of the version wants.
+    payload: serde_json::Value,
+    /// `MAJOR.MINOR.PATCH`; the latest published one if absent.
+    version: Option<String>,
+    /// 1 to 255 visible ASCII characters; as the header `Idempotency-Key`.
+    idempotency_key: Option<String>,
+    /// The event that caused it.
+    causation_id: Option<String>,
+}
+
+/// An emit that was accepted.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EmittedBody {
+    event_id: String,
+    /// `TENANT_CUSTOM:<tenant>:<namespace>.<name>@<version>`
+    canonical_name: String,
+    /// `queued`
+    status: String,
 }
 
 /// What would happen to a publish.
@@ -168,6 +197,9 @@ pub(crate) struct Problem {
         deliveries::missed,
         deliveries::parked,
         deliveries::release,
+        emits::emit,
+        emits::list,
+        emits::health,
         dead_letters::list,
         dead_letters::get,
         dead_letters::replay,

@@ -8,6 +8,7 @@ pub(crate) mod custom_events;
 pub(crate) mod dead_letters;
 pub(crate) mod deliveries;
 pub(crate) mod documents;
+pub(crate) mod emits;
 pub(crate) mod events;
 pub(crate) mod extensions;
 pub(crate) mod modules;

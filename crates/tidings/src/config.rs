@@ -34,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) modules: Modules,
     pub(crate) tenants: Tenants,
     pub(crate) delivery: Delivery,
+    pub(crate) custom_events: CustomEvents,
     pub(crate) secrets: Secrets,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
@@ -104,6 +105,13 @@ pub(crate) struct Delivery {
     pub(crate) attempts_retention: Duration,
     #[serde(deserialize_with = "duration")]
     pub(crate) disable_after: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CustomEvents {
+    #[serde(deserialize_with = "duration")]
+    pub(crate) emits_retention: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]

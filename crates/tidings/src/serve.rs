@@ -12,6 +12,7 @@ use tidings_egress::{Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
 use tidings_gateway::clock::Clock;
+use tidings_gateway::custom_events::relay as relay_emits;
 use tidings_gateway::deliver;
 use tidings_gateway::replicas::Follower;
 use tidings_gateway::secrets::Vault;
@@ -207,6 +208,8 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let public_url = public_url(&config, address);
     let (stop_relay, relaying) = relay(&gateway);
     let (stop_following, following) = follow(&gateway);
+    let retention = config.custom_events.emits_retention;
+    let (stop_emits, looking_after_emits) = look_after_emits(&gateway, retention);
     let (stop_delivering, delivering) = deliveries(&gateway);
     let house = House::new(gateway, &public_url, adopt);
     if first_start && config.modules.demo {
@@ -243,8 +246,9 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     }
     drop(stop_delivering);
     delivering.await?;
-    drop((stop_relay, stop_following));
+    drop((stop_relay, stop_following, stop_emits));
     relaying.await?;
+    looking_after_emits.await?;
     following.await?;
     store.close().await;
     if Arc::strong_count(&bus) > 1 {
@@ -280,6 +284,17 @@ fn relay(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
         // Nothing is ever sent: that the sender is gone is the word.
         outbox.relay(async { drop(stopped.await) }).await;
     });
+    (stop, relaying)
+}
+
+/// Appends emits that the bus did not take, and finds out what became of the others, until the sender is dropped.
+fn look_after_emits(
+    gateway: &Gateway,
+    retention: Duration,
+) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let emits = gateway.emits.clone();
+    let (stop, stopped) = oneshot::channel();
+    let relaying = tokio::spawn(relay_emits(emits, retention, async { drop(stopped.await) }));
     (stop, relaying)
 }
 

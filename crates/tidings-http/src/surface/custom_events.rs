@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
 use tidings_gateway::custom_events::{
-    Bump, Class, Diff, Difference, EventPath, Registration, RegistrationQuery, Request, Schema,
-    Status, Verdict, Version, member,
+    Bump, Class, Diff, Difference, EventPath, Fit, Registration, RegistrationQuery, Request,
+    Schema, Status, Verdict, Version, member,
 };
 use tidings_gateway::publish::refusal::{Fault, Refusal, Rule};
 
@@ -110,7 +110,7 @@ fn query<T>(given: Queried<T>) -> Result<T, Refusal> {
 }
 
 /// Registers a version of a custom event.
-#[utoipa::path(post, path = "/v1/events/custom/registrations", tag = "custom events",
+#[utoipa::path(post, path = "/v1/events/custom/registrations", tag = "custom-events",
     request_body = RegistrationBody, responses((status = 201, body = serde_json::Value)))]
 pub(crate) async fn register(
     State(house): State<House>,
@@ -125,7 +125,7 @@ pub(crate) async fn register(
 }
 
 /// What registering would say; keeps nothing.
-#[utoipa::path(post, path = "/v1/events/custom/dry-run", tag = "custom events",
+#[utoipa::path(post, path = "/v1/events/custom/dry-run", tag = "custom-events",
     request_body = RegistrationBody, responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn dry_run(
     State(house): State<House>,
@@ -134,10 +134,20 @@ pub(crate) async fn dry_run(
     body: Body,
 ) -> Result<Response, Refused> {
     let body: RegistrationBody = json_body(&headers, body, MAX_BODY_BYTES).await?;
-    let room = &house.gateway.custom_events;
+    let path = EventPath::parse(&format!("{}.{}", body.namespace, body.name)).ok();
+    let (room, emits) = (&house.gateway.custom_events, &house.gateway.emits);
     let verdict = room.dry_run(&caller, body.request()?).await?;
     let canonical = caller.tenant().and_then(|it| verdict.canonical_name(it));
-    Ok(axum::Json(told(&verdict, canonical)).into_response())
+    let mut answer = told(&verdict, canonical);
+    if let (Some(path), Some(schema)) = (path, &verdict.schema) {
+        answer["payloads"] = tried(emits.fit(&caller, &path, schema).await?);
+    }
+    Ok(axum::Json(answer).into_response())
+}
+
+/// How the last real payloads fit.
+fn tried(fit: Fit) -> Value {
+    json!({ "tried": fit.tried, "failing": fit.failing })
 }
 
 fn told(verdict: &Verdict, canonical: Option<String>) -> Value {
@@ -175,7 +185,7 @@ fn difference(it: &Difference) -> Value {
 }
 
 /// What is registered, the generic event among it; without the schemas.
-#[utoipa::path(get, path = "/v1/events/custom/registrations", tag = "custom events",
+#[utoipa::path(get, path = "/v1/events/custom/registrations", tag = "custom-events",
     params(
         ("namespace" = Option<String>, Query),
         ("name" = Option<String>, Query),
@@ -210,7 +220,7 @@ pub(crate) async fn list(
 }
 
 /// All versions of an event, the oldest first.
-#[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}", tag = "custom events",
+#[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}", tag = "custom-events",
     params(("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn versions(
@@ -234,7 +244,7 @@ pub(crate) async fn versions(
 }
 
 /// One version of an event, with its schema.
-#[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}/{version}", tag = "custom events",
+#[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}/{version}", tag = "custom-events",
     params(("namespace" = String, Path), ("name" = String, Path), ("version" = String, Path)),
     responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn get(
@@ -248,7 +258,7 @@ pub(crate) async fn get(
 }
 
 /// Changes the description of a version, or moves it on: draft, published, archived. Never its schema.
-#[utoipa::path(patch, path = "/v1/events/custom/registrations/{namespace}/{name}/{version}", tag = "custom events",
+#[utoipa::path(patch, path = "/v1/events/custom/registrations/{namespace}/{name}/{version}", tag = "custom-events",
     params(("namespace" = String, Path), ("name" = String, Path), ("version" = String, Path)),
     request_body = RegistrationPatch, responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn patch(
@@ -266,7 +276,7 @@ pub(crate) async fn patch(
 }
 
 /// What lies between two versions: each place with what it breaks.
-#[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}/diff", tag = "custom events",
+#[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}/diff", tag = "custom-events",
     params(("namespace" = String, Path), ("name" = String, Path), ("from" = String, Query), ("to" = String, Query)),
     responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn diff(
@@ -279,6 +289,18 @@ pub(crate) async fn diff(
     let (from, to) = (version("from", &between.from)?, version("to", &between.to)?);
     let room = &house.gateway.custom_events;
     let found = room.diff(&caller, (&namespace, &name), (from, to)).await?;
+    let emits = &house.gateway.emits;
+    let newer = room
+        .get(&caller, &namespace, &name, &to.to_string())
+        .await?;
+    let fit = match (
+        EventPath::parse(&format!("{namespace}.{name}")),
+        Schema::read(&newer.row.payload_schema),
+    ) {
+        (Ok(path), Ok(schema)) => Some(emits.fit(&caller, &path, &schema).await?),
+        // What stands there was registered once: neither happens.
+        _ => None,
+    };
     let Diff {
         differences,
         class,
@@ -292,6 +314,7 @@ pub(crate) async fn diff(
         "class": class.map(Class::as_str),
         "differences": differences.iter().map(difference).collect::<Vec<_>>(),
         "counterExample": counter_example,
+        "payloads": fit.map(tried),
     });
     Ok(axum::Json(body).into_response())
 }

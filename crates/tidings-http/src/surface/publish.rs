@@ -10,11 +10,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tidings_event::json::{self, Members, RawJson};
 use tidings_event::{Code, Data, EventType, Topic};
+use tidings_gateway::access::Caller;
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tidings_gateway::publish::{Explanation, Published};
 use uuid::Uuid;
 
+use super::emits;
 use crate::House;
 use crate::problem::{Refused, errors, places};
 use crate::request::{
@@ -98,8 +100,9 @@ pub(crate) async fn publish(
     Authenticated(caller): Authenticated,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (draft, traceparent) = single(request).await?;
-    let command = Command::one(caller, draft, traceparent);
+    let (headers, body) = opened(request).await?;
+    let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
+    let command = single(caller, &headers, &body, members)?;
     let mut published = house.gateway.publish(command).await?;
     house.metrics.skipped(&published);
     Ok(receipt(published.remove(0), false))
@@ -160,7 +163,7 @@ pub(crate) fn receipts(published: Vec<Published>, cloud: bool) -> Response {
     (status, axum::Json(Receipts { results })).into_response()
 }
 
-/// Says what a publish would do, and which rule decides. Appends nothing.
+/// Says what a publish would do, and which rule decides; for the body of an emit, what that would do. Appends nothing.
 #[utoipa::path(post, path = "/v1/events/explain", tag = "publish", request_body = crate::openapi::PublishBody,
     responses((status = 200, body = crate::openapi::ExplainBody)))]
 pub(crate) async fn explain(
@@ -168,21 +171,38 @@ pub(crate) async fn explain(
     Authenticated(caller): Authenticated,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (draft, traceparent) = single(request).await?;
-    let command = Command::one(caller, draft, traceparent);
-    Ok(axum::Json(explanation(&house.gateway.explain(command).await)).into_response())
+    let (headers, body) = opened(request).await?;
+    let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
+    let emits = members.iter().any(|(name, _)| name == "payload");
+    let explained = if emits {
+        let emit = emits::emit_request(&body, members)?;
+        house.gateway.emits.explain(&caller, emit).await
+    } else {
+        let command = single(caller, &headers, &body, members)?;
+        house.gateway.explain(command).await
+    };
+    Ok(axum::Json(explanation(&explained)).into_response())
 }
 
-/// The event of a body alone, and the trace context of its request.
-async fn single(request: Request) -> Result<(Draft, Option<String>), Refusal> {
+/// The headers and the body of a request that is about one event.
+async fn opened(request: Request) -> Result<(HeaderMap, Bytes), Refusal> {
     let (head, body) = request.into_parts();
     let headers = head.headers;
     let body = read(&headers, body, MAX_SINGLE_BYTES, Code::EventPayloadTooLarge).await?;
     expect_json(&headers)?;
-    let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
-    let mut draft = draft(&body, members, false)?;
-    draft.idempotency_key = key(&headers);
-    Ok((draft, traceparent(&headers)))
+    Ok((headers, body))
+}
+
+/// The publish of an event alone.
+fn single(
+    caller: Caller,
+    headers: &HeaderMap,
+    body: &Bytes,
+    members: Members<'_>,
+) -> Result<Command, Refusal> {
+    let mut draft = draft(body, members, false)?;
+    draft.idempotency_key = key(headers);
+    Ok(Command::one(caller, draft, traceparent(headers)))
 }
 
 pub(crate) fn key(headers: &HeaderMap) -> Option<String> {
@@ -297,7 +317,8 @@ fn draft(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Re
         idempotency_key: key,
         cloud: None,
         workspace: None,
-        custom: false,
+        cause: None,
+        custom: None,
     })
 }
 

@@ -241,12 +241,9 @@ fn draft(body: &bytes::Bytes, id: WorkspaceId, caller: &Caller) -> Result<Draft,
         fingerprint: Fingerprint::of_parts(parts),
         idempotency_key: None,
         cloud: None,
-        custom: false,
-        workspace: Some(Box::new(InWorkspace {
-            id,
-            actor,
-            cause: None,
-        })),
+        cause: None,
+        custom: None,
+        workspace: Some(Box::new(InWorkspace { id, actor })),
     })
 }
 

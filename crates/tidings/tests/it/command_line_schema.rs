@@ -172,3 +172,53 @@ fn versions_are_compared_published_and_retired_from_the_command_line() {
     shell.run(&["schema", "get", "lettings"], 2);
     shell.run(&["schema", "publish", "lettings.none@1.0.0"], 1);
 }
+
+#[test]
+fn a_payload_is_emitted_and_what_became_of_it_and_of_the_plan_is_shown() {
+    let shell = Shell::start();
+    let generic = "platformxe.generic";
+    let emit = [
+        "emit",
+        generic,
+        r#"{"kind":"a"}"#,
+        "--key",
+        "k-1",
+        "-o",
+        "json",
+    ];
+    let first = shell.json(&emit, 0);
+    assert_eq!(
+        first["canonicalName"],
+        "TENANT_CUSTOM:acme:platformxe.generic@1.0.0"
+    );
+    assert_eq!(first["duplicate"], false);
+    let again = shell.json(&emit, 0);
+    assert_eq!(
+        (&again["eventId"], &again["duplicate"]),
+        (&first["eventId"], &json!(true))
+    );
+    let cause = first["eventId"].as_str().expect("an id");
+    let pinned = format!("{generic}@1.0.0");
+    shell.run(&["emit", &pinned, r#"{"kind":"b"}"#, "--cause", cause], 0);
+    let refused = shell.ran(&["emit", generic, "{}"], &shell.token);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).expect("text");
+    assert!(
+        said.contains("payload_invalid") && said.contains("kind"),
+        "{said}"
+    );
+
+    let emits = shell.run(&["emits", "--name", generic, "-o", "json"], 0);
+    let emits = emits.lines().map(serde_json::from_str);
+    let emits: Vec<Value> = emits.map(|emit| emit.expect("a line of JSON")).collect();
+    assert_eq!(emits.len(), 2, "{emits:?}");
+    assert_eq!(emits[1]["causationId"], cause);
+    let plan = shell.run(&["plan", "-o", "table"], 0);
+    for line in [
+        "plan           FREE",
+        "registrations  0 of 0",
+        "emits          2 of 1000 this month",
+    ] {
+        assert!(plan.contains(line), "{plan}");
+    }
+}

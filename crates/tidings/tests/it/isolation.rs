@@ -33,7 +33,7 @@ enum Foreign {
 
 use Foreign::{Closed, Forbidden, NotFound, NotRegistered, Nothing, Own, Public, Shared, Unpaid};
 
-const TABLE: [(&str, &str, Foreign); 76] = [
+const TABLE: [(&str, &str, Foreign); 79] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -65,6 +65,9 @@ const TABLE: [(&str, &str, Foreign); 76] = [
         NotRegistered,
     ),
     ("post", "/v1/events/custom/dry-run", Own),
+    ("post", "/v1/events/custom/emit", NotRegistered),
+    ("get", "/v1/events/custom/emits", Nothing),
+    ("get", "/v1/events/custom/health", Own),
     ("get", "/v1/subscriptions", Nothing),
     ("post", "/v1/subscriptions", Own),
     ("get", "/v1/subscriptions/{subscriptionId}", NotFound),
@@ -245,6 +248,7 @@ fn body(path: &str) -> Value {
         "/v1/events/custom/registrations" | "/v1/events/custom/dry-run" => json!({
             "namespace": "umbrella", "name": "made", "version": "1.0.0", "payloadSchema": {},
         }),
+        "/v1/events/custom/emit" => json!({ "name": "acme.shop", "payload": {} }),
         path if path.ends_with("/{version}") => json!({ "description": "mine" }),
         path if path.ends_with("/release") => json!({ "key": "k" }),
         "/v1/tenants/{tenantId}" => json!({ "slug": "mine", "plan": "PRO" }),
@@ -308,10 +312,15 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
     let call = server.call("PUT", "/v1/tenants/acme").bearer(&operator);
     call.json(&tenant).send().expect(200);
     let custom = json!({
-        "namespace": "acme", "name": "shop", "version": "1.0.0", "payloadSchema": { "title": "hunter2" },
+        "namespace": "acme", "name": "shop", "version": "1.0.0", "status": "published",
+        "payloadSchema": { "title": "hunter2" },
     });
     let custom = server.post("/v1/events/custom/registrations", &admin, &custom);
     custom.expect(201);
+    let emit = json!({ "name": "acme.shop", "payload": {}, "idempotencyKey": "hunter2" });
+    server
+        .post("/v1/events/custom/emit", &token, &emit)
+        .expect(202);
     let dead_letter = eventually("a dead letter", || {
         let list = server.get("/v1/dead-letters", &token).expect(200).json();
         let id = &list["items"][0]["id"];
@@ -406,7 +415,7 @@ fn without_a_credential_that_holds_nothing_but_the_public_answers() {
     }
     // Its own event, and the audit events of its subscription, its API key, its workspace, its extension and what
     // that gets, and its plan.
-    assert_eq!(published(&server, &token), 7);
+    assert_eq!(published(&server, &token), 8);
 }
 
 #[test]
@@ -470,7 +479,7 @@ fn another_tenant_reaches_nothing_of_the_first() {
     }
     assert_eq!(
         published(&server, &token),
-        7,
+        8,
         "nothing arrived at the first tenant"
     );
     // What it published in three ways, and the audit events of its API key and its subscription.

@@ -17,6 +17,8 @@ mod custom_events_life;
 mod deliveries;
 mod delivery_metrics;
 mod disabled;
+mod emits;
+mod emits_kept;
 mod events;
 mod extensions;
 mod fairness;

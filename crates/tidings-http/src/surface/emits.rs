@@ -1,0 +1,225 @@
+//! Emits of custom events (source D), what has become of them, and how much of its plan a tenant has used.
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query as Parameters, Request, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tidings_event::Code;
+use tidings_event::event::rfc3339;
+use tidings_event::json::{self, RawJson};
+use tidings_gateway::custom_events::{EmitQuery, EmitRequest, EmitRow, EmitState};
+use tidings_gateway::dead_letters::MAX_PAGE;
+use tidings_gateway::publish::refusal::Refusal;
+use uuid::Uuid;
+
+use super::publish::{KEY, REPLAYED, key, malformed, string};
+use crate::House;
+use crate::problem::Refused;
+use crate::request::{Authenticated, expect_json, read, text, traceparent};
+
+/// What a body may have: the payload, and room for what names it.
+const MAX_BYTES: usize = 512 * 1024;
+
+/// Emits a payload against a registered version, or against `platformxe.generic`.
+///
+/// 202 when it is accepted and on the bus; 200 with `Idempotency-Replayed: true` for a repeat of a key.
+#[utoipa::path(post, path = "/v1/events/custom/emit", tag = "custom-events",
+    request_body = crate::openapi::EmitBody,
+    responses((status = 202, body = crate::openapi::EmittedBody), (status = 200, body = crate::openapi::EmittedBody)))]
+pub(crate) async fn emit(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    request: Request,
+) -> Result<Response, Refused> {
+    let (head, body) = request.into_parts();
+    let body = read(&head.headers, body, MAX_BYTES, Code::PayloadTooLarge).await?;
+    expect_json(&head.headers)?;
+    let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
+    let mut request = emit_request(&body, members)?;
+    request.idempotency_key = request.idempotency_key.or_else(|| key(&head.headers));
+    request.traceparent = traceparent(&head.headers);
+    let emitted = house.gateway().emits.emit(&caller, request).await?;
+    let status = if emitted.repeated {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let answer = json!({
+        "eventId": emitted.event_id,
+        "canonicalName": emitted.canonical_name,
+        "status": "queued",
+    });
+    let mut response = (status, axum::Json(answer)).into_response();
+    let headers = response.headers_mut();
+    if let Ok(key) = HeaderValue::from_str(&emitted.idempotency_key) {
+        headers.insert(KEY, key);
+    }
+    if emitted.repeated {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// Reads the body of an emit. Fields of other names are refused by name.
+pub(super) fn emit_request(
+    body: &bytes::Bytes,
+    members: Vec<(std::borrow::Cow<'_, str>, &RawValue)>,
+) -> Result<EmitRequest, Refusal> {
+    let (mut name, mut version, mut payload) = (None, None, None);
+    let (mut idempotency_key, mut causation_id) = (None, None);
+    for (member, value) in members {
+        match &*member {
+            "name" => name = Some(string("name", value)?),
+            "payload" => payload = Some(value),
+            "version" => version = optional("version", value)?,
+            "idempotencyKey" => idempotency_key = optional("idempotencyKey", value)?,
+            "causationId" => causation_id = optional("causationId", value)?,
+            other => {
+                let detail = format!(
+                    "An emit has no field {other:?}; its fields are name, payload, version, idempotencyKey, causationId."
+                );
+                return Err(Refusal::shape(Code::InvalidEvent, other, detail));
+            }
+        }
+    }
+    let missing = |name: &str| {
+        let detail = format!("The field '{name}' is missing.");
+        Refusal::shape(Code::InvalidEvent, name, detail)
+    };
+    let payload = payload.ok_or_else(|| missing("payload"))?;
+    let (payload, fingerprint) =
+        RawJson::parse_within(body, payload.get()).map_err(|error| malformed(&error))?;
+    let causation_id = causation_id.as_deref().map(str::parse::<Uuid>).transpose();
+    let causation_id = causation_id.map_err(|_| {
+        let detail = "'causationId' must be the id of an event, a UUID.";
+        Refusal::shape(Code::InvalidEvent, "causationId", detail)
+    })?;
+    Ok(EmitRequest {
+        name: name.ok_or_else(|| missing("name"))?,
+        version,
+        payload,
+        fingerprint,
+        idempotency_key,
+        causation_id,
+        traceparent: None,
+    })
+}
+
+/// A string, or nothing where a client writes `null` for what it does not give.
+fn optional(name: &'static str, value: &RawValue) -> Result<Option<String>, Refusal> {
+    if value.get() == "null" {
+        return Ok(None);
+    }
+    string(name, value).map(Some)
+}
+
+/// Which emits.
+#[derive(Deserialize, utoipa::IntoParams, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Wanted {
+    /// `QUEUED`, `RELAYED`, `DELIVERED` or `FAILED`.
+    status: Option<String>,
+    /// Namespace and name.
+    name: Option<String>,
+    /// At most so many, 1 to 1,000; 100 if absent.
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl Wanted {
+    fn query(&self) -> Result<EmitQuery, Refusal> {
+        let states = match self.status.as_deref() {
+            None => Vec::new(),
+            Some("QUEUED") => vec![EmitState::Queued],
+            Some("RELAYED") => vec![EmitState::Relayed],
+            Some("DELIVERED") => vec![EmitState::Delivered],
+            Some("FAILED") => vec![EmitState::Failed, EmitState::Undelivered],
+            Some(_) => {
+                let detail = "'status' must be QUEUED, RELAYED, DELIVERED or FAILED.";
+                return Err(Refusal::invalid("status", detail));
+            }
+        };
+        let limit = self.limit.unwrap_or(100);
+        if !(1..=MAX_PAGE).contains(&limit) {
+            let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
+            return Err(Refusal::invalid("limit", detail));
+        }
+        let after = self.cursor.as_deref().map(str::parse::<Uuid>).transpose();
+        let after =
+            after.map_err(|_| Refusal::invalid("cursor", "'cursor' is not one of this list."))?;
+        Ok(EmitQuery {
+            states,
+            name: self.name.clone(),
+            after,
+            newest_first: false,
+            limit,
+        })
+    }
+}
+
+/// The tenant's emits and what has become of each, oldest first.
+#[utoipa::path(get, path = "/v1/events/custom/emits", tag = "custom-events", params(Wanted),
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn list(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    wanted: Result<Parameters<Wanted>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Parameters(wanted) =
+        wanted.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let query = wanted.query()?;
+    let rows = house.gateway().emits.list(&caller, &query).await?;
+    let full = rows.len() == query.limit as usize;
+    let next = rows.last().filter(|_| full).map(|last| last.event_id);
+    let items: Vec<Value> = rows.iter().map(rendered).collect();
+    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+}
+
+/// The tenant's plan, how much of it is used, and its last emits that failed.
+#[utoipa::path(get, path = "/v1/events/custom/health", tag = "custom-events",
+    responses((status = 200, body = serde_json::Value)))]
+pub(crate) async fn health(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+) -> Result<Response, Refused> {
+    let health = house.gateway().emits.health(&caller).await?;
+    let plan = health.plan;
+    let failures: Vec<Value> = health.recent_failures.iter().map(rendered).collect();
+    let answer = json!({
+        "plan": plan.as_str(),
+        "registrations": { "used": health.registrations, "limit": plan.registrations() },
+        "emits": { "thisMonth": health.emits, "monthlyLimit": plan.monthly_emits() },
+        "features": {
+            "registeredEmits": plan.has_own_events(),
+            "allVersions": plan.keeps_versions(),
+            "marketplace": plan.has_marketplace(),
+            "federation": plan.has_federation(),
+        },
+        "recentFailures": failures,
+    });
+    Ok(axum::Json(answer).into_response())
+}
+
+fn rendered(row: &EmitRow) -> Value {
+    let status = match row.state {
+        EmitState::Queued => "QUEUED",
+        EmitState::Relayed => "RELAYED",
+        EmitState::Delivered => "DELIVERED",
+        EmitState::Failed | EmitState::Undelivered => "FAILED",
+    };
+    json!({
+        "eventId": row.event_id,
+        "canonicalName": row.event_type.as_str(),
+        "name": row.name,
+        "idempotencyKey": row.idempotency_key,
+        "deliveryStatus": status,
+        "error": row.error,
+        "causationId": row.cause,
+        "chainDepth": row.depth,
+        "emittedAt": rfc3339(row.created_at_ms),
+    })
+}
