@@ -1,7 +1,7 @@
 //! Custom events: what the tenant has registered, and the tenant itself.
 
 use reqwest::Method;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -42,6 +42,52 @@ pub struct CustomEventQuery {
     /// `draft`, `published`, `archived` or `superseded`.
     pub status: Option<String>,
     /// At most so many, 1 to 100.
+    pub limit: Option<u32>,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+}
+
+/// A payload that is to be emitted.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewEmit {
+    /// Namespace and name.
+    pub name: String,
+    /// What it carries.
+    pub payload: Value,
+    /// The version it is held to; the latest published one if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// 1 to 255 visible ASCII characters; the same over retries, so that it is emitted once.
+    pub idempotency_key: String,
+    /// The event that caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub causation_id: Option<String>,
+}
+
+/// An emit that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Emitted {
+    /// Its event.
+    pub event_id: String,
+    /// `TENANT_CUSTOM:…`, with the version that it was held to.
+    pub canonical_name: String,
+    /// `queued`
+    pub status: String,
+    /// Whether an earlier emit had the key.
+    #[serde(skip)]
+    pub duplicate: bool,
+}
+
+/// Which emits. Nothing set: all of the tenant's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EmitQuery {
+    /// `QUEUED`, `RELAYED`, `DELIVERED` or `FAILED`.
+    pub status: Option<String>,
+    /// Namespace and name.
+    pub name: Option<String>,
+    /// At most so many, 1 to 1,000.
     pub limit: Option<u32>,
     /// Where the page before ended.
     pub cursor: Option<String>,
@@ -138,6 +184,46 @@ impl Client {
         drop(query);
         let request = Request::new(Method::GET, url, Repeat::Safe);
         request.send(self).await?.json()
+    }
+
+    /// Emits a payload.
+    pub async fn emit(&self, new: &NewEmit) -> Result<Emitted, Error> {
+        let body = serde_json::to_string(new);
+        let body = body.map_err(|error| Error::Configuration(error.to_string()))?;
+        let url = self.url(&["v1", "events", "custom", "emit"]);
+        let request = Request::new(Method::POST, url, Repeat::Safe);
+        let answer = request.text("application/json", &body).send(self).await?;
+        let duplicate = answer.status == 200;
+        let emitted: Emitted = answer.json()?;
+        Ok(Emitted {
+            duplicate,
+            ..emitted
+        })
+    }
+
+    /// A page of emits and what became of them, the oldest first.
+    pub async fn list_emits(&self, query: &EmitQuery) -> Result<Page<Value>, Error> {
+        let mut url = self.url(&["v1", "events", "custom", "emits"]);
+        let limit = query.limit.map(|limit| limit.to_string());
+        for (name, value) in [
+            ("status", &query.status),
+            ("name", &query.name),
+            ("limit", &limit),
+            ("cursor", &query.cursor),
+        ] {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        let request = Request::new(Method::GET, url, Repeat::Safe);
+        request.send(self).await?.json()
+    }
+
+    /// The tenant's plan, how much of it is used, and its last emits that failed.
+    pub async fn custom_events_health(&self) -> Result<Value, Error> {
+        self.get(&["v1", "events", "custom", "health"])
+            .await?
+            .json()
     }
 
     /// A tenant: its slug, its plan and its namespaces.

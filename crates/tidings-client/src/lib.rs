@@ -12,7 +12,7 @@ mod stream;
 mod tests;
 
 pub use client::{Client, Retries};
-pub use custom_events::{CustomEventQuery, NewCustomEvent};
+pub use custom_events::{CustomEventQuery, EmitQuery, Emitted, NewCustomEvent, NewEmit};
 pub use deliveries::DeadLetterQuery;
 pub use error::{Error, Problem};
 pub use event::{

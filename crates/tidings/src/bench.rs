@@ -1,9 +1,11 @@
 //! `tidings bench`: how fast publishing is on this machine, beside a bare handler of the same
 //! bodies, and how fast a start is.
 
+mod api;
 mod baseline;
 mod child;
 mod deliver;
+mod emit;
 mod kafka;
 mod load;
 mod receiver;
@@ -22,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::{Format, Output, print_line};
 use child::Child;
-use load::{Load, Measured};
+use load::{Load, Measured, Sends};
 
 /// What the bench's module may publish.
 const EVENT_TYPE: &str = "bench.event.sent";
@@ -47,6 +49,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub(crate) enum Command {
     /// Publish as fast as possible
     Publish(Arguments),
+    /// Emit custom events, beside plain publishes
+    Emit(emit::Arguments),
     /// Deliver to a counting receiver
     Deliver(deliver::Arguments),
     /// Start on logs of several sizes, and see when it is ready
@@ -122,6 +126,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         let bench = async {
             match command {
                 Command::Publish(arguments) => publish(&arguments, output).await,
+                Command::Emit(arguments) => emit::run(&arguments, output).await,
                 Command::Deliver(arguments) => deliver::run(&arguments, output).await,
                 Command::Recovery(arguments) => recovery::run(&arguments, output).await,
                 Command::Baseline { .. } | Command::Receiver => Ok(()),
@@ -195,7 +200,7 @@ async fn publish(arguments: &Arguments, output: Output) -> Result<()> {
     let mut rows = Vec::new();
     for mode in modes(arguments) {
         let load = Load {
-            batch: mode.batch,
+            sends: Sends::events(mode.batch),
             connections: mode.connections,
             token: token.clone(),
         };

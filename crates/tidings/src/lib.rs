@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod dead_letters;
 mod doctor;
+mod emit;
 mod events;
 mod explain;
 mod failure;
@@ -79,6 +80,12 @@ enum Command {
     /// Register custom events, and see how their schemas change
     #[command(subcommand)]
     Schema(schema::Command),
+    /// Emit a payload of a custom event
+    Emit(emit::Emit),
+    /// List emits and what became of them
+    Emits(emit::Emits),
+    /// Show the plan and how much of it is used
+    Plan(emit::Plan),
     /// Say which plan and which namespaces tenants have
     #[command(subcommand)]
     Tenants(tenants::Command),
@@ -142,6 +149,9 @@ fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
         Command::Modules(command) => modules::run(command, output),
         Command::Catalog(command) => catalog::run(command, output),
         Command::Schema(command) => schema::run(command, output),
+        Command::Emit(arguments) => emit::emit(arguments, output),
+        Command::Emits(arguments) => emit::emits(arguments, output),
+        Command::Plan(arguments) => emit::plan(&arguments, output),
         Command::Tenants(command) => tenants::run(command, output),
         Command::Keys(command) => keys::run(command, output),
         Command::Subscriptions(command) => subscriptions::run(command, output),

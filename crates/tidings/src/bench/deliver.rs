@@ -1,22 +1,17 @@
 //! `tidings bench deliver`: how fast events go out, beside a bare client that posts the same bodies.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use axum::body::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::api::Api;
 use super::child::Child;
-use super::load::Load;
+use super::load::{Load, Sends};
 use super::receiver::now_micros;
 use super::{EVENT_TYPE, MANIFEST, as_float, rounded, token};
 use crate::output::{Output, print_line};
@@ -82,7 +77,7 @@ pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
         let token = token(&data)?;
         let mut api = Api::open(server.address, &token).await?;
         for number in 0..subscriptions {
-            api.subscribe(number, &receiver).await?;
+            subscribe(&mut api, number, &receiver).await?;
         }
         if latency.is_none() {
             latency = Some(timed(&mut api, &receiver, subscriptions).await?);
@@ -154,20 +149,20 @@ async fn delivered(
     batch: usize,
 ) -> Result<Measured> {
     let mut counting = Api::open(receiver.address, "").await?;
-    let before = counting.count().await?;
+    let before = arrived(&mut counting).await?;
     let count = requests * batch * subscriptions;
     let load = Load {
-        batch,
+        sends: Sends::events(batch),
         connections: 1,
         token: token.to_owned(),
     };
     let (cpu, begun) = (server.cpu_micros()?, Instant::now());
     load.send(server, requests).await?;
-    while counting.count().await? < before + count {
+    while arrived(&mut counting).await? < before + count {
         if begun.elapsed() > PATIENCE {
             bail!(
                 "only {} of {count} arrived",
-                counting.count().await? - before
+                arrived(&mut counting).await? - before
             );
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -229,7 +224,7 @@ async fn timed(api: &mut Api, receiver: &Child, subscriptions: usize) -> Result<
         let event = json!({ "type": EVENT_TYPE, "data": data }).to_string();
         api.exchange(Method::POST, "/v1/events/publish", event.into())
             .await?;
-        while counting.count().await? < number * subscriptions {
+        while arrived(&mut counting).await? < number * subscriptions {
             tokio::task::yield_now().await;
         }
     }
@@ -239,60 +234,22 @@ async fn timed(api: &mut Api, receiver: &Child, subscriptions: usize) -> Result<
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// One connection.
-struct Api {
-    sender: SendRequest<Full<Bytes>>,
-    host: String,
-    token: String,
+async fn subscribe(api: &mut Api, number: usize, receiver: &Child) -> Result<()> {
+    let url = format!("http://{}/hook", receiver.address);
+    let body = json!({
+        "name": format!("bench {number}"),
+        "filter": { "types": [EVENT_TYPE] },
+        "target": { "kind": "webhook", "url": url },
+    });
+    let body = body.to_string().into();
+    api.exchange(Method::POST, "/v1/subscriptions", body)
+        .await
+        .map(drop)
 }
 
-impl Api {
-    async fn open(address: SocketAddr, token: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends when its sender is dropped; what it fails with, the sender is told too.
-        tokio::spawn(connection);
-        Ok(Self {
-            sender,
-            host: address.to_string(),
-            token: format!("Bearer {token}"),
-        })
-    }
-
-    async fn exchange(&mut self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
-        self.sender.ready().await?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, &self.host)
-            .header(AUTHORIZATION, &self.token)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
-        let answer = self.sender.send_request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        if !status.is_success() {
-            bail!("{path}: {status}: {}", String::from_utf8_lossy(&body));
-        }
-        Ok(body)
-    }
-
-    async fn subscribe(&mut self, number: usize, receiver: &Child) -> Result<()> {
-        let url = format!("http://{}/hook", receiver.address);
-        let body = json!({
-            "name": format!("bench {number}"),
-            "filter": { "types": [EVENT_TYPE] },
-            "target": { "kind": "webhook", "url": url },
-        });
-        let body = body.to_string().into();
-        self.exchange(Method::POST, "/v1/subscriptions", body)
-            .await
-            .map(drop)
-    }
-
-    async fn count(&mut self) -> Result<usize> {
-        let text = self.exchange(Method::GET, "/count", Bytes::new()).await?;
-        Ok(String::from_utf8_lossy(&text).parse()?)
-    }
+async fn arrived(receiver: &mut Api) -> Result<usize> {
+    let text = receiver
+        .exchange(Method::GET, "/count", Bytes::new())
+        .await?;
+    Ok(String::from_utf8_lossy(&text).parse()?)
 }

@@ -20,13 +20,34 @@ use super::child::Child;
 use super::{EVENT_TYPE, as_float};
 
 /// So large is a single event's body.
-const EVENT_BYTES: usize = 1024;
+pub(super) const EVENT_BYTES: usize = 1024;
 /// An answer that takes longer is a failure of the bench.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What every request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sends {
+    /// One event.
+    Event,
+    /// So many events.
+    Batch(usize),
+    /// One payload of a registered event.
+    Emit,
+}
+
+impl Sends {
+    /// So many events.
+    pub(super) fn events(count: usize) -> Self {
+        match count {
+            1 => Self::Event,
+            count => Self::Batch(count),
+        }
+    }
+}
+
 /// What is sent.
 pub(super) struct Load {
-    pub(super) batch: usize,
+    pub(super) sends: Sends,
     pub(super) connections: usize,
     pub(super) token: String,
 }
@@ -169,10 +190,10 @@ impl Connection {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends when its sender is dropped; what it fails with, the sender is told too.
         tokio::spawn(connection);
-        let body = Body::new(load.batch);
+        let body = Body::new(load.sends);
         Ok(Self {
             sender,
-            uri: Uri::from_static(body.path()),
+            uri: Uri::from_static(load.sends.path()),
             host: HeaderValue::try_from(address.to_string())?,
             authorization: HeaderValue::try_from(format!("Bearer {}", load.token))?,
             body,
@@ -205,7 +226,7 @@ impl Connection {
         headers.insert(HOST, self.host.clone());
         headers.insert(AUTHORIZATION, self.authorization.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if matches!(self.body, Body::Single(_)) {
+        if matches!(self.body, Body::Same(_)) {
             let key = Uuid::now_v7().to_string();
             headers.insert("idempotency-key", HeaderValue::try_from(key)?);
         }
@@ -224,33 +245,36 @@ impl Connection {
 
 /// What to send; only the keys differ from request to request, so that making it costs little.
 enum Body {
-    Single(Bytes),
+    Same(Bytes),
     Batch { events: usize, after_key: String },
 }
 
-impl Body {
-    fn new(batch: usize) -> Self {
-        let head = format!(r#""type":"{EVENT_TYPE}","data":{}"#, data());
-        if batch == 1 {
-            Self::Single(format!("{{{head}}}").into())
-        } else {
-            Self::Batch {
-                events: batch,
-                after_key: format!("\",{head}}}"),
-            }
+impl Sends {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Event => "/v1/events/publish",
+            Self::Batch(_) => "/v1/events/publish/batch",
+            Self::Emit => "/v1/events/custom/emit",
         }
     }
+}
 
-    fn path(&self) -> &'static str {
-        match self {
-            Self::Single(_) => "/v1/events/publish",
-            Self::Batch { .. } => "/v1/events/publish/batch",
+impl Body {
+    fn new(sends: Sends) -> Self {
+        let head = || format!(r#""type":"{EVENT_TYPE}","data":{}"#, data());
+        match sends {
+            Sends::Event => Self::Same(format!("{{{}}}", head()).into()),
+            Sends::Batch(events) => Self::Batch {
+                events,
+                after_key: format!("\",{}}}", head()),
+            },
+            Sends::Emit => Self::Same(super::emit::body().into()),
         }
     }
 
     fn next(&self) -> Bytes {
         match self {
-            Self::Single(body) => body.clone(),
+            Self::Same(body) => body.clone(),
             Self::Batch { events, after_key } => {
                 let mut text = String::with_capacity(events * (after_key.len() + 64));
                 text.push_str(r#"{"events":["#);
@@ -284,7 +308,7 @@ mod tests {
 
     #[test]
     fn an_event_has_a_kilobyte() {
-        let body = Body::new(1).next();
+        let body = Body::new(Sends::Event).next();
         assert!((1020..=1030).contains(&body.len()), "{}", body.len());
         let event: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(event["type"], EVENT_TYPE);
@@ -292,7 +316,7 @@ mod tests {
 
     #[test]
     fn every_event_of_a_batch_has_a_key_of_its_own() {
-        let batch: Value = serde_json::from_slice(&Body::new(3).next()).unwrap();
+        let batch: Value = serde_json::from_slice(&Body::new(Sends::Batch(3)).next()).unwrap();
         let events = batch["events"].as_array().unwrap();
         let keys: std::collections::HashSet<_> = events
             .iter()

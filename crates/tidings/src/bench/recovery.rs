@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::child::Child;
-use super::load::{self, Load};
+use super::load::{self, Load, Sends};
 use super::{MANIFEST, median, rounded, token};
 use crate::output::Output;
 
@@ -97,7 +97,7 @@ pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
 
 async fn fill(server: &Child, data: &Path, events: u32) -> Result<()> {
     let load = Load {
-        batch: BATCH,
+        sends: Sends::events(BATCH),
         connections: CONNECTIONS,
         token: token(data)?,
     };
@@ -150,7 +150,7 @@ impl Bench<'_> {
 }
 
 /// A port that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
+pub(super) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
