@@ -46,6 +46,7 @@ use dead_letters::DeadLetters;
 use deliver::counted::Counted;
 use deliver::target::Targets;
 use deliver::target::in_process::Handlers;
+use deliver::target::topic::Topics;
 use deliver::target::webhook::Webhooks;
 use deliver::{Deliveries, Means};
 use events::Events;
@@ -178,7 +179,8 @@ impl Gateway {
         let plugins = Plugins::new(plugins);
         let plugins = plugins.map_err(|error| Refusal::fault("Taking in the plugins", &error))?;
         let in_process = Arc::new(InProcess::new(plugins, store.clone(), clock.clone()));
-        let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
+        let rulebook = Rulebook::new(routes).with_copies(delivery.topics.clone());
+        let shelf = Arc::new(Shelf::new(rulebook));
         let line = Arc::new(Line::new(
             bus.clone(),
             receipts.clone(),
@@ -307,14 +309,19 @@ impl Gateway {
             bus: self.bus.clone(),
             store: self.store.clone(),
             subscriptions: self.subscriptions.clone(),
-            target: Arc::new(Targets::new(
-                self.webhooks.clone(),
-                Handlers::new(self.line.clone(), self.line.in_process().clone()),
-            )),
+            target: Arc::new(self.targets()),
             clock: self.clock.clone(),
             config: self.delivery.clone(),
             counted: self.counted(),
         })
+    }
+
+    fn targets(&self) -> Targets {
+        Targets::new(
+            self.webhooks.clone(),
+            Handlers::new(self.line.clone(), self.line.in_process().clone()),
+            Topics::new(self.line.clone(), self.store.clone(), self.clock.clone()),
+        )
     }
 
     /// What is counted of deliveries.

@@ -230,6 +230,7 @@ pub struct Rulebook {
     routes: Vec<Route>,
     fallback: Route,
     of_workspaces: Route,
+    copies: Arc<BTreeSet<Topic>>,
 }
 
 impl Rulebook {
@@ -242,7 +243,22 @@ impl Rulebook {
             routes,
             fallback: Route::fallback(),
             of_workspaces: Route::workspaces(),
+            copies: Arc::default(),
         }
+    }
+
+    /// The same with topics that copies may go to.
+    #[must_use]
+    pub fn with_copies(&self, topics: BTreeSet<Topic>) -> Self {
+        Self {
+            copies: Arc::new(topics),
+            ..self.clone()
+        }
+    }
+
+    /// Whether copies may go to a topic: the operator has said so, and no catalogue carries it.
+    pub fn takes_copies(&self, topic: &Topic) -> bool {
+        self.copies.contains(topic) && self.catalogs.topics().all(|carried| carried != topic)
     }
 
     /// The manifest of a module.

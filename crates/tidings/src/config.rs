@@ -1,6 +1,6 @@
 //! Configuration: one struct, four layers, the later ones winning. The environment is read here and nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,6 +104,7 @@ pub(crate) struct Delivery {
     pub(crate) attempts_retention: Duration,
     #[serde(deserialize_with = "duration")]
     pub(crate) disable_after: Duration,
+    topics: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -275,6 +276,23 @@ impl Config {
         let allowed = self.egress.allow_targets.iter().map(|text| text.parse());
         let allowed: Result<Vec<AllowedTarget>, _> = allowed.collect();
         Ok(Guard::new(allowed.context("egress.allow_targets")?))
+    }
+
+    /// The topics that take copies. None of them may be one that the gateway itself writes to.
+    pub(crate) fn copy_topics(&self, routes: &[Route]) -> Result<BTreeSet<Topic>> {
+        let mut own = tidings_gateway::rulebook::topics(routes);
+        own.push("platform.custom.events".parse()?);
+        let mut topics = BTreeSet::new();
+        for name in &self.delivery.topics {
+            let topic: Topic = name.parse().context("delivery.topics")?;
+            if own.contains(&topic) {
+                bail!(
+                    "delivery.topics: events are published to '{topic}', so it cannot take copies"
+                );
+            }
+            topics.insert(topic);
+        }
+        Ok(topics)
     }
 
     /// The routes, parsed.

@@ -162,7 +162,9 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let clock = Clock::system();
     let own_file_is_new = !folder.join("store.db").exists();
     let routes = config.routes()?;
-    let topics = tidings_gateway::rulebook::topics(&routes);
+    let copy_topics = config.copy_topics(&routes)?;
+    let mut topics = tidings_gateway::rulebook::topics(&routes);
+    topics.extend(copy_topics.iter().cloned());
     let bus = config.bus.open(folder, &clock, topics)?;
     let store = open_store(&config).await?;
     let first_start = match store.replicas() {
@@ -192,6 +194,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
             retry_schedule: config.delivery.retry_schedule.clone(),
             attempts_retention: config.delivery.attempts_retention,
             disable_after: config.delivery.disable_after,
+            topics: copy_topics,
             ..deliver::Config::default()
         },
         auto_create: config.tenants.auto_create,

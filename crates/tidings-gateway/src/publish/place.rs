@@ -1,8 +1,8 @@
 //! Where an event goes and what is written there: topic, key, envelope. Pure, and never refuses.
 
 use serde_json::Value;
-use tidings_bus::{Once, Receipt, Record, time_of};
-use tidings_event::{Data, Event, ModuleId, event::rfc3339};
+use tidings_bus::{Receipt, Record, time_of};
+use tidings_event::{Data, Event, ModuleId, Topic, event::rfc3339};
 use tidings_receipts::Hold;
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ use super::name::NamedDraft;
 use super::refusal::Rule;
 use super::validate::ValidDraft;
 use crate::envelope;
-use crate::rulebook::{Carried, Rulebook};
+use crate::rulebook::{Carried, EnvelopeKind, Rulebook};
 
 /// What a receipt is made of, beside the position.
 #[derive(Debug, Clone)]
@@ -71,7 +71,8 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
         } = entry;
         let key = draft.cloud.is_none().then(|| once.key.clone());
         let cloud = draft.cloud.map(|cloud| *cloud);
-        let carried = rulebook.carried(&event_type);
+        let into = claimed.into.as_ref();
+        let carried = rulebook.carried(&event_type).filter(|_| into.is_none());
         // A catalogue's events name the service as such.
         let source = carried.and(module).unwrap_or(&own_source);
         let own = cloud.unwrap_or_else(|| CloudAttributes {
@@ -117,7 +118,26 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
             if let Some(carried) = carried {
                 complete(&mut event, carried);
             }
-            placed.records.push(record(&event, once, rulebook, trail));
+            let (topic, kind) = match (into, carried) {
+                (Some(topic), _) => (topic, EnvelopeKind::Structured),
+                (None, Some(carried)) => (&carried.topic, carried.envelope),
+                (None, None) => routed(&event, rulebook),
+            };
+            trail.pass(Rule::Append, || {
+                let kind = kind.as_str();
+                format!("'{}' goes to topic '{topic}' as {kind}.", event.event_type)
+            });
+            let (headers, value) = envelope::write(&event, kind, carried.is_some());
+            placed.records.push(Record {
+                topic: topic.clone(),
+                key: event.tenant.as_str().to_owned(),
+                tenant: event.tenant.clone(),
+                event_id,
+                timestamp_ms: received_at_ms,
+                headers,
+                value,
+                once: Some(once),
+            });
             (event.id, event.source, event.event_type)
         } else {
             (id, source, event_type)
@@ -151,36 +171,11 @@ fn complete(event: &mut Event, carried: &Carried) {
     event.subject = template.of(event.tenant.as_str(), &data);
 }
 
-fn record(event: &Event, once: Once, rulebook: &Rulebook, trail: &mut Trail) -> Record {
-    let carried = rulebook.carried(&event.event_type);
-    let (topic, kind) = carried.map_or_else(
-        || {
-            let mut extensions = event.extensions.iter();
-            let in_workspace = extensions.any(|(name, _)| name == WORKSPACE_ATTRIBUTE);
-            let route = rulebook.route(&event.event_type, in_workspace);
-            (&route.topic, route.envelope)
-        },
-        |carried| (&carried.topic, carried.envelope),
-    );
-    trail.pass(Rule::Append, || {
-        format!(
-            "'{}' goes to topic '{}' as {}.",
-            event.event_type,
-            topic,
-            kind.as_str()
-        )
-    });
-    let (headers, value) = envelope::write(event, kind, carried.is_some());
-    Record {
-        topic: topic.clone(),
-        key: event.tenant.as_str().to_owned(),
-        tenant: event.tenant.clone(),
-        event_id: event.event_id,
-        timestamp_ms: event.received_at_ms,
-        headers,
-        value,
-        once: Some(once),
-    }
+/// Where an event goes that no catalogue carries.
+fn routed<'a>(event: &Event, rulebook: &'a Rulebook) -> (&'a Topic, EnvelopeKind) {
+    let in_workspace = event.extension(WORKSPACE_ATTRIBUTE).is_some();
+    let route = rulebook.route(&event.event_type, in_workspace);
+    (&route.topic, route.envelope)
 }
 
 /// The last time that was written out: the events of a batch nearly all have the same.

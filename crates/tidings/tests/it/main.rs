@@ -10,6 +10,7 @@ mod codes;
 mod command_line;
 mod command_line_deliveries;
 mod compressed;
+mod copies;
 mod credentials;
 mod deliveries;
 mod delivery_metrics;
