@@ -33,6 +33,7 @@ use std::time::Instant;
 
 use tidings_bus::{Bus, Health};
 use tidings_egress::Client;
+use tidings_event::ExtensionId;
 use tidings_plugin::PlatformEventHandler;
 use tidings_receipts::Receipts;
 use tidings_store::Store;
@@ -55,7 +56,7 @@ use limits::Limits;
 use manifests::Manifests;
 use outbox::Outbox;
 use parked::Parked;
-use plugins::{InProcess, Plugins};
+use plugins::{InProcess, InvalidPlugin, Plugins};
 use publish::command::Command;
 use publish::refusal::Refusal;
 use publish::{Explanation, Line, Published};
@@ -314,6 +315,17 @@ impl Gateway {
             config: self.delivery.clone(),
             counted: self.counted(),
         })
+    }
+
+    /// Puts another handler of an extension in force, or takes it away, while events flow: of a component whose file has
+    /// changed. Refused where a publisher waits for what would change.
+    pub fn exchange_handler(
+        &self,
+        extension: &ExtensionId,
+        handler: Option<Arc<dyn PlatformEventHandler>>,
+    ) -> Result<(), InvalidPlugin> {
+        let plugins = &self.line.in_process().plugins;
+        plugins.exchange(extension, handler)
     }
 
     fn targets(&self) -> Targets {

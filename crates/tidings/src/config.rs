@@ -32,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) receipts: Receipts,
     pub(crate) bus: BusConfig,
     pub(crate) modules: Modules,
+    pub(crate) extensions: Extensions,
     pub(crate) tenants: Tenants,
     pub(crate) delivery: Delivery,
     pub(crate) secrets: Secrets,
@@ -87,6 +88,12 @@ pub(crate) struct Receipts {
 pub(crate) struct Modules {
     pub(crate) manifests: String,
     pub(crate) demo: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Extensions {
+    pub(crate) components: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -5,6 +5,7 @@ mod bench;
 mod bus;
 mod catalog;
 mod completions;
+mod components;
 mod config;
 mod connection;
 mod dead_letters;
@@ -28,6 +29,7 @@ mod telemetry;
 mod token;
 mod trace;
 mod trigger;
+mod watched;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

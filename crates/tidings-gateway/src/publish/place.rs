@@ -1,7 +1,7 @@
 //! Where an event goes and what is written there: topic, key, envelope. Pure, and never refuses.
 
 use serde_json::Value;
-use tidings_bus::{Receipt, Record, time_of};
+use tidings_bus::{Once, Receipt, Record, time_of};
 use tidings_event::{Data, Event, ModuleId, Topic, event::rfc3339};
 use tidings_receipts::Hold;
 use uuid::Uuid;
@@ -123,21 +123,9 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
                 (None, Some(carried)) => (&carried.topic, carried.envelope),
                 (None, None) => routed(&event, rulebook),
             };
-            trail.pass(Rule::Append, || {
-                let kind = kind.as_str();
-                format!("'{}' goes to topic '{topic}' as {kind}.", event.event_type)
-            });
-            let (headers, value) = envelope::write(&event, kind, carried.is_some());
-            placed.records.push(Record {
-                topic: topic.clone(),
-                key: event.tenant.as_str().to_owned(),
-                tenant: event.tenant.clone(),
-                event_id,
-                timestamp_ms: received_at_ms,
-                headers,
-                value,
-                once: Some(once),
-            });
+            let exact = carried.is_some();
+            let record = record(&event, once, (topic, kind, exact), trail);
+            placed.records.push(record);
             (event.id, event.source, event.event_type)
         } else {
             (id, source, event_type)
@@ -169,6 +157,29 @@ fn complete(event: &mut Event, carried: &Carried) {
     // Checked JSON can be read; without it the template finds nothing.
     let data = data.unwrap_or_default();
     event.subject = template.of(event.tenant.as_str(), &data);
+}
+
+fn record(
+    event: &Event,
+    once: Once,
+    (topic, kind, exact): (&Topic, EnvelopeKind, bool),
+    trail: &mut Trail,
+) -> Record {
+    trail.pass(Rule::Append, || {
+        let kind = kind.as_str();
+        format!("'{}' goes to topic '{topic}' as {kind}.", event.event_type)
+    });
+    let (headers, value) = envelope::write(event, kind, exact);
+    Record {
+        topic: topic.clone(),
+        key: event.tenant.as_str().to_owned(),
+        tenant: event.tenant.clone(),
+        event_id: event.event_id,
+        timestamp_ms: event.received_at_ms,
+        headers,
+        value,
+        once: Some(once),
+    }
 }
 
 /// Where an event goes that no catalogue carries.

@@ -9,6 +9,7 @@ mod cloudevents;
 mod codes;
 mod command_line;
 mod command_line_deliveries;
+mod components;
 mod compressed;
 mod copies;
 mod credentials;

@@ -67,7 +67,7 @@ async fn keeps_the_contract(targets: &Arc<Targets>, kind: Kind) {
 struct Asked;
 
 impl PlatformEventHandler for Asked {
-    fn extension(&self) -> &str {
+    fn extension(&self) -> &'static str {
         "asked"
     }
 
