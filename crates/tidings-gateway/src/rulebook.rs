@@ -258,7 +258,8 @@ impl Rulebook {
 
     /// Whether copies may go to a topic: the operator has said so, and no catalogue carries it.
     pub fn takes_copies(&self, topic: &Topic) -> bool {
-        self.copies.contains(topic) && self.catalogs.topics().all(|carried| carried != topic)
+        let carried = |event_type| self.carried(&event_type).is_some();
+        self.copies.contains(topic) && !topic.as_str().parse().is_ok_and(carried)
     }
 
     /// The manifest of a module.
