@@ -25,6 +25,11 @@ fn all_later() -> String {
     text.replace(r"\0e\00\00\00\00\00\00\00", r"\0e\00\00\00\01\00\00\00")
 }
 
+/// The same with event keys of its own, so that it gets nothing that the first does.
+fn others() -> String {
+    all_later().replace("mis.behave", "mis.others")
+}
+
 /// A server whose folder of components holds these, with a workspace; its member's token and its ADMIN's.
 fn server(files: &[(&str, &[u8])]) -> (Server, PathBuf, String, String) {
     let folder = Folder::new();
@@ -127,11 +132,11 @@ fn a_changed_file_is_another_handler_a_broken_one_changes_nothing_and_a_removed_
         fails("it was told to fail!").then_some(())
     });
     drop_into(&components, b"this is no component");
-    // What comes behind it in the same folder is looked at after it.
-    std::fs::write(components.join("after.wasm"), compiled(&all_later())).expect("a file");
-    let after = "/api/workspaces/ws-1/extensions/after";
+    // Files are looked at by their names, so what is behind it is taken when it has been refused.
+    std::fs::write(components.join("next.wasm"), compiled(&others())).expect("a file");
+    let next = "/api/workspaces/ws-1/extensions/next";
     eventually("the one behind it is in force", || {
-        (put(&server, after, &root, &installed(true)).status == 200).then_some(())
+        (put(&server, next, &root, &installed(true)).status == 200).then_some(())
     });
     assert!(fails("it was told to fail!"));
     std::fs::remove_file(components.join("misbehaving.wasm")).expect("it goes");
@@ -151,10 +156,10 @@ fn what_a_publisher_waits_for_runs_before_the_answer_and_changes_with_a_restart_
     let page = page.expect(200).json();
     assert_eq!(page["items"][0]["eventId"], id.as_str(), "{page}");
     drop_into(&components, &compiled(&all_later()));
-    std::fs::write(components.join("after.wasm"), compiled(&all_later())).expect("a file");
-    let after = "/api/workspaces/ws-1/extensions/after";
+    std::fs::write(components.join("next.wasm"), compiled(&others())).expect("a file");
+    let next = "/api/workspaces/ws-1/extensions/next";
     eventually("the one behind it is in force", || {
-        (put(&server, after, &root, &installed(true)).status == 200).then_some(())
+        (put(&server, next, &root, &installed(true)).status == 200).then_some(())
     });
     let too = format!("{EXTENSION}/subscriptions/mis.behave.too");
     put(&server, &too, &root, &json!({})).problem(400, "INVALID_REQUEST");
