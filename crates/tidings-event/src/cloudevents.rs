@@ -207,6 +207,9 @@ fn set(
         "traceparent" => &mut event.traceparent,
         "tenantid" => return Ok(()), // Always from the credential.
         "data" => return Err(invalid(name, "is reserved for the payload")),
+        crate::COPY_ATTRIBUTE => {
+            return Err(invalid(name, "is set by Tidings alone; use another name"));
+        }
         "topic" | "partition" | "offset" => {
             return Err(invalid(
                 name,

@@ -11,6 +11,10 @@ use uuid::Uuid;
 use crate::json::RawJson;
 use crate::{EventType, SchemaVersion, TenantId};
 
+/// The extension attribute of a copy, which stands in the log beside the event whose id it names. Producers cannot
+/// set it, and no subscription gets a copy.
+pub const COPY_ATTRIBUTE: &str = "copyof";
+
 /// What an event carries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Data {

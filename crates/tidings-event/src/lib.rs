@@ -10,7 +10,7 @@ pub mod problem;
 pub mod schema_version;
 pub mod topic;
 
-pub use event::{Attribute, Data, Event};
+pub use event::{Attribute, COPY_ATTRIBUTE, Data, Event};
 pub use event_type::{EventType, InvalidEventType, TypePattern};
 pub use names::{CatalogName, ExtensionId, InvalidName, ModuleId, Service, TenantId, WorkspaceId};
 pub use partitioner::{partition_of, slot_of};

@@ -1,7 +1,7 @@
 //! What a subscription wants, as it is written: `types`, `dialects` and `data`. All parts must hold.
 
 use serde_json::Value;
-use tidings_event::TypePattern;
+use tidings_event::{COPY_ATTRIBUTE, TypePattern};
 
 use crate::data::DataMatch;
 use crate::dialect::Dialect;
@@ -100,14 +100,15 @@ impl Filter {
         &self.types
     }
 
-    /// Whether every clause holds.
+    /// Whether every clause holds. None holds for a copy: whoever wants the event gets the original.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
         self.wants_type(subject) && self.holds_beside_types(subject)
     }
 
     /// Whether every clause but the types holds: for a filter that an [`Index`](crate::Index) named for the type.
     pub fn holds_beside_types(&self, subject: &Subject<'_>) -> bool {
-        self.dialects.iter().all(|dialect| dialect.holds(subject))
+        subject.event().extension(COPY_ATTRIBUTE).is_none()
+            && self.dialects.iter().all(|dialect| dialect.holds(subject))
             && self.data.iter().all(|clause| clause.holds(subject))
     }
 
@@ -117,6 +118,10 @@ impl Filter {
             let wanted: Vec<_> = self.types.iter().map(TypePattern::as_str).collect();
             let got = subject.event().event_type.as_str();
             return Err(Unmet::at("types", wanted.join(" or "), got));
+        }
+        if let Some(original) = subject.event().extension(COPY_ATTRIBUTE) {
+            let got = format!("the copy of {original}");
+            return Err(Unmet::at(COPY_ATTRIBUTE, "an event that is no copy", got));
         }
         for (index, dialect) in self.dialects.iter().enumerate() {
             dialect.judge(subject, &format!("dialects[{index}]"))?;

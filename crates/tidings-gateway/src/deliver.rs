@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use quick_cache::unsync::Cache;
 use tidings_bus::{Bus, Partition};
-use tidings_event::TenantId;
+use tidings_event::{TenantId, Topic};
 use tidings_store::{Flush, Share, Store};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -73,6 +73,8 @@ pub struct Config {
     pub disable_after: Duration,
     /// How long attempts that are on their way get at shutdown.
     pub drain: Duration,
+    /// The topics that subscriptions may have events copied to (`delivery.topics`).
+    pub topics: BTreeSet<Topic>,
 }
 
 impl Default for Config {
@@ -91,6 +93,7 @@ impl Default for Config {
             attempts_retention: Duration::from_hours(30 * 24),
             disable_after: Duration::from_hours(5 * 24),
             drain: Duration::from_secs(5),
+            topics: BTreeSet::new(),
         }
     }
 }

@@ -173,7 +173,7 @@ impl Extensions {
         from: Option<From>,
     ) -> Result<(), Refusal> {
         let keys = self.in_process.plugins.keys(&extension.id);
-        for event_key in keys.into_iter().flat_map(|keys| keys.keys()) {
+        for event_key in keys.iter().flat_map(|keys| keys.keys()) {
             let mut row = ExtensionSubscriptionRow {
                 workspace: workspace.id.clone(),
                 extension: extension.id.clone(),
@@ -447,7 +447,7 @@ impl Extensions {
             return Ok(());
         }
         let detail = format!(
-            "This installation has no plugin '{}', so the extension would get nothing; run a binary that has it.",
+            "This installation has no plugin '{}', so the extension would get nothing; run a binary that has it, or add its component.",
             row.id
         );
         Err(Refusal::invalid("extensionId", detail))
@@ -459,10 +459,13 @@ impl Extensions {
             return Ok(());
         }
         let keys = self.in_process.plugins.keys(&extension.id);
-        if keys.is_some_and(|keys| keys.contains_key(event_key)) {
+        if keys
+            .as_ref()
+            .is_some_and(|keys| keys.contains_key(event_key))
+        {
             return Ok(());
         }
-        let handled = keys.into_iter().flat_map(|keys| keys.keys());
+        let handled = keys.iter().flat_map(|keys| keys.keys());
         let handled: Vec<_> = handled.map(EventType::as_str).collect();
         let detail = format!(
             "The plugin '{}' has no handler for '{event_key}'; it has: {}.",

@@ -36,6 +36,7 @@ use std::time::Instant;
 
 use tidings_bus::{Bus, Health};
 use tidings_egress::Client;
+use tidings_event::ExtensionId;
 use tidings_plugin::PlatformEventHandler;
 use tidings_receipts::Receipts;
 use tidings_store::Store;
@@ -50,6 +51,7 @@ use dead_letters::DeadLetters;
 use deliver::counted::Counted;
 use deliver::target::Targets;
 use deliver::target::in_process::Handlers;
+use deliver::target::topic::Topics;
 use deliver::target::webhook::Webhooks;
 use deliver::{Deliveries, Means};
 use events::Events;
@@ -58,7 +60,7 @@ use limits::Limits;
 use manifests::Manifests;
 use outbox::Outbox;
 use parked::Parked;
-use plugins::{InProcess, Plugins};
+use plugins::{InProcess, InvalidPlugin, Plugins};
 use publish::command::Command;
 use publish::refusal::Refusal;
 use publish::{Explanation, Line, Published};
@@ -186,7 +188,8 @@ impl Gateway {
         let plugins = Plugins::new(plugins);
         let plugins = plugins.map_err(|error| Refusal::fault("Taking in the plugins", &error))?;
         let in_process = Arc::new(InProcess::new(plugins, store.clone(), clock.clone()));
-        let shelf = Arc::new(Shelf::new(Rulebook::new(routes)));
+        let rulebook = Rulebook::new(routes).with_copies(delivery.topics.clone());
+        let shelf = Arc::new(Shelf::new(rulebook));
         let line = Arc::new(Line::new(
             bus.clone(),
             receipts.clone(),
@@ -315,14 +318,30 @@ impl Gateway {
             bus: self.bus.clone(),
             store: self.store.clone(),
             subscriptions: self.subscriptions.clone(),
-            target: Arc::new(Targets::new(
-                self.webhooks.clone(),
-                Handlers::new(self.line.clone(), self.line.in_process().clone()),
-            )),
+            target: Arc::new(self.targets()),
             clock: self.clock.clone(),
             config: self.delivery.clone(),
             counted: self.counted(),
         })
+    }
+
+    /// Puts another handler of an extension in force, or takes it away, while events flow: of a component whose file has
+    /// changed. Refused where a publisher waits for what would change.
+    pub fn exchange_handler(
+        &self,
+        extension: &ExtensionId,
+        handler: Option<Arc<dyn PlatformEventHandler>>,
+    ) -> Result<(), InvalidPlugin> {
+        let plugins = &self.line.in_process().plugins;
+        plugins.exchange(extension, handler)
+    }
+
+    fn targets(&self) -> Targets {
+        Targets::new(
+            self.webhooks.clone(),
+            Handlers::new(self.line.clone(), self.line.in_process().clone()),
+            Topics::new(self.line.clone(), self.store.clone(), self.clock.clone()),
+        )
     }
 
     /// What is counted of deliveries.

@@ -104,6 +104,11 @@ impl Outbox {
         }
     }
 
+    /// What it publishes by.
+    pub(crate) fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
     /// Whether the line will take it: a change that could never be told of is better refused.
     pub(crate) fn check(&self, row: &OutboxRow) -> Result<(), Refusal> {
         self.line.check(command_of(row)?)

@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tidings_event::{Data, Event, EventType, ExtensionId, WorkspaceId};
-use tidings_plugin::{HandlerError, PlatformEvent, PlatformEventHandler, Publisher};
+use tidings_plugin::{Handler, HandlerError, PlatformEvent, PlatformEventHandler, Publisher};
 use tidings_store::Store;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -48,13 +49,63 @@ pub enum InvalidPlugin {
     /// Another one says that it is the same.
     #[error("two plugins are of the extension '{0}'")]
     Twice(ExtensionId),
+    /// It would change while the gateway runs what a publisher waits for.
+    #[error(
+        "of the extension '{0}', what it handles before a publish is acknowledged is not what it was when the \
+         gateway started; restart it"
+    )]
+    InLine(ExtensionId),
 }
 
 struct Plugin {
     handler: Arc<dyn PlatformEventHandler>,
-    keys: BTreeMap<EventType, When>,
+    keys: Arc<BTreeMap<EventType, When>>,
     before: Places,
     afterwards: Places,
+}
+
+impl Plugin {
+    fn new(handler: Arc<dyn PlatformEventHandler>) -> Self {
+        let keys = handler.handlers().into_iter().map(|one| {
+            let when = if one.is_async {
+                When::Afterwards
+            } else {
+                When::BeforeAcknowledgement
+            };
+            (one.event_key, when)
+        });
+        let keys = Arc::new(keys.collect());
+        Self {
+            handler,
+            keys,
+            before: Places::new(),
+            afterwards: Places::new(),
+        }
+    }
+
+    /// What it handles before a publish is acknowledged.
+    fn in_line(&self) -> impl Iterator<Item = &EventType> {
+        let keys = self.keys.iter();
+        keys.filter(|(_, when)| **when == When::BeforeAcknowledgement)
+            .map(|(key, _)| key)
+    }
+}
+
+/// What is left of a component that a publisher waits for and that is gone: its events fail.
+struct Gone(ExtensionId, Vec<Handler>);
+
+impl PlatformEventHandler for Gone {
+    fn extension(&self) -> &str {
+        self.0.as_str()
+    }
+
+    fn handlers(&self) -> Vec<Handler> {
+        self.1.clone()
+    }
+
+    fn handle(&self, _: &PlatformEvent) -> Result<(), HandlerError> {
+        Err(HandlerError::new("the component is gone from its folder"))
+    }
 }
 
 /// Places of an executor: those at which a handler runs, and those at which one waits.
@@ -72,10 +123,10 @@ impl Places {
     }
 }
 
-/// The plugins of this binary.
+/// The plugins of this binary, and the components beside it.
 pub struct Plugins {
-    by_extension: BTreeMap<ExtensionId, Plugin>,
-    /// What any of them handles before a publish is acknowledged.
+    by_extension: ArcSwap<BTreeMap<ExtensionId, Arc<Plugin>>>,
+    /// What any of them handles before a publish is acknowledged. Subscriptions are read by it, so it stays.
     in_line: BTreeSet<EventType>,
 }
 
@@ -98,43 +149,70 @@ impl Plugins {
             let id = id.map_err(|error| {
                 InvalidPlugin::Extension(handler.extension().to_owned(), error.to_string())
             })?;
-            let keys = handler.handlers().into_iter().map(|one| {
-                let when = if one.is_async {
-                    When::Afterwards
-                } else {
-                    When::BeforeAcknowledgement
-                };
-                (one.event_key, when)
-            });
-            let keys: BTreeMap<_, _> = keys.collect();
-            let before = keys.iter();
-            let before = before.filter(|(_, when)| **when == When::BeforeAcknowledgement);
-            in_line.extend(before.map(|(key, _)| key.clone()));
-            let plugin = Plugin {
-                handler,
-                keys,
-                before: Places::new(),
-                afterwards: Places::new(),
-            };
+            let plugin = Arc::new(Plugin::new(handler));
+            in_line.extend(plugin.in_line().cloned());
             if by_extension.insert(id.clone(), plugin).is_some() {
                 return Err(InvalidPlugin::Twice(id));
             }
         }
         Ok(Self {
-            by_extension,
+            by_extension: ArcSwap::from_pointee(by_extension),
             in_line,
         })
     }
 
-    /// What the plugin of an extension handles; nothing when this binary has none.
-    pub(crate) fn keys(&self, extension: &ExtensionId) -> Option<&BTreeMap<EventType, When>> {
-        self.by_extension.get(extension).map(|plugin| &plugin.keys)
+    /// Puts another handler of an extension in the place of the one that is there, if any, or takes that away. Calls that
+    /// run go on with the one they began with. What a publisher waits for cannot change so: events between the two
+    /// ways would be nobody's.
+    pub(crate) fn exchange(
+        &self,
+        extension: &ExtensionId,
+        handler: Option<Arc<dyn PlatformEventHandler>>,
+    ) -> Result<(), InvalidPlugin> {
+        let known = self.by_extension.load().get(extension).cloned();
+        let before = known.iter().flat_map(|plugin| plugin.in_line());
+        let before: BTreeSet<EventType> = before.cloned().collect();
+        let plugin = match handler {
+            Some(handler) => Some(Plugin::new(handler)),
+            None if before.is_empty() => None,
+            None => {
+                let handlers = before.iter().map(|key| Handler {
+                    event_key: key.clone(),
+                    is_async: false,
+                });
+                let gone = Gone(extension.clone(), handlers.collect());
+                Some(Plugin::new(Arc::new(gone)))
+            }
+        };
+        let plugin = plugin.map(Arc::new);
+        let after = plugin.iter().flat_map(|plugin| plugin.in_line());
+        if after.cloned().collect::<BTreeSet<_>>() != before {
+            return Err(InvalidPlugin::InLine(extension.clone()));
+        }
+        self.by_extension.rcu(|all| {
+            let mut all = BTreeMap::clone(all);
+            match &plugin {
+                Some(plugin) => all.insert(extension.clone(), plugin.clone()),
+                None => all.remove(extension),
+            };
+            all
+        });
+        Ok(())
+    }
+
+    fn plugin(&self, extension: &ExtensionId) -> Option<Arc<Plugin>> {
+        self.by_extension.load().get(extension).cloned()
+    }
+
+    /// What the plugin of an extension handles; nothing when there is none.
+    pub(crate) fn keys(&self, extension: &ExtensionId) -> Option<Arc<BTreeMap<EventType, When>>> {
+        self.plugin(extension).map(|plugin| plugin.keys.clone())
     }
 
     /// Runs a handler, to its end or that of its time. A sentence says why it failed.
     pub(crate) async fn run(&self, call: Call<'_>) -> Result<(), String> {
         let extension = call.extension;
-        let Some(plugin) = self.by_extension.get(extension) else {
+        let Some(plugin) = self.plugin(extension) else {
             return Err(format!("this installation has no plugin '{extension}'"));
         };
         let places = match call.when {
@@ -218,8 +296,8 @@ impl InProcess {
         let keys = self.plugins.keys(extension);
         let when = keys
             .zip(key)
-            .and_then(|(keys, key): (_, EventType)| keys.get(&key));
-        when == Some(&When::BeforeAcknowledgement)
+            .and_then(|(keys, key): (_, EventType)| keys.get(&key).copied());
+        when == Some(When::BeforeAcknowledgement)
     }
 }
 

@@ -13,6 +13,7 @@
 pub mod authorise;
 pub mod claim;
 pub mod command;
+pub(crate) mod copy;
 pub mod name;
 pub mod place;
 pub mod refusal;
@@ -35,6 +36,7 @@ use crate::rulebook::{Rulebook, Shelf};
 use authorise::{authorise, shape};
 use claim::{Claimed, claim, key_reused};
 use command::Command;
+use copy::{Copy, copied};
 use name::{Named, name};
 use place::{Outcome, Placed, Placement, place};
 use refusal::{Fault, Refusal, Rule};
@@ -201,7 +203,19 @@ impl Line {
         self.prepare(command, &mut Trail::off())
     }
 
-    /// The rest of the line.
+    /// Appends an event of the log once more, in another topic. The same copy again is a duplicate of the first.
+    pub(crate) async fn copy(self: &Arc<Self>, copy: Copy<'_>) -> Result<Published, Refusal> {
+        let kept = self.go_on(copied(copy, self.clock.new_id())).await?;
+        let one = kept.into_iter().next();
+        Ok(one.expect("each event has its outcome"))
+    }
+
+    /// Whether copies may go to a topic.
+    pub(crate) fn takes_copies(&self, topic: &Topic) -> bool {
+        self.shelf.rulebook().takes_copies(topic)
+    }
+
+    /// The steps that wait for anybody: all events are appended, or none.
     pub(crate) async fn go_on(self: &Arc<Self>, named: Named) -> Result<Vec<Published>, Refusal> {
         let Some(receipts) = self.receipts.clone() else {
             let placed = self.place(Claimed::unasked(named), &mut Trail::off());

@@ -258,6 +258,7 @@ pub struct Rulebook {
     of_workspaces: Route,
     of_custom_events: Route,
     of_lifecycle: Route,
+    copies: Arc<BTreeSet<Topic>>,
 }
 
 impl Rulebook {
@@ -272,7 +273,23 @@ impl Rulebook {
             of_workspaces: Route::workspaces(),
             of_custom_events: Route::custom_events(),
             of_lifecycle: Route::lifecycle(),
+            copies: Arc::default(),
         }
+    }
+
+    /// The same with topics that copies may go to.
+    #[must_use]
+    pub fn with_copies(&self, topics: BTreeSet<Topic>) -> Self {
+        Self {
+            copies: Arc::new(topics),
+            ..self.clone()
+        }
+    }
+
+    /// Whether copies may go to a topic: the operator has said so, and no catalogue carries it.
+    pub fn takes_copies(&self, topic: &Topic) -> bool {
+        let carried = |event_type| self.carried(&event_type).is_some();
+        self.copies.contains(topic) && !topic.as_str().parse().is_ok_and(carried)
     }
 
     /// The manifest of a module.

@@ -1,6 +1,6 @@
 //! Configuration: one struct, four layers, the later ones winning. The environment is read here and nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) receipts: Receipts,
     pub(crate) bus: BusConfig,
     pub(crate) modules: Modules,
+    pub(crate) extensions: Extensions,
     pub(crate) tenants: Tenants,
     pub(crate) delivery: Delivery,
     pub(crate) custom_events: CustomEvents,
@@ -92,6 +93,12 @@ pub(crate) struct Modules {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Extensions {
+    pub(crate) components: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Tenants {
     pub(crate) auto_create: bool,
 }
@@ -105,6 +112,7 @@ pub(crate) struct Delivery {
     pub(crate) attempts_retention: Duration,
     #[serde(deserialize_with = "duration")]
     pub(crate) disable_after: Duration,
+    topics: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -283,6 +291,23 @@ impl Config {
         let allowed = self.egress.allow_targets.iter().map(|text| text.parse());
         let allowed: Result<Vec<AllowedTarget>, _> = allowed.collect();
         Ok(Guard::new(allowed.context("egress.allow_targets")?))
+    }
+
+    /// The topics that take copies. None of them may be one that the gateway itself writes to.
+    pub(crate) fn copy_topics(&self, routes: &[Route]) -> Result<BTreeSet<Topic>> {
+        let mut own = tidings_gateway::rulebook::topics(routes);
+        own.push("platform.custom.events".parse()?);
+        let mut topics = BTreeSet::new();
+        for name in &self.delivery.topics {
+            let topic: Topic = name.parse().context("delivery.topics")?;
+            if own.contains(&topic) {
+                bail!(
+                    "delivery.topics: events are published to '{topic}', so it cannot take copies"
+                );
+            }
+            topics.insert(topic);
+        }
+        Ok(topics)
     }
 
     /// The routes, parsed.

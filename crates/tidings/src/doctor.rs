@@ -11,11 +11,13 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use tidings_bus::embedded::{self, VerifyError};
 use tidings_gateway::access::{LocalKey, LocalKeyError};
+use tidings_plugin::PlatformEventHandler as _;
 use tidings_receipts::{InValkey, Receipts as _, Terms};
 use tidings_store::Store;
 
 use crate::backup::{BUS, KEY, STORE};
 use crate::bus::BusKind;
+use crate::components;
 use crate::config::{self, Flags};
 use crate::connection::block_on;
 use crate::failure::Reported;
@@ -23,6 +25,8 @@ use crate::output::{Format, Output, plain, print_line};
 
 /// The lock's file in a data folder; whoever holds it has the log open.
 const LOCK: &str = "bus.lock";
+/// The part that components are.
+const COMPONENTS: &str = "components";
 /// A port of this machine answers at once or not at all.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -106,6 +110,9 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     findings.extend(signing_key(folder));
     if !config.receipts.url.is_empty() {
         findings.push(receipts(&config.receipts.url));
+    }
+    if !config.extensions.components.is_empty() {
+        components(Path::new(&config.extensions.components), &mut findings);
     }
     say(&findings, output)?;
     let bad = findings.iter().any(|finding| finding.verdict.is_bad());
@@ -282,6 +289,28 @@ fn signing_key(folder: &Path) -> Option<Finding> {
         Err(LocalKeyError::Absent(_)) => None,
         Err(error) => Some(Finding::new(Verdict::Damaged, KEY, error.to_string())),
     }
+}
+
+/// Compiles each component of the folder as the gateway does.
+fn components(folder: &Path, findings: &mut Vec<Finding>) {
+    let examined = match components::examined(folder) {
+        Ok(examined) => examined,
+        Err(error) => {
+            let finding = Finding::new(Verdict::Damaged, COMPONENTS, format!("{error:#}"));
+            return findings.push(finding);
+        }
+    };
+    findings.extend(examined.into_iter().map(|(file, component)| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        match component {
+            Ok(component) => {
+                let count = component.handlers().len();
+                let detail = format!("{name} handles {count} event keys");
+                Finding::new(Verdict::Good, COMPONENTS, detail)
+            }
+            Err(error) => Finding::new(Verdict::Damaged, COMPONENTS, format!("{name}: {error:#}")),
+        }
+    }));
 }
 
 fn store_elsewhere(url: &str) -> Finding {

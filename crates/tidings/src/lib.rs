@@ -5,6 +5,7 @@ mod bench;
 mod bus;
 mod catalog;
 mod completions;
+mod components;
 mod config;
 mod connection;
 mod dead_letters;
@@ -31,6 +32,7 @@ mod tenants;
 mod token;
 mod trace;
 mod trigger;
+mod watched;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,17 +1,13 @@
 //! The watched folder of module manifests: `*.manifest.json` or `<module>/module.manifest.json`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Deserialize;
 use tidings_event::ModuleId;
 use tidings_http::House;
-use tokio::sync::mpsc;
 
-/// Editors write a file in several steps: changes are read when none came for so long.
-const SETTLED: Duration = Duration::from_millis(200);
+use crate::watched::{self, Watching};
 
 #[derive(Deserialize)]
 struct Named {
@@ -56,21 +52,10 @@ fn found(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Loads the folder again whenever something in it changes, until the returned watcher is dropped.
-pub(crate) fn watch(
-    house: House,
-    folder: PathBuf,
-) -> Result<(RecommendedWatcher, tokio::task::JoinHandle<()>)> {
-    let (notice, mut changes) = mpsc::channel::<()>(1);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // A full channel already says that something changed.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _ = notice.try_send(());
-        }
-    })?;
-    watcher.watch(&folder, RecursiveMode::Recursive)?;
+pub(crate) fn watch(house: House, folder: PathBuf) -> Result<Watching> {
+    let (watcher, mut changes) = watched::watch(&folder)?;
     let task = tokio::spawn(async move {
-        while changes.recv().await.is_some() {
-            while let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await {}
+        while changes.next().await.is_some() {
             if let Err(error) = load(&house, &folder).await {
                 tracing::error!(
                     error = format!("{error:#}"),

@@ -30,11 +30,13 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use zeroize::Zeroizing;
 
 use crate::Plugins;
+use crate::components::{self, Components};
 use crate::config::{
     self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
 };
 use crate::manifests;
 use crate::telemetry::{self, Telemetry};
+use crate::watched::Watching;
 
 /// How long the token of the printed command is valid.
 const FIRST_TOKEN_TTL: Duration = Duration::from_hours(24);
@@ -163,7 +165,9 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let clock = Clock::system();
     let own_file_is_new = !folder.join("store.db").exists();
     let routes = config.routes()?;
-    let topics = tidings_gateway::rulebook::topics(&routes);
+    let copy_topics = config.copy_topics(&routes)?;
+    let mut topics = tidings_gateway::rulebook::topics(&routes);
+    topics.extend(copy_topics.iter().cloned());
     let bus = config.bus.open(folder, &clock, topics)?;
     let store = open_store(&config).await?;
     let first_start = match store.replicas() {
@@ -173,6 +177,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     };
     let access = open_access(&config, &store, &clock).await?;
     let receipts = receipts(&config, &store, &*bus)?;
+    let (plugins, components) = with_components(&config, plugins).await?;
     let limits = &config.limits;
     let gateway = Gateway::open(Parts {
         bus: bus.clone(),
@@ -193,6 +198,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
             retry_schedule: config.delivery.retry_schedule.clone(),
             attempts_retention: config.delivery.attempts_retention,
             disable_after: config.delivery.disable_after,
+            topics: copy_topics,
             ..deliver::Config::default()
         },
         auto_create: config.tenants.auto_create,
@@ -216,13 +222,9 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         let demo: ModuleId = "demo".parse()?;
         house.gateway().manifests.install(&demo, DEMO).await?;
     }
-    let watched = Path::new(&config.modules.manifests);
-    let watching = if config.modules.manifests.is_empty() {
-        None
-    } else {
-        manifests::load(&house, watched).await?;
-        Some(manifests::watch(house.clone(), watched.to_owned())?)
-    };
+    let watching = watched_manifests(&config, &house).await?;
+    let changing = components.map(|components| components::watch(house.clone(), components));
+    let changing = changing.transpose()?;
     greet(&config, &public_url, &access, &clock);
     let refreshing = tokio::spawn(refresh_keys(access.clone(), clock));
 
@@ -240,7 +242,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     refreshing.abort();
     // Cancelled, as it has just been asked to be.
     let _ = refreshing.await;
-    if let Some((watcher, task)) = watching {
+    for (watcher, task) in [watching, changing].into_iter().flatten() {
         drop(watcher);
         task.await?;
     }
@@ -259,6 +261,30 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     tracing::info!("stopped");
     let spent = stopping.get().map_or(Duration::ZERO, Instant::elapsed);
     Ok(config.server.drain.saturating_sub(spent))
+}
+
+/// Loads and watches the folder of manifests, if one is configured.
+async fn watched_manifests(config: &Config, house: &House) -> Result<Option<Watching>> {
+    let folder = Path::new(&config.modules.manifests);
+    if config.modules.manifests.is_empty() {
+        return Ok(None);
+    }
+    manifests::load(house, folder).await?;
+    manifests::watch(house.clone(), folder.to_owned()).map(Some)
+}
+
+/// The plugins of the binary, and the components of the folder that is configured.
+async fn with_components(
+    config: &Config,
+    mut plugins: Plugins,
+) -> Result<(Plugins, Option<Components>)> {
+    let folder = &config.extensions.components;
+    if folder.is_empty() {
+        return Ok((plugins, None));
+    }
+    let (components, handlers) = components::load(Path::new(folder), &plugins).await?;
+    plugins.extend(handlers);
+    Ok((plugins, Some(components)))
 }
 
 fn public_url(config: &Config, address: SocketAddr) -> String {

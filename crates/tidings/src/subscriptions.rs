@@ -8,12 +8,13 @@ use crate::failure::Reported;
 use crate::input;
 use crate::output::{Column, Output};
 
-const SHOWN: [Column; 6] = [
+const SHOWN: [Column; 7] = [
     ("ID", "id"),
     ("NAME", "name"),
     ("STATE", "state"),
     ("TYPES", "filter/types"),
     ("URL", "target/url"),
+    ("TOPIC", "target/topic"),
     ("REASON", "reason"),
 ];
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The arrows of ARCHITECTURE.md: a crate and the own crates it may depend on.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("tidings-event", &[]),
     ("tidings-bus", &["tidings-event"]),
     ("tidings-store", &["tidings-event"]),
@@ -24,6 +24,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
         &["tidings-event", "tidings-plugin-macros"],
     ),
     ("tidings-plugin-macros", &[]),
+    ("tidings-wasm", &["tidings-event", "tidings-plugin"]),
     (
         "tidings-gateway",
         &[
@@ -54,12 +55,13 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "tidings-plugin",
             "tidings-receipts",
             "tidings-store",
+            "tidings-wasm",
         ],
     ),
 ];
 
 /// Outside crates that may be used in these crates only.
-const CONFINED: [(&str, &[&str]); 10] = [
+const CONFINED: [(&str, &[&str]); 11] = [
     ("rdkafka", &["tidings-bus"]),
     ("jsonschema", &["tidings-contract"]),
     ("axum", &["tidings-http", "tidings"]),
@@ -70,6 +72,7 @@ const CONFINED: [(&str, &[&str]); 10] = [
     ("reqwest", &["tidings-client", "tidings-egress"]),
     ("figment", &["tidings"]),
     ("opentelemetry", &["tidings"]),
+    ("wasmtime", &["tidings-wasm"]),
 ];
 
 /// Longest file, in lines.

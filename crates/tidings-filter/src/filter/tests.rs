@@ -231,3 +231,24 @@ fn deep_or_long_expressions_are_refused_and_none_overflows_the_stack() {
     let flat = vec!["a"; 819].join(" OR ");
     assert!(crate::cesql::Expression::parse(&flat).is_ok());
 }
+
+#[test]
+fn no_filter_holds_for_a_copy_and_the_reason_is_that_it_is_one() {
+    let mut copy = event();
+    let mark = Attribute::Text("e-0".into());
+    copy.extensions.push((COPY_ATTRIBUTE.into(), mark));
+    let subject = Subject::new(&copy);
+    for filter in [
+        json!({}),
+        json!({ "types": ["crm.**"] }),
+        json!({ "dialects": [{ "sql": "TRUE" }] }),
+    ] {
+        let filter = Filter::parse(&filter).unwrap();
+        assert!(!filter.matches(&subject) && !filter.holds_beside_types(&subject));
+        let unmet = filter.judge(&subject).unwrap_err();
+        assert_eq!(
+            (unmet.path.as_str(), unmet.got.as_str()),
+            ("copyof", "the copy of e-0")
+        );
+    }
+}

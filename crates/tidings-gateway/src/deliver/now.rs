@@ -27,6 +27,8 @@ static LATER: Semaphore = Semaphore::const_new(1_000);
 /// How often they are tried again, and at what distance.
 const TRIES: u32 = 300;
 const BETWEEN: Duration = Duration::from_secs(1);
+/// What marks a record as a copy, which nobody handles.
+const COPY_HEADER: &str = "ce_copyof";
 /// What all handlers of a publish may take together.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,9 @@ pub(crate) fn wanted_now(in_process: &InProcess, records: &[Record]) -> Vec<Reco
         return Vec::new();
     }
     let may = |record: &&Record| {
+        if record.headers.get(COPY_HEADER).is_some() {
+            return false;
+        }
         let event_type = record.headers.get("ce_type").map(EventType::recorded);
         let event_type = event_type.and_then(Result::ok);
         event_type.is_some_and(|event_type| in_process.may_run_in_line(&event_type))
@@ -151,7 +156,7 @@ fn subscribed(in_process: &InProcess, event: &Event) -> Vec<Arc<Subscription>> {
         let of_workspace = owner.is_some_and(|owner| owner.workspace == workspace.as_str());
         let in_line = match &subscription.target {
             Receiver::InProcess { extension, .. } => in_process.runs_in_line(extension, owner),
-            Receiver::Webhook(_) => false,
+            Receiver::Webhook(_) | Receiver::Topic { .. } => false,
         };
         of_workspace && in_line && subscription.state == State::Active
     };

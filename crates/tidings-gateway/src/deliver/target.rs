@@ -1,7 +1,11 @@
-//! What a delivery is handed over to: [`webhook`], and [`in_process`] plugins. Topics and federation are others.
+//! What a delivery is handed over to: a [`webhook`], an [`in_process`] plugin, or another [`topic`]. Workflows and
+//! federation are others.
 
 pub mod in_process;
 pub(crate) mod oauth2;
+#[cfg(test)]
+mod suite;
+pub mod topic;
 pub mod webhook;
 
 use std::ops::Deref;
@@ -134,12 +138,21 @@ pub trait Target: Send + Sync + 'static {
 pub struct Targets {
     webhooks: webhook::Webhooks,
     plugins: in_process::Handlers,
+    topics: topic::Topics,
 }
 
 impl Targets {
     /// Of these.
-    pub fn new(webhooks: webhook::Webhooks, plugins: in_process::Handlers) -> Self {
-        Self { webhooks, plugins }
+    pub fn new(
+        webhooks: webhook::Webhooks,
+        plugins: in_process::Handlers,
+        topics: topic::Topics,
+    ) -> Self {
+        Self {
+            webhooks,
+            plugins,
+            topics,
+        }
     }
 }
 
@@ -148,6 +161,7 @@ impl Target for Targets {
         match handover.subscription.target {
             Receiver::Webhook(_) => self.webhooks.hand_over(handover),
             Receiver::InProcess { .. } => self.plugins.hand_over(handover),
+            Receiver::Topic { .. } => self.topics.hand_over(handover),
         }
     }
 }

@@ -159,3 +159,61 @@ fn two_plugins_of_one_extension_are_refused() {
     assert_eq!(whens, [When::Afterwards, When::BeforeAcknowledgement]);
     assert_eq!(plugins.in_line.len(), 1);
 }
+
+/// Handles what it is told to.
+struct Keyed(Vec<(&'static str, bool)>);
+
+impl PlatformEventHandler for Keyed {
+    fn extension(&self) -> &'static str {
+        "keyed"
+    }
+
+    fn handlers(&self) -> Vec<Handler> {
+        let keys = self.0.iter();
+        keys.map(|(key, is_async)| Handler::new(key, *is_async))
+            .collect()
+    }
+
+    fn handle(&self, _: &PlatformEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_handler_is_exchanged_but_not_what_a_publisher_waits_for() {
+    let keyed = |keys: &[(&'static str, bool)]| -> Arc<dyn PlatformEventHandler> {
+        Arc::new(Keyed(keys.to_vec()))
+    };
+    let (id, new): (ExtensionId, ExtensionId) = ("keyed".parse().unwrap(), "new".parse().unwrap());
+    let plugins = Plugins::new(vec![keyed(&[("a.now", false), ("a.later", true)])]).unwrap();
+    let keys = |plugins: &Plugins, id: &ExtensionId| -> Vec<String> {
+        let keys = plugins.keys(id);
+        let keys = keys.iter().flat_map(|keys| keys.keys());
+        keys.map(ToString::to_string).collect()
+    };
+    let other = keyed(&[("a.now", false), ("a.other", true)]);
+    assert_eq!(plugins.exchange(&id, Some(other)), Ok(()));
+    assert_eq!(keys(&plugins, &id), ["a.now", "a.other"]);
+    for changed in [
+        keyed(&[("a.now", true)]),
+        keyed(&[("a.now", false), ("a.too", false)]),
+    ] {
+        let refused = plugins.exchange(&id, Some(changed));
+        assert_eq!(refused, Err(InvalidPlugin::InLine(id.clone())));
+    }
+    // Whoever waited for it is told that it is gone.
+    assert_eq!(plugins.exchange(&id, None), Ok(()));
+    assert_eq!(keys(&plugins, &id), ["a.now"]);
+    let (result, _) = run(&plugins, "keyed", When::BeforeAcknowledgement, PATIENCE).await;
+    assert!(result.is_err_and(|said| said.contains("gone")));
+
+    let in_line = plugins.exchange(&new, Some(keyed(&[("a.now", false)])));
+    assert_eq!(in_line, Err(InvalidPlugin::InLine(new.clone())));
+    let later = plugins.exchange(&new, Some(keyed(&[("a.later", true)])));
+    assert_eq!(
+        (later, keys(&plugins, &new)),
+        (Ok(()), vec!["a.later".to_owned()])
+    );
+    assert_eq!(plugins.exchange(&new, None), Ok(()));
+    assert_eq!(plugins.keys(&new), None);
+}

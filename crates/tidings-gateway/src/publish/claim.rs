@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use tidings_bus::Receipt;
-use tidings_event::{Code, TenantId};
+use tidings_event::{Code, TenantId, Topic};
 use tidings_receipts::{Claim, Hold, Receipts, ReceiptsError, Release, Wanted};
 
 use super::name::{Named, NamedDraft};
@@ -30,6 +30,7 @@ pub struct Claimed {
     pub(super) tenant: TenantId,
     pub(super) traceparent: Option<String>,
     pub(super) alone: bool,
+    pub(super) into: Option<Topic>,
 }
 
 impl Claimed {
@@ -45,6 +46,7 @@ impl Claimed {
             tenant: named.tenant,
             traceparent: named.traceparent,
             alone: named.alone,
+            into: named.into,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What an event is known by: its id and its idempotency key. Pure; ids come from outside.
 
 use tidings_bus::Once;
-use tidings_event::TenantId;
 use tidings_event::json::Fingerprint;
+use tidings_event::{TenantId, Topic};
 use uuid::Uuid;
 
 use super::command::{CloudAttributes, Custom};
@@ -26,6 +26,8 @@ pub struct Named {
     pub(super) tenant: TenantId,
     pub(super) traceparent: Option<String>,
     pub(super) alone: bool,
+    /// The topic that copies go to; what is published goes where its type does.
+    pub(super) into: Option<Topic>,
 }
 
 /// Gives each event an id, and the key that makes its publish happen once.
@@ -49,6 +51,7 @@ pub fn name(valid: Valid, new_id: &dyn Fn() -> Uuid) -> Named {
         tenant: valid.tenant,
         traceparent: valid.traceparent,
         alone: valid.alone,
+        into: None,
     }
 }
 

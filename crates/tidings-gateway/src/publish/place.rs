@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tidings_bus::{Once, Receipt, Record, time_of};
-use tidings_event::{Data, Event, ModuleId, event::rfc3339};
+use tidings_event::{Data, Event, ModuleId, Topic, event::rfc3339};
 use tidings_receipts::Hold;
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ use super::name::NamedDraft;
 use super::refusal::Rule;
 use super::validate::ValidDraft;
 use crate::envelope;
-use crate::rulebook::{Carried, Rulebook};
+use crate::rulebook::{Carried, EnvelopeKind, Rulebook};
 
 /// The source of what the gateway itself tells.
 const GATEWAY: &str = "/service/tidings";
@@ -74,7 +74,8 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
         } = entry;
         let key = draft.cloud.is_none().then(|| once.key.clone());
         let cloud = draft.cloud.map(|cloud| *cloud);
-        let carried = rulebook.carried(&event_type);
+        let into = claimed.into.as_ref();
+        let carried = rulebook.carried(&event_type).filter(|_| into.is_none());
         let source = match &draft.custom {
             Some(Custom::Told) => GATEWAY,
             Some(Custom::Emit(emit)) => emit.source.as_deref().unwrap_or(&own_source),
@@ -127,7 +128,14 @@ pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed
             if let Some(carried) = carried {
                 complete(&mut event, carried);
             }
-            placed.records.push(record(&event, once, rulebook, trail));
+            let (topic, kind) = match (into, carried) {
+                (Some(topic), _) => (topic, EnvelopeKind::Structured),
+                (None, Some(carried)) => (&carried.topic, carried.envelope),
+                (None, None) => routed(&event, rulebook),
+            };
+            let exact = carried.is_some();
+            let record = record(&event, once, (topic, kind, exact), trail);
+            placed.records.push(record);
             (event.id, event.source, event.event_type)
         } else {
             (id, source, event_type)
@@ -161,26 +169,17 @@ fn complete(event: &mut Event, carried: &Carried) {
     event.subject = template.of(event.tenant.as_str(), &data);
 }
 
-fn record(event: &Event, once: Once, rulebook: &Rulebook, trail: &mut Trail) -> Record {
-    let carried = rulebook.carried(&event.event_type);
-    let (topic, kind) = carried.map_or_else(
-        || {
-            let mut extensions = event.extensions.iter();
-            let in_workspace = extensions.any(|(name, _)| name == WORKSPACE_ATTRIBUTE);
-            let route = rulebook.route(&event.event_type, in_workspace);
-            (&route.topic, route.envelope)
-        },
-        |carried| (&carried.topic, carried.envelope),
-    );
+fn record(
+    event: &Event,
+    once: Once,
+    (topic, kind, exact): (&Topic, EnvelopeKind, bool),
+    trail: &mut Trail,
+) -> Record {
     trail.pass(Rule::Append, || {
-        format!(
-            "'{}' goes to topic '{}' as {}.",
-            event.event_type,
-            topic,
-            kind.as_str()
-        )
+        let kind = kind.as_str();
+        format!("'{}' goes to topic '{topic}' as {kind}.", event.event_type)
     });
-    let (headers, value) = envelope::write(event, kind, carried.is_some());
+    let (headers, value) = envelope::write(event, kind, exact);
     Record {
         topic: topic.clone(),
         key: event.tenant.as_str().to_owned(),
@@ -191,6 +190,13 @@ fn record(event: &Event, once: Once, rulebook: &Rulebook, trail: &mut Trail) -> 
         value,
         once: Some(once),
     }
+}
+
+/// Where an event goes that no catalogue carries.
+fn routed<'a>(event: &Event, rulebook: &'a Rulebook) -> (&'a Topic, EnvelopeKind) {
+    let in_workspace = event.extension(WORKSPACE_ATTRIBUTE).is_some();
+    let route = rulebook.route(&event.event_type, in_workspace);
+    (&route.topic, route.envelope)
 }
 
 /// The last time that was written out: the events of a batch nearly all have the same.

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidings_egress::{Identity, InvalidIdentity, Target};
-use tidings_event::ExtensionId;
+use tidings_event::{ExtensionId, Topic};
 use zeroize::Zeroizing;
 
 use super::unread;
@@ -14,6 +14,8 @@ use crate::publish::refusal::Refusal;
 
 /// The kind of target that stands for a plugin.
 pub(crate) const IN_PROCESS: &str = "in-process";
+/// The kind of target that stands for a topic.
+pub(crate) const TOPIC: &str = "topic";
 /// The most headers of one's own.
 const MAX_HEADERS: usize = 20;
 
@@ -29,6 +31,13 @@ pub enum Receiver {
         /// What its breaker is called by.
         place: String,
     },
+    /// Another topic, which gets copies.
+    Topic {
+        /// Which topic.
+        topic: Topic,
+        /// What its breaker is called by.
+        place: String,
+    },
 }
 
 impl Receiver {
@@ -36,7 +45,7 @@ impl Receiver {
     pub fn host(&self) -> &str {
         match self {
             Self::Webhook(webhook) => webhook.url.host(),
-            Self::InProcess { place, .. } => place,
+            Self::InProcess { place, .. } | Self::Topic { place, .. } => place,
         }
     }
 
@@ -44,7 +53,15 @@ impl Receiver {
     pub fn webhook(&self) -> Option<&Webhook> {
         match self {
             Self::Webhook(webhook) => Some(webhook),
-            Self::InProcess { .. } => None,
+            Self::InProcess { .. } | Self::Topic { .. } => None,
+        }
+    }
+
+    /// The topic, if it is one.
+    pub fn topic(&self) -> Option<&Topic> {
+        match self {
+            Self::Topic { topic, .. } => Some(topic),
+            Self::Webhook(_) | Self::InProcess { .. } => None,
         }
     }
 }
@@ -201,8 +218,28 @@ struct InProcessDocument {
     extension: String,
 }
 
+/// A target that gets copies.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TopicDocument {
+    #[serde(rename = "kind")]
+    _kind: String,
+    topic: String,
+}
+
 /// The target, and how it is shown.
 pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
+    if document["kind"] == TOPIC {
+        let shown = document.clone();
+        let given: TopicDocument =
+            serde_json::from_value(document).map_err(|error| unread(&error))?;
+        let topic = given
+            .topic
+            .parse()
+            .map_err(|error| Refusal::invalid("target.topic", format!("{error}.")))?;
+        let place = format!("{TOPIC}:{topic}");
+        return Ok((Receiver::Topic { topic, place }, shown));
+    }
     if document["kind"] == IN_PROCESS {
         let shown = document.clone();
         let given: InProcessDocument =
@@ -233,7 +270,10 @@ fn target_shown(target: &TargetDocument) -> Value {
 
 fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
     if target.kind != "webhook" {
-        let detail = format!("There is no target kind '{}'; use webhook.", target.kind);
+        let detail = format!(
+            "There is no target kind '{}'; use webhook or topic.",
+            target.kind
+        );
         return Err(Refusal::invalid("target.kind", detail));
     }
     let url = target.url.parse().map_err(|error| {

@@ -17,7 +17,7 @@ use crate::access::Caller;
 use crate::audit::Actor;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::random;
-use crate::subscription::{IN_PROCESS, Start, State, Subscription, Wanted};
+use crate::subscription::{IN_PROCESS, Receiver, Start, State, Subscription, Wanted};
 
 /// Whom a subscription stands for: an extension that is to get an event (source C).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,11 +36,12 @@ impl Owner {
 
 /// Refuses a target in process to anybody but an extension.
 pub(super) fn only_theirs(wanted: &Wanted, owner: Option<&Owner>) -> Result<(), Refusal> {
-    if owner.is_some() || wanted.target.webhook().is_some() {
+    if owner.is_some() || !matches!(wanted.target, Receiver::InProcess { .. }) {
         return Ok(());
     }
-    let detail =
-        format!("The target kind '{IN_PROCESS}' is for extensions of workspaces; use webhook.");
+    let detail = format!(
+        "The target kind '{IN_PROCESS}' is for extensions of workspaces; use webhook or topic."
+    );
     Err(Refusal::invalid("target.kind", detail))
 }
 

@@ -77,6 +77,15 @@ impl Subscriptions {
     /// Reads a document and asks whether its target may be sent to.
     pub(super) fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = subscription::parse(document)?;
+        if let Some(topic) = wanted.target.topic()
+            && !self.outbox.line().takes_copies(topic)
+        {
+            let detail = format!(
+                "Copies may not go to topic '{topic}'; the operator names those that take them in delivery.topics."
+            );
+            let refusal = Refusal::new(Code::TargetNotAllowed, Rule::Shape, detail);
+            return Err(refusal.field("target.topic"));
+        }
         let Some(webhook) = wanted.target.webhook() else {
             return Ok(wanted);
         };
@@ -146,6 +155,7 @@ impl Subscriptions {
                     wanted.filter = of_extensions::only_replayed(owner)?;
                 }
             }
+            Receiver::Topic { .. } => {}
         }
         let signing = secrets.signing.into_iter().map(|it| {
             let secret = it.secret.parse::<Secret>();

@@ -32,7 +32,7 @@ pub(crate) struct SubscriptionBody {
     name: String,
     /// `types`, `dialects` and `data`; all must hold.
     filter: Option<serde_json::Value>,
-    /// `{kind: "webhook", url, headers, auth, mtls, handshake, format}`.
+    /// `{kind: "webhook", url, headers, auth, mtls, handshake, format}`, or `{kind: "topic", topic}`.
     target: serde_json::Value,
     /// `{ordered, key, onExhausted, maxInFlight, rateLimit, timeout, retry}`.
     delivery: Option<serde_json::Value>,

@@ -1,0 +1,27 @@
+//! A component that looks at closed deals: it says what each is worth, and refuses one that says nothing of it.
+
+wit_bindgen::generate!({
+    path: "../../../crates/tidings-wasm/wit",
+    world: "plugin",
+});
+
+struct Deals;
+
+impl Guest for Deals {
+    fn handles() -> Vec<(String, bool)> {
+        vec![("crm.deal.closed".to_owned(), true)]
+    }
+
+    fn handle(event: String) -> Result<(), String> {
+        let event: serde_json::Value =
+            serde_json::from_str(&event).map_err(|error| error.to_string())?;
+        let payload = &event["payload"];
+        let value = payload["value"]
+            .as_f64()
+            .ok_or("a closed deal has no value")?;
+        log(&format!("deal {} is worth {value}", payload["dealId"]));
+        Ok(())
+    }
+}
+
+export!(Deals);
