@@ -360,7 +360,7 @@ fn with_cursors(mut cursor: Cursor, items: Vec<Placed>) -> Vec<(Cursor, Placed)>
 }
 
 /// The tenant whose events the caller may read.
-fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
+pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
     if let Principal::ApiKey { scopes, .. } = caller.principal()
         && !scopes.contains(&Scope::ReadEvents)
     {

@@ -14,8 +14,9 @@ use tidings_event::{EventType, TenantId};
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::causes::CauseRow;
 use crate::deliveries::number;
-use crate::pool::{Connections, on_either};
+use crate::pool::{Columns, Connections, on_either};
 use crate::seal::Sealed;
 pub(crate) use rows::UsageRow;
 
@@ -74,6 +75,21 @@ pub struct EmitRow {
     /// JSON; `None` when the event is on the bus.
     pub payload: Option<String>,
     /// What has become of it.
+    pub state: EmitState,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Where its event stands.
+    pub place: Option<EmitPlace>,
+    /// When it is to be looked at again, in milliseconds since 1970.
+    pub next_at_ms: Option<i64>,
+}
+
+/// What has become of an emit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmitNote {
+    /// Its event.
+    pub event_id: Uuid,
+    /// What has become of it. Its payload goes when it is on the bus.
     pub state: EmitState,
     /// Why it failed.
     pub error: Option<String>,
@@ -168,25 +184,38 @@ macro_rules! usages {
             usages.insert((&it.row.tenant, it.month.as_str()), (0, false));
         }
         // In the order of their keys, so that no two transactions wait for each other.
-        for ((tenant, month), (emits, _)) in &mut usages {
-            let new = UsageRow {
-                tenant: (*tenant).clone(),
-                month: (*month).to_owned(),
-                emits: 0,
-            };
-            let query = "INSERT INTO custom_event_usage (tenant, month, emits, crc) \
-                 VALUES ($1, $2, $3, $4) ON CONFLICT (tenant, month) \
-                 DO UPDATE SET emits = custom_event_usage.emits RETURNING *";
-            let row = sqlx::query(query)
-                .bind(tenant.as_str())
-                .bind(*month)
-                .bind(0_i64)
-                .bind(new.seal())
-                .fetch_one(&mut *$transaction)
-                .await?;
-            match UsageRow::from_row(&row) {
-                Ok(row) => *emits = row.emits,
-                Err(error) => return Ok(Err(error)),
+        let keys: Vec<(&TenantId, &str)> = usages.keys().copied().collect();
+        for keys in keys.chunks(ROWS) {
+            let mut builder =
+                QueryBuilder::new("INSERT INTO custom_event_usage (tenant, month, emits, crc) ");
+            builder.push_values(keys, |mut values, (tenant, month)| {
+                let new = UsageRow {
+                    tenant: (*tenant).clone(),
+                    month: (*month).to_owned(),
+                    emits: 0,
+                };
+                values
+                    .push_bind(tenant.as_str())
+                    .push_bind(*month)
+                    .push_bind(0_i64)
+                    .push_bind(new.seal());
+            });
+            builder.push(
+                " ON CONFLICT (tenant, month) DO UPDATE SET emits = custom_event_usage.emits \
+                 RETURNING *",
+            );
+            for row in builder.build().fetch_all(&mut *$transaction).await? {
+                match UsageRow::from_row(&row) {
+                    Ok(row) => {
+                        let of_row = usages.iter_mut().find(|((tenant, month), _)| {
+                            **tenant == row.tenant && *month == row.month
+                        });
+                        if let Some((_, (emits, _))) = of_row {
+                            *emits = row.emits;
+                        }
+                    }
+                    Err(error) => return Ok(Err(error)),
+                }
             }
         }
         usages
@@ -227,32 +256,69 @@ macro_rules! insert {
     };
 }
 
-/// Writes what has become of rows.
-macro_rules! note {
+/// Writes that events were caused.
+macro_rules! causes {
     ($transaction:expr, $rows:expr) => {
-        for rows in $rows.chunks(ROWS) {
+        let caused = |row: &&&EmitRow| row.cause.is_some();
+        let caused: Vec<&EmitRow> = $rows.iter().filter(caused).copied().collect();
+        for rows in caused.chunks(ROWS) {
             let mut builder = QueryBuilder::new(
-                "WITH noted (event_id, payload, state, error, partition, position, next_at_ms) AS (",
+                "INSERT INTO event_causes (cause, event_id, tenant, created_at_ms, crc) ",
             );
-            builder.push_values(rows, |mut values, row: &EmitRow| {
+            builder.push_values(rows, |mut values, row: &&EmitRow| {
+                let cause = CauseRow {
+                    cause: row.cause.unwrap_or_default(),
+                    event_id: row.event_id,
+                    tenant: row.tenant.clone(),
+                    created_at_ms: row.created_at_ms,
+                };
                 values
-                    .push_bind(row.event_id.to_string())
-                    .push_bind(row.payload.as_deref())
-                    .push_bind(row.state.as_str())
-                    .push_bind(row.error.as_deref())
-                    .push_bind(row.place.map(|place| i64::from(place.partition)))
-                    .push_bind(row.place.map(|place| number(place.offset)))
-                    .push_bind(row.next_at_ms);
+                    .push_bind(cause.cause.to_string())
+                    .push_bind(cause.event_id.to_string())
+                    .push_bind(row.tenant.as_str())
+                    .push_bind(cause.created_at_ms)
+                    .push_bind(cause.seal());
+            });
+            builder.push(" ON CONFLICT (cause, event_id) DO NOTHING");
+            builder.build().execute(&mut *$transaction).await?;
+        }
+    };
+}
+
+/// Writes what has become of rows, unless more is known of them by now.
+macro_rules! note {
+    ($transaction:expr, $notes:expr) => {
+        for notes in in_order($notes).chunks(ROWS) {
+            let mut builder = QueryBuilder::new(
+                "WITH noted (event_id, state, error, partition, position, next_at_ms) AS (",
+            );
+            builder.push_values(notes, |mut values, note: &&EmitNote| {
+                values
+                    .push_bind(note.event_id.to_string())
+                    .push_bind(note.state.as_str())
+                    .push_bind(note.error.as_deref())
+                    .push_bind(note.place.map(|place| i64::from(place.partition)))
+                    .push_bind(note.place.map(|place| number(place.offset)))
+                    .push_bind(note.next_at_ms);
             });
             builder.push(
-                ") UPDATE custom_event_emits SET payload = noted.payload, state = noted.state, \
-                 error = noted.error, partition = noted.partition, position = noted.position, \
+                ") UPDATE custom_event_emits SET state = noted.state, error = noted.error, \
+                 payload = CASE noted.state WHEN 'failed' THEN custom_event_emits.payload END, \
+                 partition = noted.partition, position = noted.position, \
                  next_at_ms = noted.next_at_ms FROM noted \
-                 WHERE custom_event_emits.event_id = noted.event_id",
+                 WHERE custom_event_emits.event_id = noted.event_id \
+                 AND (custom_event_emits.state IN ('queued', 'failed') \
+                 OR (custom_event_emits.state = 'relayed' AND noted.state <> 'failed'))",
             );
             builder.build().execute(&mut *$transaction).await?;
         }
     };
+}
+
+/// Each emit once, the last that was noted of it, in the order of their rows: so no two transactions wait for each other.
+fn in_order(notes: &[EmitNote]) -> Vec<&EmitNote> {
+    let last: BTreeMap<Uuid, &EmitNote> = notes.iter().map(|note| (note.event_id, note)).collect();
+    last.into_values().collect()
 }
 
 /// Decides who is new, who is known and for whom there is no room, in their order.
@@ -292,11 +358,12 @@ impl<'a> Emits<'a> {
     }
 
     /// Accepts emits, up to the limits of their months, and notes what has become of earlier ones; all of it or
-    /// nothing. One answer for each admission, in order. Replicas may do this at once.
+    /// nothing. One answer for each admission, in order. Replicas may do this at once. A damaged row fails whatever is
+    /// decided on it.
     pub async fn admit(
         &self,
         admissions: &[Admission],
-        noted: &[EmitRow],
+        noted: &[EmitNote],
     ) -> Result<Vec<Admitted>, StoreError> {
         on_either!(self.connections, "accept emits", connection => {
             let mut transaction = connection.begin().await?;
@@ -305,6 +372,7 @@ impl<'a> Emits<'a> {
             let known = known!(transaction, admissions);
             let (admitted, new) = decide(admissions, &known, &mut usages);
             insert!(transaction, new);
+            causes!(transaction, new);
             note!(transaction, noted);
             for ((tenant, month), (emits, _)) in usages.into_iter().filter(|(_, (_, changed))| *changed) {
                 let row = UsageRow { tenant: tenant.clone(), month: month.to_owned(), emits };
@@ -348,12 +416,9 @@ impl<'a> Emits<'a> {
             let mut builder = QueryBuilder::new("SELECT * FROM custom_event_emits WHERE tenant = ");
             builder.push_bind(tenant.as_str());
             if !query.states.is_empty() {
-                builder.push(" AND state IN (");
-                let mut listed = builder.separated(", ");
-                for state in &query.states {
-                    listed.push_bind(state.as_str());
-                }
-                builder.push(")");
+                // Words of our own, and as they stand in an index.
+                let states: Vec<_> = query.states.iter().map(|it| format!("'{}'", it.as_str())).collect();
+                builder.push(format!(" AND state IN ({})", states.join(", ")));
             }
             if let Some(name) = &query.name {
                 builder.push(" AND name = ").push_bind(name.clone());
@@ -372,18 +437,59 @@ impl<'a> Emits<'a> {
         })?
     }
 
-    /// Emits of any tenant that are to be looked at by now, the longest due first.
-    pub async fn due(&self, now_ms: i64, limit: u32) -> Result<Vec<EmitRow>, StoreError> {
-        let query =
-            "SELECT * FROM custom_event_emits WHERE next_at_ms <= $1 ORDER BY next_at_ms LIMIT $2";
-        on_either!(self.connections, "read what emits are due", connection => {
+    /// The tenant's emit with this event.
+    pub async fn of_event(
+        &self,
+        tenant: &TenantId,
+        event_id: Uuid,
+    ) -> Result<Option<EmitRow>, StoreError> {
+        let query = "SELECT * FROM custom_event_emits WHERE event_id = $1 AND tenant = $2";
+        on_either!(self.connections, "read an emit", connection => {
             sqlx::query(query)
-                .bind(now_ms)
-                .bind(i64::from(limit))
-                .fetch_all(connection)
+                .bind(event_id.to_string())
+                .bind(tenant.as_str())
+                .fetch_optional(connection)
                 .await
-                .map(|rows| rows.iter().map(EmitRow::from_row).collect())
+                .map(|row| row.as_ref().map(EmitRow::from_row))
         })?
+        .transpose()
+    }
+
+    /// Emits of any tenant in a state that are to be looked at by now, the longest due first; of one that is damaged,
+    /// what is wrong with it. A page of damaged ones keeps nobody waiting who [puts them off](Self::put_off).
+    pub async fn due(
+        &self,
+        states: &[EmitState],
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<(String, Result<EmitRow, StoreError>)>, StoreError> {
+        on_either!(self.connections, "read what emits are due", connection => {
+            let mut builder =
+                QueryBuilder::new("SELECT * FROM custom_event_emits WHERE next_at_ms <= ");
+            builder.push_bind(now_ms).push(" AND state IN (");
+            let mut listed = builder.separated(", ");
+            for state in states {
+                listed.push_bind(state.as_str());
+            }
+            builder.push(") ORDER BY next_at_ms LIMIT ").push_bind(i64::from(limit));
+            builder.build().fetch_all(connection).await.and_then(|rows| {
+                let named = rows.iter().map(|row| Ok((row.text("event_id")?, EmitRow::from_row(row))));
+                named.collect()
+            })
+        })
+    }
+
+    /// Looks at an emit again at a time, whatever its row says.
+    pub async fn put_off(&self, event_id: &str, next_at_ms: i64) -> Result<(), StoreError> {
+        let query = "UPDATE custom_event_emits SET next_at_ms = $2 WHERE event_id = $1";
+        on_either!(self.connections, "put an emit off", connection => {
+            sqlx::query(query)
+                .bind(event_id)
+                .bind(next_at_ms)
+                .execute(connection)
+                .await
+                .map(drop)
+        })
     }
 
     /// How many emits of a tenant were accepted in a month, `2026-11`.
@@ -399,11 +505,12 @@ impl<'a> Emits<'a> {
         Ok(row.transpose()?.map_or(0, |row| row.emits))
     }
 
-    /// Removes emits that were accepted before a time and need nothing more; answers how many.
+    /// Removes emits that were accepted before a time and are on the bus, or never will be; answers how many.
     pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
         // An event's id begins with its time, so that rows stand in the order of both.
         let first = Uuid::from_u128(u128::from(before_ms.max(0).unsigned_abs()) << 80);
-        let query = "DELETE FROM custom_event_emits WHERE event_id < $1 AND next_at_ms IS NULL";
+        let query = "DELETE FROM custom_event_emits WHERE event_id < $1 \
+             AND (next_at_ms IS NULL OR state = 'relayed')";
         on_either!(self.connections, "remove old emits", connection => {
             sqlx::query(query)
                 .bind(first.to_string())

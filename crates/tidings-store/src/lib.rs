@@ -42,7 +42,7 @@ pub use chat::{Chat, ChatMessageRow};
 pub use custom_events::{CustomEventChange, CustomEventQuery, CustomEventRow, CustomEvents};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
 pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow, Share};
-pub use emits::{Admission, Admitted, EmitPlace, EmitQuery, EmitRow, EmitState, Emits};
+pub use emits::{Admission, Admitted, EmitNote, EmitPlace, EmitQuery, EmitRow, EmitState, Emits};
 pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};

@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use tidings_event::Code;
-use tidings_store::{Admission, Admitted, EmitRow, Store};
+use tidings_store::{Admission, Admitted, EmitNote, Store};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
 
-/// The most emits of one transaction.
+/// The most emits of one transaction, and the most notes.
 const MOST: usize = 256;
 /// How long what has become of an emit may stay unwritten.
 const NOTE_AFTER: Duration = Duration::from_millis(50);
@@ -28,7 +28,7 @@ struct Asked {
 /// The one desk at which emits are accepted. Works until it is dropped.
 pub(super) struct Admissions {
     asked: mpsc::Sender<Asked>,
-    notes: mpsc::Sender<EmitRow>,
+    notes: mpsc::Sender<EmitNote>,
     work: JoinHandle<()>,
 }
 
@@ -67,8 +67,8 @@ impl Admissions {
     }
 
     /// Notes what has become of an emit, soon.
-    pub(super) fn note(&self, row: EmitRow) {
-        if self.notes.try_send(row).is_err() {
+    pub(super) fn note(&self, note: EmitNote) {
+        if self.notes.try_send(note).is_err() {
             tracing::warn!("what has become of an emit is left to the relay to find out");
         }
     }
@@ -77,7 +77,7 @@ impl Admissions {
 async fn work(
     store: Store,
     mut waiting: mpsc::Receiver<Asked>,
-    mut notes: mpsc::Receiver<EmitRow>,
+    mut notes: mpsc::Receiver<EmitNote>,
 ) {
     let mut asked = Vec::with_capacity(MOST);
     let mut unwritten = Vec::new();
@@ -89,35 +89,51 @@ async fn work(
                 }
             }
             () = tokio::time::sleep(NOTE_AFTER), if !unwritten.is_empty() => {}
-            Some(row) = notes.recv(), if unwritten.is_empty() => {
-                unwritten.push(row);
+            Some(note) = notes.recv(), if unwritten.is_empty() => {
+                unwritten.push(note);
                 // More may come, and an emit that takes it along.
                 continue;
             }
         }
-        while unwritten.len() < MOST_NOTED
-            && let Ok(row) = notes.try_recv()
+        while unwritten.len() < MOST
+            && let Ok(note) = notes.try_recv()
         {
-            unwritten.push(row);
+            unwritten.push(note);
         }
         let (admissions, answers): (Vec<_>, Vec<_>) =
             asked.drain(..).map(|it| (it.admission, it.answer)).unzip();
-        match store.emits().admit(&admissions, &unwritten).await {
-            Ok(admitted) => {
-                unwritten.clear();
-                for (answer, admitted) in answers.into_iter().zip(admitted) {
-                    // Who has stopped waiting has no use for it; the relay goes on with it.
-                    let _ = answer.send(Ok(admitted));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "emits could not be accepted or noted");
-                let refusal = store_fault(error);
-                for answer in answers {
-                    let _ = answer.send(Err(refusal.clone()));
-                }
-                tokio::time::sleep(NOTE_AFTER).await;
-            }
+        let admitted = admitted(&store, &admissions, &unwritten).await;
+        // Written or not: what is not noted the relay finds out, and so nothing piles up here.
+        unwritten.clear();
+        for (answer, admitted) in answers.into_iter().zip(admitted) {
+            // Who has stopped waiting has no use for it; the relay goes on with it.
+            let _ = answer.send(admitted);
         }
     }
+}
+
+/// One answer for each. Where all together fail, each is asked for alone: a row that is damaged, or two replicas that
+/// take one key in different months, are nobody else's failure.
+async fn admitted(
+    store: &Store,
+    admissions: &[Admission],
+    notes: &[EmitNote],
+) -> Vec<Result<Admitted, Refusal>> {
+    let emits = store.emits();
+    let error = match emits.admit(admissions, notes).await {
+        Ok(admitted) => return admitted.into_iter().map(Ok).collect(),
+        Err(error) => error,
+    };
+    tracing::warn!(%error, "emits could not be accepted or noted together");
+    if error.is_unavailable() {
+        let refusal = store_fault(error);
+        return admissions.iter().map(|_| Err(refusal.clone())).collect();
+    }
+    let mut answers = Vec::with_capacity(admissions.len());
+    for admission in admissions {
+        let one = emits.admit(std::slice::from_ref(admission), &[]).await;
+        let one = one.map_err(store_fault);
+        answers.push(one.map(|mut one| one.pop().unwrap_or(Admitted::OverLimit)));
+    }
+    answers
 }

@@ -16,7 +16,7 @@ use tidings_bus::Bus;
 use tidings_contract::custom::{EventPath, Version};
 use tidings_event::{Code, Service, TenantId};
 use tidings_store::{
-    Admission, Admitted, CauseRow, EmitPlace, EmitQuery, EmitRow, EmitState, Store,
+    Admission, Admitted, EmitNote, EmitPlace, EmitQuery, EmitRow, EmitState, Store,
 };
 use uuid::Uuid;
 
@@ -43,8 +43,10 @@ const LEFT_ALONE_MS: i64 = 10_000;
 pub(super) const FIRST_AGAIN_MS: i64 = 1_000;
 /// So many tenants are remembered to have been told of their generic event; then it is looked up again.
 const MOST_SEEDED: usize = 100_000;
-/// That a tenant has used up its month is told this seldom by one replica, whatever it goes on emitting.
-const TELL_LIMIT_AGAIN_MS: i64 = 60_000;
+/// Within this time a tenant is told once that its month is used up, by one replica.
+const TOLD_IN_MS: i64 = 60_000;
+/// Within this time so many of a tenant's other refused emits are told of, of either kind.
+const REFUSALS_TOLD: u32 = 60;
 /// How many failures health shows (source D).
 const RECENT_FAILURES: u32 = 10;
 
@@ -86,8 +88,8 @@ pub struct Emits {
     pub(super) clock: Clock,
     admissions: Admissions,
     seeded: Mutex<HashSet<TenantId>>,
-    /// When it was told that a tenant's month is used up.
-    limits_told: Mutex<HashMap<TenantId, i64>>,
+    /// How many refusals were told of, and since when.
+    told: Mutex<HashMap<(TenantId, LifecycleEvent), (i64, u32)>>,
 }
 
 /// What the room is made of.
@@ -115,7 +117,7 @@ impl Emits {
             in_force: means.in_force,
             clock: means.clock,
             seeded: Mutex::default(),
-            limits_told: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -174,8 +176,11 @@ impl Emits {
                 Err(refusal)
             }
         };
-        if let Err(refusal) = &emitted {
-            self.tell_refused(&tenant, &request, refusal).await?;
+        if let Err(refusal) = &emitted
+            && let Err(error) = self.tell_refused(&tenant, &request, refusal).await
+        {
+            // What it is refused for is the answer, whether or not it can be told.
+            tracing::warn!(detail = error.detail, "a refused emit is not told of");
         }
         emitted
     }
@@ -232,21 +237,8 @@ impl Emits {
                 Admitted::Known(before) => return room.again(&request, *before).await,
                 Admitted::OverLimit => return Err(over_limit(limit.unwrap_or(0))),
             }
-            if let (Some(cause), false) = (row.cause, row.depth == 0) {
-                let caused = CauseRow {
-                    cause,
-                    event_id: row.event_id,
-                    tenant: row.tenant.clone(),
-                    created_at_ms: row.created_at_ms,
-                };
-                room.store
-                    .causes()
-                    .put(&caused)
-                    .await
-                    .map_err(store_fault)?;
-            }
             let published = room.line.go_on(named).await;
-            room.note(row, published, false)
+            room.noted(&row, &published, false)
         })
         .await
     }
@@ -316,43 +308,58 @@ impl Emits {
     }
 
     /// Appends an emit that was accepted before.
-    pub(super) async fn append(&self, row: EmitRow) -> Result<Emitted, Refusal> {
-        let wanted = self.is_wanted(&row);
-        let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
-        let published = self
-            .line
-            .publish(command(caller, &row, None, wanted)?)
-            .await;
-        self.note(row, published, true)
+    async fn append(&self, row: EmitRow) -> Result<Emitted, Refusal> {
+        let published = self.appended(&row).await;
+        self.noted(&row, &published, true)
     }
 
-    /// Notes what has become of an append, and answers it.
-    fn note(
+    pub(super) async fn appended(&self, row: &EmitRow) -> Result<Vec<Published>, Refusal> {
+        let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
+        let command = command(caller, row, None, self.is_wanted(row))?;
+        self.line.publish(command).await
+    }
+
+    /// Notes what has become of an append, soon, and answers it.
+    fn noted(
         &self,
-        mut row: EmitRow,
-        published: Result<Vec<Published>, Refusal>,
+        row: &EmitRow,
+        published: &Result<Vec<Published>, Refusal>,
         repeated: bool,
     ) -> Result<Emitted, Refusal> {
+        self.admissions.note(self.note_of(row, published));
+        if published.is_ok() {
+            return Ok(emitted(row, repeated));
+        }
+        let detail = "The emit is accepted, and the bus did not take it yet; it will be appended as soon as that is \
+             possible. A repeat of the idempotency key answers what became of it.";
+        Err(Refusal::new(Code::BusRelayFailed, Rule::Append, detail))
+    }
+
+    /// What is to be noted of an append.
+    pub(super) fn note_of(
+        &self,
+        row: &EmitRow,
+        published: &Result<Vec<Published>, Refusal>,
+    ) -> EmitNote {
         let now = self.clock.now_ms();
         match published {
             Ok(published) => {
-                row.payload = None;
-                row.error = None;
                 let stands = published.get(1).filter(|event| !event.skipped);
-                row.place = stands.map(|event| EmitPlace {
-                    partition: event.partition,
-                    offset: event.offset,
-                });
                 let delivered = published.len() > UNTIL_RELAYED;
-                row.state = if delivered {
-                    EmitState::Delivered
-                } else {
-                    EmitState::Relayed
-                };
-                row.next_at_ms = (!delivered).then_some(now + FIRST_AGAIN_MS);
-                let answer = emitted(&row, repeated);
-                self.admissions.note(row);
-                Ok(answer)
+                EmitNote {
+                    event_id: row.event_id,
+                    state: if delivered {
+                        EmitState::Delivered
+                    } else {
+                        EmitState::Relayed
+                    },
+                    error: None,
+                    place: stands.map(|event| EmitPlace {
+                        partition: event.partition,
+                        offset: event.offset,
+                    }),
+                    next_at_ms: (!delivered).then_some(now + FIRST_AGAIN_MS),
+                }
             }
             Err(refusal) => {
                 tracing::warn!(
@@ -360,20 +367,17 @@ impl Emits {
                     "an emit is not on the bus yet"
                 );
                 let age = now - row.created_at_ms;
-                row.state = EmitState::Failed;
-                row.error = Some(refusal.detail);
-                row.next_at_ms = Some(now + age.clamp(FIRST_AGAIN_MS, 60_000));
-                self.admissions.note(row);
-                let detail = "The emit is accepted, and the bus did not take it yet; it will be appended as soon as \
-                     that is possible. A repeat of the idempotency key answers what became of it.";
-                Err(Refusal::new(Code::BusRelayFailed, Rule::Append, detail))
+                // What is not the bus's failing does not change by waiting.
+                let again = refusal.code.status() >= 500;
+                EmitNote {
+                    event_id: row.event_id,
+                    state: EmitState::Failed,
+                    error: Some(refusal.detail.clone()),
+                    place: None,
+                    next_at_ms: again.then_some(now + age.clamp(FIRST_AGAIN_MS, 60_000)),
+                }
             }
         }
-    }
-
-    /// Notes what was found out of an emit.
-    pub(super) fn noted(&self, row: EmitRow) {
-        self.admissions.note(row);
     }
 
     /// Whether any subscription of the tenant names or covers its type.
@@ -415,35 +419,63 @@ impl Emits {
         }
     }
 
-    /// What caused an emit, and how deep that makes it. An event that the log no longer has is believed.
+    /// What caused an emit, and how deep that makes it. An event that nobody has, or that cannot be looked up while the
+    /// bus is away, is believed.
     async fn cause(&self, tenant: &TenantId, id: Option<Uuid>) -> Result<Option<Cause>, Refusal> {
         let Some(event_id) = id else {
             return Ok(None);
         };
+        if let Some(depth) = self.depth_of(tenant, event_id).await? {
+            return Ok(Some(Cause { event_id, depth }));
+        }
         // Whoever may emit need not be one who may read.
         let reader = on_behalf_of(Service::Tidings, tenant.clone());
-        match self.events.get(&reader, event_id).await {
-            Ok(found) => Ok(Some(Cause::however_deep(&found.event))),
-            Err(refusal) if refusal.code == Code::NotFound => {
-                Ok(Some(Cause { event_id, depth: 1 }))
+        let found = match self.events.get(&reader, event_id).await {
+            Ok(found) => found.event,
+            Err(refusal) => {
+                if refusal.code != Code::NotFound {
+                    tracing::warn!(
+                        detail = refusal.detail,
+                        "the cause of an emit is not looked up"
+                    );
+                }
+                return Ok(Some(Cause { event_id, depth: 1 }));
             }
-            Err(refusal) => Err(refusal),
+        };
+        if found.event_type.is_lifecycle() {
+            // Whoever emits because of what was told of an emit is one more in its chain.
+            let told: Option<Value> = serde_json::from_slice(found.data.as_bytes()).ok();
+            let of = told
+                .as_ref()
+                .and_then(|told| told["eventId"].as_str()?.parse().ok());
+            if let Some(of) = of
+                && let Some(depth) = self.depth_of(tenant, of).await?
+            {
+                return Ok(Some(Cause { event_id, depth }));
+            }
         }
+        Ok(Some(Cause::however_deep(&found)))
     }
 
-    /// Whether it is time to tell again that a tenant has used up its month: not for each emit that is refused.
-    fn tells_of_limit(&self, tenant: &TenantId) -> bool {
+    /// How deep an emit is that the tenant's emit with this event has caused.
+    async fn depth_of(&self, tenant: &TenantId, event_id: Uuid) -> Result<Option<i32>, Refusal> {
+        let row = self.store.emits().of_event(tenant, event_id).await;
+        let row = row.map_err(store_fault)?;
+        Ok(row.map(|row| i32::try_from(row.depth + 1).unwrap_or(i32::MAX)))
+    }
+
+    /// Whether one more such event may be told of a tenant: refusals cost nothing, and must not fill its log.
+    fn may_tell(&self, tenant: &TenantId, event: LifecycleEvent) -> bool {
+        let most = match event {
+            LifecycleEvent::QuotaExceeded => 1,
+            _ => REFUSALS_TOLD,
+        };
         let now = self.clock.now_ms();
-        let mut told = self
-            .limits_told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, at| now - *at < TELL_LIMIT_AGAIN_MS);
-        let new = !told.contains_key(tenant);
-        if new {
-            told.insert(tenant.clone(), now);
-        }
-        new
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, (since, _)| now - *since < TOLD_IN_MS);
+        let (_, count) = told.entry((tenant.clone(), event)).or_insert((now, 0));
+        *count += 1;
+        *count <= most
     }
 
     async fn seed(&self, tenant: &TenantId) -> Result<(), Refusal> {
@@ -467,9 +499,10 @@ impl Emits {
         request: &EmitRequest,
         refusal: &Refusal,
     ) -> Result<(), Refusal> {
-        let Some((event, data)) = self.refused(tenant, request, refusal).await? else {
+        let Some(event) = tells(refusal).filter(|event| self.may_tell(tenant, *event)) else {
             return Ok(());
         };
+        let data = self.refused(tenant, request, refusal).await?;
         let told = [event.row(&self.outbox, tenant, &data)];
         self.store.outbox().add(&told).await.map_err(store_fault)?;
         self.outbox.leave();
@@ -481,50 +514,37 @@ impl Emits {
         tenant: &TenantId,
         request: &EmitRequest,
         refusal: &Refusal,
-    ) -> Result<Option<(LifecycleEvent, Value)>, Refusal> {
+    ) -> Result<Value, Refusal> {
         let name = clipped(&request.name);
-        let told = match refusal.code {
+        match refusal.code {
             Code::MonthlyEmitQuotaExceeded => {
-                if !self.tells_of_limit(tenant) {
-                    return Ok(None);
-                }
                 let plan = self.registry.plan(tenant);
                 let month = month(self.clock.now_ms());
                 let used = self.store.emits().usage(tenant, &month).await;
-                let data = json!({
+                Ok(json!({
                     "quota": "emits", "plan": plan.as_str(), "limit": plan.monthly_emits(),
                     "used": used.map_err(store_fault)?, "name": name,
-                });
-                (LifecycleEvent::QuotaExceeded, data)
+                }))
             }
-            Code::ChainDepthExceeded => {
-                let depth = crate::publish::command::MAX_DEPTH + 1;
-                let data = json!({
-                    "name": name, "causationId": request.causation_id, "depth": depth,
-                });
-                (LifecycleEvent::ChainTruncated, data)
-            }
-            Code::EventNotRegistered
-            | Code::EventNotPublished
-            | Code::PlanUpgradeRequired
-            | Code::PayloadInvalid => {
+            Code::ChainDepthExceeded => Ok(json!({
+                "name": name, "causationId": request.causation_id,
+                "depth": crate::publish::command::MAX_DEPTH + 1,
+            })),
+            code => {
                 let mut data = json!({
-                    "name": name, "code": refusal.code.as_str(), "detail": refusal.detail,
+                    "name": name, "code": code.as_str(), "detail": refusal.detail,
                 });
                 if let Some(version) = &request.version {
                     data["version"] = json!(clipped(version));
                 }
-                (LifecycleEvent::EmitRejected, data)
+                Ok(data)
             }
-            // Nobody has looked at it, or it is not refused.
-            _ => return Ok(None),
-        };
-        Ok(Some(told))
+        }
     }
 
     /// The tenant's emits that are asked for.
     pub async fn list(&self, caller: &Caller, query: &EmitQuery) -> Result<Vec<EmitRow>, Refusal> {
-        let tenant = super::registry::reader(caller)?;
+        let tenant = crate::events::reader(caller)?;
         let rows = self.store.emits().list(&tenant, query).await;
         rows.map_err(store_fault)
     }
@@ -554,6 +574,19 @@ impl Emits {
         let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
         let command = Command::one(caller, draft, row.traceparent.clone());
         self.line.publish(command).await.map(drop)
+    }
+}
+
+/// What tells of a refusal; nothing of what nobody has looked at, or is no refusal.
+fn tells(refusal: &Refusal) -> Option<LifecycleEvent> {
+    match refusal.code {
+        Code::MonthlyEmitQuotaExceeded => Some(LifecycleEvent::QuotaExceeded),
+        Code::ChainDepthExceeded => Some(LifecycleEvent::ChainTruncated),
+        Code::EventNotRegistered
+        | Code::EventNotPublished
+        | Code::PlanUpgradeRequired
+        | Code::PayloadInvalid => Some(LifecycleEvent::EmitRejected),
+        _ => None,
     }
 }
 

@@ -3,28 +3,26 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
-use tidings_bus::{Partition, Read};
+use tidings_bus::{Partition, Read, Stored};
 use tidings_contract::custom::{EventPath, Schema};
 use tidings_event::TenantId;
 use tidings_store::EmitQuery;
 use uuid::Uuid;
 
 use super::Emits;
-use super::registry::reader;
+use super::registry::aside;
 use crate::access::Caller;
 use crate::envelope;
-use crate::events::unreadable;
+use crate::events::{reader, unreadable};
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::rulebook::Route;
 
 /// So many of the last payloads are tried.
 const LAST: u32 = 1_000;
-/// The most records that are read at once.
-const PAGE: usize = 500;
-/// The most records of anybody that are looked at for one page.
+/// The most records of anybody that are looked at in one page, and how many pages: what lies further back than the
+/// newest of the payloads by more than that is not tried.
 const SCAN: usize = 5_000;
-/// The most pages: what lies further back is not tried.
 const PAGES: usize = 20;
 
 /// How real payloads fit a schema.
@@ -37,14 +35,17 @@ pub struct Fit {
 }
 
 impl Emits {
-    /// Tries the last payloads that the caller's tenant has emitted of an event, whatever version, on a schema.
+    /// Tries the last payloads that the caller's tenant has emitted of an event, whatever version, on a schema. `None` to a
+    /// caller that may not read events: what fits a schema of one's own says what is in them.
     pub async fn fit(
         &self,
         caller: &Caller,
         path: &EventPath,
         schema: &Schema,
-    ) -> Result<Fit, Refusal> {
-        let tenant = reader(caller)?;
+    ) -> Result<Option<Fit>, Refusal> {
+        let Ok(tenant) = reader(caller) else {
+            return Ok(None);
+        };
         let query = EmitQuery {
             name: Some(path.to_string()),
             newest_first: true,
@@ -53,22 +54,25 @@ impl Emits {
         };
         let rows = self.store.emits().list(&tenant, &query).await;
         // A tenant's emits stand in one partition, unless their number was changed.
-        let mut standing: HashMap<u32, (u64, HashSet<Uuid>)> = HashMap::new();
+        let mut standing: HashMap<u32, HashMap<Uuid, u64>> = HashMap::new();
         for row in rows.map_err(store_fault)? {
             if let Some(place) = row.place {
-                let (from, ids) = standing
-                    .entry(place.partition)
-                    .or_insert((u64::MAX, HashSet::new()));
-                *from = place.offset.min(*from);
-                ids.insert(row.event_id);
+                let ids = standing.entry(place.partition).or_default();
+                ids.insert(row.event_id, place.offset);
             }
         }
         let mut fit = Fit::default();
-        for (partition, (from, ids)) in standing {
-            self.try_from(&tenant, partition, from, ids, schema, &mut fit)
-                .await?;
+        for (partition, mut places) in standing {
+            let newest = places.values().copied().max().unwrap_or_default();
+            let oldest = newest.saturating_sub((SCAN * PAGES) as u64 - 1);
+            places.retain(|_, offset| *offset >= oldest);
+            let from = places.values().copied().min().unwrap_or_default();
+            let ids = places.into_keys().collect();
+            let more = self.try_from(&tenant, partition, from, ids, schema).await?;
+            fit.tried += more.tried;
+            fit.failing += more.failing;
         }
-        Ok(fit)
+        Ok(Some(fit))
     }
 
     async fn try_from(
@@ -78,8 +82,8 @@ impl Emits {
         mut from: u64,
         mut ids: HashSet<Uuid>,
         schema: &Schema,
-        fit: &mut Fit,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Fit, Refusal> {
+        let mut fit = Fit::default();
         for _ in 0..PAGES {
             if ids.is_empty() {
                 break;
@@ -91,7 +95,7 @@ impl Emits {
             let read = Read {
                 from,
                 tenant: Some(tenant.clone()),
-                limit: PAGE,
+                limit: SCAN,
                 scan: SCAN,
             };
             let page = self.bus.read(partition, read).await.map_err(unreadable)?;
@@ -99,18 +103,26 @@ impl Emits {
                 break;
             }
             from = page.next;
-            for record in &page.records {
-                if !ids.remove(&record.event_id) {
-                    continue;
-                }
-                let event = envelope::read(record);
-                let event = event.map_err(|error| Refusal::fault("Reading an emit", &error))?;
-                let payload: Value = serde_json::from_slice(event.data.as_bytes())
-                    .map_err(|error| Refusal::fault("Reading an emit", &error))?;
-                fit.tried += 1;
-                fit.failing += usize::from(!schema.accepts(&payload));
-            }
+            let mut records = page.records;
+            records.retain(|record| ids.remove(&record.event_id));
+            let schema = schema.clone();
+            let more = aside("Trying payloads", move || tried(&records, &schema)).await?;
+            fit.tried += more.tried;
+            fit.failing += more.failing;
         }
-        Ok(())
+        Ok(fit)
     }
+}
+
+fn tried(records: &[Stored], schema: &Schema) -> Result<Fit, Refusal> {
+    let mut fit = Fit::default();
+    for record in records {
+        let event = envelope::read(record);
+        let event = event.map_err(|error| Refusal::fault("Reading an emit", &error))?;
+        let payload: Value = serde_json::from_slice(event.data.as_bytes())
+            .map_err(|error| Refusal::fault("Reading an emit", &error))?;
+        fit.tried += 1;
+        fit.failing += usize::from(!schema.accepts(&payload));
+    }
+    Ok(fit)
 }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_event::Topic;
-use tidings_store::{CursorRow, EmitPlace, EmitRow, EmitState, Replicas, Share, StoreError};
+use tidings_store::{
+    CursorRow, EmitNote, EmitPlace, EmitRow, EmitState, Replicas, Share, StoreError,
+};
 use uuid::Uuid;
 
 use super::LifecycleEvent;
@@ -20,8 +22,10 @@ use crate::rulebook::Route;
 const EVERY: Duration = Duration::from_millis(500);
 /// How many are looked at in one go.
 const PAGE: u32 = 200;
-/// The longest wait before an emit is looked at again.
-const LONGEST_WAIT_MS: i64 = 60_000;
+/// The longest wait before the deliveries of an emit are looked at again.
+const LONGEST_WAIT_MS: i64 = 10 * 60 * 1_000;
+/// When an emit is looked at again whose row, or whose deliveries' rows, cannot be read.
+const DAMAGED_AGAIN_MS: i64 = 60 * 60 * 1_000;
 /// How long a turn lasts that is not lengthened.
 const TURN: Duration = Duration::from_secs(10);
 /// What the turn is called in the store.
@@ -39,16 +43,14 @@ pub async fn relay(emits: Arc<Emits>, retention: Duration, stopped: impl Future<
 }
 
 async fn work(emits: &Emits, retention: Duration) {
-    let turns = emits
-        .store
-        .replicas()
-        .map(|turns| (turns, emits.clock.new_id()));
+    let turns = emits.store.replicas();
+    let turns = turns.map(|turns| (turns, emits.clock.new_id()));
     let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
     let mut forgot_at_ms = 0;
     loop {
         match look(emits, turns.as_ref()).await {
-            // What was noted comes in the next transaction, and would still be found due before it.
-            Ok(_) => tokio::time::sleep(EVERY).await,
+            Ok(true) => {}
+            Ok(false) => tokio::time::sleep(EVERY).await,
             Err(error) => {
                 tracing::warn!(%error, "emits cannot be looked after now");
                 tokio::time::sleep(4 * EVERY).await;
@@ -57,12 +59,8 @@ async fn work(emits: &Emits, retention: Duration) {
         let now = emits.clock.now_ms();
         if now - forgot_at_ms >= FORGET_EVERY_MS {
             forgot_at_ms = now;
-            match emits
-                .store
-                .emits()
-                .forget(now.saturating_sub(retention))
-                .await
-            {
+            let before = now.saturating_sub(retention);
+            match emits.store.emits().forget(before).await {
                 Ok(0) => {}
                 Ok(forgotten) => tracing::info!(forgotten, "old emits are forgotten"),
                 Err(error) => tracing::warn!(%error, "old emits stay for now"),
@@ -71,81 +69,110 @@ async fn work(emits: &Emits, retention: Duration) {
     }
 }
 
-/// Looks at every emit that is due; how many there were.
-pub(super) async fn look(
-    emits: &Emits,
-    turns: Option<&(Replicas, Uuid)>,
-) -> Result<usize, StoreError> {
-    let now = emits.clock.now_ms();
-    let due = emits.store.emits().due(now, PAGE).await?;
-    if due.is_empty() {
-        return Ok(0);
-    }
-    if let Some((turns, own)) = turns
-        && !turns.take_turn(TURN_NAME, *own, TURN).await?
-    {
-        return Ok(0);
-    }
-    let count = due.len();
-    let mut cursors = None;
-    for row in due {
-        match row.state {
-            EmitState::Queued | EmitState::Failed => {
-                // Noted either way; why it is still not appended stands in the row.
-                let _ = emits.append(row).await;
-            }
-            EmitState::Relayed => {
-                let cursors = match &cursors {
-                    Some(cursors) => cursors,
-                    None => cursors.insert(emits.store.deliveries().cursors().await?),
-                };
-                follow(emits, cursors, row, now).await?;
-            }
-            EmitState::Delivered | EmitState::Undelivered => {}
+/// Looks at emits that are due: at those that are not on the bus first, so that nobody's slow deliveries keep them
+/// waiting. Whether there may be more.
+async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, StoreError> {
+    let waiting = [EmitState::Queued, EmitState::Failed];
+    let (left, full) = due(emits, &waiting).await?;
+    let mut notes = Vec::new();
+    for row in left {
+        if !has_turn(turns).await? {
+            return Ok(false);
+        }
+        let published = emits.appended(&row).await;
+        let away = published.as_ref().is_err_and(|it| it.code.status() >= 500);
+        notes.push(emits.note_of(&row, &published));
+        if away {
+            // The others would fare no better.
+            emits.store.emits().admit(&[], &notes).await?;
+            return Ok(false);
         }
     }
-    Ok(count)
+    let (relayed, more) = due(emits, &[EmitState::Relayed]).await?;
+    if !relayed.is_empty() {
+        let cursors = emits.store.deliveries().cursors().await?;
+        for row in relayed {
+            if !has_turn(turns).await? {
+                return Ok(false);
+            }
+            notes.push(followed(emits, &cursors, &row).await?);
+        }
+    }
+    emits.store.emits().admit(&[], &notes).await?;
+    Ok(full || more)
 }
 
-/// Finds out what has become of an emit's deliveries.
-async fn follow(
+/// Emits that are due in these states, and whether there may be more. What is damaged is said, and put off.
+async fn due(emits: &Emits, states: &[EmitState]) -> Result<(Vec<EmitRow>, bool), StoreError> {
+    let now = emits.clock.now_ms();
+    let found = emits.store.emits().due(states, now, PAGE).await?;
+    let full = found.len() == PAGE as usize;
+    let mut rows = Vec::with_capacity(found.len());
+    for (event_id, row) in found {
+        match row {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                tracing::error!(event_id, %error, "an emit cannot be looked after");
+                let again = now + DAMAGED_AGAIN_MS;
+                emits.store.emits().put_off(&event_id, again).await?;
+            }
+        }
+    }
+    Ok((rows, full))
+}
+
+async fn has_turn(turns: Option<&(Replicas, Uuid)>) -> Result<bool, StoreError> {
+    match turns {
+        Some((turns, own)) => turns.take_turn(TURN_NAME, *own, TURN).await,
+        None => Ok(true),
+    }
+}
+
+/// What is to be noted of an emit's deliveries.
+async fn followed(
     emits: &Emits,
     cursors: &[CursorRow],
-    mut row: EmitRow,
-    now: i64,
-) -> Result<(), StoreError> {
-    let before = EmitRow {
-        next_at_ms: Some(now + FIRST_AGAIN_MS),
-        ..row.clone()
+    row: &EmitRow,
+) -> Result<EmitNote, StoreError> {
+    let now = emits.clock.now_ms();
+    let open = |wait_ms: i64| EmitNote {
+        event_id: row.event_id,
+        state: EmitState::Relayed,
+        error: None,
+        place: row.place,
+        next_at_ms: Some(now + wait_ms),
     };
-    let event = match fate(emits, cursors, &row).await? {
-        Fate::Open => {
-            let age = now - row.created_at_ms;
-            row.next_at_ms = Some(now + (age / 4).clamp(FIRST_AGAIN_MS, LONGEST_WAIT_MS));
-            emits.noted(row);
-            return Ok(());
+    let age = now - row.created_at_ms;
+    let fate = match fate(emits, cursors, row).await {
+        Ok(fate) => fate,
+        Err(error) if error.is_unavailable() => return Err(error),
+        Err(error) => {
+            tracing::error!(event_id = %row.event_id, %error, "what became of an emit cannot be read");
+            return Ok(open(DAMAGED_AGAIN_MS));
         }
-        Fate::Delivered => {
-            row.state = EmitState::Delivered;
-            LifecycleEvent::EmitDelivered
-        }
+    };
+    let (state, error, event) = match fate {
+        Fate::Open => return Ok(open((age / 4).clamp(FIRST_AGAIN_MS, LONGEST_WAIT_MS))),
+        Fate::Delivered => (EmitState::Delivered, None, LifecycleEvent::EmitDelivered),
         Fate::GivenUp(error) => {
-            row.state = EmitState::Undelivered;
-            row.error = Some(error);
-            LifecycleEvent::EmitDeliveryFailed
+            let event = LifecycleEvent::EmitDeliveryFailed;
+            (EmitState::Undelivered, Some(error), event)
         }
     };
-    if let Err(refusal) = emits.tell(&row, event).await {
+    if let Err(refusal) = emits.tell(row, event).await {
         tracing::warn!(
             detail = refusal.detail,
             "what has become of an emit is told later"
         );
-        row = before;
-    } else {
-        row.next_at_ms = None;
+        return Ok(open(FIRST_AGAIN_MS));
     }
-    emits.noted(row);
-    Ok(())
+    Ok(EmitNote {
+        event_id: row.event_id,
+        state,
+        error,
+        place: row.place,
+        next_at_ms: None,
+    })
 }
 
 enum Fate {
@@ -173,6 +200,8 @@ async fn fate(emits: &Emits, cursors: &[CursorRow], row: &EmitRow) -> Result<Fat
             return Ok(Fate::Open);
         }
     }
+    // Before the attempts: what is given up between the two is seen by its attempt.
+    let pending = rows.pending_of_event(&row.tenant, row.event_id).await?;
     let attempts = rows.attempts_of_event(&row.tenant, row.event_id).await?;
     let done = |word: &'static str| {
         let ended = attempts.iter().filter(move |it| it.outcome == word);
@@ -186,7 +215,6 @@ async fn fate(emits: &Emits, cursors: &[CursorRow], row: &EmitRow) -> Result<Fat
             "subscription {subscription} was given up"
         )));
     }
-    let pending = rows.pending_of_event(&row.tenant, row.event_id).await?;
     Ok(if pending.is_empty() {
         Fate::Delivered
     } else {

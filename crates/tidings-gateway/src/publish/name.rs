@@ -9,8 +9,9 @@ use super::command::{CloudAttributes, Custom};
 use super::validate::{Valid, ValidDraft};
 use crate::access::Caller;
 
-/// The principal of the keys of custom events. No caller's has a form like it.
-const CUSTOM_EVENTS: &str = "custom-events";
+/// The principals of the keys of custom events. No caller's has a form like them.
+const EMITS: &str = "custom-events";
+const TOLD: &str = "custom-events-told";
 
 /// One event with its names.
 pub(super) struct NamedDraft {
@@ -58,10 +59,14 @@ pub fn name(valid: Valid, new_id: &dyn Fn() -> Uuid) -> Named {
 /// The producer's key, or `source` and `id` of a CloudEvent, or one that is made here.
 fn once(scope: &str, event_id: Uuid, entry: &ValidDraft) -> Once {
     let fingerprint = fingerprint(entry);
-    if let (Some(_), Some(key)) = (&entry.draft.custom, &entry.draft.idempotency_key) {
-        // Whoever appends it, a tenant's keys of custom events are one set.
+    if let (Some(custom), Some(key)) = (&entry.draft.custom, &entry.draft.idempotency_key) {
+        // Whoever appends it, a tenant's keys of emits are one set. Of what is told nobody else chooses a key.
+        let principal = match custom {
+            Custom::Emit(_) => EMITS,
+            Custom::Told => TOLD,
+        };
         return Once {
-            principal: CUSTOM_EVENTS.to_owned(),
+            principal: principal.to_owned(),
             key: key.clone(),
             fingerprint,
         };

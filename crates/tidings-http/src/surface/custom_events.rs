@@ -140,7 +140,7 @@ pub(crate) async fn dry_run(
     let canonical = caller.tenant().and_then(|it| verdict.canonical_name(it));
     let mut answer = told(&verdict, canonical);
     if let (Some(path), Some(schema)) = (path, &verdict.schema) {
-        answer["payloads"] = tried(emits.fit(&caller, &path, schema).await?);
+        answer["payloads"] = json!(emits.fit(&caller, &path, schema).await?.map(tried));
     }
     Ok(axum::Json(answer).into_response())
 }
@@ -297,7 +297,7 @@ pub(crate) async fn diff(
         EventPath::parse(&format!("{namespace}.{name}")),
         Schema::read(&newer.row.payload_schema),
     ) {
-        (Ok(path), Ok(schema)) => Some(emits.fit(&caller, &path, &schema).await?),
+        (Ok(path), Ok(schema)) => emits.fit(&caller, &path, &schema).await?,
         // What stands there was registered once: neither happens.
         _ => None,
     };

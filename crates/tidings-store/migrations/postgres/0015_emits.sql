@@ -23,6 +23,8 @@ CREATE TABLE custom_event_emits (
 
 CREATE UNIQUE INDEX custom_event_emits_by_key ON custom_event_emits (tenant, idempotency_key);
 CREATE INDEX custom_event_emits_by_tenant ON custom_event_emits (tenant, event_id);
+CREATE INDEX custom_event_emits_failed ON custom_event_emits (tenant, event_id)
+    WHERE state IN ('failed', 'undelivered');
 CREATE INDEX custom_event_emits_due ON custom_event_emits (next_at_ms) WHERE next_at_ms IS NOT NULL;
 
 -- How many emits of a tenant were accepted in a calendar month (UTC).
