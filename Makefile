@@ -1,6 +1,6 @@
 # The two commands of the README, and a few that belong beside them. Anything with logic in it is a script or Rust.
 
-.PHONY: serve test lint chaos fuzz bench bench-kafka bench-deliver bench-match
+.PHONY: serve test lint chaos fuzz bench bench-kafka bench-emit bench-deliver bench-match
 
 serve:
 	@./scripts/build-needs
@@ -29,6 +29,10 @@ bench:
 # On an Apache Kafka and a Valkey of its own, beside Kafka's own producer.
 bench-kafka:
 	./scripts/bench-kafka
+
+# Custom events beside plain publishes, and a start on many registrations.
+bench-emit:
+	cargo run --release --locked -p tidings -- bench emit --registrations 100000
 
 bench-deliver:
 	cargo run --release --locked -p tidings -- bench deliver
