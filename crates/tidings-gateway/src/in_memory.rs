@@ -14,12 +14,17 @@ use crate::{Gateway, Parts};
 
 /// A gateway at the clock's time.
 pub(crate) async fn gateway(clock: &Clock) -> Gateway {
+    Gateway::open(parts(clock).await).await.unwrap()
+}
+
+/// What it is made of.
+pub(crate) async fn parts(clock: &Clock) -> Parts {
     let store = Store::in_memory().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let config = AccessConfig::default();
     let access = Access::new(config, store.clone(), folder.path(), clock.now_ms()).await;
     let at = clock.clone();
-    let gateway = Gateway::open(Parts {
+    Parts {
         bus: Arc::new(Memory::new(3, Arc::new(move || at.now_ms()))),
         receipts: None,
         partitions: 3,
@@ -34,6 +39,5 @@ pub(crate) async fn gateway(clock: &Clock) -> Gateway {
         auto_create: true,
         plugins: Vec::new(),
         clock: clock.clone(),
-    });
-    gateway.await.unwrap()
+    }
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tidings_gateway::access::{Claims, LocalKey};
 use tidings_gateway::clock::Clock;
 use tokio::signal::unix::{SignalKind, signal};
@@ -179,15 +180,8 @@ fn modes(arguments: &Arguments) -> Vec<Mode> {
 }
 
 async fn publish(arguments: &Arguments, output: Output) -> Result<()> {
-    let folder = match &arguments.dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    };
-    let folder = folder.context("there is no temporary folder; choose another with --dir")?;
+    let (folder, manifests) = folder(arguments.dir.as_deref())?;
     let disk = sync::measure(folder.path()).context("the disk could not be measured")?;
-    let manifests = folder.path().join("manifests");
-    std::fs::create_dir(&manifests)?;
-    std::fs::write(manifests.join("bench.manifest.json"), MANIFEST)?;
     let data = folder.path().join("data");
     let kafka = arguments.kafka.chosen();
     let servers = [
@@ -227,6 +221,19 @@ async fn publish(arguments: &Arguments, output: Output) -> Result<()> {
         kafka.say(output)?;
     }
     servers.into_iter().try_for_each(Child::stop)
+}
+
+/// A temporary folder, and the one in it with the manifest of the bench's module.
+fn folder(dir: Option<&Path>) -> Result<(TempDir, PathBuf)> {
+    let folder = match dir {
+        Some(dir) => tempfile::tempdir_in(dir),
+        None => tempfile::tempdir(),
+    };
+    let folder = folder.context("there is no temporary folder; choose another with --dir")?;
+    let manifests = folder.path().join("manifests");
+    std::fs::create_dir(&manifests)?;
+    std::fs::write(manifests.join("bench.manifest.json"), MANIFEST)?;
+    Ok((folder, manifests))
 }
 
 fn token(data: &Path) -> Result<String> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use axum::body::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use super::api::Api;
 use super::child::Child;
 use super::load::{Load, Sends};
 use super::receiver::now_micros;
-use super::{EVENT_TYPE, MANIFEST, as_float, rounded, token};
+use super::{EVENT_TYPE, as_float, folder, rounded, token};
 use crate::output::{Output, print_line};
 
 /// The numbers of subscriptions when none are asked for.
@@ -56,14 +56,7 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
-    let folder = match &arguments.dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    };
-    let folder = folder.context("there is no temporary folder; choose another with --dir")?;
-    let manifests = folder.path().join("manifests");
-    std::fs::create_dir(&manifests)?;
-    std::fs::write(manifests.join("bench.manifest.json"), MANIFEST)?;
+    let (folder, manifests) = folder(arguments.dir.as_deref())?;
     let asked = match &arguments.subscriptions[..] {
         [] => &SUBSCRIPTIONS[..],
         asked => asked,

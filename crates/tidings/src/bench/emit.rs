@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::body::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use super::api::Api;
 use super::child::Child;
 use super::load::{self, EVENT_BYTES, Load, Measured, Sends};
 use super::recovery::free_address;
-use super::{MANIFEST, TOKEN_TTL, WARM_UP, median, rounded, token};
+use super::{TOKEN_TTL, WARM_UP, folder, median, rounded, token};
 use crate::output::{Output, print_line};
 
 /// How many properties the schema has that emits are held to.
@@ -67,14 +67,7 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
-    let folder = match &arguments.dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    };
-    let folder = folder.context("there is no temporary folder; choose another with --dir")?;
-    let manifests = folder.path().join("manifests");
-    std::fs::create_dir(&manifests)?;
-    std::fs::write(manifests.join("bench.manifest.json"), MANIFEST)?;
+    let (folder, manifests) = folder(arguments.dir.as_deref())?;
     let data = folder.path().join("data");
     let mut server = Child::gateway(&data, &manifests, None).await?;
     let token = token(&data)?;

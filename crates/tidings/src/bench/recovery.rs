@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::child::Child;
 use super::load::{self, Load, Sends};
-use super::{MANIFEST, median, rounded, token};
+use super::{folder, median, rounded, token};
 use crate::output::Output;
 
 /// The events of logs when none are asked for.
@@ -51,14 +51,7 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
-    let folder = match &arguments.dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    };
-    let folder = folder.context("there is no temporary folder; choose another with --dir")?;
-    let manifests = folder.path().join("manifests");
-    std::fs::create_dir(&manifests)?;
-    std::fs::write(manifests.join("bench.manifest.json"), MANIFEST)?;
+    let (folder, manifests) = folder(arguments.dir.as_deref())?;
     let asked = match &arguments.events[..] {
         [] => &EVENTS[..],
         asked => asked,

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::custom_events::{favorited, on_plan, with};
 use crate::harness::{Answer, Server};
 use crate::receiver::{Receiver, eventually};
-use crate::workspaces::{admin, put};
 
 const REGISTRATIONS: &str = "/v1/events/custom/registrations";
 pub(crate) const EMIT: &str = "/v1/events/custom/emit";
@@ -15,29 +15,8 @@ pub(crate) const HEALTH: &str = "/v1/events/custom/health";
 const CANONICAL: &str = "TENANT_CUSTOM:org_x:lettings.property.favorited@1.0.0";
 const CONFIG: &str = "egress.allow_targets = ['127.0.0.1']\ndelivery.retry_schedule = ['10ms']\n";
 
-/// A tenant on a plan, with a namespace; the token of its ADMIN.
-pub(crate) fn tenant(server: &Server, id: &str, plan: &str) -> String {
-    let operator = server.token(&["--role", "OPERATOR"]);
-    let body = json!({ "slug": id, "plan": plan, "namespaces": ["lettings"] });
-    put(server, &format!("/v1/tenants/{id}"), &operator, &body).expect(200);
-    admin(server, id)
-}
-
-/// Source D's own example.
-fn favorited(version: &str, status: &str) -> Value {
-    json!({
-        "namespace": "lettings", "name": "property.favorited", "version": version, "status": status,
-        "payloadSchema": {
-            "type": "object",
-            "properties": {
-                "propertyId": { "type": "string", "maxLength": 64 },
-                "subjectId": { "type": "string", "maxLength": 64 },
-                "favoritedAt": { "type": "string", "format": "date-time" },
-            },
-            "required": ["propertyId", "subjectId"],
-            "additionalProperties": false,
-        },
-    })
+fn version(version: &str, status: &str) -> Value {
+    with(favorited(version), "status", json!(status))
 }
 
 pub(crate) fn emit(server: &Server, token: &str, body: &Value) -> Answer {
@@ -101,9 +80,9 @@ fn id(answer: &Answer) -> String {
 #[test]
 fn an_emit_goes_to_those_who_name_it_and_its_life_is_told_in_order() {
     let server = Server::start_with(CONFIG);
-    let token = tenant(&server, "org_x", "PRO");
+    let token = on_plan(&server, "org_x", "PRO");
     server
-        .post(REGISTRATIONS, &token, &favorited("1.0.0", "published"))
+        .post(REGISTRATIONS, &token, &version("1.0.0", "published"))
         .expect(201);
     let receiver = Receiver::start();
     let subscription = json!({
@@ -113,7 +92,7 @@ fn an_emit_goes_to_those_who_name_it_and_its_life_is_told_in_order() {
     server
         .post("/v1/subscriptions", &token, &subscription)
         .expect(201);
-    let other = tenant(&server, "org_y", "PRO");
+    let other = on_plan(&server, "org_y", "PRO");
     server
         .post("/v1/subscriptions", &other, &subscription)
         .expect(201);
@@ -161,7 +140,7 @@ fn an_emit_goes_to_those_who_name_it_and_its_life_is_told_in_order() {
 #[test]
 fn one_that_nobody_wants_is_delivered_at_once_and_one_that_is_given_up_has_failed() {
     let server = Server::start_with(CONFIG);
-    let token = tenant(&server, "org_x", "FREE");
+    let token = on_plan(&server, "org_x", "FREE");
     let event_id = id(&emit(&server, &token, &generic()).expect(202));
     let life = ["REQUESTED", "RELAYED", "DELIVERED"].map(|it| format!("CUSTOM_EVENT_EMIT_{it}"));
     assert_eq!(told_of(&server, &token, &event_id), life);
@@ -205,12 +184,12 @@ fn one_that_nobody_wants_is_delivered_at_once_and_one_that_is_given_up_has_faile
 #[test]
 fn each_refusal_has_its_code_emits_nothing_and_is_told() {
     let server = Server::start_with(CONFIG);
-    let token = tenant(&server, "org_x", "PRO");
+    let token = on_plan(&server, "org_x", "PRO");
     let name = "lettings.property.favorited";
     let good = json!({ "name": name, "payload": payload() });
     emit(&server, &token, &good).problem(404, "event_not_registered");
     server
-        .post(REGISTRATIONS, &token, &favorited("1.0.0", "draft"))
+        .post(REGISTRATIONS, &token, &version("1.0.0", "draft"))
         .expect(201);
     emit(&server, &token, &good).problem(409, "event_not_published");
     let path = format!("{REGISTRATIONS}/lettings/property.favorited/1.0.0");
@@ -224,11 +203,8 @@ fn each_refusal_has_its_code_emits_nothing_and_is_told() {
     };
     status("published").expect(200);
     emit(&server, &token, &good).expect(202);
-    let with = |member: &str, value: Value| {
-        let mut body = good.clone();
-        body[member] = value;
-        emit(&server, &token, &body)
-    };
+    let with =
+        |member: &str, value: Value| emit(&server, &token, &with(good.clone(), member, value));
     with("version", json!("1.0.1")).problem(404, "event_not_registered");
     with("version", json!("1.0")).problem(400, "invalid_version_format");
     with("name", json!("lettings")).problem(400, "invalid_name");
@@ -251,13 +227,13 @@ fn each_refusal_has_its_code_emits_nothing_and_is_told() {
     emit(&server, &operator, &good).problem(403, "EVENT_PUBLISH_FORBIDDEN");
     status("archived").expect(200);
     emit(&server, &token, &good).problem(409, "event_not_published");
-    let other = tenant(&server, "org_y", "PRO");
+    let other = on_plan(&server, "org_y", "PRO");
     emit(&server, &other, &good).problem(404, "event_not_registered");
 
     // On the smallest plan the generic event alone is there.
-    tenant(&server, "org_x", "FREE");
+    on_plan(&server, "org_x", "FREE");
     emit(&server, &token, &generic()).expect(202);
-    let again = favorited("1.0.1", "published");
+    let again = version("1.0.1", "published");
     server
         .post(REGISTRATIONS, &token, &again)
         .problem(402, "plan_upgrade_required");
@@ -291,7 +267,7 @@ fn each_refusal_has_its_code_emits_nothing_and_is_told() {
 #[test]
 fn an_emit_is_explained_as_a_publish_is_and_nothing_is_emitted() {
     let server = Server::start();
-    let token = tenant(&server, "org_x", "PRO");
+    let token = on_plan(&server, "org_x", "PRO");
     let explain = |body: &Value| {
         let answer = server.post("/v1/events/explain", &token, body);
         answer.expect(200).json()
@@ -300,7 +276,7 @@ fn an_emit_is_explained_as_a_publish_is_and_nothing_is_emitted() {
     let absent = explain(&body);
     assert_eq!(absent["verdict"], "refused");
     assert_eq!(absent["steps"][0]["code"], "event_not_registered");
-    let registration = favorited("1.0.0", "published");
+    let registration = version("1.0.0", "published");
     server
         .post(REGISTRATIONS, &token, &registration)
         .expect(201);
@@ -324,8 +300,8 @@ fn an_emit_is_explained_as_a_publish_is_and_nothing_is_emitted() {
 #[test]
 fn a_dry_run_and_a_diff_say_how_many_real_payloads_would_fail() {
     let server = Server::start();
-    let token = tenant(&server, "org_x", "PRO");
-    let first = favorited("1.0.0", "published");
+    let token = on_plan(&server, "org_x", "PRO");
+    let first = version("1.0.0", "published");
     server.post(REGISTRATIONS, &token, &first).expect(201);
     for number in 0..12 {
         let payload = json!({ "propertyId": "p".repeat(number * 4), "subjectId": "s" });
@@ -333,7 +309,7 @@ fn a_dry_run_and_a_diff_say_how_many_real_payloads_would_fail() {
         emit(&server, &token, &body).expect(202);
         emit(&server, &token, &generic()).expect(202);
     }
-    let mut next = favorited("2.0.0", "draft");
+    let mut next = version("2.0.0", "draft");
     next["payloadSchema"]["properties"]["propertyId"]["maxLength"] = json!(20);
     let wanted = json!({ "tried": 12, "failing": 6 });
     let verdict = server.post("/v1/events/custom/dry-run", &token, &next);
@@ -347,11 +323,11 @@ fn a_dry_run_and_a_diff_say_how_many_real_payloads_would_fail() {
 #[test]
 fn a_plan_without_registered_emits_says_so_of_an_event_that_is_there() {
     let server = Server::start();
-    let token = tenant(&server, "org_x", "BASIC");
+    let token = on_plan(&server, "org_x", "BASIC");
     server
-        .post(REGISTRATIONS, &token, &favorited("1.0.0", "published"))
+        .post(REGISTRATIONS, &token, &version("1.0.0", "published"))
         .expect(201);
-    tenant(&server, "org_x", "FREE");
+    on_plan(&server, "org_x", "FREE");
     let body = json!({ "name": "lettings.property.favorited", "payload": {} });
     emit(&server, &token, &body).problem(402, "plan_upgrade_required");
 }
@@ -359,9 +335,9 @@ fn a_plan_without_registered_emits_says_so_of_an_event_that_is_there() {
 #[test]
 fn a_key_emits_once_whatever_version_is_the_latest_by_then() {
     let server = Server::start();
-    let token = tenant(&server, "org_x", "PRO");
+    let token = on_plan(&server, "org_x", "PRO");
     server
-        .post(REGISTRATIONS, &token, &favorited("1.0.0", "published"))
+        .post(REGISTRATIONS, &token, &version("1.0.0", "published"))
         .expect(201);
     let mut body = json!({
         "name": "lettings.property.favorited", "payload": payload(), "idempotencyKey": "k-1",
@@ -369,7 +345,7 @@ fn a_key_emits_once_whatever_version_is_the_latest_by_then() {
     let first = emit(&server, &token, &body).expect(202);
     assert_eq!(first.header("idempotency-key"), Some("k-1"));
     server
-        .post(REGISTRATIONS, &token, &favorited("1.0.1", "published"))
+        .post(REGISTRATIONS, &token, &version("1.0.1", "published"))
         .expect(201);
     let again = emit(&server, &token, &body).expect(200);
     assert_eq!(again.json(), first.json());
@@ -393,7 +369,7 @@ fn a_key_emits_once_whatever_version_is_the_latest_by_then() {
 #[test]
 fn a_chain_of_causes_ends_at_fifty() {
     let server = Server::start();
-    let token = tenant(&server, "org_x", "FREE");
+    let token = on_plan(&server, "org_x", "FREE");
     let mut cause = id(&emit(&server, &token, &generic()).expect(202));
     let first = cause.clone();
     let with_cause = |cause: &str| {
@@ -439,9 +415,9 @@ fn a_chain_of_causes_ends_at_fifty() {
 #[test]
 fn a_key_of_a_server_emits_what_its_scopes_cover() {
     let server = Server::start();
-    let token = tenant(&server, "org_x", "PRO");
+    let token = on_plan(&server, "org_x", "PRO");
     server
-        .post(REGISTRATIONS, &token, &favorited("1.0.0", "published"))
+        .post(REGISTRATIONS, &token, &version("1.0.0", "published"))
         .expect(201);
     let body = json!({ "name": "lettings.property.favorited", "payload": payload() });
     let with = |scope: &str| {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use crate::emits::{EMIT, EMITS, HEALTH, becomes, emit, generic, tenant, told};
+use crate::custom_events::on_plan;
+use crate::emits::{EMIT, EMITS, HEALTH, becomes, emit, generic, told};
 use crate::harness::Server;
 use crate::receiver::eventually;
 use crate::servers::Servers;
@@ -36,7 +37,7 @@ fn accepted_of(replicas: &[(&Server, &str)], at_once: usize, each: usize) -> usi
 #[test]
 fn a_month_s_limit_holds_exactly_whoever_emits_at_once() {
     let server = Server::start();
-    let token = tenant(&server, "org_x", "FREE");
+    let token = on_plan(&server, "org_x", "FREE");
     assert_eq!(accepted_of(&[(&server, &token)], 22, 44), 968);
     assert_eq!(accepted_of(&[(&server, &token)], 64, 1), 32);
     let health = server.get(HEALTH, &token).expect(200).json();
@@ -54,7 +55,7 @@ fn a_month_s_limit_holds_exactly_whoever_emits_at_once() {
         (&json!("emits"), &json!(1000))
     );
     // Another tenant has a limit of its own.
-    let other = tenant(&server, "org_y", "FREE");
+    let other = on_plan(&server, "org_y", "FREE");
     emit(&server, &other, &generic()).expect(202);
 }
 
@@ -62,7 +63,7 @@ fn a_month_s_limit_holds_exactly_whoever_emits_at_once() {
 fn the_limit_is_one_for_all_replicas() {
     let servers = Servers::start(&["kafka", "postgres", "valkey"]);
     let replicas = [(); 2].map(|()| Server::start_with(&servers.configuration()));
-    let token = tenant(&replicas[0], "org_x", "FREE");
+    let token = on_plan(&replicas[0], "org_x", "FREE");
     let other = admin(&replicas[1], "org_x");
     let both = [(&replicas[0], &*token), (&replicas[1], &*other)];
     assert_eq!(accepted_of(&both, 32, 30), 960);
@@ -75,7 +76,7 @@ fn the_limit_is_one_for_all_replicas() {
 fn what_the_bus_did_not_take_is_a_failed_row_and_goes_out_when_it_is_back() {
     let servers = Servers::start(&["kafka", "postgres", "valkey"]);
     let server = Server::start_with(&servers.configuration());
-    let token = tenant(&server, "org_x", "FREE");
+    let token = on_plan(&server, "org_x", "FREE");
     emit(&server, &token, &generic()).expect(202);
     servers.kill("kafka");
     let mut body = generic();
@@ -112,7 +113,7 @@ fn what_the_bus_did_not_take_is_a_failed_row_and_goes_out_when_it_is_back() {
 #[test]
 fn a_key_has_one_row_and_one_event_though_the_process_is_killed_again_and_again() {
     let mut server = Server::start_with("");
-    let token = tenant(&server, "org_x", "PRO");
+    let token = on_plan(&server, "org_x", "PRO");
     let emitted = AtomicUsize::new(0);
     for round in 0..3_usize {
         let enough = round * 120 + 100;

@@ -5,17 +5,15 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tidings_bus::memory::Memory;
 use tidings_event::json::RawJson;
 use tidings_event::{Attribute, Data, Service, Topic};
 use tidings_plugin::{Handler, HandlerError, PlatformEvent, PlatformEventHandler};
-use tidings_store::Store;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::Gateway;
-use crate::access::{Access, AccessConfig, Caller, on_behalf_of};
+use crate::access::{Caller, on_behalf_of};
 use crate::clock::Clock;
 use crate::events::Query;
 use crate::subscriptions::From;
@@ -138,29 +136,13 @@ struct House {
 impl House {
     async fn new() -> Self {
         let clock = Clock::system();
-        let store = Store::in_memory().await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let now = clock.now_ms();
-        let access = Access::new(AccessConfig::default(), store.clone(), folder.path(), now).await;
-        let at = clock.clone();
         let gateway = Gateway::open(crate::Parts {
-            bus: Arc::new(Memory::new(3, Arc::new(move || at.now_ms()))),
-            receipts: None,
-            partitions: 3,
-            store,
-            access: Arc::new(access.unwrap()),
-            routes: Vec::new(),
-            limits: crate::Limits::default(),
-            egress: webhook::to_loopback(),
-            origin: "tidings.example".into(),
-            vault: crate::secrets::Vault::new(&[7; 32]),
             delivery: super::super::Config {
                 topics: BTreeSet::from([topic("copies")]),
                 ..Default::default()
             },
-            auto_create: true,
             plugins: vec![Arc::new(Asked)],
-            clock: clock.clone(),
+            ..crate::in_memory::parts(&clock).await
         });
         let gateway = gateway.await.unwrap();
         let targets = Arc::new(gateway.targets());
