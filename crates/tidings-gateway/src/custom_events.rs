@@ -10,6 +10,7 @@ mod appended;
 mod emit_request;
 mod emits;
 mod generic;
+mod health;
 mod in_force;
 mod lifecycle;
 mod payloads;
@@ -27,7 +28,8 @@ pub use tidings_contract::custom::{Bump, Class, Difference, EventPath, Schema, V
 
 pub use emit_request::EmitRequest;
 pub(crate) use emits::Means;
-pub use emits::{Emits, Emitted, Health};
+pub use emits::{Emits, Emitted};
+pub use health::Health;
 pub use in_force::Registered;
 pub use lifecycle::{LifecycleEvent, lifecycle_page};
 pub use payloads::Fit;

@@ -15,16 +15,14 @@ use serde_json::{Value, json};
 use tidings_bus::Bus;
 use tidings_contract::custom::{EventPath, Version};
 use tidings_event::{Code, Service, TenantId};
-use tidings_store::{
-    Admission, Admitted, EmitNote, EmitPlace, EmitQuery, EmitRow, EmitState, Store,
-};
+use tidings_store::{Admission, Admitted, EmitNote, EmitPlace, EmitRow, EmitState, Store};
 use uuid::Uuid;
 
 use super::admissions::Admissions;
 use super::appended::{UNTIL_RELAYED, command, draft, told, unread};
 use super::emit_request::{fingerprint, measure, shape};
 use super::lifecycle::clipped;
-use super::{EmitRequest, LifecycleEvent, Plan, Registered, Registry};
+use super::{EmitRequest, LifecycleEvent, Registered, Registry};
 use crate::access::{Caller, on_behalf_of};
 use crate::clock::Clock;
 use crate::events::Events;
@@ -47,8 +45,6 @@ const MOST_SEEDED: usize = 100_000;
 const TOLD_IN_MS: i64 = 60_000;
 /// Within this time so many of a tenant's other refused emits are told of, of either kind.
 const REFUSALS_TOLD: u32 = 60;
-/// How many failures health shows (source D).
-const RECENT_FAILURES: u32 = 10;
 
 /// An emit that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,24 +59,11 @@ pub struct Emitted {
     pub repeated: bool,
 }
 
-/// How much of its plan a tenant has used.
-#[derive(Debug, Clone)]
-pub struct Health {
-    /// The plan.
-    pub plan: Plan,
-    /// How many distinct events it has registered.
-    pub registrations: u64,
-    /// How many emits were accepted in this month.
-    pub emits: u64,
-    /// Its last emits that failed, the newest first.
-    pub recent_failures: Vec<EmitRow>,
-}
-
 /// The room.
 pub struct Emits {
     pub(super) store: Store,
     pub(super) bus: Arc<dyn Bus>,
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     pub(super) line: Arc<Line>,
     pub(super) outbox: Arc<Outbox>,
     events: Events,
@@ -542,32 +525,6 @@ impl Emits {
         }
     }
 
-    /// The tenant's emits that are asked for.
-    pub async fn list(&self, caller: &Caller, query: &EmitQuery) -> Result<Vec<EmitRow>, Refusal> {
-        let tenant = crate::events::reader(caller)?;
-        let rows = self.store.emits().list(&tenant, query).await;
-        rows.map_err(store_fault)
-    }
-
-    /// How much of its plan the caller's tenant has used.
-    pub async fn health(&self, caller: &Caller) -> Result<Health, Refusal> {
-        let tenant = super::registry::reader(caller)?;
-        let failed = EmitQuery {
-            states: vec![EmitState::Failed, EmitState::Undelivered],
-            newest_first: true,
-            limit: RECENT_FAILURES,
-            ..EmitQuery::default()
-        };
-        let emits = self.store.emits();
-        let month = month(self.clock.now_ms());
-        Ok(Health {
-            plan: self.registry.plan(&tenant),
-            registrations: self.registry.used(&tenant).await?,
-            emits: emits.usage(&tenant, &month).await.map_err(store_fault)?,
-            recent_failures: emits.list(&tenant, &failed).await.map_err(store_fault)?,
-        })
-    }
-
     /// Tells what has become of an emit; once, however often it is found out.
     pub(super) async fn tell(&self, row: &EmitRow, event: LifecycleEvent) -> Result<(), Refusal> {
         let draft = told(row, event).map_err(unread)?;
@@ -591,7 +548,7 @@ fn tells(refusal: &Refusal) -> Option<LifecycleEvent> {
 }
 
 /// The calendar month of a time (UTC), `2026-11`.
-fn month(at_ms: i64) -> String {
+pub(super) fn month(at_ms: i64) -> String {
     tidings_event::event::rfc3339(at_ms)
         .chars()
         .take(7)
