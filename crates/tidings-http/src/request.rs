@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::FromRequestParts;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
@@ -50,6 +51,26 @@ impl FromRequestParts<House> for Authenticated {
         house.gateway.limits.admit(&caller)?;
         Ok(Self(caller))
     }
+}
+
+/// The parameters of a request, as far as they could be read.
+pub(crate) type Queried<T> = Result<Query<T>, QueryRejection>;
+
+/// The parameters of a request.
+pub(crate) fn read_query<T>(given: Queried<T>) -> Result<T, Refusal> {
+    let Query(given) =
+        given.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    Ok(given)
+}
+
+/// How many a page of a list has at most: what was asked for, from 1 to `most`, or what is usual.
+pub(crate) fn page_limit(given: Option<u32>, usual: u32, most: u32) -> Result<u32, Refusal> {
+    let limit = given.unwrap_or(usual);
+    if (1..=most).contains(&limit) {
+        return Ok(limit);
+    }
+    let detail = format!("'limit' must be 1 to {most}.");
+    Err(Refusal::invalid("limit", detail))
 }
 
 /// The name of the cookie of a session.

@@ -1,7 +1,7 @@
 //! API keys of a tenant.
 
 use axum::body::Body;
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, json_body};
+use crate::request::{Authenticated, Queried, json_body, read_query};
 
 /// The largest body of these operations, in bytes.
 const MAX_BYTES: usize = 65_536;
@@ -82,7 +82,7 @@ pub(crate) async fn create(
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>,
+    owner: Queried<Owner>,
 ) -> Result<Response, Refused> {
     let keys = house.gateway.api_keys.list(&caller, of(owner)?).await?;
     let items: Vec<Value> = keys.iter().map(rendered).collect();
@@ -96,7 +96,7 @@ pub(crate) async fn revoke(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path(key): Path<String>,
-    owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>,
+    owner: Queried<Owner>,
 ) -> Result<Response, Refused> {
     let id = key.parse().map_err(|_| Refusal::not_found("API key"))?;
     house
@@ -107,11 +107,8 @@ pub(crate) async fn revoke(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn of(
-    owner: Result<Parameters<Owner>, axum::extract::rejection::QueryRejection>,
-) -> Result<Option<TenantId>, Refusal> {
-    let Parameters(owner) =
-        owner.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+fn of(owner: Queried<Owner>) -> Result<Option<TenantId>, Refusal> {
+    let owner = read_query(owner)?;
     tenant(owner.tenant_id.as_deref())
 }
 

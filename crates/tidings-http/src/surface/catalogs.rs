@@ -1,7 +1,7 @@
 //! Catalogues of topics, and the document of everything.
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use tidings_gateway::publish::refusal::{Refusal, Rule};
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, read, text};
+use crate::request::{Authenticated, Queried, read, read_query, text};
 
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
@@ -98,14 +98,13 @@ pub(crate) async fn put(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path(name): Path<String>,
-    how: Result<Query<How>, axum::extract::rejection::QueryRejection>,
+    how: Queried<How>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
     let body = read(&headers, body, MAX_CATALOG_BYTES, Code::InvalidRequest).await?;
     expect_document(&headers)?;
-    let Query(how) =
-        how.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let how = read_query(how)?;
     let (name, document) = (parsed(&name)?, text(&body)?);
     let catalogs = &house.gateway.catalogs;
     let written = if how.dry_run {

@@ -1,7 +1,6 @@
 //! The channels of a workspace, as the chat extension fills them (source C).
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::Authenticated;
+use crate::request::{Authenticated, Queried, page_limit, read_query};
 
 /// The most messages of a page.
 const MAX_PAGE: u32 = 1_000;
@@ -35,15 +34,10 @@ pub(crate) async fn messages(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path((workspace, channel)): Path<(String, String)>,
-    page: Result<Parameters<Page>, QueryRejection>,
+    page: Queried<Page>,
 ) -> Result<Response, Refused> {
-    let Parameters(page) =
-        page.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
-    let limit = page.limit.unwrap_or(100);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
-        return Err(Refusal::invalid("limit", detail).into());
-    }
+    let page = read_query(page)?;
+    let limit = page_limit(page.limit, 100, MAX_PAGE)?;
     let after = page.cursor.as_deref().map(place).transpose()?;
     let room = &house.gateway.chat;
     let rows = room

@@ -1,7 +1,7 @@
 //! Custom events (source D): what tenants register, what it is now, and what would be.
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use tidings_gateway::publish::refusal::{Fault, Refusal, Rule};
 
 use crate::House;
 use crate::problem::{Refused, places};
-use crate::request::{Authenticated, json_body};
+use crate::request::{Authenticated, Queried, json_body, page_limit, read_query};
 
 /// The largest body: a schema and an example of 256 KiB each, and room beside them.
 pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
@@ -99,14 +99,6 @@ pub(crate) struct Asked {
 pub(crate) struct Between {
     from: String,
     to: String,
-}
-
-type Queried<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
-
-fn query<T>(given: Queried<T>) -> Result<T, Refusal> {
-    let Query(given) =
-        given.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
-    Ok(given)
 }
 
 /// Registers a version of a custom event.
@@ -199,12 +191,8 @@ pub(crate) async fn list(
     Authenticated(caller): Authenticated,
     asked: Queried<Asked>,
 ) -> Result<Response, Refused> {
-    let asked = query(asked)?;
-    let limit = asked.limit.unwrap_or(USUAL_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
-        return Err(Refusal::invalid("limit", detail).into());
-    }
+    let asked = read_query(asked)?;
+    let limit = page_limit(asked.limit, USUAL_PAGE, MAX_PAGE)?;
     let wanted = RegistrationQuery {
         namespace: asked.namespace,
         name: asked.name,
@@ -285,7 +273,7 @@ pub(crate) async fn diff(
     Path((namespace, name)): Path<(String, String)>,
     between: Queried<Between>,
 ) -> Result<Response, Refused> {
-    let between = query(between)?;
+    let between = read_query(between)?;
     let (from, to) = (version("from", &between.from)?, version("to", &between.to)?);
     let room = &house.gateway.custom_events;
     let found = room.diff(&caller, (&namespace, &name), (from, to)).await?;

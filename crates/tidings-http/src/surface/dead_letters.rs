@@ -1,8 +1,7 @@
 //! Deliveries that were given up.
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -16,7 +15,7 @@ use uuid::Uuid;
 use super::subscriptions::MAX_BYTES;
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, json_body};
+use crate::request::{Authenticated, Queried, json_body, page_limit, read_query};
 
 /// Which dead letters.
 #[derive(Deserialize, utoipa::IntoParams, Default)]
@@ -66,11 +65,7 @@ impl Wanted {
                 return Err(Refusal::invalid("state", detail));
             }
         };
-        let limit = self.limit.unwrap_or(100);
-        if !(1..=MAX_PAGE).contains(&limit) {
-            let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
-            return Err(Refusal::invalid("limit", detail));
-        }
+        let limit = page_limit(self.limit, 100, MAX_PAGE)?;
         Ok(DeadLetterQuery {
             subscriptions: id("subscription", &self.subscription)?
                 .into_iter()
@@ -92,7 +87,7 @@ impl Wanted {
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    wanted: Result<Parameters<Wanted>, QueryRejection>,
+    wanted: Queried<Wanted>,
 ) -> Result<Response, Refused> {
     let query = query(wanted)?;
     let letters = house.gateway().dead_letters.list(&caller, &query).await?;
@@ -100,11 +95,8 @@ pub(crate) async fn list(
 }
 
 /// What a request asks for.
-pub(super) fn query(
-    wanted: Result<Parameters<Wanted>, QueryRejection>,
-) -> Result<DeadLetterQuery, Refusal> {
-    let Parameters(wanted) =
-        wanted.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+pub(super) fn query(wanted: Queried<Wanted>) -> Result<DeadLetterQuery, Refusal> {
+    let wanted = read_query(wanted)?;
     wanted.query()
 }
 

@@ -1,8 +1,7 @@
 //! What became of events: their trace, their explanation, parked keys, and what a receiver has missed.
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -17,7 +16,7 @@ use uuid::Uuid;
 use super::subscriptions::{MAX_BYTES, parsed};
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, json_body};
+use crate::request::{Authenticated, Queried, json_body, page_limit, read_query};
 
 /// What became of an event: each delivery, each attempt.
 #[utoipa::path(get, path = "/v1/events/{eventId}/trace", tag = "events", params(("eventId" = String, Path)),
@@ -165,15 +164,10 @@ pub(crate) async fn missed(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path(id): Path<String>,
-    after: Result<Parameters<After>, QueryRejection>,
+    after: Queried<After>,
 ) -> Result<Response, Refused> {
-    let Parameters(wanted) =
-        after.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
-    let limit = wanted.limit.unwrap_or(100);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
-        return Err(Refusal::invalid("limit", detail).into());
-    }
+    let wanted = read_query(after)?;
+    let limit = page_limit(wanted.limit, 100, MAX_PAGE)?;
     let (gateway, after) = (house.gateway(), wanted.after.unwrap_or(0));
     let found = gateway
         .parked

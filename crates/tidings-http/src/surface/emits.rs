@@ -1,7 +1,6 @@
 //! Emits of custom events (source D), what has become of them, and how much of its plan a tenant has used.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query as Parameters, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -18,7 +17,9 @@ use uuid::Uuid;
 use super::publish::{KEY, REPLAYED, key, malformed, string};
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, expect_json, read, text, traceparent};
+use crate::request::{
+    Authenticated, Queried, expect_json, page_limit, read, read_query, text, traceparent,
+};
 
 /// What a body may have: the payload, and room for what names it.
 const MAX_BYTES: usize = 512 * 1024;
@@ -143,11 +144,7 @@ impl Wanted {
                 return Err(Refusal::invalid("status", detail));
             }
         };
-        let limit = self.limit.unwrap_or(100);
-        if !(1..=MAX_PAGE).contains(&limit) {
-            let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
-            return Err(Refusal::invalid("limit", detail));
-        }
+        let limit = page_limit(self.limit, 100, MAX_PAGE)?;
         let after = self.cursor.as_deref().map(str::parse::<Uuid>).transpose();
         let after =
             after.map_err(|_| Refusal::invalid("cursor", "'cursor' is not one of this list."))?;
@@ -167,10 +164,9 @@ impl Wanted {
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    wanted: Result<Parameters<Wanted>, QueryRejection>,
+    wanted: Queried<Wanted>,
 ) -> Result<Response, Refused> {
-    let Parameters(wanted) =
-        wanted.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let wanted = read_query(wanted)?;
     let query = wanted.query()?;
     let rows = house.gateway().emits.list(&caller, &query).await?;
     let full = rows.len() == query.limit as usize;

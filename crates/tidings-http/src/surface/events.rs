@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -18,7 +18,7 @@ use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::Authenticated;
+use crate::request::{Authenticated, Queried, read_query};
 
 /// How often a stream without events says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -76,10 +76,9 @@ pub(crate) struct ListParameters {
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    parameters: Result<Parameters<ListParameters>, axum::extract::rejection::QueryRejection>,
+    parameters: Queried<ListParameters>,
 ) -> Result<Response, Refused> {
-    let Parameters(given) =
-        parameters.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let given = read_query(parameters)?;
     let limit = match given.limit.as_deref() {
         None => 100,
         Some(text) => text
@@ -133,10 +132,9 @@ pub(crate) async fn stream(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     headers: HeaderMap,
-    parameters: Result<Parameters<StreamParameters>, axum::extract::rejection::QueryRejection>,
+    parameters: Queried<StreamParameters>,
 ) -> Result<Response, Refused> {
-    let Parameters(given) =
-        parameters.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
+    let given = read_query(parameters)?;
     let types = parsed("type", given.r#type.as_deref())?;
     let last = headers
         .get("last-event-id")

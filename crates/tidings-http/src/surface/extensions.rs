@@ -1,8 +1,7 @@
 //! Source C's extensions of a workspace, what they are to get, and what became of it.
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -20,7 +19,7 @@ use super::dead_letters::{self, Wanted};
 use super::subscriptions::{MAX_BYTES, from};
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, json_body, read};
+use crate::request::{Authenticated, Queried, json_body, page_limit, read, read_query};
 
 /// The most attempts of a page.
 const MAX_PAGE: u32 = 1_000;
@@ -191,15 +190,10 @@ pub(crate) async fn deliveries(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path((workspace, id)): Path<(String, String)>,
-    page: Result<Parameters<Page>, QueryRejection>,
+    page: Queried<Page>,
 ) -> Result<Response, Refused> {
-    let Parameters(page) =
-        page.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
-    let limit = page.limit.unwrap_or(100);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
-        return Err(Refusal::invalid("limit", detail).into());
-    }
+    let page = read_query(page)?;
+    let limit = page_limit(page.limit, 100, MAX_PAGE)?;
     let after = page.cursor.as_deref().map(place).transpose()?;
     let rooms = &house.gateway.extensions;
     let id = extension_id(&id)?;
@@ -222,7 +216,7 @@ pub(crate) async fn dead_letters(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path(workspace): Path<String>,
-    wanted: Result<Parameters<Wanted>, QueryRejection>,
+    wanted: Queried<Wanted>,
 ) -> Result<Response, Refused> {
     let query = dead_letters::query(wanted)?;
     let limit = query.limit;

@@ -1,8 +1,7 @@
 //! What is sent again, as plans with progress: history of a subscription, and dead letters by a filter.
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query as Parameters, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -18,7 +17,7 @@ use uuid::Uuid;
 use super::subscriptions::{self, MAX_BYTES};
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, json_body};
+use crate::request::{Authenticated, Queried, json_body, page_limit, read_query};
 
 /// Which part of history, and how.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -167,15 +166,10 @@ pub(crate) struct Stretch {
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    stretch: Result<Parameters<Stretch>, QueryRejection>,
+    stretch: Queried<Stretch>,
 ) -> Result<Response, Refused> {
-    let Parameters(stretch) =
-        stretch.map_err(|error| Refusal::invalid("query", format!("{}.", error.body_text())))?;
-    let limit = stretch.limit.unwrap_or(100);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        let detail = format!("'limit' must be 1 to {MAX_PAGE}.");
-        return Err(Refusal::invalid("limit", detail).into());
-    }
+    let stretch = read_query(stretch)?;
+    let limit = page_limit(stretch.limit, 100, MAX_PAGE)?;
     let cursor = stretch.cursor.as_deref().map(str::parse::<Uuid>);
     let cursor = cursor.transpose();
     let cursor = cursor.map_err(|_| Refusal::invalid("cursor", "'cursor' is not an id."))?;
