@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Method, Url};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -142,24 +143,32 @@ impl Client {
 
     /// A page of events, newest last.
     pub async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, Error> {
-        let mut url = self.url(&["v1", "events"]);
         let limit = query.limit.map(|limit| limit.to_string());
-        for (name, value) in [
-            ("type", &query.event_type),
-            ("topic", &query.topic),
-            ("since", &query.since),
-            ("until", &query.until),
-            ("limit", &limit),
-            ("cursor", &query.cursor),
-        ] {
+        let parameters = [
+            ("type", query.event_type.as_deref()),
+            ("topic", query.topic.as_deref()),
+            ("since", query.since.as_deref()),
+            ("until", query.until.as_deref()),
+            ("limit", limit.as_deref()),
+            ("cursor", query.cursor.as_deref()),
+        ];
+        self.list(&["v1", "events"], &parameters).await
+    }
+
+    /// A page of a list, with those of the parameters that are given.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        parameters: &[(&str, Option<&str>)],
+    ) -> Result<Page<T>, Error> {
+        let mut url = self.url(path);
+        for (name, value) in parameters {
             if let Some(value) = value {
                 url.query_pairs_mut().append_pair(name, value);
             }
         }
-        Request::new(Method::GET, url, Repeat::Safe)
-            .send(self)
-            .await?
-            .json()
+        let request = Request::new(Method::GET, url, Repeat::Safe);
+        request.send(self).await?.json()
     }
 
     /// Events as they come in.

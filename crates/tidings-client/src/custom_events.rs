@@ -126,21 +126,15 @@ impl Client {
 
     /// A page of registrations, in the order of namespace, name and version, without their schemas.
     pub async fn list_custom_events(&self, query: &CustomEventQuery) -> Result<Page<Value>, Error> {
-        let mut url = self.url(&REGISTRATIONS);
         let limit = query.limit.map(|limit| limit.to_string());
-        for (name, value) in [
-            ("namespace", &query.namespace),
-            ("name", &query.name),
-            ("status", &query.status),
-            ("limit", &limit),
-            ("cursor", &query.cursor),
-        ] {
-            if let Some(value) = value {
-                url.query_pairs_mut().append_pair(name, value);
-            }
-        }
-        let request = Request::new(Method::GET, url, Repeat::Safe);
-        request.send(self).await?.json()
+        let parameters = [
+            ("namespace", query.namespace.as_deref()),
+            ("name", query.name.as_deref()),
+            ("status", query.status.as_deref()),
+            ("limit", limit.as_deref()),
+            ("cursor", query.cursor.as_deref()),
+        ];
+        self.list(&REGISTRATIONS, &parameters).await
     }
 
     /// An event with all its versions.
@@ -203,20 +197,15 @@ impl Client {
 
     /// A page of emits and what became of them, the oldest first.
     pub async fn list_emits(&self, query: &EmitQuery) -> Result<Page<Value>, Error> {
-        let mut url = self.url(&["v1", "events", "custom", "emits"]);
         let limit = query.limit.map(|limit| limit.to_string());
-        for (name, value) in [
-            ("status", &query.status),
-            ("name", &query.name),
-            ("limit", &limit),
-            ("cursor", &query.cursor),
-        ] {
-            if let Some(value) = value {
-                url.query_pairs_mut().append_pair(name, value);
-            }
-        }
-        let request = Request::new(Method::GET, url, Repeat::Safe);
-        request.send(self).await?.json()
+        let parameters = [
+            ("status", query.status.as_deref()),
+            ("name", query.name.as_deref()),
+            ("limit", limit.as_deref()),
+            ("cursor", query.cursor.as_deref()),
+        ];
+        self.list(&["v1", "events", "custom", "emits"], &parameters)
+            .await
     }
 
     /// The tenant's plan, how much of it is used, and its last emits that failed.

@@ -115,24 +115,18 @@ impl Client {
 
     /// A page of dead letters, oldest first.
     pub async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Page<Value>, Error> {
-        let mut url = self.url(&DEAD_LETTERS);
         let limit = query.limit.map(|limit| limit.to_string());
-        for (name, value) in [
-            ("type", &query.event_type),
-            ("subscription", &query.subscription),
-            ("since", &query.since),
-            ("until", &query.until),
-            ("error", &query.error),
-            ("state", &query.state),
-            ("limit", &limit),
-            ("cursor", &query.cursor),
-        ] {
-            if let Some(value) = value {
-                url.query_pairs_mut().append_pair(name, value);
-            }
-        }
-        let request = Request::new(Method::GET, url, Repeat::Safe);
-        request.send(self).await?.json()
+        let parameters = [
+            ("type", query.event_type.as_deref()),
+            ("subscription", query.subscription.as_deref()),
+            ("since", query.since.as_deref()),
+            ("until", query.until.as_deref()),
+            ("error", query.error.as_deref()),
+            ("state", query.state.as_deref()),
+            ("limit", limit.as_deref()),
+            ("cursor", query.cursor.as_deref()),
+        ];
+        self.list(&DEAD_LETTERS, &parameters).await
     }
 
     /// A dead letter with its event.
