@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidings_event::Data;
-use tidings_event::json::RawJson;
+use tidings_event::json::{Fingerprint, RawJson};
 use tidings_store::EmitRow;
 
 use super::{LifecycleEvent, Registered};
@@ -42,10 +42,9 @@ pub(super) fn unread(error: serde_json::Error) -> Refusal {
 pub(super) fn command(
     caller: Caller,
     row: &EmitRow,
-    registered: Option<&Arc<Registered>>,
+    emit: Draft,
     wanted: bool,
 ) -> Result<Command, Refusal> {
-    let emit = draft(row, registered).map_err(unread)?;
     let told = |event| told(row, event).map_err(unread);
     let mut drafts = vec![
         Ok(told(LifecycleEvent::EmitRequested)?),
@@ -63,18 +62,23 @@ pub(super) fn command(
     })
 }
 
+/// The event of an emit that was accepted before, on behalf of who emitted it.
+pub(super) fn draft_again(row: &EmitRow) -> Result<Draft, Refusal> {
+    let payload = RawJson::parse(row.payload.as_deref().unwrap_or_default());
+    Ok(draft(row, None, payload.map_err(unread)?))
+}
+
 /// The event of an emit. Without what it is held to it was accepted before.
 pub(super) fn draft(
     row: &EmitRow,
     registered: Option<&Arc<Registered>>,
-) -> Result<Draft, serde_json::Error> {
-    let payload = row.payload.as_deref().unwrap_or_default();
-    let (payload, fingerprint) = RawJson::parse(payload)?;
+    (payload, fingerprint): (RawJson, Fingerprint),
+) -> Draft {
     let cause = row.cause.map(|event_id| Cause {
         event_id,
         depth: i32::try_from(row.depth).unwrap_or(i32::MAX),
     });
-    Ok(Draft {
+    Draft {
         event_type: row.event_type.to_string(),
         schema_version: row
             .event_type
@@ -93,7 +97,7 @@ pub(super) fn draft(
             registered: registered.cloned(),
             source: registered.is_none().then(|| row.source.clone()),
         }))),
-    })
+    }
 }
 
 /// An event that tells of an emit; the same one whenever it is told.

@@ -28,6 +28,13 @@ pub struct EmitRequest {
     pub traceparent: Option<String>,
 }
 
+impl EmitRequest {
+    /// What it carries, as it was read.
+    pub(super) fn content(&self) -> (RawJson, Fingerprint) {
+        (self.payload.clone(), self.fingerprint)
+    }
+}
+
 /// The event that is named, if all that an emit says of itself is well-formed.
 pub(super) fn shape(request: &EmitRequest) -> Result<(EventPath, Option<Version>), Refusal> {
     let path = EventPath::parse(&request.name).map_err(|refusal| of_shape(refusal, "name"))?;

@@ -19,7 +19,7 @@ use tidings_store::{Admission, Admitted, EmitNote, EmitPlace, EmitRow, EmitState
 use uuid::Uuid;
 
 use super::admissions::Admissions;
-use super::appended::{UNTIL_RELAYED, command, draft, told, unread};
+use super::appended::{UNTIL_RELAYED, command, draft, draft_again, told, unread};
 use super::emit_request::{fingerprint, measure, shape};
 use super::lifecycle::clipped;
 use super::{EmitRequest, LifecycleEvent, Registered, Registry};
@@ -191,7 +191,8 @@ impl Emits {
     ) -> Result<(EmitRow, Named), Refusal> {
         let (row, registered) = self.found(caller, tenant, (path, version), request).await?;
         let wanted = self.is_wanted(&row);
-        let command = command(caller.clone(), &row, Some(&registered), wanted)?;
+        let draft = draft(&row, Some(&registered), request.content());
+        let command = command(caller.clone(), &row, draft, wanted)?;
         let named = self.line.name(command)?;
         if *path == EventPath::generic() {
             self.seed(tenant).await?;
@@ -201,7 +202,7 @@ impl Emits {
 
     async fn accept(
         self: &Arc<Self>,
-        row: EmitRow,
+        mut row: EmitRow,
         named: Named,
         request: &EmitRequest,
     ) -> Result<Emitted, Refusal> {
@@ -209,12 +210,16 @@ impl Emits {
         let limit = self.registry.plan(&row.tenant).monthly_emits();
         // Accepted, it is appended, even when the caller stops waiting.
         to_its_end(async move {
+            // What is noted later has no payload.
+            let payload = row.payload.take();
             let admission = Admission {
                 month: month(row.created_at_ms),
-                row,
+                row: EmitRow {
+                    payload,
+                    ..row.clone()
+                },
                 limit,
             };
-            let row = admission.row.clone();
             match room.admissions.admit(admission).await? {
                 Admitted::New => {}
                 Admitted::Known(before) => return room.again(&request, *before).await,
@@ -260,7 +265,7 @@ impl Emits {
         let (row, registered) = self
             .found(caller, &tenant, (&path, version), request)
             .await?;
-        let draft = draft(&row, Some(&registered)).map_err(unread)?;
+        let draft = draft(&row, Some(&registered), request.content());
         let command = Command::one(caller.clone(), draft, None);
         let explanation = self.line.explain(command).await;
         let limit = self.registry.plan(&tenant).monthly_emits();
@@ -298,7 +303,7 @@ impl Emits {
 
     pub(super) async fn appended(&self, row: &EmitRow) -> Result<Vec<Published>, Refusal> {
         let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
-        let command = command(caller, row, None, self.is_wanted(row))?;
+        let command = command(caller, row, draft_again(row)?, self.is_wanted(row))?;
         self.line.publish(command).await
     }
 
