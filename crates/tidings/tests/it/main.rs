@@ -16,6 +16,7 @@ mod copies;
 mod credentials;
 mod custom_events;
 mod custom_events_life;
+mod dashboard;
 mod deliveries;
 mod delivery_metrics;
 mod disabled;
