@@ -1,6 +1,6 @@
 # The two commands of the README, and a few that belong beside them. Anything with logic in it is a script or Rust.
 
-.PHONY: serve test lint chaos fuzz bench bench-kafka bench-emit bench-deliver bench-match
+.PHONY: serve test lint chaos fuzz bench bench-kafka bench-emit bench-deliver bench-match bench-schemas
 
 serve:
 	@./scripts/build-needs
@@ -40,3 +40,7 @@ bench-deliver:
 # One event against 1,000,000 subscriptions, beside 100.
 bench-match:
 	cargo bench --locked -p tidings-filter
+
+# Schemas of custom events, ordinary and hostile, and the parts of the contract.
+bench-schemas:
+	cargo bench --locked -p tidings-contract --bench schemas

@@ -222,10 +222,9 @@ fn patterns_run_in_linear_time_or_not_at_all() {
         let place = pattern.replace('~', "~0").replace('/', "~1");
         check(schema, invalid, &format!("/patternProperties/{place}"));
     }
-    assert_eq!(
-        refusal(json!({ "pattern": "(".repeat(100_000) })).code,
-        invalid
-    );
+    assert!(Schema::new(json!({ "pattern": "a".repeat(4_096) })).is_ok());
+    let schema = json!({ "items": { "pattern": "(".repeat(4_097) } });
+    check(schema, Code::SchemaTooWide, "/items/pattern");
     let many: Vec<Value> = (0..101)
         .map(|index| json!({ "pattern": format!("{index}") }))
         .collect();

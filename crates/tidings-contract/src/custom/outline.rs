@@ -25,6 +25,8 @@ const MAX_CHAIN: usize = 128;
 const MAX_NESTING: usize = tidings_event::json::MAX_DEPTH;
 /// The most regular expressions.
 pub(super) const MAX_PATTERNS: usize = 100;
+/// The longest of them, in bytes: to read one takes some 500 times its size.
+const MAX_PATTERN_BYTES: usize = 4_096;
 
 /// What was seen on the way.
 #[derive(Debug)]
@@ -212,6 +214,13 @@ impl Survey {
         if self.patterns.len() > MAX_PATTERNS {
             let detail = format!("the schema has more than {MAX_PATTERNS} regular expressions");
             return Err(Refusal::new(Code::SchemaTooWide, pointer, detail));
+        }
+        let too_long = |(_, pattern): &&(String, String)| pattern.len() > MAX_PATTERN_BYTES;
+        if let Some((place, pattern)) = self.patterns.iter().find(too_long) {
+            let detail = format!("the regular expression has more than {MAX_PATTERN_BYTES} bytes");
+            let refusal = Refusal::new(Code::SchemaTooWide, place, detail);
+            let (most, bytes) = (MAX_PATTERN_BYTES, pattern.len());
+            return Err(refusal.wanting(format!("at most {most} bytes"), format!("{bytes}")));
         }
         Ok(())
     }
