@@ -58,7 +58,7 @@ impl Output {
                 }
                 table.trim_fmt()
             }
-            _ => self.document(value),
+            _ => self.document(value)?,
         };
         print_line(&text)
     }
@@ -98,10 +98,10 @@ impl Output {
         }
     }
 
-    fn document(self, value: &Value) -> String {
+    fn document(self, value: &Value) -> Result<String> {
         match self.format {
-            Format::Yaml => format!("---\n{}", yaml(value)),
-            _ => value.to_string(),
+            Format::Yaml => Ok(format!("---\n{}", yaml(value)?)),
+            _ => Ok(value.to_string()),
         }
     }
 
@@ -179,91 +179,53 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// Block style; strings that could be taken for something else are quoted as in JSON, which YAML reads.
-fn yaml(value: &Value) -> String {
-    let mut lines = Vec::new();
-    block(value, 0, &mut lines);
-    lines.join("\n")
-}
-
-fn block(value: &Value, indent: usize, lines: &mut Vec<String>) {
-    let pad = " ".repeat(indent);
-    match value {
-        Value::Object(members) if !members.is_empty() => {
-            for (name, member) in members {
-                let name = scalar(name);
-                if is_block(member) {
-                    lines.push(format!("{pad}{name}:"));
-                    block(member, indent + 2, lines);
-                } else {
-                    lines.push(format!("{pad}{name}: {}", inline(member)));
-                }
-            }
-        }
-        Value::Array(items) if !items.is_empty() => {
-            for item in items {
-                let first = lines.len();
-                block(item, indent + 2, lines);
-                lines[first].replace_range(indent..=indent, "-");
-            }
-        }
-        other => lines.push(format!("{pad}{}", inline(other))),
-    }
-}
-
-fn is_block(value: &Value) -> bool {
-    match value {
-        Value::Object(members) => !members.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        _ => false,
-    }
-}
-
-fn inline(value: &Value) -> String {
-    match value {
-        Value::String(text) => scalar(text),
-        other => other.to_string(),
-    }
-}
-
-fn scalar(text: &str) -> String {
-    const WORDS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '-');
-    let bare = text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(harmless)
-        && !WORDS.contains(&text.to_ascii_lowercase().as_str());
-    if bare {
-        text.to_owned()
-    } else {
-        Value::from(text).to_string()
-    }
+/// Strings on one line each, escaped where they could steer a terminal.
+fn yaml(value: &Value) -> Result<String> {
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    Ok(serde_saphyr::to_string_with_options(value, options)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
     use serde_json::json;
 
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            "(true|no|null|~|1e3|0x1|1_000|- a|a: b|#|2026-11-21|<<|\u{1b}\\[2J)"
+                .prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::from),
+                btree_map(any::<String>(), inner, 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn yaml_says_what_json_says(value in any_value()) {
+            let text = yaml(&value).unwrap();
+            let read: Value = serde_saphyr::from_str(&text).unwrap();
+            prop_assert_eq!(read, value, "{}", text);
+            let steers = |c: char| c.is_control() && c != '\n';
+            prop_assert!(!text.contains(steers), "{:?}", text);
+        }
+    }
+
     #[test]
-    fn yaml_says_what_json_says() {
-        let check = |value: Value, expect: &str| assert_eq!(yaml(&value), expect);
-        check(
-            json!({"a": "b.c", "k": 1, "e": {}, "l": [], "n": true}),
-            "a: b.c\ne: {}\nk: 1\nl: []\n\"n\": true",
-        );
-        check(
-            json!({"a": {"b": [1, {"c": "x", "d": null}]}}),
-            "a:\n  b:\n    - 1\n    - c: x\n      d: null",
-        );
-        check(json!([[1, 2]]), "- - 1\n  - 2");
-        check(
-            json!(["no", "1", "", "a: b", "#"]),
-            "- \"no\"\n- \"1\"\n- \"\"\n- \"a: b\"\n- \"#\"",
-        );
-        check(
-            json!({"two\nlines": "\u{1b}"}),
-            "\"two\\nlines\": \"\\u001b\"",
-        );
+    fn yaml_is_in_block_style() {
+        let text = yaml(&json!({"a": {"b": [1, {"c": "x", "d": null}]}, "l": []})).unwrap();
+        assert_eq!(text, "a:\n  b:\n  - 1\n  - c: x\n    d: null\nl: []\n");
     }
 
     #[test]
