@@ -225,18 +225,19 @@ impl Line {
                 return published.map_err(|error| refused(error, alone));
             }
             let (line, span) = (Arc::clone(self), appending());
-            // What is appended is handled, even when the caller stops waiting.
-            return to_its_end(async move {
+            // What is appended is handled, even when the caller stops waiting. Boxed here and below: otherwise each
+            // publish on the embedded log would carry room for it.
+            let handled = to_its_end(async move {
                 let published = append(&*line.bus, placed).instrument(span).await;
                 let published = published.map_err(|error| refused(error, alone))?;
                 deliver_now(&line, now, &published).await;
                 Ok(published)
-            })
-            .await;
+            });
+            return Box::pin(handled).await;
         };
         let (line, span) = (Arc::clone(self), appending());
         // A key that is claimed must be settled or released, even when the caller stops waiting.
-        to_its_end(async move {
+        let settled = to_its_end(async move {
             let claimed = claim(&*receipts, named).await?;
             let mut placed = line.place(claimed, &mut Trail::off());
             let (alone, holds) = (placed.alone, std::mem::take(&mut placed.holds));
@@ -246,8 +247,8 @@ impl Line {
             let published = published.map_err(|error| refused(error, alone))?;
             deliver_now(&line, now, &published).await;
             Ok(published)
-        })
-        .await
+        });
+        Box::pin(settled).await
     }
 
     /// Whether [`publish`](Self::publish) would get as far as asking anybody. Pure.
@@ -453,5 +454,38 @@ fn refused(error: AppendError, alone: bool) -> Refusal {
             )
             .retry_after(SOON)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::access::on_behalf_of;
+    use crate::clock::Clock;
+    use crate::in_memory;
+    use crate::publish::command::Command;
+
+    /// Hundreds wait for one commit at a time: what they hold should stay in the processor's caches until then.
+    #[tokio::test]
+    async fn what_a_publish_holds_while_it_waits_is_small() {
+        let gateway = in_memory::gateway(&Clock::manual(0)).await;
+        let caller = on_behalf_of(tidings_event::Service::Audit, "acme".parse().unwrap());
+        let admitted = gateway.workspaces.admit(&caller);
+        assert!(
+            size_of_val(&admitted) <= 1_024,
+            "{}",
+            size_of_val(&admitted)
+        );
+        let command = Command {
+            caller: caller.clone(),
+            drafts: Vec::new(),
+            traceparent: None,
+            alone: true,
+        };
+        let published = gateway.publish(command);
+        assert!(
+            size_of_val(&published) <= 1_024,
+            "{}",
+            size_of_val(&published)
+        );
     }
 }

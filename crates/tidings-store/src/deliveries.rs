@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::StoreError;
 use crate::dead_letters::DeadLetterRow;
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, pieces};
 use crate::replays::ReplayStep;
 use crate::seal::Sealed;
 
@@ -185,9 +185,6 @@ pub struct Deliveries<'a> {
     connections: &'a Connections,
 }
 
-/// Rows of one statement: SQLite takes 32,766 values in one.
-const ROWS: usize = 500;
-
 pub(crate) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -199,7 +196,7 @@ fn slot(tenant: &TenantId) -> i64 {
 /// Writes a flush with the connection of either database.
 macro_rules! write_flush {
     ($transaction:expr, $flush:expr) => {
-        for rows in $flush.attempts.chunks(ROWS) {
+        for rows in pieces(&$flush.attempts) {
             let mut builder = QueryBuilder::new(
                 "INSERT INTO delivery_attempts (subscription, sequence, number, tenant, event_id, \
                  started_at_ms, outcome, detail, crc) ",
@@ -224,7 +221,7 @@ macro_rules! write_flush {
             );
             builder.build().execute(&mut *$transaction).await?;
         }
-        for rows in $flush.pending.chunks(ROWS) {
+        for rows in pieces(&$flush.pending) {
             let mut builder = QueryBuilder::new(
                 "INSERT INTO pending_deliveries (subscription, sequence, tenant, slot, event_id, lane, \
                  attempts, state, next_at_ms, detail, crc) ",
@@ -292,8 +289,17 @@ macro_rules! write_flush {
                 .bind(id.to_string())
                 .execute(&mut *$transaction)
                 .await?;
+            // An emit that counts as given up has got through after all, perhaps: it is looked at again.
+            let query = "UPDATE custom_event_emits SET next_at_ms = 0 WHERE state = 'undelivered' \
+                 AND event_id = (SELECT event_id FROM dead_letter_event WHERE id = $1)";
+            if *state == "closed" {
+                sqlx::query(query)
+                    .bind(id.to_string())
+                    .execute(&mut *$transaction)
+                    .await?;
+            }
         }
-        for rows in $flush.progress.chunks(ROWS) {
+        for rows in pieces(&$flush.progress) {
             let mut builder = QueryBuilder::new(
                 "INSERT INTO delivery_progress (subscription, tenant, slot, sequence, places, crc) ",
             );
@@ -386,7 +392,7 @@ impl<'a> Deliveries<'a> {
         subscriptions: &[Uuid],
     ) -> Result<Vec<ProgressRow>, StoreError> {
         let mut found = Vec::new();
-        for subscriptions in subscriptions.chunks(ROWS) {
+        for subscriptions in pieces(subscriptions) {
             let rows = on_either!(self.connections, "read the progress of deliveries", connection => {
                 let mut builder =
                     QueryBuilder::new("SELECT * FROM delivery_progress WHERE subscription IN (");

@@ -16,12 +16,9 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::causes::CauseRow;
 use crate::deliveries::number;
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, pieces};
 use crate::seal::Sealed;
 pub(crate) use rows::UsageRow;
-
-/// Rows of one statement: SQLite takes 32,766 values in one.
-const ROWS: usize = 500;
 
 /// What has become of an emit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,7 +146,7 @@ macro_rules! known {
         // A key that was made here is nobody else's.
         let given = |it: &&Admission| it.row.idempotency_key != it.row.event_id.to_string();
         let given: Vec<&Admission> = $admissions.iter().filter(given).collect();
-        for admissions in given.chunks(ROWS) {
+        for admissions in pieces(&given) {
             let mut builder = QueryBuilder::new(
                 "SELECT * FROM custom_event_emits WHERE (tenant, idempotency_key) IN (",
             );
@@ -185,7 +182,7 @@ macro_rules! usages {
         }
         // In the order of their keys, so that no two transactions wait for each other.
         let keys: Vec<(&TenantId, &str)> = usages.keys().copied().collect();
-        for keys in keys.chunks(ROWS) {
+        for keys in pieces(&keys) {
             let mut builder =
                 QueryBuilder::new("INSERT INTO custom_event_usage (tenant, month, emits, crc) ");
             builder.push_values(keys, |mut values, (tenant, month)| {
@@ -224,7 +221,7 @@ macro_rules! usages {
 
 macro_rules! insert {
     ($transaction:expr, $rows:expr) => {
-        for rows in $rows.chunks(ROWS) {
+        for rows in pieces(&$rows) {
             let mut builder = QueryBuilder::new(
                 "INSERT INTO custom_event_emits (event_id, tenant, idempotency_key, fingerprint, \
                  event_type, name, source, cause, depth, traceparent, created_at_ms, payload, state, \
@@ -261,7 +258,7 @@ macro_rules! causes {
     ($transaction:expr, $rows:expr) => {
         let caused = |row: &&&EmitRow| row.cause.is_some();
         let caused: Vec<&EmitRow> = $rows.iter().filter(caused).copied().collect();
-        for rows in caused.chunks(ROWS) {
+        for rows in pieces(&caused) {
             let mut builder = QueryBuilder::new(
                 "INSERT INTO event_causes (cause, event_id, tenant, created_at_ms, crc) ",
             );
@@ -288,7 +285,7 @@ macro_rules! causes {
 /// Writes what has become of rows, unless more is known of them by now.
 macro_rules! note {
     ($transaction:expr, $notes:expr) => {
-        for notes in in_order($notes).chunks(ROWS) {
+        for notes in pieces(&in_order($notes)) {
             let mut builder = QueryBuilder::new(
                 "WITH noted (event_id, state, error, partition, position, next_at_ms) AS (",
             );
@@ -308,7 +305,9 @@ macro_rules! note {
                  next_at_ms = noted.next_at_ms FROM noted \
                  WHERE custom_event_emits.event_id = noted.event_id \
                  AND (custom_event_emits.state IN ('queued', 'failed') \
-                 OR (custom_event_emits.state = 'relayed' AND noted.state <> 'failed'))",
+                 OR (custom_event_emits.state = 'relayed' AND noted.state <> 'failed') \
+                 OR (custom_event_emits.state = 'undelivered' \
+                 AND noted.state IN ('delivered', 'undelivered')))",
             );
             builder.build().execute(&mut *$transaction).await?;
         }
@@ -505,13 +504,18 @@ impl<'a> Emits<'a> {
         Ok(row.transpose()?.map_or(0, |row| row.emits))
     }
 
-    /// Removes emits that were accepted before a time and are on the bus, or never will be; answers how many.
-    pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
+    /// Removes emits that were accepted before a time and are on the bus, or never will be; answers how many. With them go
+    /// the counters of the months before `month`, `2026-11`.
+    pub async fn forget(&self, before_ms: i64, month: &str) -> Result<u64, StoreError> {
         // An event's id begins with its time, so that rows stand in the order of both.
         let first = Uuid::from_u128(u128::from(before_ms.max(0).unsigned_abs()) << 80);
         let query = "DELETE FROM custom_event_emits WHERE event_id < $1 \
              AND (next_at_ms IS NULL OR state = 'relayed')";
         on_either!(self.connections, "remove old emits", connection => {
+            sqlx::query("DELETE FROM custom_event_usage WHERE month < $1")
+                .bind(month)
+                .execute(&mut *connection)
+                .await?;
             sqlx::query(query)
                 .bind(first.to_string())
                 .execute(connection)

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Pool, Postgres, Row, Sqlite};
@@ -13,11 +14,35 @@ use crate::{StoreError, attempting};
 /// How long a caller waits for PostgreSQL, connecting included: the gateway has promised an answer within 2 s.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// The most rows of one statement: SQLite takes 32,766 values in one.
+const ROWS: usize = 256;
+
+/// Rows in pieces of sizes that recur, all powers of two: a statement is text of its own for each size, and to prepare a
+/// long one costs more than to run it.
+pub(crate) fn pieces<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = 1 << rows.len().checked_ilog2()?;
+        let piece;
+        (piece, rows) = rows.split_at(size.min(ROWS));
+        Some(piece)
+    })
+}
+
 /// Connections to the store.
 #[derive(Debug, Clone)]
 pub(crate) enum Connections {
     Sqlite(Pool<Sqlite>),
     Postgres(Pool<Postgres>),
+}
+
+/// A connection of SQLite. One that is idle is taken as it is: no network can have cut it off.
+///
+/// To wait for one is boxed here, as with PostgreSQL: it would make each future that asks the store 15 KB large.
+pub(crate) async fn acquire(pool: &Pool<Sqlite>) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+    match pool.try_acquire() {
+        Some(connection) => Ok(connection),
+        None => Box::pin(pool.acquire()).await,
+    }
 }
 
 /// Runs an expression with a connection of PostgreSQL, at most for [`PATIENCE`]. A connection that let it down
@@ -26,7 +51,7 @@ macro_rules! on_postgres {
     ($pool:expr, $doing:expr, $connection:ident => $body:expr) => {{
         let deadline = tokio::time::Instant::now() + $crate::pool::PATIENCE;
         let late = |_| $crate::attempting($doing)(sqlx::Error::PoolTimedOut);
-        match tokio::time::timeout_at(deadline, $pool.acquire()).await {
+        match tokio::time::timeout_at(deadline, Box::pin($pool.acquire())).await {
             Err(elapsed) => Err(late(elapsed)),
             Ok(Err(error)) => Err($crate::attempting($doing)(error)),
             Ok(Ok(mut acquired)) => {
@@ -50,7 +75,7 @@ macro_rules! on_postgres {
 macro_rules! on_either {
     ($connections:expr, $doing:expr, $connection:ident => $body:expr) => {
         match $connections {
-            $crate::pool::Connections::Sqlite(pool) => match pool.acquire().await {
+            $crate::pool::Connections::Sqlite(pool) => match $crate::pool::acquire(pool).await {
                 Err(error) => Err($crate::attempting($doing)(error)),
                 Ok(mut acquired) => {
                     let $connection = &mut *acquired;
@@ -134,4 +159,19 @@ where
         column,
         fault: fault.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pieces;
+
+    #[test]
+    fn pieces_are_all_rows_in_sizes_that_recur() {
+        for count in 0..1_000 {
+            let rows: Vec<usize> = (0..count).collect();
+            assert_eq!(pieces(&rows).collect::<Vec<_>>().concat(), rows);
+        }
+        let sizes = pieces(&[(); 555]).map(<[()]>::len);
+        assert_eq!(sizes.collect::<Vec<_>>(), [256, 256, 32, 8, 2, 1]);
+    }
 }

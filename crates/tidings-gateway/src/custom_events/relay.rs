@@ -15,7 +15,7 @@ use tidings_store::{
 use uuid::Uuid;
 
 use super::LifecycleEvent;
-use super::emits::{Emits, FIRST_AGAIN_MS};
+use super::emits::{Emits, FIRST_AGAIN_MS, month};
 use crate::rulebook::Route;
 
 /// How often it is looked for emits that are due.
@@ -60,7 +60,7 @@ async fn work(emits: &Emits, retention: Duration) {
         if now - forgot_at_ms >= FORGET_EVERY_MS {
             forgot_at_ms = now;
             let before = now.saturating_sub(retention);
-            match emits.store.emits().forget(before).await {
+            match emits.store.emits().forget(before, &month(before)).await {
                 Ok(0) => {}
                 Ok(forgotten) => tracing::info!(forgotten, "old emits are forgotten"),
                 Err(error) => tracing::warn!(%error, "old emits stay for now"),
@@ -88,7 +88,8 @@ async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, S
             return Ok(false);
         }
     }
-    let (relayed, more) = due(emits, &[EmitState::Relayed]).await?;
+    let followed_states = [EmitState::Relayed, EmitState::Undelivered];
+    let (relayed, more) = due(emits, &followed_states).await?;
     if !relayed.is_empty() {
         let cursors = emits.store.deliveries().cursors().await?;
         for row in relayed {
@@ -137,8 +138,8 @@ async fn followed(
     let now = emits.clock.now_ms();
     let open = |wait_ms: i64| EmitNote {
         event_id: row.event_id,
-        state: EmitState::Relayed,
-        error: None,
+        state: row.state,
+        error: row.error.clone(),
         place: row.place,
         next_at_ms: Some(now + wait_ms),
     };
@@ -154,6 +155,13 @@ async fn followed(
     let (state, error, event) = match fate {
         Fate::Open => return Ok(open((age / 4).clamp(FIRST_AGAIN_MS, LONGEST_WAIT_MS))),
         Fate::Delivered => (EmitState::Delivered, None, LifecycleEvent::EmitDelivered),
+        // One of several dead letters has been replayed: what was told of it still holds.
+        Fate::GivenUp(_) if row.state == EmitState::Undelivered => {
+            return Ok(EmitNote {
+                next_at_ms: None,
+                ..open(0)
+            });
+        }
         Fate::GivenUp(error) => {
             let event = LifecycleEvent::EmitDeliveryFailed;
             (EmitState::Undelivered, Some(error), event)

@@ -211,6 +211,7 @@ fn rendered(row: &EmitRow) -> Value {
         "eventId": row.event_id,
         "canonicalName": row.event_type.as_str(),
         "name": row.name,
+        "source": row.source,
         "idempotencyKey": row.idempotency_key,
         "deliveryStatus": status,
         "error": row.error,

@@ -204,8 +204,10 @@ async fn what_becomes_of_an_emit_is_noted_and_listed() {
         assert_eq!(found(EmitQuery { states, ..any() }).await, [3, 4]);
         let name = Some("shop.other".into());
         assert_eq!(found(EmitQuery { name, ..any() }).await, [] as [u128; 0]);
-        assert_eq!(room.forget(10).await.unwrap(), 0);
-        assert_eq!(room.forget(11).await.unwrap(), 2);
+        assert_eq!(room.forget(10, "2026-11").await.unwrap(), 0);
+        assert!(room.usage(&tenant, "2026-11").await.unwrap() > 0);
+        assert_eq!(room.forget(11, "2026-12").await.unwrap(), 2);
+        assert_eq!(room.usage(&tenant, "2026-11").await.unwrap(), 0);
         assert_eq!(found(any()).await, [1, 3], "what is not on the bus stays");
     })
     .await;

@@ -138,7 +138,7 @@ fn an_emit_goes_to_those_who_name_it_and_its_life_is_told_in_order() {
 }
 
 #[test]
-fn one_that_nobody_wants_is_delivered_at_once_and_one_that_is_given_up_has_failed() {
+fn one_that_nobody_wants_is_delivered_and_one_given_up_has_failed_until_it_is_replayed() {
     let server = Server::start_with(CONFIG);
     let token = on_plan(&server, "org_x", "FREE");
     let event_id = id(&emit(&server, &token, &generic()).expect(202));
@@ -179,6 +179,19 @@ fn one_that_nobody_wants_is_delivered_at_once_and_one_that_is_given_up_has_faile
         json!({ "thisMonth": 2, "monthlyLimit": 1000 })
     );
     assert_eq!(health["recentFailures"][0]["eventId"], event_id);
+
+    receiver.answer(|_, _| 200);
+    let letters = server.get("/v1/dead-letters", &token).expect(200).json();
+    let letter = letters["items"][0]["id"].as_str().expect("a dead letter");
+    let replay = format!("/v1/dead-letters/{letter}/replay");
+    server.post(&replay, &token, &json!({})).expect(202);
+    let row = becomes(&server, &token, &event_id, "DELIVERED");
+    assert_eq!(row["error"], Value::Null);
+    assert!(row["source"].as_str().expect("whose").starts_with('/'));
+    assert_eq!(
+        told_of(&server, &token, &event_id).last().expect("some"),
+        "CUSTOM_EVENT_EMIT_DELIVERED"
+    );
 }
 
 #[test]
