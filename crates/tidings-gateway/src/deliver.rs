@@ -14,6 +14,7 @@
 mod attempt;
 pub mod counted;
 mod flush;
+mod gather;
 pub(crate) mod now;
 mod queue;
 mod read;

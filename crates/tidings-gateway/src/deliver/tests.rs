@@ -14,6 +14,8 @@ use crate::access::on_behalf_of;
 use crate::publish::command::{Command, Draft};
 use crate::subscriptions::{Change, From};
 
+mod batches;
+
 const NOW: i64 = 1_700_000_000_000;
 
 /// What was handed over.
@@ -23,6 +25,9 @@ struct Got {
     n: u64,
     sequence: u64,
     at_ms: i64,
+    /// What it came in: the message's id and the numbers of all in it.
+    message: String,
+    batch: Vec<u64>,
 }
 
 type Answer = dyn Fn(&Got) -> Verdict + Send + Sync;
@@ -35,15 +40,25 @@ struct Fake {
 
 impl Target for Fake {
     fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome> {
-        let data: Value = serde_json::from_slice(handover.event.data.as_bytes()).unwrap();
-        let got = Got {
-            tenant: handover.event.tenant.to_string(),
-            n: data["n"].as_u64().unwrap(),
-            sequence: handover.sequence,
-            at_ms: handover.now_ms,
-        };
-        let verdict = self.answer.lock().unwrap()(&got);
-        self.got.lock().unwrap().push(got);
+        let alone = vec![(handover.event.clone(), handover.sequence)];
+        let events = handover.batch.unwrap_or(alone);
+        let ids = events.iter().map(|(event, _)| event.event_id);
+        let message = target::batch::message_id(ids, handover.subscription.id);
+        let batch: Vec<u64> = events.iter().map(|(_, sequence)| *sequence).collect();
+        let all = events.iter().map(|(event, sequence)| {
+            let data: Value = serde_json::from_slice(event.data.as_bytes()).unwrap();
+            Got {
+                tenant: event.tenant.to_string(),
+                n: data["n"].as_u64().unwrap(),
+                sequence: *sequence,
+                at_ms: handover.now_ms,
+                message: message.clone(),
+                batch: batch.clone(),
+            }
+        });
+        let all: Vec<Got> = all.collect();
+        let verdict = self.answer.lock().unwrap()(&all[0]);
+        self.got.lock().unwrap().extend(all);
         Box::pin(async move {
             Outcome {
                 verdict,

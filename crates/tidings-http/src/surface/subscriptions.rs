@@ -34,7 +34,7 @@ pub(crate) struct SubscriptionBody {
     filter: Option<serde_json::Value>,
     /// `{kind: "webhook", url, headers, auth, mtls, handshake, format}`, or `{kind: "topic", topic}`.
     target: serde_json::Value,
-    /// `{ordered, key, onExhausted, maxInFlight, rateLimit, timeout, retry}`.
+    /// `{ordered, key, onExhausted, maxInFlight, rateLimit, timeout, retry, batch: {maxEvents, maxWait, maxBytes}}`.
     delivery: Option<serde_json::Value>,
     /// False: it is made disabled.
     enabled: Option<bool>,

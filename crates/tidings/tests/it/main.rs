@@ -3,6 +3,7 @@
 mod audit;
 mod bad_input;
 mod batch;
+mod batches;
 mod catalogs;
 mod chat;
 mod cloudevents;
