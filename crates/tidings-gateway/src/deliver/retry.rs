@@ -12,6 +12,7 @@ use super::queue::{Delivery, Origin, Queue};
 use super::record::{self, FailedIn, PendingDetail};
 use super::schedule::ms;
 use super::target::Carried;
+use crate::chat;
 use crate::envelope;
 use crate::events::unreadable;
 use crate::manifests::store_fault;
@@ -416,7 +417,7 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets attempts that are older than they are kept for.
+    /// Forgets attempts, replays and chat messages that are older than they are kept for.
     pub(super) async fn forget_old(&mut self) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
         // One does it for all.
@@ -438,11 +439,16 @@ impl Dispatcher {
         }
         let replays = self.store.replays().forget(before).await;
         replays.map_err(store_fault)?;
+        let messages = self.store.chat().forget(now - ms(chat::KEPT)).await;
+        let messages = messages.map_err(store_fault)?;
+        if messages > 0 {
+            tracing::info!(messages, "old chat messages are forgotten");
+        }
         Ok(())
     }
 }
 
-fn detail_of(row: &PendingRow) -> Result<PendingDetail, Refusal> {
+pub(super) fn detail_of(row: &PendingRow) -> Result<PendingDetail, Refusal> {
     serde_json::from_str(&row.detail)
         .map_err(|error| Refusal::fault("Reading a pending delivery", &error))
 }
