@@ -527,7 +527,7 @@ impl Dispatcher {
                 self.tick_off(id, delivery.origin);
             }
         }
-        self.flush.forgotten.push(id);
+        self.replays.forget(id);
     }
 
     /// Ends: what is on its way gets its time, what is known is written down.

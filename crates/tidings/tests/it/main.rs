@@ -48,6 +48,7 @@ mod raw_receiver;
 mod receiver;
 mod receiver_conformance;
 mod replays;
+mod replays_on_replicas;
 mod replicas;
 mod servers;
 mod sessions;
