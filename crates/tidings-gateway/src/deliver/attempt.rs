@@ -1,8 +1,10 @@
 //! Schedule and hand over: whose turn it is, what may go, and what an attempt came to.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use tidings_event::TenantId;
 use tokio::task::JoinError;
 use uuid::Uuid;
@@ -13,7 +15,7 @@ use super::gather::Choice;
 use super::queue::{Delivery, Held, Origin, StreamId};
 use super::record::{self, FailedIn, InBatch, Made};
 use super::schedule::{ms, next_wait};
-use super::target::{Handover, Verdict, batch};
+use super::target::{Handover, Outcome, Verdict, batch};
 use crate::subscription::OnExhausted;
 
 /// The most attempts on their way, of one share.
@@ -191,7 +193,11 @@ impl Dispatcher {
             let begun = Instant::now();
             let host = handover.subscription.target.host().to_owned();
             let batch = in_batch(&handover);
-            let outcome = target.hand_over(handover).await;
+            let handed_over = AssertUnwindSafe(async { target.hand_over(handover).await });
+            let outcome = handed_over.catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(subscription = %id, "a target panicked");
+                Outcome::failed("handing it over failed on our side", false)
+            });
             let made = Made {
                 outcome,
                 started_at_ms: now,

@@ -15,6 +15,7 @@ use crate::publish::command::{Command, Draft};
 use crate::subscriptions::{Change, From};
 
 mod batches;
+mod panics;
 
 const NOW: i64 = 1_700_000_000_000;
 
@@ -57,7 +58,9 @@ impl Target for Fake {
             }
         });
         let all: Vec<Got> = all.collect();
-        let verdict = self.answer.lock().unwrap()(&all[0]);
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = answer(&all[0]);
+        drop(answer);
         self.got.lock().unwrap().extend(all);
         Box::pin(async move {
             Outcome {
@@ -489,4 +492,27 @@ async fn a_loud_tenant_does_not_come_first() {
     let last = got.iter().rposition(|got| got.tenant == "quiet").unwrap();
     assert!(last < 20, "the quiet tenant's last came as number {last}");
     assert_eq!(got.len(), 202);
+}
+
+#[tokio::test]
+async fn chat_messages_are_forgotten_after_a_year() {
+    let mut house = House::new().await;
+    let store = house.dispatcher.as_ref().unwrap().store.clone();
+    let workspace: tidings_event::WorkspaceId = "ws-1".parse().unwrap();
+    let message = tidings_store::ChatMessageRow {
+        workspace: workspace.clone(),
+        channel: "deals".into(),
+        id: Uuid::from_u128(1),
+        message: "hello".into(),
+        sender: "crm-bot".into(),
+        created_at_ms: NOW,
+    };
+    store.chat().post(&message).await.unwrap();
+    let year = ms(Duration::from_hours(365 * 24));
+    for (later, kept) in [(year, true), (year + ms(Duration::from_hours(1)), false)] {
+        house.clock.set(NOW + later);
+        house.settle().await;
+        let has = store.chat().has_channel(&workspace, "deals").await.unwrap();
+        assert_eq!(has, kept);
+    }
 }
