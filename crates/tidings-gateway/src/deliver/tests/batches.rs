@@ -215,3 +215,52 @@ async fn a_crash_at_any_time_loses_nothing_of_a_batch_and_changes_no_number() {
     }
     assert_eq!(house.open_letters().await, []);
 }
+
+#[tokio::test]
+async fn keys_keep_their_order_in_messages_whatever_fails_and_whenever_it_crashes() {
+    let mut house = House::new().await;
+    let tried: Mutex<HashMap<String, u32>> = Mutex::default();
+    let failures: Arc<Mutex<BTreeSet<(String, i64)>>> = Arc::default();
+    let noted = failures.clone();
+    house.answer(move |got| {
+        let mut tried = tried.lock().unwrap();
+        let times = tried.entry(got.message.clone()).or_default();
+        *times += 1;
+        if got.n % 4 != 1 || *times > 2 {
+            return Verdict::Delivered;
+        }
+        let mut failures = noted.lock().unwrap();
+        failures.insert((got.message.clone(), got.at_ms));
+        failed()
+    });
+    let delivery = json!({
+        "ordered": true, "key": "/key", "maxInFlight": 4,
+        "batch": { "maxEvents": 5, "maxWait": "2s" },
+    });
+    house.subscribe("acme", delivery).await;
+    for n in 0..90 {
+        let data = json!({ "n": n, "key": format!("k{}", n % 7) });
+        house.publish("acme", data).await;
+        if n % 10 == 9 {
+            house.settle().await;
+        }
+        if n % 20 == 19 {
+            house.crash().await;
+        }
+    }
+    house.pass(Duration::from_hours(4)).await;
+    let failures = failures.lock().unwrap();
+    assert!(failures.len() > 3, "{failures:?}");
+    let mut last: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for got in house.got() {
+        if failures.contains(&(got.message.clone(), got.at_ms)) {
+            continue;
+        }
+        let last = last.entry(got.n % 7).or_default();
+        assert!(got.n >= *last, "{} after {last}", got.n);
+        *last = got.n;
+        assert!(seen.insert(got.n), "{} was taken twice", got.n);
+    }
+    assert_eq!(seen, (0..90).collect());
+}
