@@ -1,7 +1,7 @@
 // A receiver as a tenant would write it in Node: standardwebhooks verifies, the CloudEvents SDK reads.
 //
 // Prints its port, then one line of JSON for each message: path, headers, status, `verified` (for each of the path's
-// keys, in their order) and `event`. `PUT /path {keys, failures}` says what messages there are verified with, and how
+// keys, in their order) and `event`, a list of them of a batch. `PUT /path {keys, failures}` says what messages there are verified with, and how
 // many are answered with 500 first.
 import { createHmac, createPublicKey, timingSafeEqual, verify } from 'node:crypto';
 import { createServer } from 'node:http';
@@ -50,7 +50,11 @@ function plain(data) {
 function eventOf(headers, body) {
   const structured = headers['content-type'].startsWith('application/cloudevents');
   if (!structured && !headers['ce-specversion']) return JSON.parse(body);
-  const event = HTTP.toEvent({ headers, body: isText(body) ? body.toString() : body });
+  const read = HTTP.toEvent({ headers, body: isText(body) ? body.toString() : body });
+  return Array.isArray(read) ? read.map((event) => told(event, true)) : told(read, structured);
+}
+
+function told(event, structured) {
   const { data, data_base64, ...attributes } = event.toJSON();
   if (!structured) {
     // The SDK leaves the percent-encoding of the HTTP binding (3.1.3.2) to its caller.

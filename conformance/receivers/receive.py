@@ -1,7 +1,7 @@
 """A receiver as a tenant would write it in Python: standardwebhooks verifies, the CloudEvents SDK reads.
 
 Prints its port, then one line of JSON for each message: path, headers, status, `verified` (for each of the path's
-keys, in their order) and `event`. `PUT /path {keys, failures}` says what messages there are verified with, and how
+keys, in their order) and `event`, a list of them of a batch. `PUT /path {keys, failures}` says what messages there are verified with, and how
 many are answered with 500 first.
 """
 
@@ -66,6 +66,10 @@ def plain(data):
 
 
 def event_of(headers, body):
+    if headers["content-type"].startswith("application/cloudevents-batch"):
+        # The SDK reads one event at a time.
+        one = {**headers, "content-type": "application/cloudevents+json"}
+        return [event_of(one, json.dumps(event).encode()) for event in json.loads(body)]
     structured = headers["content-type"].startswith("application/cloudevents")
     if not structured and "ce-specversion" not in headers:
         return json.loads(body)

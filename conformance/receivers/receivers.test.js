@@ -106,9 +106,9 @@ async function publish(event) {
   return call('/v1/cloudevents', event, 'application/cloudevents+json');
 }
 
-function subscribe(to, path, format, types) {
+function subscribe(to, path, format, types, batch) {
   const target = { kind: 'webhook', url: to.url(path), format };
-  const delivery = { retry: { schedule: ['100ms', '100ms'] } };
+  const delivery = { retry: { schedule: ['100ms', '100ms'] }, batch };
   return call('/v1/subscriptions', { name: `${to.language} ${path}`, filter: { types }, target, delivery });
 }
 
@@ -202,6 +202,43 @@ test('both libraries verify and read every format, also what has to be sent twic
     const sequences = messages.filter(({ status }) => status < 300).map(({ headers }) => +headers['tidings-sequence']);
     const gapless = Array.from(events, (_, index) => index + 1);
     assert.deepEqual(sequences.sort((a, b) => a - b), gapless, `${to.language} ${format}`);
+  }
+});
+
+test('a batch verifies as one message and is read event by event, also when it has to be sent twice', async () => {
+  const batch = { maxEvents: 10, maxWait: '300ms' };
+  const made = [];
+  for (const to of receivers) {
+    for (const format of ['cloudevents-structured', 'platform-event']) {
+      const path = `/batch-${format}`;
+      const { secret, id } = await subscribe(to, path, format, ['github.**'], batch);
+      const stranger = `whsec_${randomBytes(32).toString('base64')}`;
+      await to.expect(path, [secret, stranger], 1);
+      made.push({ to, format, path, id });
+    }
+  }
+  const receipts = new Map();
+  for (const event of recorded) receipts.set(event.type, await publish(event));
+  for (const { to, format, path, id } of made) {
+    const where = `${to.language} ${path}`;
+    let messages;
+    const events = () => messages.filter(({ status }) => status < 300).flatMap(({ event }) => event);
+    for (let count = 1; !messages || events().length < recorded.length; count++) messages = await to.taken(path, count);
+    const failed = messages.find(({ status }) => status >= 300);
+    const again = messages.find((message) => message !== failed && message.headers['webhook-id'] === failed.headers['webhook-id']);
+    assert.deepEqual(again.event, failed.event, `${where}: the same events again`);
+    for (const { headers, verified } of messages) {
+      assert.deepEqual(verified, [true, false], where);
+      assert.equal(headers['tidings-subscription'], id);
+    }
+    const known = new Map(recorded.map((event) => [event.type, event]));
+    for (const event of events()) {
+      const type = event.type ?? event.eventKey;
+      compare(format, known.get(type), receipts.get(type), event);
+    }
+    const sequences = events().map((event) => Number(event.tidingssequence ?? event.sequence));
+    const gapless = Array.from(recorded, (_, index) => index + 1);
+    assert.deepEqual(sequences.sort((a, b) => a - b), gapless, where);
   }
 });
 

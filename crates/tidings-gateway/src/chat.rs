@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
@@ -24,6 +25,8 @@ use crate::workspaces::Workspaces;
 
 /// The channel that every workspace has.
 const GENERAL: &str = "general";
+/// How long a message is kept after it was posted. The event that it came with has the log's retention.
+pub(crate) const KEPT: Duration = Duration::from_hours(365 * 24);
 /// The longest name of a channel, in characters.
 const MAX_CHANNEL: usize = 128;
 /// The longest message, in characters.

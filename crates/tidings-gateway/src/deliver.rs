@@ -14,6 +14,7 @@
 mod attempt;
 pub mod counted;
 mod flush;
+mod gather;
 pub(crate) mod now;
 mod queue;
 mod read;
@@ -29,9 +30,11 @@ pub(crate) use queue::Places;
 pub use share::Deliveries;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use quick_cache::unsync::Cache;
 use tidings_bus::{Bus, Partition};
 use tidings_event::{TenantId, Topic};
@@ -297,8 +300,27 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Delivers until `stopped` is ready; what is on its way then gets [`Config::drain`] to end.
-    async fn run(mut self, stopped: impl Future<Output = ()>) {
+    /// Delivers until `stopped` is ready; what is on its way then gets [`Config::drain`] to end. Answers whether it came
+    /// so far: after a panic nothing in memory is to be trusted, and another dispatcher goes on from the store.
+    async fn run(mut self, stopped: impl Future<Output = ()>) -> bool {
+        let worked = AssertUnwindSafe(self.work(stopped)).catch_unwind().await;
+        if worked.is_ok() {
+            self.leave().await;
+            return true;
+        }
+        self.in_flight.shutdown().await;
+        // A write that came to its end after another dispatcher has read would be missing from what that knows.
+        if let Some(mut writing) = self.writing.take()
+            && tokio::time::timeout(LAST_WRITES, &mut writing)
+                .await
+                .is_err()
+        {
+            writing.abort();
+        }
+        false
+    }
+
+    async fn work(&mut self, stopped: impl Future<Output = ()>) {
         let mut stopped = std::pin::pin!(stopped);
         loop {
             if let Err(refusal) = self.turn().await {
@@ -335,7 +357,6 @@ impl Dispatcher {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        self.leave().await;
     }
 
     /// Everything that can be done now, once.
@@ -526,7 +547,7 @@ impl Dispatcher {
                 self.tick_off(id, delivery.origin);
             }
         }
-        self.flush.forgotten.push(id);
+        self.replays.forget(id);
     }
 
     /// Ends: what is on its way gets its time, what is known is written down.

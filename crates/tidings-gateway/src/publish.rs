@@ -22,14 +22,15 @@ pub mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{AppendError, Appended, Bus, Position, Receipt, Record, partition_of};
-use tidings_event::{Code, EventType, Topic};
+use tidings_bus::{AppendError, Appended, Bus, Position, Receipt, Record, Stored, partition_of};
+use tidings_event::{Code, Event, EventType, Topic};
 use tidings_receipts::{Hold, Receipts, Release};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::deliver::now::{deliver_now, wanted_now};
+use crate::envelope;
 use crate::manifests::to_its_end;
 use crate::plugins::InProcess;
 use crate::rulebook::{Rulebook, Shelf};
@@ -150,6 +151,8 @@ pub struct Destination {
     pub partition: u32,
     /// The envelope, byte by byte.
     pub envelope: bytes::Bytes,
+    /// The event, as whoever it is delivered to would read it there.
+    pub event: Event,
 }
 
 /// The line: what its steps consult and append to.
@@ -281,10 +284,24 @@ impl Line {
         let topics = topics.map_err(|error| Refusal::fault("Asking the bus", &error))?;
         let known = topics.iter().find(|(topic, _)| *topic == record.topic);
         let partitions = known.map_or(self.partitions, |(_, partitions)| *partitions);
-        Ok(Destination {
+        let partition = partition_of(record.key.as_bytes(), partitions);
+        let stored = Stored {
             topic: record.topic.clone(),
-            partition: partition_of(record.key.as_bytes(), partitions),
-            envelope: record.value.clone(),
+            partition,
+            offset: 0,
+            key: record.key.clone(),
+            tenant: record.tenant.clone(),
+            event_id: record.event_id,
+            timestamp_ms: record.timestamp_ms,
+            headers: record.headers.clone(),
+            value: record.value.clone(),
+        };
+        let event = envelope::read(&stored);
+        Ok(Destination {
+            topic: stored.topic,
+            partition,
+            envelope: stored.value,
+            event: event.map_err(|error| Refusal::fault("Reading an envelope", &error))?,
         })
     }
 

@@ -299,6 +299,11 @@ impl Replays {
         let subscription = self.subscriptions.get(caller, subscription)?;
         checked_rate(wanted.rate)?;
         if let Some(url) = &wanted.shadow {
+            if subscription.signing.is_empty() {
+                let detail = "A shadow gets what is signed with the subscription's secret, and this one has none, \
+                     since it sends to a topic; 'rotate-secret' makes one.";
+                return Err(Refusal::invalid("shadowUrl", detail));
+            }
             self.egress.admit(url).map_err(|error| {
                 let detail = format!("The shadow target cannot be used: {error}.");
                 Refusal::new(Code::TargetNotAllowed, Rule::Shape, detail).field("shadowUrl")

@@ -1,5 +1,6 @@
 //! A subscription: what its tenant wrote, read and checked (delivery.md, "Webhook subscriptions").
 
+mod batch;
 mod receiver;
 
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use uuid::Uuid;
 
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::of_extensions::Owner;
+pub use batch::Batch;
+use batch::BatchDocument;
 use receiver::receiver;
 pub(crate) use receiver::{Auth, IN_PROCESS, Mtls, mtls_shown};
 pub use receiver::{Format, Receiver, Webhook};
@@ -26,6 +29,9 @@ const MAX_ATTEMPTS: usize = 100;
 const MAX_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_hours(24);
+
+/// The longest that an event of history waits for others to go with.
+const BATCH_WAIT_OF_REPLAYS: Duration = Duration::from_millis(500);
 
 /// Whether it gets anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +127,10 @@ impl Subscription {
         });
         // Nobody could release a key that is parked there.
         copy.delivery.on_exhausted = OnExhausted::Skip;
+        if let Some(batch) = &mut copy.delivery.batch {
+            // What follows is made ready only when what went before is taken.
+            batch.max_wait = batch.max_wait.min(BATCH_WAIT_OF_REPLAYS);
+        }
         copy.delivery.rate = rate.or(self.delivery.rate.filter(|_| shadow.is_none()));
         if let Some(url) = shadow {
             // Headers and credentials are for their own receiver.
@@ -195,6 +205,8 @@ pub struct Rules {
     pub schedule: Option<Vec<Duration>>,
     /// No attempt begins later than this after the first.
     pub max_age: Option<Duration>,
+    /// When several events go in one message, if they do.
+    pub batch: Option<Batch>,
 }
 
 /// How often at most; the faster is the smaller.
@@ -291,6 +303,8 @@ struct DeliveryDocument {
     timeout: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry: Option<RetryDocument>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    batch: Option<BatchDocument>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -345,6 +359,11 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
     shown.insert("name".into(), name.clone().into());
     shown.insert("filter".into(), filter_document);
     let (target, target_shown) = receiver(given.target)?;
+    let mut delivery = rules(&given.delivery)?;
+    let batch = given.delivery.batch.as_ref();
+    delivery.batch = batch
+        .map(|given| batch::batch(given, &target))
+        .transpose()?;
     shown.insert("target".into(), target_shown);
     shown.insert("delivery".into(), serde_json::json!(given.delivery));
     if given.require_conformance {
@@ -354,7 +373,7 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
         name,
         filter,
         target,
-        delivery: rules(&given.delivery)?,
+        delivery,
         enabled: given.enabled,
         document: shown,
     })
@@ -415,6 +434,7 @@ fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {
         timeout,
         schedule,
         max_age,
+        batch: None,
     })
 }
 

@@ -152,23 +152,15 @@ impl Subscriptions {
         caller: &Caller,
         document: Value,
         from: From,
-    ) -> Result<(Arc<Subscription>, zeroize::Zeroizing<String>), Refusal> {
+    ) -> Result<(Arc<Subscription>, Option<zeroize::Zeroizing<String>>), Refusal> {
         let tenant = administered(caller)?;
         let wanted = self.usable(document).await?;
         of_extensions::only_theirs(&wanted, None)?;
-        let secret = Secret::from_random(random());
         let state = match wanted.enabled {
             Some(false) => State::Disabled,
             _ => State::Active,
         };
-        let mut secrets = Secrets {
-            signing: vec![SigningSecret {
-                secret: secret.to_text(),
-                ends_at_ms: None,
-            }],
-            auth: None,
-            mtls: None,
-        };
+        let mut secrets = Secrets::default();
         secrets.take(&wanted.target);
         let mut start = Start {
             number: 1,
@@ -203,7 +195,9 @@ impl Subscriptions {
                 "The new id was taken; try again.",
             )
         })?;
-        Ok((made, secret.to_verifying_text()))
+        let secret = made.signing.first();
+        let secret = secret.map(|(secret, _)| secret.to_verifying_text());
+        Ok((made, secret))
     }
 
     /// The tenant's subscriptions after an id.

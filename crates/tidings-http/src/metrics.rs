@@ -186,6 +186,11 @@ impl Collector for Deliveries {
         let help = "Deliveries that were given up and became dead letters";
         let kind = letters.metric_type();
         letters.encode(encoder.encode_descriptor("dead_letters", help, None, kind)?)?;
+        let restarts = ConstCounter::new(self.0.restarts());
+        let help = "Dispatchers that panicked and were replaced";
+        let kind = restarts.metric_type();
+        let descriptor = encoder.encode_descriptor("delivery_restarts", help, None, kind)?;
+        restarts.encode(descriptor)?;
         let motion = self.0.motion();
         for (name, help, number) in [
             (

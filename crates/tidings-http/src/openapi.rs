@@ -84,7 +84,11 @@ pub(crate) struct ExplainBody {
     topic: Option<String>,
     partition: Option<u32>,
     envelope: Option<serde_json::Value>,
+    /// `{id, name, state, matched, reason: {clause, expected, got}}` of each of the tenant's that is not disabled, 1,000 at
+    /// most; nothing of an event that is refused.
     subscriptions: Vec<serde_json::Value>,
+    /// How many more there are than are listed.
+    subscriptions_left_out: Option<u32>,
 }
 
 /// The verdict of one rule.

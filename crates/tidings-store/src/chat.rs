@@ -83,7 +83,18 @@ impl<'a> Chat<'a> {
         })?
     }
 
-    /// Whether anything was ever posted to a channel.
+    /// Forgets messages that were posted before a time.
+    pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
+        on_either!(self.connections, "forget old messages", connection => {
+            sqlx::query("DELETE FROM chat_messages WHERE created_at_ms < $1")
+                .bind(before_ms)
+                .execute(connection)
+                .await
+                .map(|done| done.rows_affected())
+        })
+    }
+
+    /// Whether anything is kept of a channel.
     pub async fn has_channel(
         &self,
         workspace: &WorkspaceId,
@@ -155,6 +166,13 @@ mod tests {
             let elsewhere = "ws-2".parse().unwrap();
             assert!(room.has_channel(&one.workspace, "general").await.unwrap());
             assert!(!room.has_channel(&elsewhere, "general").await.unwrap());
+            let late = ChatMessageRow {
+                created_at_ms: 2,
+                ..row("deals", 4)
+            };
+            room.post(&late).await.unwrap();
+            assert_eq!(room.forget(2).await.unwrap(), 3);
+            assert_eq!(page(None, 9).await.unwrap(), slice::from_ref(&late));
         })
         .await;
     }

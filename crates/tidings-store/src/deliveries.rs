@@ -3,6 +3,7 @@
 //! The dispatcher writes all of it in one transaction per [`Flush`], so that after a crash either an event lies at or
 //! behind the cursor and is delivered again, or there is a row that says what became of it.
 
+mod batches;
 mod rows;
 
 use sqlx::{Connection, QueryBuilder};

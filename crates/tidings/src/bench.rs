@@ -6,6 +6,7 @@ mod baseline;
 mod child;
 mod deliver;
 mod emit;
+mod fairness;
 mod kafka;
 mod load;
 mod receiver;
@@ -237,9 +238,13 @@ fn folder(dir: Option<&Path>) -> Result<(TempDir, PathBuf)> {
 }
 
 fn token(data: &Path) -> Result<String> {
+    token_of(data, "bench")
+}
+
+fn token_of(data: &Path, tenant: &str) -> Result<String> {
     let claims = Claims {
         subject: "bench".to_owned(),
-        tenant: Some("bench".parse()?),
+        tenant: Some(tenant.parse()?),
         module: Some("bench".parse()?),
         ..Claims::default()
     };

@@ -82,13 +82,17 @@ fn readable(explained: &Value, paint: impl Fn(bool, &str) -> String) -> String {
         } else {
             "does not get it"
         };
-        let (name, reason) = (
-            text_of(subscription, "name"),
-            text_of(subscription, "reason"),
-        );
-        lines.push(format!("  {name} {says} {reason}").trim_end().to_owned());
+        let name = text_of(subscription, "name");
+        let reason = subscription.get("reason").map(unmet).unwrap_or_default();
+        lines.push(format!("  {name} {says}{reason}"));
     }
     lines.join("\n")
+}
+
+/// The first clause of a filter that does not hold.
+fn unmet(reason: &Value) -> String {
+    let [clause, expected, got] = ["clause", "expected", "got"].map(|name| text_of(reason, name));
+    format!(": {clause} is {got}, not {expected}")
 }
 
 fn text_of(value: &Value, name: &str) -> String {
@@ -108,11 +112,14 @@ mod tests {
     fn each_step_is_a_line_and_the_verdict_comes_last() {
         let accepted = json!({"verdict": "accepted", "topic": "t", "partition": 3,
             "steps": [{"step": "shape", "verdict": "passed", "detail": "Fine."}],
-            "subscriptions": [{"name": "s", "matched": false, "reason": "type"}]});
+            "subscriptions": [{"name": "s", "matched": false,
+                "reason": {"clause": "types", "expected": "crm.*", "got": "a.b"}},
+                {"name": "all", "matched": true}]});
         let text = readable(&accepted, |_, text| text.to_owned());
         assert_eq!(
             text,
-            "✓ shape            Fine.\naccepted → topic t, partition 3\n  s does not get it type"
+            "✓ shape            Fine.\naccepted → topic t, partition 3\n\
+             \u{20} s does not get it: types is a.b, not crm.*\n  all gets it"
         );
         let refused = json!({"verdict": "refused", "steps":
             [{"step": "manifest", "verdict": "refused", "code": "X", "detail": "No."}]});

@@ -36,7 +36,7 @@ pub(crate) enum Command {
     },
     /// Show a subscription
     Get(One),
-    /// Make a subscription; the answer has the secret that its messages are verified with
+    /// Make a subscription; the answer has the secret that a webhook's messages are verified with
     Create {
         #[command(flatten)]
         connection: Connection,

@@ -1,17 +1,21 @@
 //! Schedule and hand over: whose turn it is, what may go, and what an attempt came to.
 
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use tidings_event::TenantId;
 use tokio::task::JoinError;
 use uuid::Uuid;
 
 use super::Dispatcher;
 use super::counted::Word;
+use super::gather::Choice;
 use super::queue::{Delivery, Held, Origin, StreamId};
-use super::record;
+use super::record::{self, FailedIn, InBatch, Made};
 use super::schedule::{ms, next_wait};
-use super::target::{Handover, Outcome, Verdict};
+use super::target::{Handover, Outcome, Verdict, batch};
 use crate::subscription::OnExhausted;
 
 /// The most attempts on their way, of one share.
@@ -27,10 +31,23 @@ pub(super) struct Ended {
     subscription: Uuid,
     tenant: TenantId,
     host: String,
-    delivery: Delivery,
-    outcome: Outcome,
-    started_at_ms: i64,
-    latency_ms: i64,
+    /// What went in one message, by its numbers: one, where the subscription takes no batches.
+    deliveries: Vec<Delivery>,
+    made: Made,
+}
+
+impl Ended {
+    /// Each delivery with what is written down of its attempt.
+    fn each(self) -> impl Iterator<Item = (Delivery, Made)> {
+        let others = self.deliveries.len() > 1;
+        let shortened = others.then(|| self.made.clone().shortened());
+        let mut whole = Some(self.made);
+        let deliveries = self.deliveries.into_iter();
+        deliveries.map_while(move |delivery| {
+            let made = whole.take().or_else(|| shortened.clone());
+            made.map(|made| (delivery, made))
+        })
+    }
 }
 
 /// What keeps a queue from going on.
@@ -76,8 +93,8 @@ impl Dispatcher {
                 break;
             };
             match self.next_of(id, now) {
-                Ok(delivery) => {
-                    self.send(id, delivery, now);
+                Ok(deliveries) => {
+                    self.send(id, deliveries, now);
                     self.line_up(id);
                 }
                 Err(Standstill::Idle) => {}
@@ -91,8 +108,8 @@ impl Dispatcher {
         }
     }
 
-    /// The next delivery of a queue that may go now.
-    fn next_of(&mut self, id: Uuid, now: i64) -> Result<Delivery, Standstill> {
+    /// The next of a queue that may go now, in one message.
+    fn next_of(&mut self, id: Uuid, now: i64) -> Result<Vec<Delivery>, Standstill> {
         let (beside, not_before) = self.of_the_original(id, now);
         let queue = self.queues.get_mut(&id).ok_or(Standstill::Idle)?;
         queue.lined_up = false;
@@ -111,9 +128,16 @@ impl Dispatcher {
         if let Some(until) = not_before {
             return Err(Standstill::Until(until));
         }
-        let index = queue.next().ok_or(Standstill::Idle)?;
-        let hold =
-            |held: Held, queue: &mut super::queue::Queue| queue.waiting[index].held = Some(held);
+        let chosen = match queue.choose(now) {
+            Choice::Nothing => return Err(Standstill::Idle),
+            Choice::Later(until) => return Err(Standstill::Until(until)),
+            Choice::Now(chosen) => chosen,
+        };
+        let hold = |held: Held, queue: &mut super::queue::Queue| {
+            for index in &chosen {
+                queue.waiting[*index].held = Some(held);
+            }
+        };
         let rate = queue.subscription.delivery.rate;
         if let Some(Err(until)) = rate.map(|rate| queue.pace.ready(rate, now)) {
             hold(Held::RateLimit, queue);
@@ -130,46 +154,62 @@ impl Dispatcher {
         if let Some(rate) = rate {
             queue.pace.take(rate, now);
         }
-        queue.take(index).ok_or(Standstill::Idle)
+        Ok(queue.take(&chosen))
     }
 
-    /// Hands a delivery over, in a task of its own.
-    fn send(&mut self, id: Uuid, mut delivery: Delivery, now: i64) {
-        let Some(queue) = self.queues.get(&id) else {
+    /// Hands over what goes in one message, in a task of its own.
+    fn send(&mut self, id: Uuid, mut deliveries: Vec<Delivery>, now: i64) {
+        for delivery in &mut deliveries {
+            let waited = (now - delivery.at_hand_ms).max(0);
+            let ledger = &mut delivery.ledger;
+            match delivery.held {
+                None => ledger.log += waited,
+                Some(Held::Key) => ledger.key += waited,
+                Some(Held::RateLimit) => ledger.rate_limit += waited,
+                Some(Held::Breaker) => ledger.breaker += waited,
+                Some(Held::Batch) => ledger.batch += waited,
+            }
+        }
+        let (Some(queue), Some(first)) = (self.queues.get(&id), deliveries.first()) else {
             return;
         };
-        let waited = (now - delivery.at_hand_ms).max(0);
-        match delivery.held {
-            None => delivery.ledger.log += waited,
-            Some(Held::Key) => delivery.ledger.key += waited,
-            Some(Held::RateLimit) => delivery.ledger.rate_limit += waited,
-            Some(Held::Breaker) => delivery.ledger.breaker += waited,
-        }
         let subscription = queue.subscription.clone();
         let tenant = subscription.tenant.clone();
-        self.count_at_original(&subscription, now, true);
+        let item = |it: &Delivery| (it.event.clone(), it.number());
+        let batched = subscription.delivery.batch.is_some();
+        let handover = Handover {
+            event: first.event.clone(),
+            sequence: first.number(),
+            replayed: first.is_replayed(),
+            replay: first.replay.map(|replay| replay.id),
+            batch: batched.then(|| deliveries.iter().map(item).collect()),
+            now_ms: now,
+            subscription,
+        };
+        self.count_at_original(&handover.subscription, now, true);
         *self.tenants.entry(tenant.clone()).or_default() += 1;
         let target = self.target.clone();
         self.in_flight.spawn(async move {
             let begun = Instant::now();
-            let host = subscription.target.host().to_owned();
-            let handover = Handover {
-                subscription,
-                event: delivery.event.clone(),
-                sequence: delivery.number(),
-                replayed: delivery.is_replayed(),
-                replay: delivery.replay.map(|replay| replay.id),
-                now_ms: now,
+            let host = handover.subscription.target.host().to_owned();
+            let batch = in_batch(&handover);
+            let handed_over = AssertUnwindSafe(async { target.hand_over(handover).await });
+            let outcome = handed_over.catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(subscription = %id, "a target panicked");
+                Outcome::failed("handing it over failed on our side", false)
+            });
+            let made = Made {
+                outcome,
+                started_at_ms: now,
+                latency_ms: i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
+                batch,
             };
-            let outcome = target.hand_over(handover).await;
             Ended {
                 subscription: id,
                 tenant,
                 host,
-                delivery,
-                outcome,
-                started_at_ms: now,
-                latency_ms: i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX),
+                deliveries,
+                made,
             }
         });
     }
@@ -195,16 +235,19 @@ impl Dispatcher {
         let id = ended.subscription;
         let Some(queue) = self.queues.get_mut(&id) else {
             // It was deleted meanwhile.
-            self.tick_off(id, ended.delivery.origin);
+            for delivery in &ended.deliveries {
+                self.tick_off(id, delivery.origin);
+            }
             return;
         };
         queue.in_flight -= 1;
         let subscription = queue.subscription.clone();
-        let lane = ended.delivery.lane.clone();
-        if let Some(lane) = &ended.delivery.lane {
+        let lanes = ended.deliveries.iter().filter_map(|it| it.lane.clone());
+        let lanes: Vec<String> = lanes.collect();
+        for lane in &lanes {
             queue.lanes.entry(lane.clone()).or_default().busy = false;
         }
-        match ended.outcome.verdict {
+        match ended.made.outcome.verdict {
             Verdict::Delivered => {
                 queue.failing_since_ms = None;
                 self.delivered(ended);
@@ -217,8 +260,10 @@ impl Dispatcher {
                 self.put_off(ended, now, now);
             }
         }
-        if let (Some(lane), Some(queue)) = (lane, self.queues.get_mut(&id)) {
-            queue.forget_idle(&lane);
+        if let Some(queue) = self.queues.get_mut(&id) {
+            for lane in &lanes {
+                queue.forget_idle(lane);
+            }
         }
         self.count_at_original(&subscription, now, false);
         self.line_up(id);
@@ -227,7 +272,7 @@ impl Dispatcher {
     fn note_host(&mut self, ended: &Ended, now: i64) {
         let place = (ended.tenant.clone(), ended.host.clone());
         let unreachable = matches!(
-            ended.outcome.verdict,
+            ended.made.outcome.verdict,
             Verdict::Failed {
                 unreachable: true,
                 ..
@@ -250,28 +295,15 @@ impl Dispatcher {
     }
 
     fn delivered(&mut self, ended: Ended) {
-        let (id, delivery) = (ended.subscription, ended.delivery);
-        self.note(
-            id,
-            &delivery,
-            &ended.outcome,
-            ended.latency_ms,
-            Word::Delivered,
-        );
-        let row = record::attempt(
-            &delivery,
-            id,
-            ended.outcome,
-            ended.started_at_ms,
-            ended.latency_ms,
-            true,
-        );
-        self.flush.attempts.push(row);
-        if let Some(dead) = delivery.dead_letter {
-            self.flush.dead_states.push((dead, "closed"));
+        let id = ended.subscription;
+        for (delivery, made) in ended.each() {
+            self.note(id, &delivery, made, Word::Delivered);
+            if let Some(dead) = delivery.dead_letter {
+                self.flush.dead_states.push((dead, "closed"));
+            }
+            self.count_replayed(delivery.replay, true);
+            self.settle(id, &delivery);
         }
-        self.count_replayed(delivery.replay, true);
-        self.settle(id, &delivery);
     }
 
     fn failed(&mut self, ended: Ended, now: i64) {
@@ -284,12 +316,14 @@ impl Dispatcher {
             .schedule
             .as_deref()
             .unwrap_or(&self.config.retry_schedule);
-        let made = ended.delivery.attempts + 1 - ended.delivery.base;
-        let too_old = rules
-            .max_age
-            .is_some_and(|age| now - ended.delivery.since_ms > ms(age));
-        let wait = next_wait(schedule, made, jitter()).filter(|_| !too_old);
-        let asked = match ended.outcome.verdict {
+        // What goes in one message has been tried equally often.
+        let made = ended.deliveries.iter().map(|it| it.attempts + 1 - it.base);
+        let since_ms = ended.deliveries.iter().map(|it| it.since_ms).min();
+        let age = now - since_ms.unwrap_or(now);
+        let too_old = rules.max_age.is_some_and(|most| age > ms(most));
+        let wait = next_wait(schedule, made.max().unwrap_or(1), jitter());
+        let wait = wait.filter(|_| !too_old);
+        let asked = match ended.made.outcome.verdict {
             Verdict::Failed { retry_after, .. } => retry_after,
             _ => None,
         };
@@ -307,76 +341,78 @@ impl Dispatcher {
         }
     }
 
-    /// It is to be tried again, at a time.
+    /// It is to be tried again, at a time: what was in one message goes in one again.
     fn put_off(&mut self, ended: Ended, now: i64, at_ms: i64) {
-        let (id, mut delivery) = (ended.subscription, ended.delivery);
-        self.note(
-            id,
-            &delivery,
-            &ended.outcome,
-            ended.latency_ms,
-            Word::Failed,
-        );
-        let row = record::attempt(
-            &delivery,
-            id,
-            ended.outcome,
-            ended.started_at_ms,
-            ended.latency_ms,
-            false,
-        );
-        self.flush.attempts.push(row);
-        delivery.ledger.back_off += (at_ms - now).max(0);
-        let row = self.pending_row(&delivery, id, delivery.attempts + 1, "waiting", at_ms);
+        let id = ended.subscription;
+        let queue = self.queues.get(&id);
+        let batched = queue.is_some_and(|queue| queue.subscription.delivery.batch.is_some());
+        let mut members: Vec<u64> = ended.deliveries.iter().map(|it| it.sequence).collect();
+        let lead = members.first().copied().filter(|_| batched);
+        for (mut delivery, made) in ended.each() {
+            self.note(id, &delivery, made, Word::Failed);
+            delivery.ledger.back_off += (at_ms - now).max(0);
+            delivery.batch = lead.map(|lead| FailedIn {
+                lead,
+                members: std::mem::take(&mut members),
+            });
+            self.leave_pending(id, &delivery, delivery.attempts + 1, "waiting", at_ms);
+        }
+    }
+
+    /// Leaves a delivery to the store, and with it those behind it.
+    fn leave_pending(
+        &mut self,
+        id: Uuid,
+        delivery: &Delivery,
+        attempts: u32,
+        state: &str,
+        at_ms: i64,
+    ) {
+        let row = self.pending_row(delivery, id, attempts, state, at_ms);
         self.flush.pending.push(row);
         self.at_hand.remove(&(id, delivery.sequence));
         self.tick_off(id, delivery.origin);
-        self.block_lane(id, &delivery);
+        self.block_lane(id, delivery);
     }
 
     /// Its attempts are used up: it is parked with its key, or becomes a dead letter.
     fn give_up(&mut self, ended: Ended, now: i64) {
-        let (id, delivery) = (ended.subscription, ended.delivery);
+        let id = ended.subscription;
         let Some(queue) = self.queues.get(&id) else {
             return;
         };
-        let parks = queue.subscription.delivery.on_exhausted == OnExhausted::Park
-            && delivery.lane.is_some();
-        self.note(
-            id,
-            &delivery,
-            &ended.outcome,
-            ended.latency_ms,
-            Word::GaveUp,
-        );
-        let error = ended.outcome.error.clone().unwrap_or_default();
-        let row = record::attempt(
-            &delivery,
-            id,
-            ended.outcome,
-            ended.started_at_ms,
-            ended.latency_ms,
-            true,
-        );
-        self.flush.attempts.push(row);
-        if parks {
-            let row = self.pending_row(&delivery, id, delivery.attempts + 1, "parked", now);
-            self.flush.pending.push(row);
-            self.at_hand.remove(&(id, delivery.sequence));
-            self.tick_off(id, delivery.origin);
-            self.block_lane(id, &delivery);
-            return;
+        let subscription = queue.subscription.clone();
+        let parks = subscription.delivery.on_exhausted == OnExhausted::Park;
+        let mut parked: HashSet<String> = HashSet::new();
+        for (mut delivery, made) in ended.each() {
+            let attempts = delivery.attempts + 1;
+            delivery.batch = None;
+            if let (true, Some(lane)) = (parks, delivery.lane.clone()) {
+                if parked.insert(lane) {
+                    self.note(id, &delivery, made, Word::GaveUp);
+                    self.leave_pending(id, &delivery, attempts, "parked", now);
+                } else {
+                    // It goes behind the one of its key that it came with, and has its schedule before it then.
+                    self.note(id, &delivery, made, Word::Failed);
+                    delivery.base = attempts;
+                    self.leave_pending(id, &delivery, attempts, "behind", now);
+                }
+                continue;
+            }
+            let error = made.outcome.error.clone().unwrap_or_default();
+            self.note(id, &delivery, made, Word::GaveUp);
+            // What has no number in the subscription could not be told from others there.
+            let buried = !subscription.is_shadow() && delivery.number() > 0;
+            match delivery.dead_letter {
+                Some(dead) => self.flush.dead_states.push((dead, "open")),
+                None if buried => {
+                    self.bury(subscription.addressed(), &delivery, attempts, error, now);
+                }
+                None => {}
+            }
+            self.count_replayed(delivery.replay, false);
+            self.settle(id, &delivery);
         }
-        let original = queue.subscription.addressed();
-        // What has no number in the subscription could not be told from others there.
-        let buried = !queue.subscription.is_shadow() && delivery.number() > 0;
-        match delivery.dead_letter {
-            Some(dead) => self.flush.dead_states.push((dead, "open")),
-            None if buried => self.bury(original, &delivery, delivery.attempts + 1, error, now),
-            None => {}
-        }
-        self.count_replayed(delivery.replay, false);
-        self.settle(id, &delivery);
     }
 
     /// Writes a dead letter.
@@ -394,9 +430,13 @@ impl Dispatcher {
         self.part.counted().dead_letter();
     }
 
-    fn note(&self, id: Uuid, delivery: &Delivery, outcome: &Outcome, latency_ms: i64, word: Word) {
+    /// Counts an attempt, logs it, and has its row written.
+    fn note(&mut self, id: Uuid, delivery: &Delivery, made: Made, word: Word) {
         self.part.counted().attempt(word);
-        log(id, delivery, outcome, latency_ms, word.as_str());
+        log(id, delivery, &made, word.as_str());
+        let last = word != Word::Failed;
+        let row = record::attempt(delivery, id, made, last);
+        self.flush.attempts.push(row);
     }
 
     /// Nothing more is to be done for a delivery; its lane goes on.
@@ -467,6 +507,16 @@ impl Dispatcher {
     }
 }
 
+/// The message that a hand-over goes in with others.
+fn in_batch(handover: &Handover) -> Option<InBatch> {
+    let events = handover.batch.as_ref()?;
+    let ids = events.iter().map(|(event, _)| event.event_id);
+    Some(InBatch {
+        id: batch::message_id(ids, handover.subscription.addressed()),
+        events: events.len(),
+    })
+}
+
 /// 0 to 1. Not for secrets: it only spreads retries.
 fn jitter() -> f64 {
     let [byte] = crate::secrets::random::<1>();
@@ -474,7 +524,8 @@ fn jitter() -> f64 {
 }
 
 /// The one wide line of an attempt.
-fn log(id: Uuid, delivery: &Delivery, outcome: &Outcome, latency_ms: i64, word: &'static str) {
+fn log(id: Uuid, delivery: &Delivery, made: &Made, word: &'static str) {
+    let outcome = &made.outcome;
     tracing::info!(
         tenant = delivery.event.tenant.as_str(),
         subscription = %id,
@@ -485,7 +536,8 @@ fn log(id: Uuid, delivery: &Delivery, outcome: &Outcome, latency_ms: i64, word: 
         outcome = word,
         status = outcome.status,
         error = outcome.error.as_deref(),
-        latency_ms,
+        latency_ms = made.latency_ms,
+        batch = made.batch.as_ref().map(|batch| batch.id.as_str()),
         "attempt"
     );
 }

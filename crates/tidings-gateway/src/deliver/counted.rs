@@ -52,6 +52,7 @@ impl Motion {
 pub struct Counted {
     attempts: [AtomicU64; Word::ALL.len()],
     dead_letters: AtomicU64,
+    restarts: AtomicU64,
     motion: [AtomicU64; 4],
 }
 
@@ -64,6 +65,11 @@ impl Counted {
     /// Dead letters that were made.
     pub fn dead_letters(&self) -> u64 {
         self.dead_letters.load(Ordering::Relaxed)
+    }
+
+    /// How often a dispatcher had to be replaced because it panicked.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     /// What is in motion, of all shares together. A second old at most.
@@ -80,6 +86,10 @@ impl Counted {
 
     pub(crate) fn attempt(&self, word: Word) {
         self.attempts[word as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn dead_letter(&self) {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::counted::Word;
 use super::queue::{Delivery, Origin, Places};
-use super::record::{self, Ledger};
+use super::record::{self, Ledger, Made};
 use super::target::{Carried, Outcome};
 use crate::envelope;
 use crate::plugins::causing::Causing;
@@ -193,6 +193,7 @@ async fn call(
         held: None,
         dead_letter: None,
         place: None,
+        batch: None,
         replay: None,
         ledger: Ledger::default(),
     };
@@ -214,14 +215,13 @@ async fn call(
         let id = in_process.clock.new_id();
         record::dead_letter(&delivery, subscription.id, id, 1, error, started_at_ms)
     });
-    let attempt = record::attempt(
-        &delivery,
-        subscription.id,
+    let made = Made {
         outcome,
         started_at_ms,
         latency_ms,
-        true,
-    );
+        batch: None,
+    };
+    let attempt = record::attempt(&delivery, subscription.id, made, true);
     (attempt, letter)
 }
 

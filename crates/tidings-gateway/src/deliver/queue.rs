@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 use tidings_event::Event;
 use uuid::Uuid;
 
-use super::record::{Ledger, Replayed};
+use super::record::{FailedIn, Ledger, Replayed};
 use super::schedule::Pace;
 use super::target::Carried;
 use crate::subscription::{State, Subscription};
 
-/// The most deliveries of a subscription at hand.
-pub(super) const MOST_WAITING: usize = 256;
+/// The most deliveries of a subscription at hand; two messages' worth where batches are larger.
+const MOST_WAITING: usize = 256;
 /// The most bytes of data of them; one is always taken.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// It catches up when it has fewer at hand than this.
+/// It catches up when it has fewer at hand than this, or than a batch takes.
 pub(super) const ROOM_BELOW: usize = 64;
 
 /// A partition, by its number in the dispatcher.
@@ -43,6 +43,8 @@ pub(super) enum Held {
     Key,
     RateLimit,
     Breaker,
+    /// More may go in the same message.
+    Batch,
 }
 
 /// One event for one subscription.
@@ -67,6 +69,8 @@ pub(super) struct Delivery {
     pub(super) at_hand_ms: i64,
     pub(super) held: Option<Held>,
     pub(super) dead_letter: Option<Uuid>,
+    /// What it failed with in one message, and goes again with.
+    pub(super) batch: Option<FailedIn>,
     /// The replay that it is one of.
     pub(super) replay: Option<Replayed>,
     pub(super) ledger: Ledger,
@@ -220,7 +224,19 @@ impl Queue {
 
     /// Whether another delivery may come to hand.
     pub(super) fn has_room(&self) -> bool {
-        self.is_active() && self.waiting.len() < MOST_WAITING && self.bytes < MOST_BYTES
+        let most = MOST_WAITING.max(2 * self.in_one_message());
+        self.is_active() && self.waiting.len() < most && self.bytes < MOST_BYTES
+    }
+
+    /// Whether it has so little at hand that it is worth reading on for it.
+    pub(super) fn wants_more(&self) -> bool {
+        self.has_room() && self.waiting.len() < ROOM_BELOW.max(self.in_one_message())
+    }
+
+    /// The most that go in one message.
+    fn in_one_message(&self) -> usize {
+        let batch = self.subscription.delivery.batch;
+        batch.map_or(1, |batch| batch.max_events)
     }
 
     /// Begins anew at these places; what is at hand and came from the log is forgotten, and comes out.
@@ -262,31 +278,20 @@ impl Queue {
 
     /// The next that its key lets go, and whether others are held by theirs.
     pub(super) fn next(&mut self) -> Option<usize> {
-        let lanes = &self.lanes;
-        let mut found = None;
-        for (index, delivery) in self.waiting.iter_mut().enumerate() {
-            let free = delivery.lane.as_ref().is_none_or(|lane| {
-                let lane = lanes.get(lane).copied().unwrap_or_default();
-                !lane.busy && (!lane.blocked || delivery.origin == Origin::Pending)
-            });
-            if free {
-                found = Some(index);
-                break;
-            }
+        let found = self.waiting.iter().position(|it| self.is_let_go(it));
+        let passed = found.unwrap_or(self.waiting.len());
+        for delivery in self.waiting.range_mut(..passed) {
             delivery.held = Some(Held::Key);
         }
         found
     }
 
-    /// Takes one out to be sent.
-    pub(super) fn take(&mut self, index: usize) -> Option<Delivery> {
-        let delivery = self.waiting.remove(index)?;
+    /// One that was waiting is on its way.
+    pub(super) fn take_out(&mut self, delivery: &Delivery) {
         self.bytes -= delivery.event.data.len();
         if let Some(lane) = &delivery.lane {
             self.lanes.entry(lane.clone()).or_default().busy = true;
         }
-        self.in_flight += 1;
-        Some(delivery)
     }
 
     /// Closes a lane; those of it that are at hand come out, in order.

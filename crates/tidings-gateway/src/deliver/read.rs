@@ -200,6 +200,7 @@ impl Dispatcher {
             at_hand_ms: now,
             held: None,
             dead_letter: None,
+            batch: None,
             replay: None,
             ledger: Ledger {
                 log: (now - event.received_at_ms).max(0),
@@ -231,7 +232,7 @@ impl Dispatcher {
                 self.behind.remove(&id);
                 continue;
             };
-            if !queue.has_room() || queue.waiting.len() >= ROOM_BELOW {
+            if !queue.wants_more() {
                 continue;
             }
             if served == CATCHING_UP {

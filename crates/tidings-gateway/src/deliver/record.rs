@@ -7,6 +7,9 @@ use uuid::Uuid;
 use super::queue::Delivery;
 use super::target::{Outcome, Verdict};
 
+/// How much is kept of an answer with the events of a batch that are not its first, in bytes.
+const SHORTENED: usize = 256;
+
 /// Where the time went before and during an attempt, in ms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -19,6 +22,8 @@ pub struct Ledger {
     pub rate_limit: i64,
     /// For the breaker of its host to close.
     pub breaker: i64,
+    /// For others to go with in one message.
+    pub batch: i64,
     /// Between attempts.
     pub back_off: i64,
     /// Connecting, and in the subscriber.
@@ -35,6 +40,27 @@ pub struct Replayed {
     pub of: Option<Uuid>,
     /// The number that the event has there, if it was sent before.
     pub number: Option<u64>,
+}
+
+/// The message that an event went in together with others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InBatch {
+    /// Its `webhook-id`.
+    pub id: String,
+    /// How many events it had.
+    pub events: usize,
+}
+
+/// What a pending delivery's row has of the batch that it failed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FailedIn {
+    /// The least number in it.
+    pub(crate) lead: u64,
+    /// All numbers in it, in the row of that one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) members: Vec<u64>,
 }
 
 /// What an attempt's row has besides its columns.
@@ -60,6 +86,9 @@ pub struct AttemptDetail {
     /// The replay that it is one of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<Replayed>,
+    /// The message that it went in with others. The whole answer to it is kept with the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<InBatch>,
     /// Where the time went.
     pub ledger: Ledger,
 }
@@ -81,19 +110,47 @@ pub(crate) struct PendingDetail {
     /// The replay that it is one of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) replay: Option<Replayed>,
+    /// The batch that it goes again in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) batch: Option<FailedIn>,
     /// Where the time went so far.
     pub(crate) ledger: Ledger,
+}
+
+/// An attempt that has ended, as it is the same for all events of a message.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    pub(super) outcome: Outcome,
+    pub(super) started_at_ms: i64,
+    pub(super) latency_ms: i64,
+    /// The message, if it could hold several.
+    pub(super) batch: Option<InBatch>,
+}
+
+impl Made {
+    /// For the second event of a message and those after it: of what was answered the beginning is kept.
+    pub(super) fn shortened(mut self) -> Self {
+        self.outcome.response_headers.clear();
+        let body = &mut self.outcome.response_body;
+        let end = (0..=SHORTENED.min(body.len())).rfind(|end| body.is_char_boundary(*end));
+        body.truncate(end.unwrap_or_default());
+        self
+    }
 }
 
 /// `delivered`, `failed` or, where no attempt follows, `gave-up`.
 pub(super) fn attempt(
     delivery: &Delivery,
     subscription: Uuid,
-    outcome: Outcome,
-    started_at_ms: i64,
-    latency_ms: i64,
+    made: Made,
     last: bool,
 ) -> AttemptRow {
+    let Made {
+        outcome,
+        started_at_ms,
+        latency_ms,
+        batch,
+    } = made;
     let word = match outcome.verdict {
         Verdict::Delivered => "delivered",
         Verdict::Failed { .. } | Verdict::Gone if last => "gave-up",
@@ -111,6 +168,7 @@ pub(super) fn attempt(
         lane: delivery.lane.clone(),
         replayed: delivery.is_replayed(),
         replay: delivery.replay,
+        batch,
         ledger,
     };
     AttemptRow {
@@ -166,6 +224,7 @@ pub(super) fn pending(
         dead_letter: delivery.dead_letter,
         at,
         replay: delivery.replay,
+        batch: delivery.batch.clone(),
         ledger: delivery.ledger,
     };
     PendingRow {

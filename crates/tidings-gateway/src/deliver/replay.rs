@@ -4,7 +4,7 @@
 //! the way of everything that is due. History has rows and a queue under the replay's own id: it touches neither the
 //! cursor nor the numbers of its subscription, but shares its rate and what its receiver takes at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +32,19 @@ const AHEAD: Duration = Duration::from_secs(2);
 /// between attempts.
 const MUCH_LATER: Duration = Duration::from_hours(10 * 24);
 
+/// So many rows of a deleted subscription are read at once.
+const GONE_PAGE: u32 = 500;
+/// Why a replay ends that nobody has cancelled.
+const GONE: &str = "there is no subscription any more to send to";
+
 /// The replays that run.
 #[derive(Default)]
 pub(super) struct Replaying {
     running: BTreeMap<Uuid, Running>,
     /// Those that do not any more, and have attempts on their way.
     ending: Vec<Uuid>,
+    /// Subscriptions that were deleted, and may leave something behind that was to be sent again.
+    gone: BTreeSet<Uuid>,
     looked_at_ms: i64,
 }
 
@@ -55,6 +62,11 @@ struct Running {
 }
 
 impl Replaying {
+    /// A subscription is deleted.
+    pub(super) fn forget(&mut self, subscription: Uuid) {
+        self.gone.insert(subscription);
+    }
+
     /// What history is sent through, of the replay with this id.
     pub(super) fn copy(&self, id: Uuid) -> Option<Arc<Subscription>> {
         self.running.get(&id)?.copy.clone()
@@ -101,6 +113,7 @@ impl Dispatcher {
     /// Makes ready what is to be sent again.
     pub(super) async fn replay(&mut self) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
+        self.give_up_gone().await?;
         if now - self.replays.looked_at_ms >= ms(LOOK_AGAIN) {
             self.look_at_replays().await?;
             self.replays.looked_at_ms = now;
@@ -166,7 +179,8 @@ impl Dispatcher {
     }
 
     async fn begin(&mut self, row: ReplayRow) -> Result<(), Refusal> {
-        let (plan, place) = (Plan::read(&row.plan)?, Place::read(&row.place)?);
+        let (plan, mut place) = (Plan::read(&row.plan)?, Place::read(&row.place)?);
+        place.reason = None;
         let mut running = Running {
             sent: row.sent,
             ended: row.delivered + row.failed,
@@ -204,16 +218,35 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Brings the copy to where its subscription is. False when that is gone, and the replay ends with it.
+    /// Brings the copy to where its subscription is. False when there is nobody any more to send to, and the replay
+    /// ends with that.
     fn follow_original(&mut self, running: &mut Running) -> bool {
+        if running.place.reason.is_some() {
+            // It has ended, and is let go when that is written.
+            return false;
+        }
+        let id = running.row.id;
+        let gone = match (&running.plan, running.row.subscription) {
+            (Plan::History(_), Some(of)) => self.in_force.get(of).is_none(),
+            (Plan::History(_), None) => false,
+            (Plan::DeadLetters(letters), _) => {
+                let gone = |of: &Uuid| self.in_force.get(*of).is_none();
+                !letters.subscriptions.is_empty() && letters.subscriptions.iter().all(gone)
+            }
+        };
+        if gone {
+            running.place.reason = Some(GONE.to_owned());
+            let step = self.flush.replay(id, self.clock.now_ms());
+            step.state = Some("cancelled");
+            step.place = Some(running.place.write());
+            self.let_go(id);
+            self.flush.forgotten.push(id);
+            return false;
+        }
         let (Some(of), Plan::History(history)) = (running.row.subscription, &running.plan) else {
             return true;
         };
-        let id = running.row.id;
         let Some(original) = self.in_force.get(of) else {
-            self.flush.replay(id, self.clock.now_ms()).state = Some("cancelled");
-            self.let_go(id);
-            self.flush.forgotten.push(id);
             return false;
         };
         let known = running.copy.as_ref().map(|copy| copy.revision);
@@ -246,6 +279,57 @@ impl Dispatcher {
             self.at_hand.remove(&(id, delivery.sequence));
         }
         self.replays.ending.push(id);
+    }
+
+    /// What was to be sent again to subscriptions that are deleted is given up, and its dead letters are open again.
+    async fn give_up_gone(&mut self) -> Result<(), Refusal> {
+        // What is being written would be missing from what is read.
+        if self.writing.is_some() {
+            return Ok(());
+        }
+        while let Some(id) = self.replays.gone.first().copied() {
+            let mut again: HashMap<u64, PendingDetail> = HashMap::new();
+            let mut note = |row: &PendingRow| {
+                let detail = super::retry::detail_of(row)?;
+                if detail.dead_letter.is_some() {
+                    again.insert(row.sequence, detail);
+                }
+                Ok::<(), Refusal>(())
+            };
+            let mut after = 0;
+            loop {
+                let rows = self.store.deliveries();
+                let page = rows.pending_of(id, None, after, GONE_PAGE).await;
+                let page = page.map_err(store_fault)?;
+                page.iter().try_for_each(&mut note)?;
+                let Some(last) = page.last() else {
+                    break;
+                };
+                after = last.sequence;
+            }
+            let unwritten = self.flush.pending.iter();
+            let mut unwritten = unwritten.filter(|row| row.subscription == id);
+            unwritten.try_for_each(note)?;
+            for (subscription, sequence) in &self.flush.settled {
+                if *subscription == id {
+                    again.remove(sequence);
+                }
+            }
+            for detail in again.into_values() {
+                self.give_up_letter(&detail);
+            }
+            self.flush.forgotten.push(id);
+            self.replays.gone.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// A dead letter was not sent again.
+    fn give_up_letter(&mut self, detail: &PendingDetail) {
+        if let Some(dead) = detail.dead_letter {
+            self.flush.dead_states.push((dead, "open"));
+        }
+        self.count_replayed(detail.replay, false);
     }
 
     async fn feed(&mut self, running: &mut Running) -> Result<(), Refusal> {
@@ -386,9 +470,9 @@ impl Dispatcher {
             }
             Some(_) => {
                 self.flush.settled.push((row.subscription, row.sequence));
-                self.count_replayed(detail.replay, false);
+                self.give_up_letter(detail);
             }
-            None => self.flush.forgotten.push(row.subscription),
+            None => self.replays.forget(row.subscription),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Retry: what is due again, and what may follow behind it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tidings_bus::{Partition, Read};
@@ -8,18 +9,20 @@ use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::{Delivery, Origin, Queue};
-use super::record::{self, PendingDetail};
+use super::record::{self, FailedIn, PendingDetail};
 use super::schedule::ms;
 use super::target::Carried;
+use crate::chat;
 use crate::envelope;
 use crate::events::unreadable;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::subscription::Subscription;
 
 /// The most pending deliveries in memory.
 pub(super) const AT_HAND: usize = 1_000;
 /// The most of them of one subscription: whoever is slow does not keep others' from coming to hand.
-const MOST_OF_QUEUE: usize = 100;
+pub(super) const MOST_OF_QUEUE: usize = 100;
 /// A key behind which events wait though nothing of it is at hand is looked at this often: what it waited for may have
 /// been dropped.
 const LOOK_AT_LANE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -60,6 +63,10 @@ impl Dispatcher {
         let next = rows.next_due(self.share, now).await.map_err(store_fault)?;
         self.next_due_ms = if all { next } else { Some(now) };
         for row in found {
+            if self.at_hand.len() >= 2 * AT_HAND {
+                self.next_due_ms = Some(now);
+                break;
+            }
             let key = (row.subscription, row.sequence);
             // A row that is about to be written, or removed, is newer than what was read.
             if !self.at_hand.contains(&key) && !self.is_in_motion(key) {
@@ -97,25 +104,110 @@ impl Dispatcher {
             })
     }
 
-    /// Takes a pending delivery to hand, or puts it off when its subscription gets nothing now.
-    async fn resume(&mut self, mut row: PendingRow) -> Result<(), Refusal> {
-        let now = self.clock.now_ms();
-        let detail: PendingDetail = serde_json::from_str(&row.detail)
-            .map_err(|error| Refusal::fault("Reading a pending delivery", &error))?;
+    /// Takes a pending delivery to hand, or puts it off when its subscription gets nothing now. What failed with it in
+    /// one message comes with it.
+    async fn resume(&mut self, row: PendingRow) -> Result<(), Refusal> {
+        let detail = detail_of(&row)?;
         let known = self.in_force.get(row.subscription);
         let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
             self.pass_over(row, &detail);
             return Ok(());
         };
-        let queue = self.queue(&subscription);
-        let full = !queue.has_room() || queue.pending_at_hand() >= MOST_OF_QUEUE;
-        if full {
-            let again = if queue.is_active() { SOON } else { AGAIN };
-            row.next_at_ms = now + ms(again);
-            row.state = "waiting".into();
-            self.flush.pending.push(row);
+        let batched = subscription.delivery.batch.is_some();
+        let together = match detail.batch.as_ref().filter(|_| batched) {
+            Some(batch) => self.failed_with(&row, batch).await?,
+            None => None,
+        };
+        let Some(together) = together else {
+            return self
+                .take_up(vec![(row, without_batch(detail))], &subscription)
+                .await;
+        };
+        let id = row.subscription;
+        let is_elsewhere = |row: &PendingRow| self.at_hand.contains(&(id, row.sequence));
+        let in_motion = self.in_motion_of(id);
+        let moves = |row: &PendingRow| in_motion.contains(&row.sequence) || is_elsewhere(row);
+        if together.iter().any(|(row, _)| moves(row)) {
+            // Some of them are newer than what was read. They are looked at again.
             return Ok(());
         }
+        self.take_up(together, &subscription).await
+    }
+
+    /// Numbers of a subscription of which something newer than what is read is on its way to the store.
+    fn in_motion_of(&self, id: Uuid) -> HashSet<u64> {
+        let flushes = [&self.flush, &*self.being_written];
+        let keys = flushes.into_iter().flat_map(|flush| {
+            let pending = flush.pending.iter();
+            let pending = pending.map(|row| (row.subscription, row.sequence));
+            pending.chain(flush.settled.iter().copied())
+        });
+        let of_it = keys.filter(|(subscription, _)| *subscription == id);
+        of_it.map(|(_, sequence)| sequence).collect()
+    }
+
+    /// The rows of the batch that a row failed in; nothing if that is no more, so that it goes on without.
+    async fn failed_with(
+        &self,
+        row: &PendingRow,
+        batch: &FailedIn,
+    ) -> Result<Option<Vec<(PendingRow, PendingDetail)>>, Refusal> {
+        let id = row.subscription;
+        let rows = self.store.deliveries();
+        let lead = rows.pending_among(id, &[batch.lead]).await;
+        let lead = lead.map_err(store_fault)?;
+        let Some(lead) = lead.first().map(detail_of).transpose()? else {
+            return Ok(None);
+        };
+        let members = lead.batch.map(|batch| batch.members).unwrap_or_default();
+        if !members.contains(&row.sequence) {
+            return Ok(None);
+        }
+        let found = rows.pending_among(id, &members).await;
+        let mut together = Vec::with_capacity(members.len());
+        for row in found.map_err(store_fault)? {
+            let detail = detail_of(&row)?;
+            let its_lead = detail.batch.as_ref().map(|batch| batch.lead);
+            if row.state == "waiting" && its_lead == Some(batch.lead) {
+                together.push((row, detail));
+            }
+        }
+        Ok(Some(together))
+    }
+
+    /// Takes pending deliveries to hand, all or none of them.
+    async fn take_up(
+        &mut self,
+        rows: Vec<(PendingRow, PendingDetail)>,
+        subscription: &Arc<Subscription>,
+    ) -> Result<(), Refusal> {
+        let now = self.clock.now_ms();
+        let queue = self.queue(subscription);
+        if !queue.has_room() || queue.pending_at_hand() >= MOST_OF_QUEUE {
+            let soon = queue.is_active() && rows.len() == 1;
+            let again = if soon { SOON } else { AGAIN };
+            let put_off = rows.into_iter().map(|(row, _)| PendingRow {
+                next_at_ms: now + ms(again),
+                state: "waiting".into(),
+                ..row
+            });
+            self.flush.pending.extend(put_off);
+            return Ok(());
+        }
+        for (row, detail) in rows {
+            self.take_up_one(row, detail, subscription, now).await?;
+        }
+        self.line_up(subscription.id);
+        Ok(())
+    }
+
+    async fn take_up_one(
+        &mut self,
+        row: PendingRow,
+        detail: PendingDetail,
+        subscription: &Arc<Subscription>,
+        now: i64,
+    ) -> Result<(), Refusal> {
         let Some(event) = self.event_of(&row, &detail).await? else {
             tracing::warn!(
                 subscription = %row.subscription, sequence = row.sequence, event_id = %row.event_id,
@@ -128,13 +220,12 @@ impl Dispatcher {
             }
             return Ok(());
         };
-        let id = row.subscription;
-        self.at_hand.insert((id, row.sequence));
+        self.at_hand.insert((row.subscription, row.sequence));
         let place = detail.at.and_then(|(topic, number, offset)| {
             let topic = topic.parse().ok()?;
             Some((self.stream(Partition { topic, number }), offset))
         });
-        let queue = self.queue(&subscription);
+        let queue = self.queue(subscription);
         if let Some(lane) = &row.lane {
             queue.lanes.entry(lane.clone()).or_default().blocked = true;
         }
@@ -151,10 +242,10 @@ impl Dispatcher {
             at_hand_ms: now,
             held: None,
             dead_letter: detail.dead_letter,
+            batch: detail.batch,
             replay: detail.replay,
             ledger: detail.ledger,
         });
-        self.line_up(id);
         Ok(())
     }
 
@@ -202,7 +293,7 @@ impl Dispatcher {
     }
 
     /// The event of a pending delivery from where it stands. Those after it are read with it when its key's order is
-    /// kept: they are next, as a rule.
+    /// kept, or it failed in a batch: they are next, as a rule.
     async fn read_again(
         &mut self,
         row: &PendingRow,
@@ -218,7 +309,8 @@ impl Dispatcher {
         let Ok(topic) = topic.parse() else {
             return Ok(None);
         };
-        let limit = if row.lane.is_some() { AHEAD } else { 1 };
+        let others = row.lane.is_some() || detail.batch.is_some();
+        let limit = if others { AHEAD } else { 1 };
         let partition = Partition {
             topic,
             number: *number,
@@ -325,7 +417,7 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets attempts that are older than they are kept for.
+    /// Forgets attempts, replays and chat messages that are older than they are kept for.
     pub(super) async fn forget_old(&mut self) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
         // One does it for all.
@@ -347,6 +439,23 @@ impl Dispatcher {
         }
         let replays = self.store.replays().forget(before).await;
         replays.map_err(store_fault)?;
+        let messages = self.store.chat().forget(now - ms(chat::KEPT)).await;
+        let messages = messages.map_err(store_fault)?;
+        if messages > 0 {
+            tracing::info!(messages, "old chat messages are forgotten");
+        }
         Ok(())
+    }
+}
+
+pub(super) fn detail_of(row: &PendingRow) -> Result<PendingDetail, Refusal> {
+    serde_json::from_str(&row.detail)
+        .map_err(|error| Refusal::fault("Reading a pending delivery", &error))
+}
+
+fn without_batch(detail: PendingDetail) -> PendingDetail {
+    PendingDetail {
+        batch: None,
+        ..detail
     }
 }

@@ -7,7 +7,10 @@
 //! `webhook-id`.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tidings_bus::Membership;
 use tidings_store::Share;
 use tokio::sync::oneshot;
@@ -15,6 +18,9 @@ use tokio::task::JoinSet;
 
 use super::{AFTER_FAILURE, Dispatcher, Means};
 use crate::rulebook::Route;
+
+/// The longest wait after a dispatcher has panicked time and again.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What the replicas' consumer group is called.
 const GROUP: &str = "tidings-deliveries";
@@ -99,19 +105,39 @@ impl Deliveries {
     }
 }
 
-/// Delivers a share until `stopped` is ready.
+/// Delivers a share until `stopped` is ready, however often that has to begin anew.
 async fn deliver(means: Means, share: Share, stopped: impl Future<Output = ()>) {
     let mut stopped = std::pin::pin!(stopped);
+    let mut wait = AFTER_FAILURE;
     loop {
-        match Dispatcher::open(means.clone(), share).await {
-            Ok(dispatcher) => return dispatcher.run(stopped).await,
-            Err(refusal) => {
-                tracing::error!(detail = refusal.detail, %share, "deliveries cannot begin");
+        let opened = AssertUnwindSafe(Dispatcher::open(means.clone(), share));
+        let begun = tokio::time::Instant::now();
+        let panicked = match opened.catch_unwind().await {
+            Ok(Ok(dispatcher)) => {
+                if dispatcher.run(stopped.as_mut()).await {
+                    return;
+                }
+                true
             }
+            Ok(Err(refusal)) => {
+                tracing::error!(detail = refusal.detail, %share, "deliveries cannot begin");
+                false
+            }
+            Err(_) => true,
+        };
+        if panicked {
+            means.counted.restart();
+            tracing::error!(%share, "a dispatcher panicked, and another goes on from what is written down");
         }
+        // Whatever it was may be there again at once.
+        wait = if begun.elapsed() > LONGEST_WAIT || !panicked {
+            AFTER_FAILURE
+        } else {
+            (2 * wait).min(LONGEST_WAIT)
+        };
         tokio::select! {
             () = &mut stopped => return,
-            () = tokio::time::sleep(AFTER_FAILURE) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

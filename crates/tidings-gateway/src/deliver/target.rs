@@ -1,6 +1,7 @@
 //! What a delivery is handed over to: a [`webhook`], an [`in_process`] plugin, or another [`topic`]. Workflows and
 //! federation are others.
 
+pub(crate) mod batch;
 pub mod in_process;
 pub(crate) mod oauth2;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::subscription::{Receiver, Subscription};
 pub struct Carried {
     event: Event,
     structured: OnceLock<Bytes>,
+    platform: OnceLock<Bytes>,
 }
 
 impl Carried {
@@ -32,6 +34,7 @@ impl Carried {
         Self {
             event,
             structured: OnceLock::new(),
+            platform: OnceLock::new(),
         }
     }
 
@@ -39,6 +42,12 @@ impl Carried {
     pub fn structured(&self) -> Bytes {
         let write = || self.event.to_structured().into();
         self.structured.get_or_init(write).clone()
+    }
+
+    /// Source C's `PlatformEvent`.
+    pub(crate) fn platform(&self) -> Bytes {
+        let write = || webhook::platform_event(&self.event).to_string().into();
+        self.platform.get_or_init(write).clone()
     }
 }
 
@@ -63,6 +72,9 @@ pub struct Handover {
     pub replayed: bool,
     /// The plan that it is sent again by, if it is one of many.
     pub replay: Option<Uuid>,
+    /// All that go in one message, with their numbers, where the subscription takes batches; the event is the
+    /// first of them.
+    pub batch: Option<Vec<(Arc<Carried>, u64)>>,
     /// The time, in ms since 1970.
     pub now_ms: i64,
 }

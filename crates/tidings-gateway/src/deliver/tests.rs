@@ -14,6 +14,9 @@ use crate::access::on_behalf_of;
 use crate::publish::command::{Command, Draft};
 use crate::subscriptions::{Change, From};
 
+mod batches;
+mod panics;
+
 const NOW: i64 = 1_700_000_000_000;
 
 /// What was handed over.
@@ -23,6 +26,9 @@ struct Got {
     n: u64,
     sequence: u64,
     at_ms: i64,
+    /// What it came in: the message's id and the numbers of all in it.
+    message: String,
+    batch: Vec<u64>,
 }
 
 type Answer = dyn Fn(&Got) -> Verdict + Send + Sync;
@@ -35,15 +41,27 @@ struct Fake {
 
 impl Target for Fake {
     fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome> {
-        let data: Value = serde_json::from_slice(handover.event.data.as_bytes()).unwrap();
-        let got = Got {
-            tenant: handover.event.tenant.to_string(),
-            n: data["n"].as_u64().unwrap(),
-            sequence: handover.sequence,
-            at_ms: handover.now_ms,
-        };
-        let verdict = self.answer.lock().unwrap()(&got);
-        self.got.lock().unwrap().push(got);
+        let alone = vec![(handover.event.clone(), handover.sequence)];
+        let events = handover.batch.unwrap_or(alone);
+        let ids = events.iter().map(|(event, _)| event.event_id);
+        let message = target::batch::message_id(ids, handover.subscription.id);
+        let batch: Vec<u64> = events.iter().map(|(_, sequence)| *sequence).collect();
+        let all = events.iter().map(|(event, sequence)| {
+            let data: Value = serde_json::from_slice(event.data.as_bytes()).unwrap();
+            Got {
+                tenant: event.tenant.to_string(),
+                n: data["n"].as_u64().unwrap(),
+                sequence: *sequence,
+                at_ms: handover.now_ms,
+                message: message.clone(),
+                batch: batch.clone(),
+            }
+        });
+        let all: Vec<Got> = all.collect();
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = answer(&all[0]);
+        drop(answer);
+        self.got.lock().unwrap().extend(all);
         Box::pin(async move {
             Outcome {
                 verdict,
@@ -474,4 +492,27 @@ async fn a_loud_tenant_does_not_come_first() {
     let last = got.iter().rposition(|got| got.tenant == "quiet").unwrap();
     assert!(last < 20, "the quiet tenant's last came as number {last}");
     assert_eq!(got.len(), 202);
+}
+
+#[tokio::test]
+async fn chat_messages_are_forgotten_after_a_year() {
+    let mut house = House::new().await;
+    let store = house.dispatcher.as_ref().unwrap().store.clone();
+    let workspace: tidings_event::WorkspaceId = "ws-1".parse().unwrap();
+    let message = tidings_store::ChatMessageRow {
+        workspace: workspace.clone(),
+        channel: "deals".into(),
+        id: Uuid::from_u128(1),
+        message: "hello".into(),
+        sender: "crm-bot".into(),
+        created_at_ms: NOW,
+    };
+    store.chat().post(&message).await.unwrap();
+    let year = ms(Duration::from_hours(365 * 24));
+    for (later, kept) in [(year, true), (year + ms(Duration::from_hours(1)), false)] {
+        house.clock.set(NOW + later);
+        house.settle().await;
+        let has = store.chat().has_channel(&workspace, "deals").await.unwrap();
+        assert_eq!(has, kept);
+    }
 }

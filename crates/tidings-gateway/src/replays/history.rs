@@ -69,6 +69,9 @@ pub struct Place {
     pub after: Option<Uuid>,
     /// Whether there is nothing more.
     pub exhausted: bool,
+    /// Why it was cancelled, if nobody asked for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 impl Place {

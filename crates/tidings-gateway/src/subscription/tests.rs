@@ -91,8 +91,43 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
             json!({ "maxAttempts": 101 }),
             "delivery.retry",
         ),
+        (
+            "/delivery/batch",
+            json!({ "maxEvents": 0 }),
+            "delivery.batch.maxEvents",
+        ),
+        (
+            "/delivery/batch",
+            json!({ "maxEvents": 1_001 }),
+            "delivery.batch.maxEvents",
+        ),
+        (
+            "/delivery/batch",
+            json!({ "maxWait": "61s" }),
+            "delivery.batch.maxWait",
+        ),
+        (
+            "/delivery/batch",
+            json!({ "maxBytes": 100 }),
+            "delivery.batch.maxBytes",
+        ),
+        ("/delivery/batch", json!({ "other": 1 }), "body"),
     ] {
         let refusal = parse(with(path, value)).unwrap_err();
         assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
     }
+}
+
+#[test]
+fn batches_are_for_webhooks_whose_format_has_them() {
+    let mut document = with("/delivery/batch", json!({ "maxWait": "2s" }));
+    let batch = parse(document.clone()).unwrap().delivery.batch.unwrap();
+    assert_eq!((batch.max_events, batch.max_bytes), (100, 1_048_576));
+    assert_eq!(batch.max_wait, Duration::from_secs(2));
+    document["target"]["format"] = json!("cloudevents-binary");
+    let refusal = parse(document.clone()).unwrap_err();
+    assert_eq!(refusal.field.as_deref(), Some("target.format"));
+    document["target"] = json!({ "kind": "topic", "topic": "copies" });
+    let refusal = parse(document).unwrap_err();
+    assert_eq!(refusal.field.as_deref(), Some("delivery.batch"));
 }

@@ -144,8 +144,11 @@ impl Subscriptions {
             Arc::make_mut(&mut subscription).signing = vec![(stranger, None)];
         }
         let timeout = subscription.delivery.timeout.min(PATIENCE);
+        let event = Arc::new(Carried::new(event(&subscription, case, event_id, now_ms)));
+        let batched = subscription.delivery.batch.is_some();
         let handover = Handover {
-            event: Arc::new(Carried::new(event(&subscription, case, event_id, now_ms))),
+            batch: batched.then(|| vec![(event.clone(), 0)]),
+            event,
             subscription: subscription.clone(),
             sequence: 0,
             replayed: false,

@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use super::{Subscriptions, handshake, of_extensions};
 use crate::publish::refusal::{Refusal, Rule};
+use crate::secrets::random;
 use crate::subscription::{self, Auth, Mtls, Receiver, Start, State, Subscription, mtls_shown};
 
 /// The secrets of a subscription as they are encrypted.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Secrets {
     pub(super) signing: Vec<SigningSecret>,
     #[serde(default)]
@@ -25,9 +26,15 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    /// Takes those of a target.
+    /// Takes those of a target. One that is sent to needs something to sign with; copies are not signed.
     pub(super) fn take(&mut self, target: &Receiver) {
         let webhook = target.webhook();
+        if webhook.is_some() && self.signing.is_empty() {
+            self.signing.push(SigningSecret {
+                secret: Secret::from_random(random()).to_text(),
+                ends_at_ms: None,
+            });
+        }
         self.auth = webhook.and_then(|it| it.auth.clone());
         self.mtls = webhook.and_then(|it| it.mtls.as_deref().map(Mtls::of));
     }

@@ -62,7 +62,7 @@ pub(crate) async fn trace(
         delivery["state"] = json!(attempt.outcome);
         delivery["ledger"] = json!(detail.ledger);
         if let Some(list) = delivery["attempts"].as_array_mut() {
-            list.push(json!({
+            let mut shown = json!({
                 "number": attempt.number,
                 "startedAt": rfc3339(attempt.started_at_ms),
                 "status": detail.status,
@@ -70,7 +70,11 @@ pub(crate) async fn trace(
                 "error": detail.error,
                 "responseHeaders": detail.response_headers,
                 "responseBody": detail.response_body,
-            }));
+            });
+            if let Some(batch) = &detail.batch {
+                shown["batch"] = json!(batch);
+            }
+            list.push(shown);
         }
     }
     for row in &pending {

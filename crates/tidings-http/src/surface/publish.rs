@@ -14,6 +14,8 @@ use tidings_gateway::access::Caller;
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tidings_gateway::publish::{Explanation, Published};
+use tidings_gateway::subscription::State as SubscriptionState;
+use tidings_gateway::subscriptions::Judged;
 use uuid::Uuid;
 
 use super::emits;
@@ -25,6 +27,8 @@ use crate::request::{
 
 /// The most events of a batch.
 pub(crate) const MAX_BATCH: usize = 1_000;
+/// The most subscriptions that an explanation lists.
+const MAX_SUBSCRIPTIONS: usize = 1_000;
 
 pub(crate) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -163,7 +167,8 @@ pub(crate) fn receipts(published: Vec<Published>, cloud: bool) -> Response {
     (status, axum::Json(Receipts { results })).into_response()
 }
 
-/// Says what a publish would do, and which rule decides; for the body of an emit, what that would do. Appends nothing.
+/// Says what a publish would do, which rule decides, and which subscriptions would get it; for the body of an emit, what
+/// that would do. Appends nothing.
 #[utoipa::path(post, path = "/v1/events/explain", tag = "publish", request_body = crate::openapi::PublishBody,
     responses((status = 200, body = crate::openapi::ExplainBody)))]
 pub(crate) async fn explain(
@@ -178,10 +183,38 @@ pub(crate) async fn explain(
         let emit = emits::emit_request(&body, members)?;
         house.gateway.emits.explain(&caller, emit).await
     } else {
-        let command = single(caller, &headers, &body, members)?;
+        let command = single(caller.clone(), &headers, &body, members)?;
         house.gateway.explain(command).await
     };
-    Ok(axum::Json(explanation(&explained)).into_response())
+    let mut answer = explanation(&explained);
+    if let Ok(destination) = &explained.outcome {
+        let subscriptions = &house.gateway.subscriptions;
+        let mut judged = subscriptions.judge(&caller, &destination.event)?;
+        judged.retain(|(subscription, _)| subscription.state != SubscriptionState::Disabled);
+        let left_out = judged.len().saturating_sub(MAX_SUBSCRIPTIONS);
+        judged.truncate(MAX_SUBSCRIPTIONS);
+        answer["subscriptions"] = judged.iter().map(would_get).collect();
+        if left_out > 0 {
+            answer["subscriptionsLeftOut"] = serde_json::json!(left_out);
+        }
+    }
+    Ok(axum::Json(answer).into_response())
+}
+
+/// Whether a subscription would get an event, or which clause of its filter is the first that does not hold.
+fn would_get((subscription, verdict): &Judged) -> serde_json::Value {
+    let mut answer = serde_json::json!({
+        "id": subscription.id,
+        "name": subscription.name,
+        "state": subscription.state.as_str(),
+        "matched": verdict.is_ok(),
+    });
+    if let Err(unmet) = verdict {
+        answer["reason"] = serde_json::json!({
+            "clause": unmet.path, "expected": unmet.expected, "got": unmet.got,
+        });
+    }
+    answer
 }
 
 /// The headers and the body of a request that is about one event.

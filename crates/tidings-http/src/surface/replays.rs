@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tidings_event::TypePattern;
 use tidings_event::event::rfc3339;
 use tidings_gateway::publish::refusal::Refusal;
-use tidings_gateway::replays::history::Wanted;
+use tidings_gateway::replays::history::{Place, Wanted};
 use tidings_gateway::replays::{MAX_PAGE, Plan, ReplayRow, Routing, Survey};
 use tidings_gateway::subscriptions::From;
 use uuid::Uuid;
@@ -237,6 +237,9 @@ fn rendered(row: &ReplayRow) -> Result<Value, Refusal> {
         "startedAt": row.started_at_ms.map(rfc3339),
         "endedAt": row.ended_at_ms.map(rfc3339),
     });
+    if row.state == "cancelled" {
+        answer["reason"] = json!(Place::read(&row.place)?.reason);
+    }
     match &plan {
         Plan::History(history) => {
             answer["kind"] = json!("history");

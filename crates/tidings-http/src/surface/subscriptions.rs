@@ -34,7 +34,7 @@ pub(crate) struct SubscriptionBody {
     filter: Option<serde_json::Value>,
     /// `{kind: "webhook", url, headers, auth, mtls, handshake, format}`, or `{kind: "topic", topic}`.
     target: serde_json::Value,
-    /// `{ordered, key, onExhausted, maxInFlight, rateLimit, timeout, retry}`.
+    /// `{ordered, key, onExhausted, maxInFlight, rateLimit, timeout, retry, batch: {maxEvents, maxWait, maxBytes}}`.
     delivery: Option<serde_json::Value>,
     /// False: it is made disabled.
     enabled: Option<bool>,
@@ -44,7 +44,7 @@ pub(crate) struct SubscriptionBody {
     replay_from: Option<String>,
 }
 
-/// Makes a subscription; its secret is in this answer.
+/// Makes a subscription; the secret of a webhook is in this answer.
 #[utoipa::path(post, path = "/v1/subscriptions", tag = "subscriptions", request_body = SubscriptionBody,
     responses((status = 201, body = serde_json::Value)))]
 pub(crate) async fn create(
@@ -65,7 +65,9 @@ pub(crate) async fn create(
     let rooms = &house.gateway().subscriptions;
     let (made, secret) = rooms.create(&caller, document, from).await?;
     let mut answer = rendered(&made);
-    answer["secret"] = json!(secret.as_str());
+    if let Some(secret) = secret {
+        answer["secret"] = json!(secret.as_str());
+    }
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
 }
 

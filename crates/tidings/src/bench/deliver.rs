@@ -1,5 +1,6 @@
 //! `tidings bench deliver`: how fast events go out, beside a bare client that posts the same bodies.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::api::Api;
 use super::child::Child;
+use super::fairness::{self, Fairness};
 use super::load::{Load, Sends};
 use super::receiver::now_micros;
 use super::{EVENT_TYPE, as_float, folder, rounded, token};
@@ -23,7 +25,7 @@ const BATCH: usize = 1_000;
 /// Events whose way is timed.
 const TIMED: usize = 200;
 /// Nothing here takes so long.
-const PATIENCE: Duration = Duration::from_mins(5);
+pub(super) const PATIENCE: Duration = Duration::from_mins(5);
 /// Connections of the bare client: what a tenant may have on their way, or what its subscriptions may.
 const MOST_CONNECTIONS: usize = 256;
 const OF_SUBSCRIPTION: usize = 16;
@@ -39,7 +41,10 @@ Columns:
   ratio           tidings' deliveries/s by the bare client's
   cpu µs          processor time of the process per delivery, user and system, publishing included
 
-Below: from just before a single publish to its webhook's arrival, one event at a time, with one subscription.";
+Below: from just before a single publish to its webhook's arrival, one event at a time, with one subscription.
+
+With --fairness instead: the same way of a quiet tenant's events, alone, and beside a tenant that publishes 100 times as many;
+p99 ratio is the second by the first.";
 
 #[derive(clap::Args)]
 #[command(after_help = COLUMNS)]
@@ -50,12 +55,29 @@ pub(crate) struct Arguments {
     /// Deliveries of each row, about
     #[arg(long, default_value = "50000")]
     deliveries: usize,
+    /// What a quiet tenant feels of one that is 100 times as loud, instead
+    #[arg(long)]
+    fairness: bool,
+    /// With --fairness: the quiet tenant's events a second
+    #[arg(long, default_value = "20", requires = "fairness")]
+    rate: NonZeroU32,
+    /// With --fairness: how long it is measured alone, and as long beside the other
+    #[arg(long, default_value = "30", requires = "fairness")]
+    seconds: NonZeroU32,
     /// Where the temporary folder is made: choose a real disk
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
+    if arguments.fairness {
+        let asked = Fairness {
+            rate: arguments.rate.get(),
+            seconds: arguments.seconds.get(),
+            dir: arguments.dir.clone(),
+        };
+        return fairness::run(&asked, output).await;
+    }
     let (folder, manifests) = folder(arguments.dir.as_deref())?;
     let asked = match &arguments.subscriptions[..] {
         [] => &SUBSCRIPTIONS[..],
@@ -221,13 +243,14 @@ async fn timed(api: &mut Api, receiver: &Child, subscriptions: usize) -> Result<
             tokio::task::yield_now().await;
         }
     }
-    let text = counting
-        .exchange(Method::GET, "/latencies", Bytes::new())
-        .await?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    let path = "/latencies";
+    let taken = counting.exchange(Method::GET, path, Bytes::new()).await?;
+    let taken: Value = serde_json::from_slice(&taken)?;
+    let (events, p50, p99) = (&taken["events"], &taken["p50Ms"], &taken["p99Ms"]);
+    Ok(format!("{events} events, p50 {p50} ms, p99 {p99} ms"))
 }
 
-async fn subscribe(api: &mut Api, number: usize, receiver: &Child) -> Result<()> {
+pub(super) async fn subscribe(api: &mut Api, number: usize, receiver: &Child) -> Result<()> {
     let url = format!("http://{}/hook", receiver.address);
     let body = json!({
         "name": format!("bench {number}"),
@@ -240,7 +263,7 @@ async fn subscribe(api: &mut Api, number: usize, receiver: &Child) -> Result<()>
         .map(drop)
 }
 
-async fn arrived(receiver: &mut Api) -> Result<usize> {
+pub(super) async fn arrived(receiver: &mut Api) -> Result<usize> {
     let text = receiver
         .exchange(Method::GET, "/count", Bytes::new())
         .await?;

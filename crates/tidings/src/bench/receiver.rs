@@ -5,17 +5,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
+use axum::{Json, Router};
 use hdrhistogram::Histogram;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::output::print_line;
+
+/// What takes longer counts as this.
+const LONGEST_MICROS: u64 = 600_000_000;
 
 struct Got {
     count: AtomicUsize,
@@ -43,7 +47,7 @@ pub(super) fn run() -> Result<()> {
         let got = Arc::new(Got {
             count: AtomicUsize::new(0),
             last: Mutex::default(),
-            latencies: Mutex::new(Histogram::new(3)?),
+            latencies: Mutex::new(Histogram::new_with_bounds(1, LONGEST_MICROS, 3)?),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -97,13 +101,14 @@ async fn last(State(got): State<Arc<Got>>) -> Bytes {
         .clone()
 }
 
-async fn latencies(State(got): State<Arc<Got>>) -> String {
-    let latencies = got.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-    let ms = |quantile| super::as_float(latencies.value_at_quantile(quantile)) / 1_000.0;
-    format!(
-        "{} events, p50 {:.2} ms, p99 {:.2} ms",
-        latencies.len(),
-        ms(0.5),
-        ms(0.99)
-    )
+/// Of the events since this was last asked.
+async fn latencies(State(got): State<Arc<Got>>) -> Json<Value> {
+    let mut latencies = got.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+    let ms = |quantile| {
+        let micros = latencies.value_at_quantile(quantile);
+        super::rounded(super::as_float(micros) / 1_000.0, 2)
+    };
+    let taken = json!({ "events": latencies.len(), "p50Ms": ms(0.5), "p99Ms": ms(0.99) });
+    latencies.reset();
+    Json(taken)
 }

@@ -374,3 +374,39 @@ fn events_are_sent_to_the_machine_of_who_listens() {
     shell.run(&verify, 0);
     assert_eq!(shell.run(&["subscriptions", "list"], 0), "", "none is made");
 }
+
+#[test]
+fn what_a_quiet_tenant_feels_of_a_loud_one_is_measured() {
+    let folder = Folder::new();
+    let place = folder.path().to_string_lossy().into_owned();
+    let ran = Command::new(BINARY)
+        .args([
+            "bench",
+            "deliver",
+            "--fairness",
+            "--rate",
+            "5",
+            "--seconds",
+            "1",
+        ])
+        .args(["--dir", &place])
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{error}");
+    let text = String::from_utf8(ran.stdout).expect("text");
+    let rows = text.lines().map(serde_json::from_str::<Value>);
+    let rows: Vec<Value> = rows.collect::<Result<_, _>>().expect("a line of JSON each");
+    let [alone, beside] = &rows[..] else {
+        panic!("two rows: {text}");
+    };
+    for row in [alone, beside] {
+        assert_eq!(row["events"], 5, "{text}");
+        assert!(row["p99Ms"].as_f64() > Some(0.0), "{text}");
+    }
+    assert!(beside["ratio"].as_f64() > Some(0.0), "{text}");
+    assert!(
+        beside["loudDeliveriesPerSecond"].as_f64() > Some(0.0),
+        "{text}"
+    );
+}

@@ -204,3 +204,49 @@ fn nobody_marks_an_event_as_a_copy_but_tidings() {
         .send()
         .problem(400, "INVALID_CLOUDEVENT");
 }
+
+#[test]
+fn copies_are_not_signed_and_a_webhook_that_takes_their_place_is() {
+    let (server, token) = server();
+    let receiver = Receiver::start();
+    let subscription = copy_to(&server, &token, "acme.copies");
+    assert_eq!(subscription.get("secret"), None);
+    let path = format!(
+        "/v1/subscriptions/{}",
+        subscription["id"].as_str().expect("an id")
+    );
+    let secret = || {
+        let answer = server.get(&format!("{path}/secret"), &token);
+        answer.expect(200).json()["secret"].clone()
+    };
+    assert_eq!(secret(), Value::Null);
+    let shadow = json!({ "from": "beginning", "shadowUrl": receiver.url });
+    let refused = server.post(&format!("{path}/replay"), &token, &shadow);
+    assert_eq!(
+        refused.problem(400, "INVALID_REQUEST")["field"],
+        "shadowUrl"
+    );
+    let rotated = server.post(&format!("{path}/rotate-secret"), &token, &json!({}));
+    let made = rotated.expect(200).json()["secret"].clone();
+    assert_eq!(secret(), made);
+    server
+        .post(&format!("{path}/replay"), &token, &shadow)
+        .expect(202);
+
+    let other = copy_to(&server, &token, "shared.copies");
+    let path = format!("/v1/subscriptions/{}", other["id"].as_str().expect("an id"));
+    let target = json!({ "kind": "webhook", "url": receiver.url, "topic": null });
+    let change = server.call("PATCH", &path).bearer(&token);
+    change.json(&json!({ "target": target })).send().expect(200);
+    let secret = server
+        .get(&format!("{path}/secret"), &token)
+        .expect(200)
+        .json();
+    let secret = secret["secret"].as_str().expect("one was made").to_owned();
+    publish(&server, &token, 1);
+    let hit = receiver.until_taken(1).remove(0);
+    let (id, signature) = (hit.header("webhook-id"), hit.header("webhook-signature"));
+    let at = hit.header("webhook-timestamp").parse().expect("a number");
+    let verified = tidings_egress::signing::verify(&secret, id, at, &hit.body, signature);
+    assert!(verified.expect("a signature"));
+}

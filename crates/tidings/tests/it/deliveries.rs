@@ -336,6 +336,37 @@ fn an_explanation_names_the_first_clause_that_an_event_did_not_meet() {
 }
 
 #[test]
+fn who_would_get_an_event_is_told_before_it_is_published_and_nobody_gets_it() {
+    let (server, token) = server();
+    let receiver = Receiver::start();
+    let all = subscribe(&server, &token, &receiver, json!({}));
+    let large = json!({ "name": "large", "filter": { "data": [{ "pointer": "/n", "gt": 5 }] } });
+    let large = subscribe(&server, &token, &receiver, large);
+    let off = json!({ "name": "off", "enabled": false });
+    subscribe(&server, &token, &receiver, off);
+    subscribe(&server, &server.crm("globex"), &receiver, json!({}));
+    let explain = |n: u64| {
+        let body = json!({ "type": "crm.contact.created", "data": { "n": n } });
+        let answer = server.post("/v1/events/explain", &token, &body);
+        answer.expect(200).json()["subscriptions"].clone()
+    };
+    let (first, second) = (&all["id"], &large["id"]);
+    let unmet = json!({ "clause": "data[0].gt", "expected": "5", "got": "1" });
+    let wanted = json!([
+        { "id": first, "name": "orders", "state": "active", "matched": true },
+        { "id": second, "name": "large", "state": "active", "matched": false, "reason": unmet },
+    ]);
+    assert_eq!(explain(1), wanted);
+    assert_eq!(explain(6)[1]["matched"], true);
+    let refused = json!({ "type": "money.transfer.made", "data": {} });
+    let refused = server.post("/v1/events/explain", &token, &refused);
+    assert_eq!(refused.expect(200).json()["subscriptions"], json!([]));
+    publish(&server, &token, &json!({ "n": 9 }));
+    receiver.until_taken(2);
+    assert_eq!(receiver.hits().len(), 2, "the event that was published");
+}
+
+#[test]
 fn a_paused_subscription_keeps_its_place_and_goes_where_it_is_told() {
     let (server, token) = server();
     let receiver = Receiver::start();

@@ -293,8 +293,19 @@ fn an_emit_is_explained_as_a_publish_is_and_nothing_is_emitted() {
     server
         .post(REGISTRATIONS, &token, &registration)
         .expect(201);
+    let filter = json!({ "types": [CANONICAL], "data": [{ "pointer": "/none", "exists": true }] });
+    let target = json!({ "kind": "webhook", "url": "https://receiver.example.com/" });
+    let subscription = json!({ "name": "favourites", "filter": filter, "target": target });
+    let made = server.post("/v1/subscriptions", &token, &subscription);
+    made.expect(201);
     let accepted = explain(&body);
     assert_eq!(accepted["verdict"], "accepted", "{accepted}");
+    let told_of = &accepted["subscriptions"][0];
+    assert_eq!(
+        (&told_of["name"], &told_of["matched"]),
+        (&json!("favourites"), &json!(false))
+    );
+    assert_eq!(told_of["reason"]["clause"], "data[0].exists", "{accepted}");
     assert_eq!(accepted["topic"], "platform.custom.events");
     assert_eq!(accepted["envelope"]["type"], CANONICAL);
     body["payload"] = json!({ "propertyId": "p" });

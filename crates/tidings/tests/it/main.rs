@@ -3,6 +3,7 @@
 mod audit;
 mod bad_input;
 mod batch;
+mod batches;
 mod catalogs;
 mod chat;
 mod cloudevents;
@@ -48,6 +49,7 @@ mod raw_receiver;
 mod receiver;
 mod receiver_conformance;
 mod replays;
+mod replays_on_replicas;
 mod replicas;
 mod servers;
 mod sessions;

@@ -385,3 +385,51 @@ fn a_plan_that_makes_no_sense_is_refused_with_its_field() {
         .post(&scene.path("/replay"), &scene.token, &inward);
     answer.problem(400, "TARGET_NOT_ALLOWED");
 }
+
+#[test]
+fn a_bulk_replay_ends_when_its_subscription_is_deleted_and_its_dead_letters_are_open_again() {
+    for named in [true, false] {
+        let scene = Scene::new(0, &json!({}));
+        scene.receiver.answer(|_, _| 500);
+        for n in 0..3 {
+            scene.publish(n);
+        }
+        let letters = |state: &str| {
+            let open = format!("/v1/dead-letters?state={state}");
+            let list = scene.server.get(&open, &scene.token).expect(200).json();
+            list["items"].as_array().expect("items").len()
+        };
+        eventually("dead letters", || (letters("open") == 3).then_some(()));
+        // What fails now comes again much later.
+        let patch = scene.server.call("PATCH", &scene.path(""));
+        let slow = json!({ "delivery": { "retry": { "schedule": ["20h"] } } });
+        patch.bearer(&scene.token).json(&slow).send().expect(200);
+        let wanted = if named {
+            json!({ "subscription": scene.subscription["id"] })
+        } else {
+            json!({ "type": "crm.contact.created" })
+        };
+        let bulk = "/v1/dead-letters/replay";
+        let replay = scene.server.post(bulk, &scene.token, &wanted);
+        let replay = replay.expect(202).json();
+        scene.receiver.until("all of it", |hits| hits.len() == 9);
+        assert_eq!(scene.progress(&replay)["state"], "running");
+        let delete = scene.server.call("DELETE", &scene.path(""));
+        delete.bearer(&scene.token).send().expect(204);
+        let ended = eventually("it ends", || {
+            let progress = scene.progress(&replay);
+            let ended = progress["state"] != "running" && progress["failed"] == 3;
+            ended.then_some(progress)
+        });
+        let (state, reason) = if named {
+            let reason = json!("there is no subscription any more to send to");
+            ("cancelled", reason)
+        } else {
+            ("done", Value::Null)
+        };
+        assert_eq!(ended["state"], state, "{ended}");
+        assert_eq!(ended["reason"], reason, "{ended}");
+        assert_eq!(counts(&ended), [Some(3), Some(3), Some(0), Some(3)]);
+        assert_eq!(letters("open"), 3);
+    }
+}

@@ -196,6 +196,7 @@ impl House {
             sequence: 1,
             replayed: false,
             replay: None,
+            batch: None,
             now_ms: self.clock.now_ms(),
         }
     }

@@ -13,7 +13,7 @@ use tidings_event::{Data, Event};
 use uuid::Uuid;
 
 use super::oauth2::{Grant, Slot, Tokens};
-use super::{Handover, Outcome, Target, Verdict};
+use super::{Handover, Outcome, Target, Verdict, batch};
 use crate::subscription::{Auth, Format, Webhook};
 
 /// CloudEvents JSON format, as HTTP names it.
@@ -164,7 +164,13 @@ pub(crate) fn message_id(event_id: Uuid, subscription: Uuid) -> String {
 
 /// Headers and body, signed.
 pub(crate) fn message(webhook: &Webhook, handover: &Handover) -> (Vec<(String, String)>, Bytes) {
-    let (content_type, attributes, body) = written(webhook.format, handover);
+    let (content_type, attributes, body) = match &handover.batch {
+        Some(events) => {
+            let (content_type, body) = batch::written(webhook.format, events, handover);
+            (content_type.to_owned(), Vec::new(), body)
+        }
+        None => written(webhook.format, handover),
+    };
     let headers = headers(webhook, handover, &content_type, attributes, &body);
     (headers, body)
 }
@@ -206,14 +212,14 @@ fn written(format: Format, handover: &Handover) -> (String, Vec<(String, String)
             (content_type.to_owned(), attributes, body)
         }
         Format::PlatformEvent => {
-            let body = platform_event(event).to_string();
-            ("application/json".into(), Vec::new(), body.into())
+            let body = handover.event.platform();
+            ("application/json".into(), Vec::new(), body)
         }
     }
 }
 
 /// Source C's `PlatformEvent`. The actor is whoever published, where the workspace API has noted it.
-fn platform_event(event: &Event) -> serde_json::Value {
+pub(super) fn platform_event(event: &Event) -> serde_json::Value {
     let extension = |name: &str| {
         let mut all = event.extensions.iter();
         all.find(|(this, _)| this == name)
@@ -257,7 +263,13 @@ fn headers(
     body: &[u8],
 ) -> Vec<(String, String)> {
     let subscription = &handover.subscription;
-    let id = message_id(handover.event.event_id, subscription.addressed());
+    let id = match &handover.batch {
+        Some(events) => {
+            let ids = events.iter().map(|(event, _)| event.event_id);
+            batch::message_id(ids, subscription.addressed())
+        }
+        None => message_id(handover.event.event_id, subscription.addressed()),
+    };
     let timestamp = handover.now_ms.div_euclid(1_000);
     let in_force = subscription.signing.iter();
     let in_force = in_force.filter(|(_, ends)| ends.is_none_or(|ends| ends > handover.now_ms));
@@ -270,7 +282,9 @@ fn headers(
     add("webhook-id", id);
     add("webhook-timestamp", timestamp.to_string());
     add("webhook-signature", signatures.join(" "));
-    if handover.sequence > 0 {
+    // Each event of a batch has its own in the body, and its trace.
+    let single = handover.batch.is_none();
+    if single && handover.sequence > 0 {
         add("tidings-sequence", handover.sequence.to_string());
     }
     add("tidings-subscription", subscription.addressed().to_string());
@@ -280,7 +294,7 @@ fn headers(
     if let Some(replay) = handover.replay {
         add("tidings-replay", replay.to_string());
     }
-    if let Some(traceparent) = &handover.event.traceparent {
+    if let Some(traceparent) = handover.event.traceparent.as_ref().filter(|_| single) {
         add("traceparent", traceparent.clone());
     }
     if let Some(value) = webhook.auth.as_ref().and_then(Auth::header) {

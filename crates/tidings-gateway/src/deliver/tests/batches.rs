@@ -1,0 +1,266 @@
+//! Several events in one message: when it goes, what is in it, and what becomes of it when it fails.
+
+use super::*;
+use crate::dead_letters::DeadLetterQuery;
+
+impl House {
+    async fn publish_all(&mut self, keys: &[(u64, &str)]) {
+        for (n, key) in keys {
+            self.publish("acme", json!({ "n": n, "key": key })).await;
+        }
+        self.settle().await;
+    }
+
+    /// The messages that were sent, each by the events in it.
+    fn messages(&self) -> Vec<Vec<u64>> {
+        let mut messages = Vec::new();
+        let got = self.got();
+        let mut rest = got.as_slice();
+        while let Some(first) = rest.first() {
+            let (message, others) = rest.split_at(first.batch.len());
+            messages.push(message.iter().map(|got| got.n).collect());
+            rest = others;
+        }
+        messages
+    }
+
+    async fn open_letters(&self) -> Vec<(u64, u32)> {
+        let query = DeadLetterQuery {
+            limit: 100,
+            ..DeadLetterQuery::default()
+        };
+        let caller = caller("acme");
+        let letters = self.gateway.dead_letters.list(&caller, &query);
+        let letters = letters.await.unwrap();
+        let mut letters: Vec<_> = letters
+            .iter()
+            .map(|it| (it.sequence, it.attempts))
+            .collect();
+        letters.sort_unstable();
+        letters
+    }
+}
+
+fn of(keys: std::ops::Range<u64>) -> Vec<(u64, &'static str)> {
+    keys.map(|n| (n, if n % 2 == 0 { "even" } else { "odd" }))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_message_goes_when_it_is_full_or_its_first_has_waited() {
+    let mut house = House::new().await;
+    let batch = json!({ "batch": { "maxEvents": 3, "maxWait": "500ms" } });
+    house.subscribe("acme", batch).await;
+    house.publish_all(&of(0..7)).await;
+    assert_eq!(house.messages(), [[0, 1, 2], [3, 4, 5]]);
+    house.pass(Duration::from_millis(499)).await;
+    assert_eq!(house.messages().len(), 2);
+    house.pass(Duration::from_millis(1)).await;
+    assert_eq!(house.messages()[2], [6]);
+    let sequences: Vec<u64> = house.got().iter().map(|got| got.sequence).collect();
+    assert_eq!(sequences, (1..=7).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_body_ends_before_it_is_too_long() {
+    let mut house = House::new().await;
+    let batch = json!({ "batch": { "maxEvents": 100, "maxBytes": 4_096, "maxWait": "1s" } });
+    house.subscribe("acme", batch).await;
+    for n in 0..9 {
+        let padding = "x".repeat(if n == 8 { 10_000 } else { 1_000 });
+        let data = json!({ "n": n, "padding": padding });
+        house.publish("acme", data).await;
+    }
+    house.pass(Duration::from_secs(1)).await;
+    assert_eq!(
+        house.messages(),
+        [vec![0, 1], vec![2, 3], vec![4, 5], vec![6, 7], vec![8]]
+    );
+}
+
+#[tokio::test]
+async fn what_failed_goes_again_as_it_was_even_after_a_crash_and_nothing_joins_it() {
+    let mut house = House::new().await;
+    house.answer(|got| match got.at_ms {
+        at if at < NOW + 7_000 => failed(),
+        _ => Verdict::Delivered,
+    });
+    let delivery = json!({
+        "batch": { "maxEvents": 3, "maxWait": "100ms" }, "retry": { "schedule": ["3s", "9s"] },
+    });
+    house.subscribe("acme", delivery).await;
+    house.publish_all(&of(0..2)).await;
+    house.pass(Duration::from_secs(1)).await;
+    house.publish_all(&of(2..3)).await;
+    house.crash().await;
+    house.pass(Duration::from_secs(3)).await;
+    house.crash().await;
+    house.pass(Duration::from_mins(1)).await;
+    let mut ids: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    let mut tries: BTreeMap<u64, usize> = BTreeMap::new();
+    for got in house.got() {
+        ids.entry(got.n).or_default().insert(got.message);
+        *tries.entry(got.n).or_default() += 1;
+    }
+    assert_eq!(ids[&0], ids[&1]);
+    assert!(ids.values().all(|ids| ids.len() == 1), "{ids:?}");
+    assert!(tries.values().all(|tries| *tries == 3), "{tries:?}");
+    assert_eq!(house.open_letters().await, []);
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_a_dead_letter_for_each_event() {
+    let mut house = House::new().await;
+    house.answer(|_| failed());
+    let delivery = json!({
+        "batch": { "maxEvents": 3, "maxWait": "100ms" }, "retry": { "schedule": ["1s"] },
+    });
+    house.subscribe("acme", delivery).await;
+    house.publish_all(&of(0..3)).await;
+    house.pass(Duration::from_secs(10)).await;
+    assert_eq!(house.open_letters().await, [(1, 2), (2, 2), (3, 2)]);
+    assert_eq!(house.messages(), [[0, 1, 2], [0, 1, 2]]);
+}
+
+#[tokio::test]
+async fn a_message_that_fails_parks_its_keys_and_holds_none_that_is_parked() {
+    let mut house = House::new().await;
+    house.answer(|got| match got.n {
+        0 => failed(),
+        _ => Verdict::Delivered,
+    });
+    let delivery = json!({
+        "ordered": true, "key": "/key", "retry": { "schedule": ["1s"] },
+        "batch": { "maxEvents": 3, "maxWait": "100ms" },
+    });
+    let id = house.subscribe("acme", delivery).await;
+    house.publish_all(&[(0, "a"), (1, "a"), (2, "b")]).await;
+    house
+        .publish_all(&[(3, "c"), (4, "a"), (5, "b"), (6, "c")])
+        .await;
+    house.pass(Duration::from_secs(30)).await;
+    // Those behind have waited for those of their key that failed, and the others flow.
+    assert_eq!(house.messages(), [vec![0, 1, 2], vec![3, 6], vec![0, 1, 2]]);
+    house.answer(|_| Verdict::Delivered);
+    let owner = caller("acme");
+    let release = house.gateway.parked.release(&owner, id, "a");
+    release.await.unwrap();
+    for _ in 0..6 {
+        // Who it was is seen by looking, and each message waits for more.
+        house.pass(Duration::from_secs(5)).await;
+    }
+    let after: Vec<u64> = house.messages()[3..].concat();
+    assert_eq!(after, [0, 1, 4], "in the order of the key");
+    let release = house.gateway.parked.release(&owner, id, "b");
+    release.await.unwrap();
+    for _ in 0..6 {
+        // Who it was is seen by looking, and each message waits for more.
+        house.pass(Duration::from_secs(5)).await;
+    }
+    assert_eq!(house.messages()[4..].concat(), [1, 4, 2, 5]);
+}
+
+#[tokio::test]
+async fn a_large_backlog_goes_in_full_messages() {
+    let mut house = House::new().await;
+    let batch = json!({ "batch": { "maxEvents": 400, "maxWait": "10s" } });
+    let id = house.subscribe("acme", batch).await;
+    let room = house.gateway.subscriptions.clone();
+    let caller = caller("acme");
+    room.change(&caller, id, Change::Pause).await.unwrap();
+    for n in 0..1_000 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    room.change(&caller, id, Change::Resume).await.unwrap();
+    house.pass(Duration::from_secs(11)).await;
+    let sizes: Vec<usize> = house.messages().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [400, 400, 200]);
+    let all: BTreeSet<u64> = house.got().iter().map(|got| got.n).collect();
+    assert_eq!(all, (0..1_000).collect());
+}
+
+#[tokio::test]
+async fn a_crash_at_any_time_loses_nothing_of_a_batch_and_changes_no_number() {
+    let mut house = House::new().await;
+    house.answer(|got| {
+        let fails = got.n % 5 == 0 && got.at_ms < NOW + 2_000;
+        if fails { failed() } else { Verdict::Delivered }
+    });
+    let delivery = json!({
+        "batch": { "maxEvents": 4, "maxWait": "1s" }, "retry": { "schedule": ["1s", "1s", "9s"] },
+    });
+    house.subscribe("acme", delivery).await;
+    for n in 0..200 {
+        house.publish("acme", json!({ "n": n })).await;
+        if n % 7 == 0 {
+            let dispatcher = house.dispatcher.as_mut().unwrap();
+            dispatcher.turn().await.unwrap();
+            while let Some(ended) = dispatcher.in_flight.join_next().await {
+                dispatcher.ended(ended);
+            }
+            house.crash().await;
+        }
+        if n % 31 == 0 {
+            house.settle().await;
+        }
+    }
+    house.pass(Duration::from_mins(10)).await;
+    let mut numbers: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    for got in house.got() {
+        numbers.entry(got.n).or_default().insert(got.sequence);
+    }
+    for n in 0..200 {
+        assert_eq!(numbers[&n], BTreeSet::from([n + 1]), "event {n}");
+    }
+    assert_eq!(house.open_letters().await, []);
+}
+
+#[tokio::test]
+async fn keys_keep_their_order_in_messages_whatever_fails_and_whenever_it_crashes() {
+    let mut house = House::new().await;
+    let tried: Mutex<HashMap<String, u32>> = Mutex::default();
+    let failures: Arc<Mutex<BTreeSet<(String, i64)>>> = Arc::default();
+    let noted = failures.clone();
+    house.answer(move |got| {
+        let mut tried = tried.lock().unwrap();
+        let times = tried.entry(got.message.clone()).or_default();
+        *times += 1;
+        if got.n % 4 != 1 || *times > 2 {
+            return Verdict::Delivered;
+        }
+        let mut failures = noted.lock().unwrap();
+        failures.insert((got.message.clone(), got.at_ms));
+        failed()
+    });
+    let delivery = json!({
+        "ordered": true, "key": "/key", "maxInFlight": 4,
+        "batch": { "maxEvents": 5, "maxWait": "2s" },
+    });
+    house.subscribe("acme", delivery).await;
+    for n in 0..90 {
+        let data = json!({ "n": n, "key": format!("k{}", n % 7) });
+        house.publish("acme", data).await;
+        if n % 10 == 9 {
+            house.settle().await;
+        }
+        if n % 20 == 19 {
+            house.crash().await;
+        }
+    }
+    house.pass(Duration::from_hours(4)).await;
+    let failures = failures.lock().unwrap();
+    assert!(failures.len() > 3, "{failures:?}");
+    let mut last: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for got in house.got() {
+        if failures.contains(&(got.message.clone(), got.at_ms)) {
+            continue;
+        }
+        let last = last.entry(got.n % 7).or_default();
+        assert!(got.n >= *last, "{} after {last}", got.n);
+        *last = got.n;
+        assert!(seen.insert(got.n), "{} was taken twice", got.n);
+    }
+    assert_eq!(seen, (0..90).collect());
+}

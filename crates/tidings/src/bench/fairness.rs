@@ -1,0 +1,155 @@
+//! `tidings bench deliver --fairness`: what a quiet tenant feels of a loud one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use axum::body::Bytes;
+use hyper::Method;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::api::Api;
+use super::child::Child;
+use super::deliver::{PATIENCE, arrived, subscribe};
+use super::receiver::now_micros;
+use super::{EVENT_TYPE, as_float, folder, rounded, token_of};
+use crate::output::Output;
+
+/// How much louder the loud tenant is.
+const LOUDER: u32 = 100;
+/// The loud tenant publishes in batches this far apart.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
+/// Quiet events before any that counts: connections are made, and code is warm.
+const WARM_UP: u64 = 20;
+
+const SHOWN: [(&str, &str); 6] = [
+    ("quiet tenant", "who"),
+    ("events", "events"),
+    ("p50 ms", "p50Ms"),
+    ("p99 ms", "p99Ms"),
+    ("p99 ratio", "ratio"),
+    ("loud deliveries/s", "loudDeliveriesPerSecond"),
+];
+
+/// How both tenants publish.
+pub(super) struct Fairness {
+    /// The quiet tenant's events a second.
+    pub(super) rate: u32,
+    /// How long either part takes.
+    pub(super) seconds: u32,
+    /// Where the temporary folder is made.
+    pub(super) dir: Option<PathBuf>,
+}
+
+/// Two tenants of one server, each with a receiver of its own.
+struct Scene {
+    server: Child,
+    quiet: Child,
+    loud: Child,
+    quiet_token: String,
+    loud_token: String,
+}
+
+pub(super) async fn run(asked: &Fairness, output: Output) -> Result<()> {
+    let (folder, manifests) = folder(asked.dir.as_deref())?;
+    let data = folder.path().join("data");
+    let server = Child::delivering_gateway(&data, &manifests).await?;
+    let scene = Scene {
+        quiet: Child::receiver().await?,
+        loud: Child::receiver().await?,
+        quiet_token: token_of(&data, "quiet")?,
+        loud_token: token_of(&data, "loud")?,
+        server,
+    };
+    for (token, receiver) in [
+        (&scene.quiet_token, &scene.quiet),
+        (&scene.loud_token, &scene.loud),
+    ] {
+        let mut api = Api::open(scene.server.address, token).await?;
+        subscribe(&mut api, 0, receiver).await?;
+    }
+    scene.timed(asked.rate, WARM_UP).await?;
+    let events = u64::from(asked.rate) * u64::from(asked.seconds);
+    let alone = scene.timed(asked.rate, events).await?;
+    let (beside, loud_rate) = scene.beside_the_loud(asked.rate, events).await?;
+    let p99 = |measured: &Value| measured["p99Ms"].as_f64().unwrap_or_default();
+    let row = |who: &str, measured: &Value| {
+        json!({
+            "who": who, "events": measured["events"], "p50Ms": measured["p50Ms"],
+            "p99Ms": measured["p99Ms"],
+        })
+    };
+    let alone_row = row("alone", &alone);
+    let mut beside_row = row("beside the loud one", &beside);
+    beside_row["ratio"] = rounded(p99(&beside) / p99(&alone).max(0.001), 2);
+    beside_row["loudDeliveriesPerSecond"] = rounded(loud_rate, 0);
+    output.list(&[alone_row, beside_row], &SHOWN)?;
+    scene.server.stop()?;
+    scene.quiet.stop()?;
+    scene.loud.stop()
+}
+
+impl Scene {
+    /// Publishes so many of the quiet tenant's at a rate; answers how long they took to arrive.
+    async fn timed(&self, rate: u32, events: u64) -> Result<Value> {
+        let mut api = Api::open(self.server.address, &self.quiet_token).await?;
+        let mut receiver = Api::open(self.quiet.address, "").await?;
+        let wanted = arrived(&mut receiver).await? + usize::try_from(events)?;
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        for _ in 0..events {
+            ticks.tick().await;
+            let event = json!({ "type": EVENT_TYPE, "data": { "at": now_micros() } });
+            let event = event.to_string().into();
+            let path = "/v1/events/publish";
+            api.exchange(Method::POST, path, event).await?;
+        }
+        let begun = Instant::now();
+        while arrived(&mut receiver).await? < wanted {
+            anyhow::ensure!(
+                begun.elapsed() < PATIENCE,
+                "the quiet tenant's events did not arrive"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let path = "/latencies";
+        let taken = receiver.exchange(Method::GET, path, Bytes::new()).await?;
+        Ok(serde_json::from_slice(&taken)?)
+    }
+
+    /// The same while the loud tenant publishes; and how many a second that got delivered meanwhile.
+    async fn beside_the_loud(&self, rate: u32, events: u64) -> Result<(Value, f64)> {
+        let mut receiver = Api::open(self.loud.address, "").await?;
+        let (before, begun) = (arrived(&mut receiver).await?, Instant::now());
+        let (end, ended) = watch::channel(false);
+        let quiet = async {
+            let measured = self.timed(rate, events).await;
+            // Nobody listens any more only if it has failed.
+            let _ = end.send(true);
+            measured
+        };
+        let (measured, loud) = tokio::join!(quiet, self.publish_loudly(rate * LOUDER, ended));
+        loud?;
+        let took = begun.elapsed().as_secs_f64();
+        let delivered = arrived(&mut receiver).await? - before;
+        Ok((measured?, as_float(delivered as u64) / took))
+    }
+
+    async fn publish_loudly(&self, rate: u32, ended: watch::Receiver<bool>) -> Result<()> {
+        let mut api = Api::open(self.server.address, &self.loud_token).await?;
+        let batches = u32::try_from(1_000 / BETWEEN_BATCHES.as_millis())?;
+        let events = usize::try_from((rate / batches).clamp(1, 1_000))?;
+        let event = json!({ "type": EVENT_TYPE, "data": { "note": "x".repeat(700) } });
+        let body: Bytes = json!({ "events": vec![event; events] }).to_string().into();
+        let mut ticks = tokio::time::interval(BETWEEN_BATCHES);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        while !*ended.borrow() {
+            ticks.tick().await;
+            let path = "/v1/events/publish/batch";
+            api.exchange(Method::POST, path, body.clone()).await?;
+        }
+        Ok(())
+    }
+}
