@@ -3,9 +3,9 @@
 use sqlx::QueryBuilder;
 use uuid::Uuid;
 
-use super::{Deliveries, PendingRow, ROWS, number};
+use super::{Deliveries, PendingRow, number};
 use crate::StoreError;
-use crate::pool::on_either;
+use crate::pool::{on_either, pieces};
 use crate::seal::Sealed as _;
 
 impl Deliveries<'_> {
@@ -17,7 +17,7 @@ impl Deliveries<'_> {
         sequences: &[u64],
     ) -> Result<Vec<PendingRow>, StoreError> {
         let mut found = Vec::with_capacity(sequences.len());
-        for sequences in sequences.chunks(ROWS) {
+        for sequences in pieces(sequences) {
             let rows = on_either!(self.connections, "read pending deliveries", connection => {
                 let mut builder =
                     QueryBuilder::new("SELECT * FROM pending_deliveries WHERE subscription = ");
