@@ -12,6 +12,7 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tidings_event::Topic;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::health::{State, log};
 use super::topics::Topics;
@@ -65,12 +66,18 @@ impl Producer {
         if self.state.is_down() {
             return Err(UNAVAILABLE);
         }
-        let partitions = self.partitions(&records).await.map_err(|error| {
+        // Making a topic counts too: on a busy cluster that takes seconds.
+        let deadline = Instant::now() + ANSWER;
+        let Ok(partitions) = timeout_at(deadline, self.partitions(&records)).await else {
+            self.state.failed("no topic in time");
+            return Err(UNAVAILABLE);
+        };
+        let partitions = partitions.map_err(|error| {
             self.state.failed(&error.to_string());
             UNAVAILABLE
         })?;
         let answer = self.hand_over(&records, &partitions)?;
-        let Ok(delivered) = tokio::time::timeout(ANSWER, answer).await else {
+        let Ok(delivered) = timeout_at(deadline, answer).await else {
             self.state.failed("no acknowledgement in time");
             return Err(AppendError::Unknown("no acknowledgement in time".into()));
         };

@@ -51,4 +51,5 @@ mod replicas;
 mod servers;
 mod sessions;
 mod telemetry;
+mod under_load;
 mod workspaces;
