@@ -128,6 +128,12 @@ fn a_valkey_that_forgets_loses_no_event_but_no_longer_holds_repeats_back() {
             assert_eq!(one.publish(&key), Some((200, again.1.clone())));
             outcome.acknowledge(key.clone(), again);
             forgotten.insert(key);
+            // A while, so that the next flush meets keys of all kinds.
+            for number in 0..25 {
+                let key = format!("between-{round}-{number}");
+                let answer = two.publish_at_last(&key);
+                outcome.acknowledge(key, answer);
+            }
         }
     });
     // A writer's key is sent once, so that not even a flush between its steps makes two of it.
