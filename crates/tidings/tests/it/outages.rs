@@ -26,6 +26,10 @@ fn survives(part: &str) {
     let servers = Servers::start(&["kafka", "postgres", "valkey"]);
     let configuration = servers.configuration();
     let replicas = [1, 2].map(|_| Replica::start(&configuration));
+    for (number, replica) in replicas.iter().enumerate() {
+        // A tenant's first request needs the store.
+        replica.publish_at_last(&format!("first-{number}"));
+    }
     let outcome = under_load(&[&replicas[0], &replicas[1]], part, |outcome| {
         for round in 0..rounds() {
             servers.kill(part);
@@ -39,6 +43,7 @@ fn survives(part: &str) {
                     assert!(asked.elapsed() < IN_TIME, "{:?}", asked.elapsed());
                     assert_eq!(answer.0, 201);
                     outcome.acknowledge(meanwhile(number), answer);
+                    refuses_strangers(replica, round);
                 } else {
                     replica.refuses(&meanwhile(number));
                 }
@@ -54,4 +59,15 @@ fn survives(part: &str) {
         }
     });
     outcome.check(&format!("{part} killed"), &servers, &BTreeSet::new());
+}
+
+/// Callers of a tenant that is not known yet do not wait for each other.
+fn refuses_strangers(replica: &Replica, round: u32) {
+    let stranger = replica.of(&format!("stranger-{round}"));
+    std::thread::scope(|scope| {
+        for caller in 0..4 {
+            let (stranger, key) = (&stranger, format!("of-stranger-{round}-{caller}"));
+            scope.spawn(move || stranger.refuses(&key));
+        }
+    });
 }
