@@ -1,11 +1,12 @@
 //! Appending: an idempotent producer, `acks=all`, one answer for each batch.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
@@ -14,7 +15,8 @@ use tidings_event::Topic;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::health::{State, log};
+use super::health::State;
+use super::login::{self, Logins, log};
 use super::topics::Topics;
 use super::{ANSWER, Config, DELIVERY, MAX_MESSAGE_BYTES, OpenError, RETRY_AFTER, wire};
 use crate::{AppendError, Appended, Position, Record, partition_of};
@@ -50,7 +52,10 @@ impl Producer {
         state: Arc<State>,
         topics: Arc<Topics>,
     ) -> Result<Self, OpenError> {
-        let context = Context(Arc::clone(&state));
+        let context = Context {
+            state: Arc::clone(&state),
+            logins: config.logins.clone(),
+        };
         let producer = settings(config).create_with_context(context)?;
         Ok(Self {
             client: producer,
@@ -285,16 +290,25 @@ fn refused(error: &KafkaError) -> Option<AppendError> {
 }
 
 /// Where librdkafka reports to.
-struct Context(Arc<State>);
+struct Context {
+    state: Arc<State>,
+    logins: Option<Arc<dyn Logins>>,
+}
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        login::shown(self.logins.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.0.failed(reason);
+            self.state.failed(reason);
         } else {
             tracing::debug!(%error, reason, "librdkafka");
         }
@@ -307,7 +321,7 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
         match result {
             Ok(message) => {
-                self.0.succeeded();
+                self.state.succeeded();
                 let position = Position {
                     partition: u32::try_from(message.partition()).unwrap_or_default(),
                     offset: u64::try_from(message.offset()).unwrap_or_default(),
@@ -319,7 +333,7 @@ impl ProducerContext for Context {
             }
             Err((error, _)) => {
                 if refused(error) != Some(AppendError::TooLarge) {
-                    self.0.failed(&error.to_string());
+                    self.state.failed(&error.to_string());
                 }
                 slot.batch.with(|under_way| {
                     under_way.failures.push(error.clone());

@@ -33,6 +33,7 @@ mod issuer;
 mod jwt_attacks;
 mod limits;
 mod manifests;
+mod msk;
 mod mtls;
 mod never_lost;
 mod oauth2;
