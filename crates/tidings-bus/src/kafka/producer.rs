@@ -1,6 +1,5 @@
 //! Appending: an idempotent producer, `acks=all`, one answer for each batch.
 
-use std::collections::HashMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -73,14 +72,10 @@ impl Producer {
         }
         // Making a topic counts too: on a busy cluster that takes seconds.
         let deadline = Instant::now() + ANSWER;
-        let Ok(partitions) = timeout_at(deadline, self.partitions(&records)).await else {
-            self.state.failed("no topic in time");
-            return Err(UNAVAILABLE);
+        let partitions = match self.known_partitions(&records) {
+            Some(known) => known,
+            None => self.make_sure_of(&records, deadline).await?,
         };
-        let partitions = partitions.map_err(|error| {
-            self.state.failed(&error.to_string());
-            UNAVAILABLE
-        })?;
         let answer = self.hand_over(&records, &partitions)?;
         let Ok(delivered) = timeout_at(deadline, answer).await else {
             self.state.failed("no acknowledgement in time");
@@ -91,21 +86,44 @@ impl Producer {
         delivered.map(|positions| positions.into_iter().map(Appended::At).collect())
     }
 
-    /// Which partition each record goes to.
-    async fn partitions(&self, records: &[Record]) -> Result<Vec<u32>, KafkaError> {
-        let mut counts: HashMap<&Topic, u32> = HashMap::with_capacity(1);
+    /// Which partition each record goes to; `None` when a topic is not known yet.
+    fn known_partitions(&self, records: &[Record]) -> Option<Vec<u32>> {
+        let mut last: Option<(&Topic, u32)> = None;
         let mut partitions = Vec::with_capacity(records.len());
         for record in records {
-            let count = if let Some(count) = counts.get(&record.topic) {
-                *count
-            } else {
-                let count = self.topics.ensure(&record.topic).await?;
-                counts.insert(&record.topic, count);
-                count
+            let count = match last {
+                Some((topic, count)) if *topic == record.topic => count,
+                _ => self.topics.partitions(&record.topic)?,
             };
+            last = Some((&record.topic, count));
             partitions.push(partition_of(record.key.as_bytes(), count));
         }
-        Ok(partitions)
+        Some(partitions)
+    }
+
+    /// Finds out about every topic, making those that are missing.
+    async fn make_sure_of(
+        &self,
+        records: &[Record],
+        deadline: Instant,
+    ) -> Result<Vec<u32>, AppendError> {
+        let why = match timeout_at(deadline, self.ensure(records)).await {
+            Ok(Ok(())) => match self.known_partitions(records) {
+                Some(known) => return Ok(known),
+                None => "a topic went away".to_owned(),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no topic in time".to_owned(),
+        };
+        self.state.failed(&why);
+        Err(UNAVAILABLE)
+    }
+
+    async fn ensure(&self, records: &[Record]) -> Result<(), KafkaError> {
+        for record in records {
+            self.topics.ensure(&record.topic).await?;
+        }
+        Ok(())
     }
 
     /// Gives a batch to librdkafka without waiting for anything.
@@ -127,21 +145,17 @@ impl Producer {
         let shared = alone
             .is_none()
             .then(|| lock.read().unwrap_or_else(PoisonError::into_inner));
-        let (batch, answer) = Batch::new(records.len(), queued);
+        let (reply, answer) = oneshot::channel();
+        if let [record] = records {
+            let slot = Slot::Alone(reply, queued);
+            self.send(record, partitions[0], slot)
+                .map_err(|error| refused(&error).unwrap_or(UNAVAILABLE))?;
+            return Ok(answer);
+        }
+        let batch = Batch::new(records.len(), reply, queued);
         for (index, (record, partition)) in records.iter().zip(partitions).enumerate() {
-            let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
-            let slot = Box::new(Slot {
-                batch: Arc::clone(&batch),
-                index,
-            });
-            let topic = self.topics.name(&record.topic);
-            let message = BaseRecord::with_opaque_to(&topic, slot)
-                .partition(partition)
-                .key(&record.key)
-                .payload(&record.value[..])
-                .timestamp(record.timestamp_ms)
-                .headers(wire::headers(record));
-            if let Err((error, _)) = self.client.send(message) {
+            let slot = Slot::OfBatch(Arc::clone(&batch), index);
+            if let Err(error) = self.send(record, *partition, slot) {
                 if index == 0 {
                     return Err(refused(&error).unwrap_or(UNAVAILABLE));
                 }
@@ -151,6 +165,17 @@ impl Producer {
         }
         drop((alone, shared));
         Ok(answer)
+    }
+
+    fn send(&self, record: &Record, partition: u32, slot: Slot) -> Result<(), KafkaError> {
+        let topic = self.topics.name(&record.topic);
+        let message = BaseRecord::with_opaque_to(&topic, Box::new(slot))
+            .partition(i32::try_from(partition).unwrap_or(i32::MAX))
+            .key(&record.key)
+            .payload(&record.value[..])
+            .timestamp(record.timestamp_ms)
+            .headers(wire::headers(record));
+        self.client.send(message).map_err(|(error, _)| error)
     }
 
     /// Sends what waits, as far as brokers answer in time. It blocks.
@@ -206,27 +231,49 @@ struct UnderWay {
     _queued: Queued,
 }
 
-/// One record's place in its batch.
-struct Slot {
-    batch: Arc<Batch>,
-    index: usize,
+/// Whom one record's delivery is told to.
+enum Slot {
+    /// Its caller, who waits for nothing else.
+    Alone(oneshot::Sender<Delivered>, Queued),
+    /// Its place in a batch.
+    OfBatch(Arc<Batch>, usize),
+}
+
+impl Slot {
+    fn tell(self, outcome: Result<Position, KafkaError>) {
+        match self {
+            Self::Alone(reply, queued) => {
+                let unknown = |error: KafkaError| AppendError::Unknown(error.to_string());
+                let outcome = outcome
+                    .map(|position| vec![position])
+                    .map_err(|error| refused(&error).unwrap_or_else(|| unknown(error)));
+                drop(queued);
+                let _nobody_waits = reply.send(outcome);
+            }
+            Self::OfBatch(batch, index) => batch.with(|under_way| {
+                under_way.left -= 1;
+                match outcome {
+                    Ok(position) => under_way.positions[index] = position,
+                    Err(error) => under_way.failures.push(error),
+                }
+            }),
+        }
+    }
 }
 
 impl Batch {
-    fn new(records: usize, queued: Queued) -> (Arc<Self>, oneshot::Receiver<Delivered>) {
-        let (reply, answer) = oneshot::channel();
+    fn new(records: usize, reply: oneshot::Sender<Delivered>, queued: Queued) -> Arc<Self> {
         let nowhere = Position {
             partition: 0,
             offset: 0,
         };
-        let batch = Self(Mutex::new(UnderWay {
+        Arc::new(Self(Mutex::new(UnderWay {
             positions: vec![nowhere; records],
             left: records,
             failures: Vec::new(),
             reply: Some(reply),
             _queued: queued,
-        }));
-        (Arc::new(batch), answer)
+        })))
     }
 
     fn with(&self, change: impl FnOnce(&mut UnderWay)) {
@@ -319,27 +366,21 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Box<Slot>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
-        match result {
+        let outcome = match result {
             Ok(message) => {
                 self.state.succeeded();
-                let position = Position {
+                Ok(Position {
                     partition: u32::try_from(message.partition()).unwrap_or_default(),
                     offset: u64::try_from(message.offset()).unwrap_or_default(),
-                };
-                slot.batch.with(|under_way| {
-                    under_way.positions[slot.index] = position;
-                    under_way.left -= 1;
-                });
+                })
             }
             Err((error, _)) => {
                 if refused(error) != Some(AppendError::TooLarge) {
                     self.state.failed(&error.to_string());
                 }
-                slot.batch.with(|under_way| {
-                    under_way.failures.push(error.clone());
-                    under_way.left -= 1;
-                });
+                Err(error.clone())
             }
-        }
+        };
+        slot.tell(outcome);
     }
 }

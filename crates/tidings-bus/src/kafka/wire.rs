@@ -20,11 +20,12 @@ const STRUCTURED: &str = "application/cloudevents";
 
 /// The message's headers.
 pub(super) fn headers(record: &Record) -> OwnedHeaders {
-    let id = record.event_id.to_string();
+    let mut id = Uuid::encode_buffer();
+    let id = &*record.event_id.hyphenated().encode_lower(&mut id);
     let structured = is_structured(record.headers.get(CONTENT_TYPE));
     let mut headers = OwnedHeaders::new_with_capacity(20).insert(Header {
         key: EVENT_ID,
-        value: Some(&id),
+        value: Some(id),
     });
     if record.headers.get(CE_TENANT).is_none() {
         headers = headers.insert(Header {
