@@ -1,7 +1,7 @@
 //! A record as a Kafka message, and back.
 //!
-//! Headers go out under their names. In structured mode `ce_…` becomes `ce-…`: the CloudEvents SDKs take
-//! any message with a `ce_` header for one in binary mode, whatever its content type says.
+//! Headers go out under their names. In structured mode `ce_…` becomes `ce-…`: not every CloudEvents SDK goes by the content
+//! type; that for Python takes any message with a `ce_` header for one in binary mode (docs/decisions/0004).
 
 use rdkafka::Message;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
