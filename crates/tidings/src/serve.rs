@@ -350,6 +350,12 @@ fn vault(config: &Config) -> Result<Vault> {
         "" => {
             let made = Vault::new_key();
             write_private(&file, &made)?;
+            if !config.store.url.is_empty() {
+                tracing::warn!(
+                    "secrets.key was made for this data folder alone: other replicas cannot read the secrets of \
+                     subscriptions that this one writes; set TIDINGS_SECRETS__KEY to the same key for all"
+                );
+            }
             made
         }
         key => key.to_owned(),
