@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
+use reqwest::ClientBuilder;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use reqwest::{ClientBuilder, Method};
+
+pub use reqwest::Method;
 
 use crate::guard::{Guard, RefusedAddress};
 use crate::identity::{Identity, InvalidIdentity};
@@ -190,15 +192,16 @@ impl Client {
     /// Posts a body. Whatever the status, what was answered is the answer; of its body the first
     /// [`Limits::body_bytes`] are read and no more, so that an endless one costs no more than another.
     pub async fn post(&self, outgoing: Outgoing<'_>) -> Result<Answer, EgressError> {
-        self.exchange(Method::POST, outgoing).await
+        self.send(Method::POST, outgoing).await
     }
 
     /// Asks what a URL allows, in the same way.
     pub async fn options(&self, outgoing: Outgoing<'_>) -> Result<Answer, EgressError> {
-        self.exchange(Method::OPTIONS, outgoing).await
+        self.send(Method::OPTIONS, outgoing).await
     }
 
-    async fn exchange(
+    /// Sends with any method, in the same way.
+    pub async fn send(
         &self,
         method: Method,
         outgoing: Outgoing<'_>,

@@ -7,7 +7,7 @@ mod resolver;
 pub mod signing;
 mod target;
 
-pub use client::{Answer, Client, EgressError, Limits, Outgoing};
+pub use client::{Answer, Client, EgressError, Limits, Method, Outgoing};
 pub use guard::{AllowedTarget, Guard, InvalidAllowedTarget, RefusedAddress};
 pub use identity::{Identity, InvalidIdentity};
 pub use resolver::{Resolution, Resolver, SystemResolver};

@@ -340,12 +340,17 @@ pub(crate) fn store_fault(error: StoreError) -> Refusal {
     }
     if error.is_unavailable() {
         tracing::warn!(%error, "the store is not available");
-        return Refusal::new(
-            Code::BrokerUnavailable,
-            Rule::Append,
-            "The store cannot be reached now; try again.",
-        )
-        .retry_after(Duration::from_secs(1));
+        return store_late();
     }
     Refusal::fault("The store", &error)
+}
+
+/// The store does not answer in time.
+pub(crate) fn store_late() -> Refusal {
+    Refusal::new(
+        Code::BrokerUnavailable,
+        Rule::Append,
+        "The store cannot be reached now; try again.",
+    )
+    .retry_after(Duration::from_secs(1))
 }

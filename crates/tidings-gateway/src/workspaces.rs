@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidings_contract::custom::RESERVED_NAMESPACES;
@@ -16,7 +17,7 @@ use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::custom_events::Plan;
-use crate::manifests::{store_fault, to_its_end};
+use crate::manifests::{store_fault, store_late, to_its_end};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Role, Shelf, Workspace, no_workspace};
@@ -27,6 +28,9 @@ const LONGEST_SLUG: usize = 31;
 const MAX_USER: usize = 128;
 /// The longest slug, in characters.
 const MAX_SLUG: usize = 128;
+/// How long a first request waits for its tenant to be made: an answer within 2 s was promised.
+const MADE_WITHIN: Duration = Duration::from_millis(1_800);
+
 /// The most namespaces of a tenant.
 const MAX_NAMESPACES: usize = 100;
 
@@ -110,6 +114,13 @@ impl Workspaces {
                 "Tenant '{id}' is not known here; an operator makes it with PUT /v1/tenants/{{tenantId}}."
             )));
         }
+        // Whoever waits for its turn waits for others' failures too.
+        let made = tokio::time::timeout(MADE_WITHIN, self.make(id)).await;
+        made.unwrap_or_else(|_| Err(store_late()))
+    }
+
+    /// Makes a tenant of which only its id is known, unless another has made it meanwhile.
+    async fn make(&self, id: &TenantId) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
         let mut row = TenantRow {
             id: id.clone(),

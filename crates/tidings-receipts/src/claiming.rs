@@ -1,7 +1,7 @@
 //! What all homes have in common: the rounds of a claim that has to wait.
 
-use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_bus::Receipt;
@@ -24,7 +24,7 @@ const WAITS: Duration = Duration::from_millis(1_600);
 /// One question to a home.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
-    pub(crate) who: Who,
+    pub(crate) who: Arc<Who>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) event_id: Uuid,
     pub(crate) token: Uuid,
@@ -67,25 +67,24 @@ pub(crate) async fn claim(
     home: &impl Home,
     wanted: Vec<Wanted>,
 ) -> Result<Vec<Claim>, ReceiptsError> {
-    let mut open = in_order(wanted)?;
+    let (mut asks, mut indexes) = in_order(wanted)?;
     let mut claims: Vec<Option<Claim>> = Vec::new();
-    claims.resize_with(open.len(), || None);
+    claims.resize_with(asks.len(), || None);
     let deadline = Instant::now() + WAITS;
     let mut wait = FIRST_WAIT;
     loop {
-        let asks: Vec<Ask> = open.iter().map(|(_, ask)| ask.clone()).collect();
         let answers = home.ask(&asks).await?;
-        debug_assert_eq!(answers.len(), open.len(), "one answer for each question");
+        debug_assert_eq!(answers.len(), asks.len(), "one answer for each question");
         // Before the first key that another has, and beyond it.
         let (mut before, mut beyond) = (Vec::new(), Vec::new());
-        let (mut waits, mut next) = (false, Vec::new());
-        for ((index, ask), answer) in open.into_iter().zip(answers) {
+        let (mut waits, mut open) = (false, Vec::new());
+        for ((ask, index), answer) in asks.into_iter().zip(indexes).zip(answers) {
             match answer {
                 Answer::Completed(receipt) => claims[index] = Some(Claim::Replayed(receipt)),
                 Answer::Reused => claims[index] = Some(Claim::Reused),
                 Answer::Busy => {
                     waits = true;
-                    next.push((index, ask));
+                    open.push((ask, index));
                 }
                 Answer::Held {
                     event_id,
@@ -93,7 +92,7 @@ pub(crate) async fn claim(
                 } => {
                     let side = if waits { &mut beyond } else { &mut before };
                     side.push((index, Hold::new(&ask, event_id, inherited)));
-                    next.push((index, ask));
+                    open.push((ask, index));
                 }
             }
         }
@@ -118,7 +117,7 @@ pub(crate) async fn claim(
         }
         sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
-        open = next;
+        (asks, indexes) = open.into_iter().unzip();
     }
 }
 
@@ -132,39 +131,35 @@ pub(crate) fn withdrawn(holds: Vec<Hold>, outcome: Release) -> Vec<(Hold, bool)>
     holds.into_iter().map(both).collect()
 }
 
-/// The questions, each with its index, in the order that all callers ask in. One token for all of them.
-fn in_order(wanted: Vec<Wanted>) -> Result<Vec<(usize, Ask)>, ReceiptsError> {
+/// The questions in the order that all callers ask in, with the index of each. One token for all of them.
+fn in_order(wanted: Vec<Wanted>) -> Result<(Vec<Ask>, Vec<usize>), ReceiptsError> {
     let token = Uuid::new_v4();
-    let mut seen = HashSet::with_capacity(wanted.len());
-    let mut asks = Vec::with_capacity(wanted.len());
-    for (index, wanted) in wanted.into_iter().enumerate() {
-        let who = Who {
+    let asks = wanted.into_iter().map(|wanted| Ask {
+        who: Arc::new(Who {
             key: wanted.once.key,
             tenant: wanted.tenant,
             principal: wanted.once.principal,
-        };
-        if !seen.insert(who.clone()) {
-            return Err(ReceiptsError::Twice(index));
-        }
-        let (fingerprint, event_id) = (wanted.once.fingerprint, wanted.event_id);
-        asks.push((
-            index,
-            Ask {
-                who,
-                fingerprint,
-                event_id,
-                token,
-            },
-        ));
+        }),
+        fingerprint: wanted.once.fingerprint,
+        event_id: wanted.event_id,
+        token,
+    });
+    let mut asks: Vec<(usize, Ask)> = asks.enumerate().collect();
+    asks.sort_by(|(_, a), (_, b)| a.who.cmp(&b.who));
+    // Equal ones stand side by side, the later behind the earlier.
+    let pairs = asks.windows(2);
+    let twice = pairs.filter(|pair| pair[0].1.who == pair[1].1.who);
+    if let Some(index) = twice.map(|pair| pair[1].0).min() {
+        return Err(ReceiptsError::Twice(index));
     }
-    asks.sort_unstable_by(|(_, a), (_, b)| a.who.cmp(&b.who));
-    Ok(asks)
+    let (indexes, asks) = asks.into_iter().unzip();
+    Ok((asks, indexes))
 }
 
 impl Hold {
     fn new(ask: &Ask, event_id: Uuid, inherited: bool) -> Self {
         Self {
-            who: ask.who.clone(),
+            who: Arc::clone(&ask.who),
             fingerprint: ask.fingerprint,
             token: ask.token,
             event_id,

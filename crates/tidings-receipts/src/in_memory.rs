@@ -1,7 +1,7 @@
 //! Keys in memory, of one process: for tests, and the model that the other homes are held against.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tidings_bus::{Pending, Receipt};
 use tidings_event::TenantId;
@@ -21,7 +21,7 @@ pub struct InMemory {
 
 #[derive(Debug, Default)]
 struct Kept {
-    keys: HashMap<Who, Entry>,
+    keys: HashMap<Arc<Who>, Entry>,
     counts: HashMap<TenantId, u64>,
 }
 

@@ -1,9 +1,6 @@
 //! Keys in the store, for an installation without Valkey: in PostgreSQL, or of one process in SQLite.
 
-mod gathered;
-
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_bus::{Pending, Receipt};
@@ -13,8 +10,8 @@ use tidings_store::receipts::{Completion, Place, ReceiptKey, Reservation, Reserv
 use tokio::task::JoinHandle;
 
 use crate::claiming::{self, Answer, Ask, Home};
+use crate::gathered::{Gathered, Rows};
 use crate::{Claim, Hold, RETRY_AFTER, Receipts, ReceiptsError, Release, Terms, Wanted, Who};
-use gathered::{Gathered, Keyed};
 
 /// How often expired keys are deleted.
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
@@ -25,27 +22,8 @@ pub struct InStore {
     terms: Terms,
     rows: tidings_store::Receipts,
     claiming: Gathered<Ask, Answer>,
-    settling: Gathered<Settled, ()>,
+    settling: Gathered<(Hold, Receipt), ()>,
     sweeping: JoinHandle<()>,
-}
-
-/// A hold with what was appended for it.
-#[derive(Debug, Clone)]
-struct Settled {
-    hold: Arc<Hold>,
-    place: Place,
-}
-
-impl Keyed for Ask {
-    fn who(&self) -> &Who {
-        &self.who
-    }
-}
-
-impl Keyed for Settled {
-    fn who(&self) -> &Who {
-        &self.hold.who
-    }
 }
 
 impl InStore {
@@ -152,7 +130,7 @@ fn of_hold<'a>(hold: &Hold, key: &'a ReceiptKey) -> Reservation<'a> {
 async fn claim(
     rows: tidings_store::Receipts,
     terms: Terms,
-    asks: Vec<Ask>,
+    asks: Rows<Ask>,
 ) -> Result<Vec<Answer>, ReceiptsError> {
     let keys: Vec<ReceiptKey> = asks.iter().map(|ask| key(&ask.who)).collect();
     let wanted = asks.iter().zip(&keys).map(|(ask, key)| Reservation {
@@ -183,12 +161,16 @@ async fn claim(
 async fn settle(
     rows: tidings_store::Receipts,
     terms: Terms,
-    settled: Vec<Settled>,
+    settled: Rows<(Hold, Receipt)>,
 ) -> Result<Vec<()>, ReceiptsError> {
-    let keys: Vec<ReceiptKey> = settled.iter().map(|it| key(&it.hold.who)).collect();
-    let completed = settled.iter().zip(&keys).map(|(it, key)| Completion {
-        reservation: of_hold(&it.hold, key),
-        place: &it.place,
+    let named = settled
+        .iter()
+        .map(|(hold, receipt)| (key(&hold.who), place(receipt)));
+    let named: Vec<_> = named.collect();
+    let completed = settled.iter().zip(&named);
+    let completed = completed.map(|((hold, _), (key, place))| Completion {
+        reservation: of_hold(hold, key),
+        place,
     });
     let completed: Vec<_> = completed.collect();
     let done = rows.settle(&completed, terms.time_to_live).await;
@@ -221,11 +203,6 @@ impl Receipts for InStore {
     }
 
     fn settle(&self, settled: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {
-        let settled = settled.into_iter().map(|(hold, receipt)| Settled {
-            place: place(&receipt),
-            hold: Arc::new(hold),
-        });
-        let settled = settled.collect();
         Box::pin(async move { self.settling.run(settled).await.map(drop) })
     }
 

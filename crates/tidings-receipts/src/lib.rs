@@ -2,10 +2,12 @@
 
 mod claiming;
 pub mod conformance;
+mod gathered;
 mod in_memory;
 mod in_store;
 mod in_valkey;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_bus::{Once, Pending, Receipt};
@@ -45,7 +47,7 @@ struct Who {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a hold that is neither settled nor released keeps its key reserved until the lease is over"]
 pub struct Hold {
-    who: Who,
+    who: Arc<Who>,
     fingerprint: Fingerprint,
     token: Uuid,
     event_id: Uuid,

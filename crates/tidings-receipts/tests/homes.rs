@@ -81,6 +81,44 @@ async fn sqlite_keeps_the_contract_across_a_restart() {
     assert_eq!(fresh(&receipts, &retry).await.event_id(), left.event_id);
 }
 
+/// The largest batch, of one tenant and of a few: each key is claimed, completed, counted and known again.
+async fn takes_a_thousand_keys_at_once(receipts: &dyn Receipts) {
+    for tenants in [1, 3] {
+        let names: Vec<String> = (0..tenants)
+            .map(|_| format!("t-{}", Uuid::now_v7().simple()))
+            .collect();
+        let all: Vec<Wanted> = (0..1_000)
+            .map(|number| Wanted {
+                tenant: names[number % tenants].parse().unwrap(),
+                ..wanted()
+            })
+            .collect();
+        let claims = receipts.claim(all.clone()).await.unwrap();
+        let holds = claims.into_iter().zip(&all).map(|(claim, wanted)| {
+            let Claim::Fresh(hold) = claim else {
+                panic!("{claim:?}");
+            };
+            assert_eq!(hold.event_id(), wanted.event_id);
+            (hold, receipt(wanted.event_id))
+        });
+        receipts.settle(holds.collect()).await.unwrap();
+        let mut counted = 0;
+        for name in &names {
+            counted += receipts.count(name.parse().unwrap()).await.unwrap();
+        }
+        assert_eq!(counted, 1_000);
+        let again = receipts.claim(all.clone()).await.unwrap();
+        let replayed = all.iter().map(|it| Claim::Replayed(receipt(it.event_id)));
+        assert!(again.into_iter().eq(replayed));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn valkey_and_postgres_take_the_largest_batch() {
+    takes_a_thousand_keys_at_once(&valkey(Terms::default())).await;
+    takes_a_thousand_keys_at_once(&postgres(Terms::default()).await).await;
+}
+
 /// A server of this test alone, which it may stop, freeze and flush.
 struct Server {
     folder: TempDir,

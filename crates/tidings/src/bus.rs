@@ -15,6 +15,9 @@ use tidings_gateway::clock::Clock;
 
 use crate::config::optional_duration;
 
+#[cfg(feature = "kafka")]
+mod msk;
+
 /// How long idempotency keys are honoured (source A).
 const KEY_TTL: Duration = Duration::from_hours(24);
 
@@ -49,6 +52,7 @@ pub(crate) enum BusKind {
 )]
 pub(crate) struct KafkaConfig {
     brokers: String,
+    aws_region: String,
     topic_prefix: String,
     create_topics: bool,
     replication: u32,
@@ -65,6 +69,12 @@ impl BusConfig {
         }
         if self.kind == BusKind::Kafka && self.kafka.brokers.is_empty() {
             bail!("the Kafka bus needs its brokers: --kafka-brokers HOST:PORT or KAFKA_BROKERS");
+        }
+        if !self.kafka.aws_region.is_empty() && self.kafka.create_topics {
+            bail!(
+                "with bus.kafka.aws_region topics cannot be made by Tidings, whose client for that cannot log in with \
+                 IAM: make them yourself and set bus.kafka.create_topics = false"
+            );
         }
         Ok(())
     }
@@ -107,6 +117,7 @@ impl BusConfig {
         }
         let config = tidings_bus::kafka::Config {
             brokers: kafka.brokers.clone(),
+            logins: msk::logins(&kafka.aws_region)?,
             properties: kafka.properties.clone(),
             topic_prefix: kafka.topic_prefix.clone(),
             create_topics: kafka.create_topics,

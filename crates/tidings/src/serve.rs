@@ -1,12 +1,13 @@
 //! `tidings serve`: where the parts are put together, started and stopped.
 
+use std::fs::{File, TryLockError};
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tidings_bus::{Bus, embedded};
 use tidings_egress::{Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
@@ -169,7 +170,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let mut topics = tidings_gateway::rulebook::topics(&routes);
     topics.extend(copy_topics.iter().cloned());
     let bus = config.bus.open(folder, &clock, topics)?;
-    let store = open_store(&config).await?;
+    let (store, _alone) = open_store(&config).await?;
     let first_start = match store.replicas() {
         None => own_file_is_new,
         // Nothing was ever changed there.
@@ -349,6 +350,12 @@ fn vault(config: &Config) -> Result<Vault> {
         "" => {
             let made = Vault::new_key();
             write_private(&file, &made)?;
+            if !config.store.url.is_empty() {
+                tracing::warn!(
+                    "secrets.key was made for this data folder alone: other replicas cannot read the secrets of \
+                     subscriptions that this one writes; set TIDINGS_SECRETS__KEY to the same key for all"
+                );
+            }
             made
         }
         key => key.to_owned(),
@@ -368,18 +375,38 @@ fn write_private(file: &Path, text: &str) -> Result<()> {
     std::fs::File::open(folder)?.sync_all().with_context(failed)
 }
 
-async fn open_store(config: &Config) -> Result<Store> {
-    let store = match config.store.url.as_str() {
+/// The store, and the lock on the folder of one that has a single process.
+async fn open_store(config: &Config) -> Result<(Store, Option<File>)> {
+    let opened = match config.store.url.as_str() {
         "" => {
+            let alone = alone_on(&config.data)?;
             let file = config.data.join("store.db");
-            // The log's lock is held, so nobody else has the store open either.
             let whole = embedded::check_wal(&file).map_err(anyhow::Error::new);
             whole.context("the store cannot be opened")?;
-            Store::open(file).await
+            Store::open(file).await.map(|store| (store, Some(alone)))
         }
-        url => Store::connect(url).await,
+        url => Store::connect(url).await.map(|store| (store, None)),
     };
-    store.context("the store cannot be opened")
+    opened.context("the store cannot be opened")
+}
+
+/// Takes the store of a folder for this process, whatever the bus: each keeps in memory what stands in it. The system lets
+/// go of the lock when the process ends.
+fn alone_on(folder: &Path) -> Result<File> {
+    let path = folder.join("store.lock");
+    let failed = || format!("{} cannot be locked", path.display());
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another process serves on the data folder {}, whose store takes one: give this one a folder of its own, or \
+             have both share a PostgreSQL (store.url)",
+            folder.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(failed),
+    }
 }
 
 /// Where idempotency keys are kept beside the log: where it is configured, or if the log keeps none itself.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The arrows of ARCHITECTURE.md: a crate and the own crates it may depend on.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("tidings-event", &[]),
     ("tidings-bus", &["tidings-event"]),
     ("tidings-store", &["tidings-event"]),
@@ -17,6 +17,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ),
     ("tidings-client", &["tidings-event"]),
     ("tidings-egress", &[]),
+    ("tidings-msk", &["tidings-egress"]),
     ("tidings-contract", &["tidings-event"]),
     ("tidings-filter", &["tidings-event"]),
     (
@@ -52,6 +53,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "tidings-event",
             "tidings-gateway",
             "tidings-http",
+            "tidings-msk",
             "tidings-plugin",
             "tidings-receipts",
             "tidings-store",
@@ -61,8 +63,9 @@ const ARROWS: [(&str, &[&str]); 14] = [
 ];
 
 /// Outside crates that may be used in these crates only.
-const CONFINED: [(&str, &[&str]); 11] = [
+const CONFINED: [(&str, &[&str]); 12] = [
     ("rdkafka", &["tidings-bus"]),
+    ("reqsign-aws-core", &["tidings-msk"]),
     ("jsonschema", &["tidings-contract"]),
     ("axum", &["tidings-http", "tidings"]),
     ("rusqlite", &["tidings-bus"]),

@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use tidings_event::Topic;
 use tokio::sync::oneshot;
 
-use super::health::log;
+use super::login::log;
 use super::topics::Topics;
 use super::{Config, OpenError, producer};
 use crate::{AppendError, Position, partition_of};

@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::{Client, ClientContext};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaType;
+use rdkafka::producer::{Producer as _, ThreadedProducer};
 
+use super::login::Quiet;
 use super::{Config, OpenError};
 use crate::Health;
 
@@ -90,8 +88,7 @@ impl State {
     /// Starts the probe, which asks once at the beginning too.
     pub(super) fn start_probe(self: &Arc<Self>, config: &Config) -> Result<(), OpenError> {
         let client = config.client(&[]);
-        let native = client.create_native_config()?;
-        let client = Client::new(&client, native, RDKafkaType::RD_KAFKA_PRODUCER, Quiet)?;
+        let client = client.create_with_context(Quiet::new(config))?;
         self.inside().asked = true;
         let state = Arc::clone(self);
         std::thread::Builder::new()
@@ -100,7 +97,7 @@ impl State {
         Ok(())
     }
 
-    fn probe(&self, client: &Client<Quiet>) {
+    fn probe(&self, client: &ThreadedProducer<Quiet>) {
         loop {
             let mut inside = self.inside();
             while !inside.asked && !inside.stopping {
@@ -114,7 +111,10 @@ impl State {
             }
             inside.asked = false;
             drop(inside);
-            match client.fetch_metadata(Some("tidings.probe"), PROBE_PATIENCE) {
+            match client
+                .client()
+                .fetch_metadata(Some("tidings.probe"), PROBE_PATIENCE)
+            {
                 Ok(_) => {
                     if self.down.swap(false, Ordering::Relaxed) {
                         tracing::info!("Kafka answers again");
@@ -132,23 +132,4 @@ impl State {
             }
         }
     }
-}
-
-/// Logs of librdkafka at debug level: what matters of them is said by [`State`].
-#[derive(Debug, Clone)]
-pub(super) struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
-    }
-}
-
-/// A line of librdkafka's log.
-pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    tracing::debug!(?level, facility, message, "librdkafka");
 }

@@ -2,18 +2,21 @@
 //! after the tenants whose keys fall on it, in all topics.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rdkafka::client::OAuthToken;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::{ClientContext, TopicPartitionList};
 use tidings_event::Topic;
 use tokio::runtime::Handle;
 
-use super::Config;
+use super::login::Logins;
 use super::topics::Topics;
+use super::{Config, login};
 use crate::group::{Desk, Membership};
 
 /// A member that says nothing for so long is dead: its partitions go to others (Kafka's own lower limit).
@@ -33,9 +36,16 @@ const AGAIN: Duration = Duration::from_millis(500);
 struct Listener {
     desk: Arc<Desk>,
     of: u32,
+    logins: Option<Arc<dyn Logins>>,
 }
 
-impl ClientContext for Listener {}
+impl ClientContext for Listener {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        login::shown(self.logins.as_ref())
+    }
+}
 
 impl ConsumerContext for Listener {
     fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -111,7 +121,7 @@ pub(super) fn join(config: &Config, topics: Arc<Topics>, group: &str, topic: &To
         ("queued.min.messages", "1"),
     ]);
     client.set("group.id", format!("{}{group}", config.topic_prefix));
-    let (handle, topic) = (Handle::current(), topic.clone());
+    let (handle, topic, logins) = (Handle::current(), topic.clone(), config.logins.clone());
     let (at, stop) = (Arc::clone(&desk), Arc::clone(&stopping));
     let run = move || {
         let ended = || stop.load(Ordering::Relaxed);
@@ -127,7 +137,11 @@ pub(super) fn join(config: &Config, topics: Arc<Topics>, group: &str, topic: &To
             }
             std::thread::park_timeout(AGAIN);
         };
-        let listener = Listener { desk: at, of };
+        let listener = Listener {
+            desk: at,
+            of,
+            logins,
+        };
         let consumer: BaseConsumer<Listener> = match client.create_with_context(listener) {
             Ok(consumer) => consumer,
             Err(error) => {

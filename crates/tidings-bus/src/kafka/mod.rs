@@ -3,7 +3,7 @@
 //! [`producer`] appends with an idempotent producer and `acks=all`; [`reader`] reads with a few consumers
 //! that belong to no group; [`topics`] knows which topics are ours and makes them; [`tail`] watches for what
 //! other replicas append; [`member`] shares deliveries
-//! out among replicas; [`health`] tells a broker that is gone from one that is slow. How a record looks
+//! out among replicas; [`login`] is what a client does besides; [`health`] tells a broker that is gone from one that is slow. How a record looks
 //! on the wire is in [`wire`].
 //!
 //! What Kafka cannot promise as the embedded log does:
@@ -15,6 +15,7 @@
 
 pub mod bare;
 mod health;
+mod login;
 mod member;
 mod producer;
 mod reader;
@@ -37,6 +38,7 @@ use crate::{
     ReadError, Record, Stored,
 };
 use health::State;
+pub use login::{Login, Logins};
 use producer::Producer;
 use reader::Readers;
 use tail::Tail;
@@ -58,6 +60,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Config {
     /// `host:port`, separated by commas.
     pub brokers: String,
+    /// What makes logins for brokers that want a new token each time (SASL OAUTHBEARER), as Amazon MSK does with IAM.
+    pub logins: Option<Arc<dyn Logins>>,
     /// Settings of librdkafka, laid over ours: SASL, TLS, compression and so on.
     pub properties: BTreeMap<String, String>,
     /// What the name of each topic begins with on the brokers, so that installations can share them.
@@ -82,6 +86,7 @@ impl Config {
         Self {
             brokers: brokers.into(),
             properties: BTreeMap::new(),
+            logins: None,
             topic_prefix: String::new(),
             create_topics: true,
             partitions: 12,
@@ -107,11 +112,13 @@ impl Config {
             ("topic.metadata.refresh.interval.ms", "30000"),
             ("topic.metadata.refresh.fast.interval.ms", "50"),
         ];
+        let of_logins = self.logins.iter().flat_map(|_| login::SETTINGS);
         let given = self
             .properties
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
-        for (name, value) in common.into_iter().chain(own.iter().copied()).chain(given) {
+        let all = common.into_iter().chain(of_logins);
+        for (name, value) in all.chain(own.iter().copied()).chain(given) {
             client.set(name, value);
         }
         client

@@ -1,19 +1,21 @@
 //! Appending: an idempotent producer, `acks=all`, one answer for each batch.
 
-use std::collections::HashMap;
+use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tidings_event::Topic;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
-use super::health::{State, log};
+use super::health::State;
+use super::login::{self, Logins, log};
 use super::topics::Topics;
 use super::{ANSWER, Config, DELIVERY, MAX_MESSAGE_BYTES, OpenError, RETRY_AFTER, wire};
 use crate::{AppendError, Appended, Position, Record, partition_of};
@@ -49,7 +51,10 @@ impl Producer {
         state: Arc<State>,
         topics: Arc<Topics>,
     ) -> Result<Self, OpenError> {
-        let context = Context(Arc::clone(&state));
+        let context = Context {
+            state: Arc::clone(&state),
+            logins: config.logins.clone(),
+        };
         let producer = settings(config).create_with_context(context)?;
         Ok(Self {
             client: producer,
@@ -65,12 +70,14 @@ impl Producer {
         if self.state.is_down() {
             return Err(UNAVAILABLE);
         }
-        let partitions = self.partitions(&records).await.map_err(|error| {
-            self.state.failed(&error.to_string());
-            UNAVAILABLE
-        })?;
+        // Making a topic counts too: on a busy cluster that takes seconds.
+        let deadline = Instant::now() + ANSWER;
+        let partitions = match self.known_partitions(&records) {
+            Some(known) => known,
+            None => self.make_sure_of(&records, deadline).await?,
+        };
         let answer = self.hand_over(&records, &partitions)?;
-        let Ok(delivered) = tokio::time::timeout(ANSWER, answer).await else {
+        let Ok(delivered) = timeout_at(deadline, answer).await else {
             self.state.failed("no acknowledgement in time");
             return Err(AppendError::Unknown("no acknowledgement in time".into()));
         };
@@ -79,21 +86,44 @@ impl Producer {
         delivered.map(|positions| positions.into_iter().map(Appended::At).collect())
     }
 
-    /// Which partition each record goes to.
-    async fn partitions(&self, records: &[Record]) -> Result<Vec<u32>, KafkaError> {
-        let mut counts: HashMap<&Topic, u32> = HashMap::with_capacity(1);
+    /// Which partition each record goes to; `None` when a topic is not known yet.
+    fn known_partitions(&self, records: &[Record]) -> Option<Vec<u32>> {
+        let mut last: Option<(&Topic, u32)> = None;
         let mut partitions = Vec::with_capacity(records.len());
         for record in records {
-            let count = if let Some(count) = counts.get(&record.topic) {
-                *count
-            } else {
-                let count = self.topics.ensure(&record.topic).await?;
-                counts.insert(&record.topic, count);
-                count
+            let count = match last {
+                Some((topic, count)) if *topic == record.topic => count,
+                _ => self.topics.partitions(&record.topic)?,
             };
+            last = Some((&record.topic, count));
             partitions.push(partition_of(record.key.as_bytes(), count));
         }
-        Ok(partitions)
+        Some(partitions)
+    }
+
+    /// Finds out about every topic, making those that are missing.
+    async fn make_sure_of(
+        &self,
+        records: &[Record],
+        deadline: Instant,
+    ) -> Result<Vec<u32>, AppendError> {
+        let why = match timeout_at(deadline, self.ensure(records)).await {
+            Ok(Ok(())) => match self.known_partitions(records) {
+                Some(known) => return Ok(known),
+                None => "a topic went away".to_owned(),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no topic in time".to_owned(),
+        };
+        self.state.failed(&why);
+        Err(UNAVAILABLE)
+    }
+
+    async fn ensure(&self, records: &[Record]) -> Result<(), KafkaError> {
+        for record in records {
+            self.topics.ensure(&record.topic).await?;
+        }
+        Ok(())
     }
 
     /// Gives a batch to librdkafka without waiting for anything.
@@ -115,21 +145,17 @@ impl Producer {
         let shared = alone
             .is_none()
             .then(|| lock.read().unwrap_or_else(PoisonError::into_inner));
-        let (batch, answer) = Batch::new(records.len(), queued);
+        let (reply, answer) = oneshot::channel();
+        if let [record] = records {
+            let slot = Slot::Alone(reply, queued);
+            self.send(record, partitions[0], slot)
+                .map_err(|error| refused(&error).unwrap_or(UNAVAILABLE))?;
+            return Ok(answer);
+        }
+        let batch = Batch::new(records.len(), reply, queued);
         for (index, (record, partition)) in records.iter().zip(partitions).enumerate() {
-            let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
-            let slot = Box::new(Slot {
-                batch: Arc::clone(&batch),
-                index,
-            });
-            let topic = self.topics.name(&record.topic);
-            let message = BaseRecord::with_opaque_to(&topic, slot)
-                .partition(partition)
-                .key(&record.key)
-                .payload(&record.value[..])
-                .timestamp(record.timestamp_ms)
-                .headers(wire::headers(record));
-            if let Err((error, _)) = self.client.send(message) {
+            let slot = Slot::OfBatch(Arc::clone(&batch), index);
+            if let Err(error) = self.send(record, *partition, slot) {
                 if index == 0 {
                     return Err(refused(&error).unwrap_or(UNAVAILABLE));
                 }
@@ -139,6 +165,17 @@ impl Producer {
         }
         drop((alone, shared));
         Ok(answer)
+    }
+
+    fn send(&self, record: &Record, partition: u32, slot: Slot) -> Result<(), KafkaError> {
+        let topic = self.topics.name(&record.topic);
+        let message = BaseRecord::with_opaque_to(&topic, Box::new(slot))
+            .partition(i32::try_from(partition).unwrap_or(i32::MAX))
+            .key(&record.key)
+            .payload(&record.value[..])
+            .timestamp(record.timestamp_ms)
+            .headers(wire::headers(record));
+        self.client.send(message).map_err(|(error, _)| error)
     }
 
     /// Sends what waits, as far as brokers answer in time. It blocks.
@@ -194,27 +231,49 @@ struct UnderWay {
     _queued: Queued,
 }
 
-/// One record's place in its batch.
-struct Slot {
-    batch: Arc<Batch>,
-    index: usize,
+/// Whom one record's delivery is told to.
+enum Slot {
+    /// Its caller, who waits for nothing else.
+    Alone(oneshot::Sender<Delivered>, Queued),
+    /// Its place in a batch.
+    OfBatch(Arc<Batch>, usize),
+}
+
+impl Slot {
+    fn tell(self, outcome: Result<Position, KafkaError>) {
+        match self {
+            Self::Alone(reply, queued) => {
+                let unknown = |error: KafkaError| AppendError::Unknown(error.to_string());
+                let outcome = outcome
+                    .map(|position| vec![position])
+                    .map_err(|error| refused(&error).unwrap_or_else(|| unknown(error)));
+                drop(queued);
+                let _nobody_waits = reply.send(outcome);
+            }
+            Self::OfBatch(batch, index) => batch.with(|under_way| {
+                under_way.left -= 1;
+                match outcome {
+                    Ok(position) => under_way.positions[index] = position,
+                    Err(error) => under_way.failures.push(error),
+                }
+            }),
+        }
+    }
 }
 
 impl Batch {
-    fn new(records: usize, queued: Queued) -> (Arc<Self>, oneshot::Receiver<Delivered>) {
-        let (reply, answer) = oneshot::channel();
+    fn new(records: usize, reply: oneshot::Sender<Delivered>, queued: Queued) -> Arc<Self> {
         let nowhere = Position {
             partition: 0,
             offset: 0,
         };
-        let batch = Self(Mutex::new(UnderWay {
+        Arc::new(Self(Mutex::new(UnderWay {
             positions: vec![nowhere; records],
             left: records,
             failures: Vec::new(),
             reply: Some(reply),
             _queued: queued,
-        }));
-        (Arc::new(batch), answer)
+        })))
     }
 
     fn with(&self, change: impl FnOnce(&mut UnderWay)) {
@@ -278,16 +337,25 @@ fn refused(error: &KafkaError) -> Option<AppendError> {
 }
 
 /// Where librdkafka reports to.
-struct Context(Arc<State>);
+struct Context {
+    state: Arc<State>,
+    logins: Option<Arc<dyn Logins>>,
+}
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        login::shown(self.logins.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.0.failed(reason);
+            self.state.failed(reason);
         } else {
             tracing::debug!(%error, reason, "librdkafka");
         }
@@ -298,27 +366,21 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Box<Slot>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
-        match result {
+        let outcome = match result {
             Ok(message) => {
-                self.0.succeeded();
-                let position = Position {
+                self.state.succeeded();
+                Ok(Position {
                     partition: u32::try_from(message.partition()).unwrap_or_default(),
                     offset: u64::try_from(message.offset()).unwrap_or_default(),
-                };
-                slot.batch.with(|under_way| {
-                    under_way.positions[slot.index] = position;
-                    under_way.left -= 1;
-                });
+                })
             }
             Err((error, _)) => {
                 if refused(error) != Some(AppendError::TooLarge) {
-                    self.0.failed(&error.to_string());
+                    self.state.failed(&error.to_string());
                 }
-                slot.batch.with(|under_way| {
-                    under_way.failures.push(error.clone());
-                    under_way.left -= 1;
-                });
+                Err(error.clone())
             }
-        }
+        };
+        slot.tell(outcome);
     }
 }

@@ -12,6 +12,7 @@ use tidings_event::Topic;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::login::Quiet;
 use super::topics::Topics;
 use super::{Config, MAX_MESSAGE_BYTES, PATIENCE, unavailable, wire};
 use crate::{Bounds, Page, Partition, Read, ReadError, Stored, time_of};
@@ -25,14 +26,20 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How many records a search by id looks at.
 const SEARCHED: usize = 50_000;
 
+/// How many requests of a client, lines of its log among them, are served before it is asked something.
+const REQUESTS: usize = 16;
+
+type Consumer = BaseConsumer<Quiet>;
+
 /// A topic as it is called on the brokers, and a partition's number.
 type Place = (String, i32);
 
 /// The consumers, made when they are first needed.
 pub(super) struct Readers {
     config: ClientConfig,
+    quiet: Quiet,
     topics: Arc<Topics>,
-    idle: Mutex<Vec<BaseConsumer>>,
+    idle: Mutex<Vec<Consumer>>,
     places: Semaphore,
 }
 
@@ -44,6 +51,7 @@ impl std::fmt::Debug for Readers {
 
 impl Readers {
     pub(super) fn new(config: &Config, topics: Arc<Topics>) -> Arc<Self> {
+        let quiet = Quiet::new(config);
         let config = config.client(&[
             // librdkafka wants a name; nothing is ever committed under it.
             ("group.id", "tidings-readers"),
@@ -60,6 +68,7 @@ impl Readers {
         ]);
         Arc::new(Self {
             config,
+            quiet,
             topics,
             idle: Mutex::default(),
             places: Semaphore::new(CONSUMERS),
@@ -69,7 +78,7 @@ impl Readers {
     /// Asks something of a consumer, on a thread that may block.
     async fn with<T: Send + 'static>(
         self: &Arc<Self>,
-        ask: impl FnOnce(&BaseConsumer) -> Result<T, ReadError> + Send + 'static,
+        ask: impl FnOnce(&Consumer) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
         let _place = self
             .places
@@ -79,10 +88,9 @@ impl Readers {
         let this = Arc::clone(self);
         let asked = tokio::task::spawn_blocking(move || {
             let idle = this.idle().pop();
-            let consumer = match idle {
-                Some(consumer) => consumer,
-                None => this.config.create().map_err(unavailable)?,
-            };
+            let made = idle.map_or_else(|| this.config.create_with_context(this.quiet.clone()), Ok);
+            let consumer = made.map_err(unavailable)?;
+            log_in(&consumer);
             let answer = ask(&consumer);
             // What was fetched ahead is of no use to the next question.
             if consumer.unassign().is_ok() {
@@ -95,7 +103,7 @@ impl Readers {
             .map_err(|error| ReadError::Unavailable(error.to_string()))?
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<BaseConsumer>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Consumer>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -183,6 +191,14 @@ impl Readers {
     }
 }
 
+/// Serves what the client asks of us, a login perhaps, which questions do not. Nothing is assigned, so no message comes.
+fn log_in(consumer: &Consumer) {
+    for _ in 0..REQUESTS {
+        // What went wrong while nobody asked is of no interest any more.
+        drop(consumer.poll(Duration::ZERO));
+    }
+}
+
 /// Asks again while a failure may pass: a client learns late of a topic that was just made, or of a leader
 /// that moved.
 fn patiently<T>(ask: impl Fn(Duration) -> KafkaResult<T>) -> Result<T, ReadError> {
@@ -196,7 +212,7 @@ fn patiently<T>(ask: impl Fn(Duration) -> KafkaResult<T>) -> Result<T, ReadError
     }
 }
 
-fn bounds(consumer: &BaseConsumer, (topic, number): &Place) -> Result<Bounds, ReadError> {
+fn bounds(consumer: &Consumer, (topic, number): &Place) -> Result<Bounds, ReadError> {
     let (start, end) = patiently(|left| consumer.fetch_watermarks(topic, *number, left))?;
     Ok(Bounds {
         start: u64::try_from(start).unwrap_or_default(),
@@ -206,7 +222,7 @@ fn bounds(consumer: &BaseConsumer, (topic, number): &Place) -> Result<Bounds, Re
 
 /// The first offsets at or after a time, of the partitions that have any.
 fn at_time(
-    consumer: &BaseConsumer,
+    consumer: &Consumer,
     partitions: &[Place],
     time_ms: i64,
 ) -> Result<Vec<(Place, u64)>, ReadError> {
@@ -237,7 +253,7 @@ fn at_time(
     Ok(offsets)
 }
 
-fn assign(consumer: &BaseConsumer, from: &[(Place, u64)]) -> Result<(), ReadError> {
+fn assign(consumer: &Consumer, from: &[(Place, u64)]) -> Result<(), ReadError> {
     let mut list = TopicPartitionList::with_capacity(from.len());
     for ((topic, number), offset) in from {
         let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
@@ -255,7 +271,7 @@ enum Next<'c> {
     End,
 }
 
-fn next(consumer: &BaseConsumer, until: Instant) -> Result<Next<'_>, ReadError> {
+fn next(consumer: &Consumer, until: Instant) -> Result<Next<'_>, ReadError> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match consumer.poll(left) {
@@ -287,12 +303,7 @@ fn is_passing(error: &KafkaError) -> bool {
     )
 }
 
-fn page(
-    consumer: &BaseConsumer,
-    topic: &Topic,
-    place: Place,
-    read: &Read,
-) -> Result<Page, ReadError> {
+fn page(consumer: &Consumer, topic: &Topic, place: Place, read: &Read) -> Result<Page, ReadError> {
     let bounds = bounds(consumer, &place)?;
     let from = read.from.max(bounds.start);
     let mut page = Page {
@@ -325,7 +336,7 @@ fn page(
 }
 
 fn search(
-    consumer: &BaseConsumer,
+    consumer: &Consumer,
     everywhere: &[Place],
     topics: &HashMap<String, Topic>,
     event_id: Uuid,
@@ -368,7 +379,7 @@ fn search(
 }
 
 /// Takes no more of the message's partition, not even its end.
-fn pause(consumer: &BaseConsumer, message: &BorrowedMessage<'_>) -> Result<(), ReadError> {
+fn pause(consumer: &Consumer, message: &BorrowedMessage<'_>) -> Result<(), ReadError> {
     let mut list = TopicPartitionList::with_capacity(1);
     list.add_partition(message.topic(), message.partition());
     consumer.pause(&list).map_err(unavailable)

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
 use tidings_event::Topic;
 use tokio::sync::watch;
 
+use super::login::Quiet;
 use super::topics::Topics;
 use super::{Config, OpenError};
 
@@ -30,7 +31,7 @@ pub(super) struct Tail {
 
 impl Tail {
     pub(super) fn start(config: &Config, topics: Arc<Topics>) -> Result<Self, OpenError> {
-        let consumer: BaseConsumer = config
+        let consumer: BaseConsumer<Quiet> = config
             .client(&[
                 ("group.id", "tidings-tail"),
                 ("enable.auto.commit", "false"),
@@ -42,7 +43,7 @@ impl Tail {
                 ("queued.max.messages.kbytes", "1024"),
                 ("fetch.wait.max.ms", "250"),
             ])
-            .create()?;
+            .create_with_context(Quiet::new(config))?;
         let tell = Arc::new(watch::Sender::new(0));
         let stopping = Arc::new(AtomicBool::new(false));
         let watcher = Watcher {
@@ -90,7 +91,7 @@ fn bump(tell: &watch::Sender<u64>) {
 }
 
 struct Watcher {
-    consumer: BaseConsumer<DefaultConsumerContext>,
+    consumer: BaseConsumer<Quiet>,
     topics: Arc<Topics>,
     tell: Arc<watch::Sender<u64>>,
     stopping: Arc<AtomicBool>,

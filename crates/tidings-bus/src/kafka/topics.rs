@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{Producer as _, ThreadedProducer};
 use tidings_event::Topic;
 
-use super::health::Quiet;
+use super::login::Quiet;
 use super::{Config, MAX_MESSAGE_BYTES, PATIENCE};
 
 /// So many topics that may exist by now are asked for at once: a catalogue may carry hundreds that nobody has
@@ -17,9 +18,10 @@ const ASKED_AT_ONCE: usize = 16;
 
 /// Topics that are known to exist, with their partitions, and those that may.
 pub(super) struct Topics {
-    admin: Arc<AdminClient<Quiet>>,
+    client: Arc<ThreadedProducer<Quiet>>,
+    /// Makes topics, if they are to be made. It is not polled, so it cannot log in with tokens.
+    admin: Option<AdminClient<Quiet>>,
     prefix: String,
-    create: bool,
     partitions: u32,
     replication: Option<u32>,
     /// Configuration of a topic made here.
@@ -39,11 +41,14 @@ impl std::fmt::Debug for Topics {
 
 impl Topics {
     pub(super) fn new(config: &Config) -> Result<Self, KafkaError> {
-        let admin = config.client(&[]).create_with_context(Quiet)?;
+        let (client, quiet) = (config.client(&[]), Quiet::new(config));
+        let admin = config
+            .create_topics
+            .then(|| client.create_with_context(quiet.clone()));
         Ok(Self {
-            admin: Arc::new(admin),
+            client: Arc::new(client.create_with_context(quiet)?),
+            admin: admin.transpose()?,
             prefix: config.topic_prefix.clone(),
-            create: config.create_topics,
             partitions: config.partitions,
             replication: config.replication,
             settings: settings(config),
@@ -85,8 +90,8 @@ impl Topics {
         if let Some(partitions) = self.partitions(topic) {
             return Ok(Some(partitions));
         }
-        let (admin, name) = (Arc::clone(&self.admin), self.name(topic).into_owned());
-        let asked = tokio::task::spawn_blocking(move || ask(&admin, &name)).await;
+        let (client, name) = (Arc::clone(&self.client), self.name(topic).into_owned());
+        let asked = tokio::task::spawn_blocking(move || ask(&client, &name)).await;
         let partitions = asked.map_err(|_| KafkaError::Canceled)??;
         if let Some(partitions) = partitions {
             self.note(topic, partitions);
@@ -100,16 +105,16 @@ impl Topics {
             return Ok(partitions);
         }
         let missing = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopic);
-        if !self.create {
+        let Some(admin) = &self.admin else {
             tracing::error!(%topic, "the topic does not exist, and topics are not to be made (bus.kafka.create_topics)");
             return Err(missing);
-        }
+        };
         let _one_at_a_time = self.making.lock().await;
         // Whoever waited here for another to make it is done.
         if let Some(partitions) = self.partitions(topic) {
             return Ok(partitions);
         }
-        self.make(topic).await?;
+        self.make(admin, topic).await?;
         // What is made is not known to every broker at once.
         for _ in 0..20 {
             if let Some(partitions) = self.look_up(topic).await? {
@@ -120,7 +125,7 @@ impl Topics {
         Err(missing)
     }
 
-    async fn make(&self, topic: &Topic) -> Result<(), KafkaError> {
+    async fn make(&self, admin: &AdminClient<Quiet>, topic: &Topic) -> Result<(), KafkaError> {
         let replication = self
             .replication
             .map_or(-1, |count| i32::try_from(count).unwrap_or(-1));
@@ -134,7 +139,7 @@ impl Topics {
             new = new.set(setting, value);
         }
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-        let made = self.admin.create_topics([&new], &options).await?;
+        let made = admin.create_topics([&new], &options).await?;
         match made.into_iter().next() {
             Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
                 tracing::info!(%topic, partitions = self.partitions, "topic made");
@@ -165,8 +170,8 @@ impl Topics {
             let asking: Vec<_> = some
                 .iter()
                 .map(|topic| {
-                    let (admin, name) = (Arc::clone(&self.admin), self.name(topic).into_owned());
-                    tokio::task::spawn_blocking(move || ask(&admin, &name))
+                    let (client, name) = (Arc::clone(&self.client), self.name(topic).into_owned());
+                    tokio::task::spawn_blocking(move || ask(&client, &name))
                 })
                 .collect();
             for (topic, asked) in some.iter().zip(asking) {
@@ -193,8 +198,8 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
 }
 
 /// Asks a broker. It blocks.
-fn ask(admin: &AdminClient<Quiet>, topic: &str) -> Result<Option<u32>, KafkaError> {
-    let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE)?;
+fn ask(client: &ThreadedProducer<Quiet>, topic: &str) -> Result<Option<u32>, KafkaError> {
+    let metadata = client.client().fetch_metadata(Some(topic), PATIENCE)?;
     let Some(found) = metadata.topics().first() else {
         return Ok(None);
     };

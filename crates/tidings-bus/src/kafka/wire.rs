@@ -1,7 +1,7 @@
 //! A record as a Kafka message, and back.
 //!
-//! Headers go out under their names. In structured mode `ce_…` becomes `ce-…`: the CloudEvents SDKs take
-//! any message with a `ce_` header for one in binary mode, whatever its content type says.
+//! Headers go out under their names. In structured mode `ce_…` becomes `ce-…`: not every CloudEvents SDK goes by the content
+//! type; that for Python takes any message with a `ce_` header for one in binary mode (docs/decisions/0004).
 
 use rdkafka::Message;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
@@ -20,11 +20,12 @@ const STRUCTURED: &str = "application/cloudevents";
 
 /// The message's headers.
 pub(super) fn headers(record: &Record) -> OwnedHeaders {
-    let id = record.event_id.to_string();
+    let mut id = Uuid::encode_buffer();
+    let id = &*record.event_id.hyphenated().encode_lower(&mut id);
     let structured = is_structured(record.headers.get(CONTENT_TYPE));
     let mut headers = OwnedHeaders::new_with_capacity(20).insert(Header {
         key: EVENT_ID,
-        value: Some(&id),
+        value: Some(id),
     });
     if record.headers.get(CE_TENANT).is_none() {
         headers = headers.insert(Header {

@@ -32,7 +32,7 @@ pub(super) enum Script {
     Release,
 }
 
-/// One call of a script.
+/// One call of a script, whose keys have one hash tag.
 pub(super) struct Call {
     pub(super) keys: Vec<String>,
     pub(super) arguments: Vec<Vec<u8>>,
@@ -68,17 +68,21 @@ impl Line {
         })
     }
 
-    /// Runs a script once for each call, all in one round trip; the answers in order.
+    /// Runs a script once for each call, all in one round trip; what each returned, in order.
     pub(super) async fn run(
         &self,
         script: Script,
-        calls: Vec<Call>,
-    ) -> Result<Vec<Vec<u8>>, ReceiptsError> {
+        calls: &[Call],
+    ) -> Result<Vec<Vec<Vec<u8>>>, ReceiptsError> {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        let values = self.asked(Question::Run(script, &calls)).await?;
-        values.into_iter().map(bytes).collect()
+        let values = self.asked(Question::Run(script, calls)).await?;
+        let returned = values.into_iter().map(|value| match value {
+            Value::Array(values) => values.into_iter().map(bytes).collect(),
+            one => Ok(vec![bytes(one)?]),
+        });
+        returned.collect()
     }
 
     /// A command without arguments.

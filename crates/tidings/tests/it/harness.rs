@@ -41,6 +41,8 @@ impl Drop for Folder {
 
 /// A server that finds this file in its folder takes it for the system's root certificates.
 pub(crate) const ROOTS: &str = "roots.pem";
+/// The same of the shared file with AWS credentials.
+pub(crate) const AWS_CREDENTIALS: &str = "aws-credentials";
 /// A configuration with this in it says where its server keeps what it keeps.
 pub(crate) const OWN_PARTS: &str = "store.url =";
 /// One that keeps everything in its folder, wherever the other tests' servers do.
@@ -145,6 +147,10 @@ impl Server {
         let roots = folder.path().join(ROOTS);
         if roots.exists() {
             command.env("SSL_CERT_FILE", roots);
+        }
+        let credentials = folder.path().join(AWS_CREDENTIALS);
+        if credentials.exists() {
+            command.env("AWS_SHARED_CREDENTIALS_FILE", credentials);
         }
         let mut child = command
             .arg("serve")

@@ -1,18 +1,22 @@
 //! Calls of many callers in one statement: while some statements run, what comes next waits together.
 //!
-//! A statement over a hundred keys costs a fifteenth a key of one over a single key, and commits once.
+//! Of PostgreSQL a statement over a hundred keys costs a fifteenth a key of one over a single key, and commits once; of
+//! Valkey a script and its round trip are shared.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
+use std::ops::{Deref, Range};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidings_bus::Receipt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::{RETRY_AFTER, ReceiptsError, Who};
+use crate::claiming::Ask;
+use crate::{Hold, RETRY_AFTER, ReceiptsError, Who};
 
 /// Rows of one statement, unless a single call has more.
 const ROWS: usize = 500;
@@ -27,12 +31,38 @@ type Answered<R> = Result<Vec<R>, ReceiptsError>;
 
 /// Runs one statement over rows with distinct keys; answers one for each.
 type Statement<T, R> =
-    dyn Fn(Vec<T>) -> Pin<Box<dyn Future<Output = Answered<R>> + Send>> + Send + Sync;
+    dyn Fn(Rows<T>) -> Pin<Box<dyn Future<Output = Answered<R>> + Send>> + Send + Sync;
 
 /// What is about one key.
-pub(super) trait Keyed: Clone + Send + 'static {
+pub(crate) trait Keyed: Send + Sync + 'static {
     /// That key.
-    fn who(&self) -> &Who;
+    fn who(&self) -> &Arc<Who>;
+}
+
+impl Keyed for Ask {
+    fn who(&self) -> &Arc<Who> {
+        &self.who
+    }
+}
+
+impl Keyed for (Hold, Receipt) {
+    fn who(&self) -> &Arc<Who> {
+        &self.0.who
+    }
+}
+
+/// The rows of one statement: those of all its callers, or of one of them.
+pub(crate) struct Rows<T> {
+    all: Arc<Vec<T>>,
+    part: Range<usize>,
+}
+
+impl<T> Deref for Rows<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.all[self.part.clone()]
+    }
 }
 
 struct Call<T, R> {
@@ -42,17 +72,17 @@ struct Call<T, R> {
 
 /// One kind of statement, with the calls that wait for it.
 #[derive(Debug)]
-pub(super) struct Gathered<T, R> {
+pub(crate) struct Gathered<T, R> {
     calls: mpsc::Sender<Call<T, R>>,
     work: JoinHandle<()>,
 }
 
 impl<T: Keyed, R: Send + 'static> Gathered<T, R> {
     /// Runs until it is dropped, so many statements at once. Calls whose caller is gone are run too, or with `skip` left out.
-    pub(super) fn new(
+    pub(crate) fn new(
         at_once: usize,
         skip: bool,
-        statement: impl Fn(Vec<T>) -> Pin<Box<dyn Future<Output = Answered<R>> + Send>>
+        statement: impl Fn(Rows<T>) -> Pin<Box<dyn Future<Output = Answered<R>> + Send>>
         + Send
         + Sync
         + 'static,
@@ -63,7 +93,7 @@ impl<T: Keyed, R: Send + 'static> Gathered<T, R> {
     }
 
     /// One answer for each row, in order. No two rows are about one key.
-    pub(super) async fn run(&self, rows: Vec<T>) -> Answered<R> {
+    pub(crate) async fn run(&self, rows: Vec<T>) -> Answered<R> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -122,41 +152,53 @@ async fn work<T: Keyed, R: Send + 'static>(
 
 /// The first calls that fit together: no key twice, not too many rows.
 fn take<T: Keyed, R>(waiting: &mut VecDeque<Call<T, R>>) -> Vec<Call<T, R>> {
+    if waiting.len() == 1 {
+        return waiting.drain(..).collect();
+    }
     let (mut taken, mut keys) = (Vec::new(), HashSet::new());
     while let Some(call) = waiting.front() {
         let fits = keys.is_empty() || keys.len() + call.rows.len() <= ROWS;
         if !fits || call.rows.iter().any(|row| keys.contains(row.who())) {
             break;
         }
-        keys.extend(call.rows.iter().map(|row| row.who().clone()));
+        keys.extend(call.rows.iter().map(|row| Arc::clone(row.who())));
         taken.extend(waiting.pop_front());
     }
     taken
 }
 
 async fn answer<T: Keyed, R>(calls: Vec<Call<T, R>>, statement: Arc<Statement<T, R>>) {
-    let rows = calls.iter().flat_map(|call| call.rows.clone()).collect();
-    let answered = statement(rows).await;
-    let alone = calls.len() == 1;
-    match answered {
+    let mut callers = Vec::with_capacity(calls.len());
+    let mut all = Vec::with_capacity(calls.iter().map(|call| call.rows.len()).sum());
+    for call in calls {
+        let part = all.len()..all.len() + call.rows.len();
+        callers.push((call.answer, part));
+        all.extend(call.rows);
+    }
+    let all = Arc::new(all);
+    let of = |part| Rows {
+        all: Arc::clone(&all),
+        part,
+    };
+    match statement(of(0..all.len())).await {
         Ok(answers) => {
             let mut answers = answers.into_iter();
-            for call in calls {
-                let own = answers.by_ref().take(call.rows.len()).collect();
+            for (answer, part) in callers {
+                let own = answers.by_ref().take(part.len()).collect();
                 // A caller that has gone needs no answer.
-                let _ = call.answer.send(Ok(own));
+                let _ = answer.send(Ok(own));
             }
         }
         // One caller's unreadable row is not the others' fault. A token gets the same answer again.
-        Err(ReceiptsError::Unreadable(_)) if !alone => {
-            for call in calls {
-                let own = statement(call.rows).await;
-                let _ = call.answer.send(own);
+        Err(ReceiptsError::Unreadable(_)) if callers.len() > 1 => {
+            for (answer, part) in callers {
+                let own = statement(of(part)).await;
+                let _ = answer.send(own);
             }
         }
         Err(error) => {
-            for call in calls {
-                let _ = call.answer.send(Err(error.clone()));
+            for (answer, _) in callers {
+                let _ = answer.send(Err(error.clone()));
             }
         }
     }

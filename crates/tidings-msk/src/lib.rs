@@ -1,0 +1,101 @@
+#![doc = include_str!("../README.md")]
+
+mod signing;
+mod sources;
+
+use std::error::Error;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqsign_aws_core::{Credential, DefaultCredentialProvider};
+use reqsign_core::{Context, ProvideCredential as _};
+use tidings_egress::EgressError;
+use tokio::runtime::Handle;
+
+pub use signing::VALID_FOR;
+
+/// How long is waited for credentials: the Kafka client asks again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// What the broker is shown: a secret while it is valid.
+    pub value: String,
+    /// When it ends, in ms since 1970.
+    pub until_ms: i64,
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// No source has any.
+    #[error(
+        "no AWS credentials were found: not in the environment, the shared files, a web identity, the container or the \
+         instance"
+    )]
+    NoCredentials,
+    /// A source failed. The text says which, and how.
+    #[error("the AWS credentials cannot be fetched: {0}")]
+    Source(String),
+    /// No source answered.
+    #[error("the AWS credentials were not fetched within 10 s")]
+    Timeout,
+}
+
+/// Makes tokens for the clusters of one region.
+#[derive(Debug)]
+pub struct Signer {
+    region: String,
+    sources: DefaultCredentialProvider,
+    context: Context,
+    runtime: Handle,
+}
+
+impl Signer {
+    /// For a region such as `eu-central-1`. Asks nobody yet.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    pub fn new(region: &str) -> Result<Self, EgressError> {
+        Ok(Self {
+            region: region.to_owned(),
+            sources: DefaultCredentialProvider::builder()
+                .no_sso()
+                .no_process()
+                .build(),
+            context: sources::context(region)?,
+            runtime: Handle::current(),
+        })
+    }
+
+    /// A new token. It blocks while credentials are fetched.
+    ///
+    /// # Panics
+    /// On a thread of the runtime that must not block.
+    pub fn token(&self) -> Result<Token, TokenError> {
+        let found = self.runtime.block_on(async {
+            let asked = self.sources.provide_credential(&self.context);
+            tokio::time::timeout(PATIENCE, asked).await
+        });
+        let found = found.map_err(|_| TokenError::Timeout)?;
+        let found: Option<Credential> = found.map_err(|error| TokenError::Source(told(&error)))?;
+        let credential = found.ok_or(TokenError::NoCredentials)?;
+        let now = Timestamp::now();
+        Ok(Token {
+            value: signing::token(&credential, &self.region, now),
+            until_ms: now.as_millisecond() + i64::try_from(VALID_FOR.as_millis()).unwrap_or(0),
+        })
+    }
+}
+
+/// An error with its causes, which the library keeps apart.
+fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
