@@ -8,6 +8,58 @@ use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, recorded, whole};
 
+/// Writes the dead letters that a flush has made, and the states of earlier ones.
+macro_rules! dead_letters {
+    ($transaction:expr, $flush:expr) => {
+        for row in &$flush.dead {
+            // One delivery has one open letter: the newest.
+            let query = "UPDATE dead_letter_event SET state = 'closed' \
+                 WHERE subscription = $1 AND sequence = $2 AND state <> 'closed'";
+            sqlx::query(query)
+                .bind(row.subscription.to_string())
+                .bind($crate::deliveries::number(row.sequence))
+                .execute(&mut *$transaction)
+                .await?;
+            let query = "INSERT INTO dead_letter_event (id, tenant, subscription, sequence, \
+                 event_id, event_type, event, attempts, last_error, created_at_ms, state, crc) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+            sqlx::query(query)
+                .bind(row.id.to_string())
+                .bind(row.tenant.as_str())
+                .bind(row.subscription.to_string())
+                .bind($crate::deliveries::number(row.sequence))
+                .bind(row.event_id.to_string())
+                .bind(row.event_type.as_str())
+                .bind(row.event.as_str())
+                .bind(i64::from(row.attempts))
+                .bind(row.last_error.as_str())
+                .bind(row.created_at_ms)
+                .bind(row.state.as_str())
+                .bind(row.seal())
+                .execute(&mut *$transaction)
+                .await?;
+        }
+        for (id, state) in &$flush.dead_states {
+            sqlx::query("UPDATE dead_letter_event SET state = $1 WHERE id = $2")
+                .bind(*state)
+                .bind(id.to_string())
+                .execute(&mut *$transaction)
+                .await?;
+            // An emit that counts as given up has got through after all, perhaps: it is looked at again.
+            let query = "UPDATE custom_event_emits SET next_at_ms = 0 WHERE state = 'undelivered' \
+                 AND event_id = (SELECT event_id FROM dead_letter_event WHERE id = $1)";
+            if *state == "closed" {
+                sqlx::query(query)
+                    .bind(id.to_string())
+                    .execute(&mut *$transaction)
+                    .await?;
+            }
+        }
+    };
+}
+
+pub(crate) use dead_letters;
+
 /// A dead letter as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterRow {

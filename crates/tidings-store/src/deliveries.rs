@@ -11,7 +11,7 @@ use tidings_event::{TenantId, Topic, partition_of, slot_of};
 use uuid::Uuid;
 
 use crate::StoreError;
-use crate::dead_letters::DeadLetterRow;
+use crate::dead_letters::{DeadLetterRow, dead_letters};
 use crate::pool::{Columns, Connections, on_either, pieces};
 use crate::replays::ReplayStep;
 use crate::seal::Sealed;
@@ -256,50 +256,7 @@ macro_rules! write_flush {
                 .execute(&mut *$transaction)
                 .await?;
         }
-        for row in &$flush.dead {
-            // One delivery has one open letter: the newest.
-            let query = "UPDATE dead_letter_event SET state = 'closed' \
-                 WHERE subscription = $1 AND sequence = $2 AND state <> 'closed'";
-            sqlx::query(query)
-                .bind(row.subscription.to_string())
-                .bind(number(row.sequence))
-                .execute(&mut *$transaction)
-                .await?;
-            let query = "INSERT INTO dead_letter_event (id, tenant, subscription, sequence, \
-                 event_id, event_type, event, attempts, last_error, created_at_ms, state, crc) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
-            sqlx::query(query)
-                .bind(row.id.to_string())
-                .bind(row.tenant.as_str())
-                .bind(row.subscription.to_string())
-                .bind(number(row.sequence))
-                .bind(row.event_id.to_string())
-                .bind(row.event_type.as_str())
-                .bind(row.event.as_str())
-                .bind(i64::from(row.attempts))
-                .bind(row.last_error.as_str())
-                .bind(row.created_at_ms)
-                .bind(row.state.as_str())
-                .bind(row.seal())
-                .execute(&mut *$transaction)
-                .await?;
-        }
-        for (id, state) in &$flush.dead_states {
-            sqlx::query("UPDATE dead_letter_event SET state = $1 WHERE id = $2")
-                .bind(*state)
-                .bind(id.to_string())
-                .execute(&mut *$transaction)
-                .await?;
-            // An emit that counts as given up has got through after all, perhaps: it is looked at again.
-            let query = "UPDATE custom_event_emits SET next_at_ms = 0 WHERE state = 'undelivered' \
-                 AND event_id = (SELECT event_id FROM dead_letter_event WHERE id = $1)";
-            if *state == "closed" {
-                sqlx::query(query)
-                    .bind(id.to_string())
-                    .execute(&mut *$transaction)
-                    .await?;
-            }
-        }
+        dead_letters!($transaction, $flush);
         for rows in pieces(&$flush.progress) {
             let mut builder = QueryBuilder::new(
                 "INSERT INTO delivery_progress (subscription, tenant, slot, sequence, places, crc) ",
