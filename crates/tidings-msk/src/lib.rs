@@ -82,9 +82,12 @@ impl Signer {
         let found: Option<Credential> = found.map_err(|error| TokenError::Source(told(&error)))?;
         let credential = found.ok_or(TokenError::NoCredentials)?;
         let now = Timestamp::now();
+        let until_ms = now.as_millisecond() + i64::try_from(VALID_FOR.as_millis()).unwrap_or(0);
+        // A token is worth nothing once the credentials that signed it have ended.
+        let ends_ms = credential.expires_in.map(|ends| ends.as_second() * 1_000);
         Ok(Token {
             value: signing::token(&credential, &self.region, now),
-            until_ms: now.as_millisecond() + i64::try_from(VALID_FOR.as_millis()).unwrap_or(0),
+            until_ms: ends_ms.map_or(until_ms, |ends_ms| ends_ms.min(until_ms)),
         })
     }
 }

@@ -67,10 +67,11 @@ impl BusConfig {
         if self.partitions == 0 {
             bail!("bus.partitions must be 1 or more");
         }
-        if self.kind == BusKind::Kafka && self.kafka.brokers.is_empty() {
+        let kafka = self.kind == BusKind::Kafka;
+        if kafka && self.kafka.brokers.is_empty() {
             bail!("the Kafka bus needs its brokers: --kafka-brokers HOST:PORT or KAFKA_BROKERS");
         }
-        if !self.kafka.aws_region.is_empty() && self.kafka.create_topics {
+        if kafka && !self.kafka.aws_region.is_empty() && self.kafka.create_topics {
             bail!(
                 "with bus.kafka.aws_region topics cannot be made by Tidings, whose client for that cannot log in with \
                  IAM: make them yourself and set bus.kafka.create_topics = false"

@@ -155,10 +155,13 @@ async fn followed(
     let (state, error, event) = match fate {
         Fate::Open => return Ok(open((age / 4).clamp(FIRST_AGAIN_MS, LONGEST_WAIT_MS))),
         Fate::Delivered => (EmitState::Delivered, None, LifecycleEvent::EmitDelivered),
-        // One of several dead letters has been replayed: what was told of it still holds.
+        // One of several dead letters has been replayed: what was told of it still holds. A replay that ended while
+        // this was found out is seen by one more look.
         Fate::GivenUp(_) if row.state == EmitState::Undelivered => {
+            let looked_for = row.next_at_ms.is_some_and(|at_ms| at_ms > 0);
+            let once_more = (!looked_for).then_some(now + LONGEST_WAIT_MS);
             return Ok(EmitNote {
-                next_at_ms: None,
+                next_at_ms: once_more,
                 ..open(0)
             });
         }
@@ -174,12 +177,13 @@ async fn followed(
         );
         return Ok(open(FIRST_AGAIN_MS));
     }
+    let given_up = state == EmitState::Undelivered;
     Ok(EmitNote {
         event_id: row.event_id,
         state,
         error,
         place: row.place,
-        next_at_ms: None,
+        next_at_ms: given_up.then_some(now + LONGEST_WAIT_MS),
     })
 }
 

@@ -48,6 +48,27 @@ impl Ended {
             made.map(|made| (delivery, made))
         })
     }
+
+    /// Those that are too old to be tried again, and the rest. Where keys are parked, what is of one key stays together.
+    fn parted(self, too_old: impl Fn(&Delivery) -> bool, parks: bool) -> (Self, Self) {
+        let old = self.deliveries.iter().filter(|it| parks && too_old(it));
+        let keys: HashSet<String> = old.filter_map(|it| it.lane.clone()).collect();
+        let of_key = |it: &Delivery| it.lane.as_ref().is_some_and(|lane| keys.contains(lane));
+        let goes = |it: &Delivery| too_old(it) || of_key(it);
+        let (deliveries, rest) = self.deliveries.into_iter().partition(goes);
+        let old = Self {
+            subscription: self.subscription,
+            tenant: self.tenant.clone(),
+            host: self.host.clone(),
+            deliveries,
+            made: self.made.clone(),
+        };
+        let rest = Self {
+            deliveries: rest,
+            ..self
+        };
+        (old, rest)
+    }
 }
 
 /// What keeps a queue from going on.
@@ -318,11 +339,8 @@ impl Dispatcher {
             .unwrap_or(&self.config.retry_schedule);
         // What goes in one message has been tried equally often.
         let made = ended.deliveries.iter().map(|it| it.attempts + 1 - it.base);
-        let since_ms = ended.deliveries.iter().map(|it| it.since_ms).min();
-        let age = now - since_ms.unwrap_or(now);
-        let too_old = rules.max_age.is_some_and(|most| age > ms(most));
         let wait = next_wait(schedule, made.max().unwrap_or(1), jitter());
-        let wait = wait.filter(|_| !too_old);
+        let (max_age, parks) = (rules.max_age, rules.on_exhausted == OnExhausted::Park);
         let asked = match ended.made.outcome.verdict {
             Verdict::Failed { retry_after, .. } => retry_after,
             _ => None,
@@ -335,7 +353,11 @@ impl Dispatcher {
         match wait {
             Some(wait) => {
                 let wait = wait.max(asked.unwrap_or_default());
-                self.put_off(ended, now, now + ms(wait));
+                let too_old =
+                    |it: &Delivery| max_age.is_some_and(|most| now - it.since_ms > ms(most));
+                let (old, rest) = ended.parted(too_old, parks);
+                self.give_up(old, now);
+                self.put_off(rest, now, now + ms(wait));
             }
             None => self.give_up(ended, now),
         }
@@ -348,14 +370,18 @@ impl Dispatcher {
         let batched = queue.is_some_and(|queue| queue.subscription.delivery.batch.is_some());
         let mut members: Vec<u64> = ended.deliveries.iter().map(|it| it.sequence).collect();
         let lead = members.first().copied().filter(|_| batched);
+        let mut keys: HashSet<String> = HashSet::new();
         for (mut delivery, made) in ended.each() {
             self.note(id, &delivery, made, Word::Failed);
+            // The others of a key stand behind its first, should they have to go singly.
+            let first = delivery.lane.clone().is_none_or(|lane| keys.insert(lane));
+            let state = if first { "waiting" } else { "behind" };
             delivery.ledger.back_off += (at_ms - now).max(0);
             delivery.batch = lead.map(|lead| FailedIn {
                 lead,
                 members: std::mem::take(&mut members),
             });
-            self.leave_pending(id, &delivery, delivery.attempts + 1, "waiting", at_ms);
+            self.leave_pending(id, &delivery, delivery.attempts + 1, state, at_ms);
         }
     }
 

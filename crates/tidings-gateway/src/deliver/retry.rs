@@ -168,7 +168,7 @@ impl Dispatcher {
         for row in found.map_err(store_fault)? {
             let detail = detail_of(&row)?;
             let its_lead = detail.batch.as_ref().map(|batch| batch.lead);
-            if row.state == "waiting" && its_lead == Some(batch.lead) {
+            if row.state != "parked" && its_lead == Some(batch.lead) {
                 together.push((row, detail));
             }
         }
@@ -186,29 +186,35 @@ impl Dispatcher {
         if !queue.has_room() || queue.pending_at_hand() >= MOST_OF_QUEUE {
             let soon = queue.is_active() && rows.len() == 1;
             let again = if soon { SOON } else { AGAIN };
+            let alone = rows.len() == 1;
             let put_off = rows.into_iter().map(|(row, _)| PendingRow {
                 next_at_ms: now + ms(again),
-                state: "waiting".into(),
+                state: if alone { "waiting".into() } else { row.state },
                 ..row
             });
             self.flush.pending.extend(put_off);
             return Ok(());
         }
-        for (row, detail) in rows {
-            self.take_up_one(row, detail, subscription, now).await?;
+        // First all that can fail: a part of a message must not go without the rest.
+        let mut events = Vec::with_capacity(rows.len());
+        for (row, detail) in &rows {
+            events.push(self.event_of(row, detail).await?);
+        }
+        for (row, event) in rows.into_iter().zip(events) {
+            self.take_up_one(row, event, subscription, now);
         }
         self.line_up(subscription.id);
         Ok(())
     }
 
-    async fn take_up_one(
+    fn take_up_one(
         &mut self,
-        row: PendingRow,
-        detail: PendingDetail,
+        (row, detail): (PendingRow, PendingDetail),
+        event: Option<Arc<Carried>>,
         subscription: &Arc<Subscription>,
         now: i64,
-    ) -> Result<(), Refusal> {
-        let Some(event) = self.event_of(&row, &detail).await? else {
+    ) {
+        let Some(event) = event else {
             tracing::warn!(
                 subscription = %row.subscription, sequence = row.sequence, event_id = %row.event_id,
                 "the log no longer holds an event that was to be delivered"
@@ -218,7 +224,7 @@ impl Dispatcher {
             if let Some(lane) = row.lane {
                 self.lanes_to_advance.insert((row.subscription, lane));
             }
-            return Ok(());
+            return;
         };
         self.at_hand.insert((row.subscription, row.sequence));
         let place = detail.at.and_then(|(topic, number, offset)| {
@@ -246,7 +252,6 @@ impl Dispatcher {
             replay: detail.replay,
             ledger: detail.ledger,
         });
-        Ok(())
     }
 
     /// A delivery that has to wait, in one of the three states of its row.

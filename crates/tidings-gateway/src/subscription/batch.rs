@@ -16,7 +16,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// Of one that does not say.
 const WAIT: Duration = Duration::from_millis(500);
 /// What a body may have, in bytes; one event alone may always have more.
-const BYTES: std::ops::RangeInclusive<usize> = 1_024..=4 * 1024 * 1024;
+const BYTES: std::ops::RangeInclusive<usize> = 1_024..=1024 * 1024;
 /// Of one that does not say.
 const DEFAULT_BYTES: usize = 1024 * 1024;
 

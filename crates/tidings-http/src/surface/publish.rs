@@ -191,6 +191,8 @@ pub(crate) async fn explain(
         let subscriptions = &house.gateway.subscriptions;
         let mut judged = subscriptions.judge(&caller, &destination.event)?;
         judged.retain(|(subscription, _)| subscription.state != SubscriptionState::Disabled);
+        // Those that would get it come first, so that none of them is left out for one that would not.
+        judged.sort_by_key(|(_, verdict)| verdict.is_err());
         let left_out = judged.len().saturating_sub(MAX_SUBSCRIPTIONS);
         judged.truncate(MAX_SUBSCRIPTIONS);
         answer["subscriptions"] = judged.iter().map(would_get).collect();

@@ -17,7 +17,7 @@ for index, kept in ipairs(redis.call('MGET', unpack(KEYS))) do
         else
             event, inherited = string.sub(kept, 34, 49), string.sub(kept, 50, 50)
             if string.sub(kept, 18, 33) ~= token then
-                if tonumber(string.sub(kept, 51)) > now then answer = 'W' else inherited = '1' end
+                if (tonumber(string.sub(kept, 51)) or 0) > now then answer = 'W' else inherited = '1' end
             end
         end
     end

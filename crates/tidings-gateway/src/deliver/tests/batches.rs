@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dead_letters::DeadLetterQuery;
+use crate::subscriptions::Change;
 
 impl House {
     async fn publish_all(&mut self, keys: &[(u64, &str)]) {
@@ -263,4 +264,67 @@ async fn keys_keep_their_order_in_messages_whatever_fails_and_whenever_it_crashe
         assert!(seen.insert(got.n), "{} was taken twice", got.n);
     }
     assert_eq!(seen, (0..90).collect());
+}
+
+#[tokio::test]
+async fn keys_keep_their_order_though_batches_are_switched_off_while_a_message_waits() {
+    let mut house = House::new().await;
+    house.answer(|got| match got.at_ms {
+        at if at < NOW + 6_000 => failed(),
+        _ => Verdict::Delivered,
+    });
+    let delivery = json!({
+        "ordered": true, "key": "/key", "retry": { "schedule": ["2s", "2s", "2s", "2s"] },
+        "batch": { "maxEvents": 3, "maxWait": "100ms" },
+    });
+    let id = house.subscribe("acme", delivery).await;
+    house.publish_all(&[(0, "a"), (1, "a"), (2, "b")]).await;
+    assert_eq!(house.messages(), [[0, 1, 2]]);
+    let off = json!({ "delivery": { "batch": null } });
+    let owner = caller("acme");
+    let changed = house
+        .gateway
+        .subscriptions
+        .change(&owner, id, Change::Patch(off));
+    changed.await.unwrap();
+    for _ in 0..12 {
+        house.pass(Duration::from_secs(5)).await;
+    }
+    let got = house.got();
+    let delivered = got.iter().filter(|got| got.at_ms >= NOW + 6_000);
+    let delivered: Vec<u64> = delivered.map(|got| got.n).collect();
+    let place = |n: u64| delivered.iter().position(|it| *it == n);
+    assert!(place(0).unwrap() < place(1).unwrap(), "{delivered:?}");
+    assert_eq!(delivered.len(), 3, "{delivered:?}");
+    let singly = &house.messages()[1..];
+    assert!(singly.iter().all(|message| message.len() == 1));
+    let early = got
+        .iter()
+        .any(|got| got.n == 1 && got.batch.len() == 1 && got.at_ms < NOW + 6_000);
+    assert!(!early, "it waits behind the one of its key that fails");
+}
+
+#[tokio::test]
+async fn what_is_too_old_to_be_tried_again_takes_nothing_younger_with_it() {
+    let mut house = House::new().await;
+    house.answer(|got| match got.at_ms {
+        at if at < NOW + 14_000 => failed(),
+        _ => Verdict::Delivered,
+    });
+    let delivery = json!({
+        "batch": { "maxEvents": 2, "maxWait": "10s" },
+        "retry": { "schedule": ["4s", "4s", "4s"], "maxAge": "11s" },
+    });
+    house.subscribe("acme", delivery).await;
+    house.publish_all(&of(0..1)).await;
+    house.pass(Duration::from_secs(9)).await;
+    house.publish_all(&of(1..2)).await;
+    for _ in 0..8 {
+        house.pass(Duration::from_secs(3)).await;
+    }
+    assert_eq!(house.messages()[..2], [[0, 1], [0, 1]]);
+    let letters = house.open_letters().await;
+    assert_eq!(letters.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1]);
+    let last = house.got().pop().unwrap();
+    assert_eq!((last.n, last.batch.len()), (1, 1));
 }
