@@ -115,7 +115,7 @@ impl Workspaces {
             )));
         }
         // Whoever waits for its turn waits for others' failures too.
-        let made = tokio::time::timeout(MADE_WITHIN, self.make(id)).await;
+        let made = tokio::time::timeout(MADE_WITHIN, Box::pin(self.make(id))).await;
         made.unwrap_or_else(|_| Err(store_late()))
     }
 
