@@ -168,6 +168,8 @@ struct Dispatcher {
     tail: watch::Receiver<u64>,
     /// Whether the subscriptions in force have changed since partitions were chosen by them.
     choose_streams: bool,
+    /// The subscriptions that recent events were kept for, by their version.
+    recent_for: u64,
 }
 
 impl Dispatcher {
@@ -217,6 +219,7 @@ impl Dispatcher {
             read_to_end: false,
             tail,
             choose_streams: true,
+            recent_for: 0,
         };
         dispatcher.load().await?;
         Ok(dispatcher)
@@ -465,9 +468,6 @@ impl Dispatcher {
         });
         if !changed.is_empty() {
             self.choose_streams = true;
-            for stream in &mut self.streams {
-                stream.recent.clear(stream.head);
-            }
         }
         for id in changed {
             match self.in_force.get(id) {

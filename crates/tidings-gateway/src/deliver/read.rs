@@ -102,8 +102,21 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// Lets go of recent events that were kept for other subscriptions than those in force, which change at any time: they
+    /// may lack what somebody wants now.
+    fn renew_recent(&mut self) {
+        let version = self.in_force.version();
+        if version != self.recent_for {
+            self.recent_for = version;
+            for stream in &mut self.streams {
+                stream.recent.clear(stream.head);
+            }
+        }
+    }
+
     /// Gives a record to all who want it and keep up.
     fn give(&mut self, stream: StreamId, record: &Stored) -> Result<(), Refusal> {
+        self.renew_recent();
         let Some((event, wanting)) = self.matched(record)? else {
             return Ok(());
         };
@@ -272,6 +285,7 @@ impl Dispatcher {
         stream: StreamId,
         place: u64,
     ) -> Result<bool, Refusal> {
+        self.renew_recent();
         let head = self.streams[stream].head;
         if place > head {
             return Ok(false);

@@ -516,3 +516,36 @@ async fn chat_messages_are_forgotten_after_a_year() {
         assert_eq!(has, kept);
     }
 }
+
+/// The gateway changes what is in force while a dispatcher reads, and the dispatcher hears of it later.
+#[tokio::test]
+async fn a_subscription_that_comes_up_while_events_are_read_misses_none() {
+    let mut house = House::new().await;
+    let partition = |tenant: &str| tidings_bus::partition_of(tenant.as_bytes(), 3);
+    let names = (0..).map(|n| format!("t{n}"));
+    let neighbour = names
+        .into_iter()
+        .find(|it| partition(it) == partition("acme"));
+    house.subscribe(&neighbour.unwrap(), json!({})).await;
+    for n in 0..2 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    let document = json!({
+        "name": "s", "filter": { "types": ["audit.test.*"] },
+        "target": { "kind": "webhook", "url": "http://127.0.0.1:1/h" },
+    });
+    let owner = caller("acme");
+    let made = house
+        .gateway
+        .subscriptions
+        .create(&owner, document, From::Beginning);
+    made.await.unwrap();
+    house.publish("acme", json!({ "n": 2 })).await;
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    dispatcher.read().await.unwrap();
+    dispatcher.catch_up().await.unwrap();
+    house.settle().await;
+    let got: Vec<u64> = house.got().iter().map(|got| got.n).collect();
+    assert_eq!(got, [0, 1, 2]);
+}

@@ -45,6 +45,7 @@ impl Changes {
 struct Known {
     by_id: HashMap<Uuid, Arc<Subscription>>,
     index: Index<Uuid>,
+    version: u64,
 }
 
 impl InForce {
@@ -57,6 +58,12 @@ impl InForce {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let ids = known.index.wanting(tenant, event_type);
         ids.iter().map(|id| known.by_id[id].clone()).collect()
+    }
+
+    /// A number that every change makes another.
+    pub(crate) fn version(&self) -> u64 {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.version
     }
 
     pub(crate) fn get(&self, id: Uuid) -> Option<Arc<Subscription>> {
@@ -101,6 +108,7 @@ impl InForce {
             {
                 return;
             }
+            known.version += 1;
             if let Some(before) = before {
                 known.by_id.remove(&id);
                 known
