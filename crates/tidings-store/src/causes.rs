@@ -3,7 +3,7 @@
 use tidings_event::TenantId;
 use uuid::Uuid;
 
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, forget, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -63,13 +63,8 @@ impl<'a> Causes<'a> {
 
     /// Forgets what was written before a time.
     pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
-        on_either!(self.connections, "forget old causes", connection => {
-            sqlx::query("DELETE FROM event_causes WHERE created_at_ms < $1")
-                .bind(before_ms)
-                .execute(connection)
-                .await
-                .map(|done| done.rows_affected())
-        })
+        let query = "DELETE FROM event_causes WHERE created_at_ms < $1";
+        forget(self.connections, "forget old causes", query, before_ms).await
     }
 }
 

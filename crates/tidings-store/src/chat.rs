@@ -3,7 +3,7 @@
 use tidings_event::WorkspaceId;
 use uuid::Uuid;
 
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, forget, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -85,13 +85,8 @@ impl<'a> Chat<'a> {
 
     /// Forgets messages that were posted before a time.
     pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
-        on_either!(self.connections, "forget old messages", connection => {
-            sqlx::query("DELETE FROM chat_messages WHERE created_at_ms < $1")
-                .bind(before_ms)
-                .execute(connection)
-                .await
-                .map(|done| done.rows_affected())
-        })
+        let query = "DELETE FROM chat_messages WHERE created_at_ms < $1";
+        forget(self.connections, "forget old messages", query, before_ms).await
     }
 
     /// Whether anything is kept of a channel.

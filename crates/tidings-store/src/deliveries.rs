@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::StoreError;
 use crate::dead_letters::{DeadLetterRow, dead_letters};
-use crate::pool::{Columns, Connections, on_either, pieces};
+use crate::pool::{Columns, Connections, forget, on_either, pieces};
 use crate::replays::ReplayStep;
 use crate::seal::Sealed;
 
@@ -548,13 +548,8 @@ impl<'a> Deliveries<'a> {
 
     /// Forgets attempts that began before a time.
     pub async fn forget_attempts(&self, before_ms: i64) -> Result<u64, StoreError> {
-        on_either!(self.connections, "forget old attempts", connection => {
-            sqlx::query("DELETE FROM delivery_attempts WHERE started_at_ms < $1")
-                .bind(before_ms)
-                .execute(connection)
-                .await
-                .map(|done| done.rows_affected())
-        })
+        let query = "DELETE FROM delivery_attempts WHERE started_at_ms < $1";
+        forget(self.connections, "forget old attempts", query, before_ms).await
     }
 }
 

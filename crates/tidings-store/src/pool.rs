@@ -91,6 +91,22 @@ macro_rules! on_either {
 
 pub(crate) use {on_either, on_postgres};
 
+/// Removes what is older than a time by a statement with that one value; answers how many rows.
+pub(crate) async fn forget(
+    connections: &Connections,
+    doing: &'static str,
+    query: &'static str,
+    before_ms: i64,
+) -> Result<u64, StoreError> {
+    on_either!(connections, doing, connection => {
+        sqlx::query(query)
+            .bind(before_ms)
+            .execute(connection)
+            .await
+            .map(|done| done.rows_affected())
+    })
+}
+
 /// What the columns of our tables hold, in a row of whichever database it is.
 pub(crate) trait Columns {
     fn text(&self, column: &str) -> Result<String, sqlx::Error>;

@@ -390,22 +390,19 @@ async fn open_store(config: &Config) -> Result<(Store, Option<File>)> {
     opened.context("the store cannot be opened")
 }
 
-/// Takes the store of a folder for this process, whatever the bus: each keeps in memory what stands in it. The system lets
-/// go of the lock when the process ends.
+/// Takes the store of a folder for this process, whatever the bus: each keeps in memory what stands in it.
 fn alone_on(folder: &Path) -> Result<File> {
     let path = folder.join("store.lock");
-    let failed = || format!("{} cannot be locked", path.display());
-    let mut options = File::options();
-    let file = options.create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    match embedded::lock(&path) {
+        Ok(file) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(
             "another process serves on the data folder {}, whose store takes one: give this one a folder of its own, or \
              have both share a PostgreSQL (store.url)",
             folder.display()
         ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(failed),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} cannot be locked", path.display()))
+        }
     }
 }
 

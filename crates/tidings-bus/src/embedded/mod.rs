@@ -266,7 +266,15 @@ impl Embedded {
             path: folder.clone(),
             source,
         })?;
-        let lock = lock(&folder)?;
+        let lock = lock(&folder.join(schema::LOCK_FILE)).map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::Locked {
+                path: folder.clone(),
+            },
+            TryLockError::Error(source) => OpenError::Folder {
+                path: folder.clone(),
+                source,
+            },
+        })?;
         let file = folder.join(schema::FILE);
         check_wal(&file)?;
         let opened = prepare(&folder).map_err(|fault| match fault {
@@ -398,27 +406,13 @@ impl Drop for Embedded {
     }
 }
 
-/// Takes the folder for this process. The system lets go of the lock when the process ends, however
+/// Locks a file for this process, making it first. The system lets go of the lock when the process ends, however
 /// it does.
-fn lock(folder: &Path) -> Result<File, OpenError> {
-    let path = folder.join(schema::LOCK_FILE);
-    let fail = |source| OpenError::Folder {
-        path: folder.to_owned(),
-        source,
-    };
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked {
-            path: folder.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(fail(source)),
-    }
+pub fn lock(path: &Path) -> Result<File, TryLockError> {
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).open(path);
+    let file = file.map_err(TryLockError::Error)?;
+    file.try_lock().map(|()| file)
 }
 
 /// Refuses the WAL beside an SQLite file when SQLite would silently drop acknowledged commits of
