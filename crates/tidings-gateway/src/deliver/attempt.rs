@@ -355,8 +355,13 @@ impl Dispatcher {
                 let wait = wait.max(asked.unwrap_or_default());
                 let too_old =
                     |it: &Delivery| max_age.is_some_and(|most| now - it.since_ms > ms(most));
-                let (old, rest) = ended.parted(too_old, parks);
-                self.give_up(old, now);
+                let rest = if ended.deliveries.iter().any(too_old) {
+                    let (old, rest) = ended.parted(too_old, parks);
+                    self.give_up(old, now);
+                    rest
+                } else {
+                    ended
+                };
                 self.put_off(rest, now, now + ms(wait));
             }
             None => self.give_up(ended, now),
