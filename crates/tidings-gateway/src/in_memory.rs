@@ -1,9 +1,18 @@
-//! A gateway for tests, on a bus and a store in memory and with a clock that a test moves.
+//! A gateway for tests, on a bus and a store in memory and with a clock that a test moves; and a bus that gives trouble.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tidings_bus::memory::Memory;
+use tidings_bus::{
+    AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Read, ReadError, Record,
+    Stored,
+};
+use tidings_event::{TenantId, Topic};
 use tidings_store::Store;
+use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::access::{Access, AccessConfig};
 use crate::clock::Clock;
@@ -20,12 +29,16 @@ pub(crate) async fn gateway(clock: &Clock) -> Gateway {
 /// What it is made of.
 pub(crate) async fn parts(clock: &Clock) -> Parts {
     let store = Store::in_memory().await.unwrap();
+    parts_on(Arc::new(bus(clock)), store, clock).await
+}
+
+/// The same on a bus and a store that the test has made.
+pub(crate) async fn parts_on(bus: Arc<dyn Bus>, store: Store, clock: &Clock) -> Parts {
     let folder = tempfile::tempdir().unwrap();
     let config = AccessConfig::default();
     let access = Access::new(config, store.clone(), folder.path(), clock.now_ms()).await;
-    let at = clock.clone();
     Parts {
-        bus: Arc::new(Memory::new(3, Arc::new(move || at.now_ms()))),
+        bus,
         receipts: None,
         partitions: 3,
         store,
@@ -39,5 +52,90 @@ pub(crate) async fn parts(clock: &Clock) -> Parts {
         auto_create: true,
         plugins: Vec::new(),
         clock: clock.clone(),
+    }
+}
+
+/// The bus of a gateway.
+pub(crate) fn bus(clock: &Clock) -> Memory {
+    let at = clock.clone();
+    Memory::new(3, Arc::new(move || at.now_ms()))
+}
+
+/// A bus that does as the one behind it, but for the trouble that a test makes.
+pub(crate) struct Troubled {
+    bus: Arc<dyn Bus>,
+    away: AtomicBool,
+    refused: AtomicUsize,
+    panics: AtomicBool,
+}
+
+impl Troubled {
+    /// Without any yet.
+    pub(crate) fn new(bus: Arc<dyn Bus>) -> Self {
+        Self {
+            bus,
+            away: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
+            panics: AtomicBool::new(false),
+        }
+    }
+
+    /// It takes nothing while it is away.
+    pub(crate) fn is_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// How often it has refused to take something.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// Once.
+    pub(crate) fn panics_at_next_reading(&self) {
+        self.panics.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Bus for Troubled {
+    fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
+        if self.away.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            let retry_after = Duration::from_secs(1);
+            return Box::pin(async move { Err(AppendError::Unavailable { retry_after }) });
+        }
+        self.bus.append(records)
+    }
+
+    fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "as it was told");
+        self.bus.read(partition, read)
+    }
+
+    fn find(&self, of: TenantId, id: Uuid) -> Pending<'_, Result<Option<Stored>, ReadError>> {
+        self.bus.find(of, id)
+    }
+
+    fn topics(&self) -> Pending<'_, Result<Vec<(Topic, u32)>, ReadError>> {
+        self.bus.topics()
+    }
+
+    fn bounds(&self, partition: Partition) -> Pending<'_, Result<Bounds, ReadError>> {
+        self.bus.bounds(partition)
+    }
+
+    fn offset_at(&self, partition: Partition, at_ms: i64) -> Pending<'_, Result<u64, ReadError>> {
+        self.bus.offset_at(partition, at_ms)
+    }
+
+    fn tail(&self) -> watch::Receiver<u64> {
+        self.bus.tail()
+    }
+
+    fn health(&self) -> Health {
+        self.bus.health()
+    }
+
+    fn keeps_receipts(&self) -> bool {
+        self.bus.keeps_receipts()
     }
 }

@@ -1,115 +1,30 @@
 //! What the outbox goes through: a process that died, a bus that is away, and its return.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tidings_bus::memory::Memory;
-use tidings_bus::{
-    AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Read, ReadError, Record,
-    Stored,
-};
-use tidings_event::{ModuleId, Service, TenantId, Topic};
+use tidings_event::{ModuleId, Service};
 use tidings_store::{OutboxRow, Store};
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::Gateway;
-use crate::access::{Access, AccessConfig, on_behalf_of};
+use crate::access::on_behalf_of;
 use crate::clock::Clock;
 use crate::events::Query;
+use crate::in_memory::{self, Troubled};
 
 const NOW: i64 = 1_700_000_000_000;
 /// Nothing here takes so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A bus that takes nothing while it is away, and counts what it refuses.
-struct Leaving {
-    bus: Memory,
-    away: AtomicBool,
-    refused: AtomicUsize,
+/// A bus that a test can send away.
+fn bus() -> Arc<Troubled> {
+    Arc::new(Troubled::new(Arc::new(in_memory::bus(&Clock::manual(NOW)))))
 }
 
-impl Leaving {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            bus: Memory::new(3, Arc::new(|| NOW)),
-            away: AtomicBool::new(false),
-            refused: AtomicUsize::new(0),
-        })
-    }
-
-    fn is_away(&self, away: bool) {
-        self.away.store(away, Ordering::SeqCst);
-    }
-}
-
-impl Bus for Leaving {
-    fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
-        if self.away.load(Ordering::SeqCst) {
-            self.refused.fetch_add(1, Ordering::SeqCst);
-            let retry_after = Duration::from_secs(1);
-            return Box::pin(async move { Err(AppendError::Unavailable { retry_after }) });
-        }
-        self.bus.append(records)
-    }
-
-    fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
-        self.bus.read(partition, read)
-    }
-
-    fn find(&self, of: TenantId, id: Uuid) -> Pending<'_, Result<Option<Stored>, ReadError>> {
-        self.bus.find(of, id)
-    }
-
-    fn topics(&self) -> Pending<'_, Result<Vec<(Topic, u32)>, ReadError>> {
-        self.bus.topics()
-    }
-
-    fn bounds(&self, partition: Partition) -> Pending<'_, Result<Bounds, ReadError>> {
-        self.bus.bounds(partition)
-    }
-
-    fn offset_at(&self, partition: Partition, at_ms: i64) -> Pending<'_, Result<u64, ReadError>> {
-        self.bus.offset_at(partition, at_ms)
-    }
-
-    fn tail(&self) -> watch::Receiver<u64> {
-        self.bus.tail()
-    }
-
-    fn health(&self) -> Health {
-        self.bus.health()
-    }
-
-    fn keeps_receipts(&self) -> bool {
-        self.bus.keeps_receipts()
-    }
-}
-
-async fn gateway(bus: &Arc<Leaving>, store: &Store) -> Gateway {
-    let folder = tempfile::tempdir().unwrap();
-    let access = AccessConfig::default();
-    let access = Access::new(access, store.clone(), folder.path(), NOW).await;
-    let (bus, access) = (bus.clone(), Arc::new(access.unwrap()));
-    let clock = Clock::manual(NOW);
-    let opened = Gateway::open(crate::Parts {
-        bus,
-        receipts: None,
-        partitions: 3,
-        store: store.clone(),
-        access,
-        routes: Vec::new(),
-        limits: crate::Limits::default(),
-        egress: crate::deliver::target::webhook::to_loopback(),
-        origin: "tidings.example".into(),
-        vault: crate::secrets::Vault::new(&[7; 32]),
-        delivery: crate::deliver::Config::default(),
-        auto_create: true,
-        plugins: Vec::new(),
-        clock,
-    });
-    opened.await.unwrap()
+async fn gateway(bus: &Arc<Troubled>, store: &Store) -> Gateway {
+    let parts = in_memory::parts_on(bus.clone(), store.clone(), &Clock::manual(NOW)).await;
+    Gateway::open(parts).await.unwrap()
 }
 
 /// Runs the relay until nothing waits.
@@ -155,7 +70,7 @@ fn waiting(event_type: &str) -> OutboxRow {
 
 #[tokio::test]
 async fn what_a_dead_process_left_is_published_once_however_often_it_is_tried() {
-    let (bus, store) = (Leaving::new(), Store::in_memory().await.unwrap());
+    let (bus, store) = (bus(), Store::in_memory().await.unwrap());
     let crm: ModuleId = "crm".parse().unwrap();
     let (row, document) = (waiting("audit.manifest.written"), manifest("1.0.0"));
     // Twice: the second time as if the process had died between publishing and taking out.
@@ -172,7 +87,7 @@ async fn what_a_dead_process_left_is_published_once_however_often_it_is_tried() 
 
 #[tokio::test]
 async fn a_change_while_the_bus_is_away_is_made_and_told_of_later_in_order() {
-    let (bus, store) = (Leaving::new(), Store::in_memory().await.unwrap());
+    let (bus, store) = (bus(), Store::in_memory().await.unwrap());
     let gateway = gateway(&bus, &store).await;
     let crm: ModuleId = "crm".parse().unwrap();
     let install = async |version: &str| {
@@ -198,7 +113,7 @@ async fn a_change_while_the_bus_is_away_is_made_and_told_of_later_in_order() {
 
 #[tokio::test]
 async fn the_relay_tries_again_while_the_bus_is_away_and_stops_when_asked() {
-    let (bus, store) = (Leaving::new(), Store::in_memory().await.unwrap());
+    let (bus, store) = (bus(), Store::in_memory().await.unwrap());
     let gateway = gateway(&bus, &store).await;
     let crm: ModuleId = "crm".parse().unwrap();
     bus.is_away(true);
@@ -207,7 +122,7 @@ async fn the_relay_tries_again_while_the_bus_is_away_and_stops_when_asked() {
     let back = async {
         // Once for the change itself and once for the relay; a later round does not fail.
         let deadline = Instant::now() + PATIENCE;
-        while bus.refused.load(Ordering::SeqCst) < 2 {
+        while bus.refused() < 2 {
             assert!(Instant::now() < deadline, "the relay did not try");
             tokio::task::yield_now().await;
         }
@@ -221,7 +136,7 @@ async fn the_relay_tries_again_while_the_bus_is_away_and_stops_when_asked() {
 
 #[tokio::test]
 async fn an_event_that_can_never_be_published_does_not_hold_up_the_others() {
-    let (bus, store) = (Leaving::new(), Store::in_memory().await.unwrap());
+    let (bus, store) = (bus(), Store::in_memory().await.unwrap());
     let crm: ModuleId = "crm".parse().unwrap();
     // Service audit may not publish another's event, and a text is no JSON.
     let foreign = waiting("auth.user.created");

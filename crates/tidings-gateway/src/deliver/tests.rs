@@ -113,6 +113,35 @@ impl House {
         self.dispatcher = Some(Dispatcher::open(means, Share::ALL).await.unwrap());
     }
 
+    /// So many events, with crashes after attempts that ended, of which nothing was written down.
+    async fn publish_among_crashes(&mut self, events: u64) {
+        for n in 0..events {
+            self.publish("acme", json!({ "n": n })).await;
+            if n % 7 == 0 {
+                let dispatcher = self.dispatcher.as_mut().unwrap();
+                dispatcher.turn().await.unwrap();
+                while let Some(ended) = dispatcher.in_flight.join_next().await {
+                    dispatcher.ended(ended);
+                }
+                self.crash().await;
+            }
+            if n % 31 == 0 {
+                self.settle().await;
+            }
+        }
+    }
+
+    /// Each of so many events came, under the number of its place in the log alone.
+    fn assert_numbers_are_kept(&self, events: u64) {
+        let mut numbers: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        for got in self.got() {
+            numbers.entry(got.n).or_default().insert(got.sequence);
+        }
+        for n in 0..events {
+            assert_eq!(numbers[&n], BTreeSet::from([n + 1]), "event {n}");
+        }
+    }
+
     fn answer(&self, answer: impl Fn(&Got) -> Verdict + Send + Sync + 'static) {
         *self
             .target
@@ -263,29 +292,9 @@ async fn a_crash_at_any_time_loses_nothing_and_changes_no_number() {
         }
     });
     house.subscribe("acme", json!({})).await;
-    for n in 0..300 {
-        house.publish("acme", json!({ "n": n })).await;
-        if n % 7 == 0 {
-            // Attempts end, and nothing of them is written down.
-            let dispatcher = house.dispatcher.as_mut().unwrap();
-            dispatcher.turn().await.unwrap();
-            while let Some(ended) = dispatcher.in_flight.join_next().await {
-                dispatcher.ended(ended);
-            }
-            house.crash().await;
-        }
-        if n % 31 == 0 {
-            house.settle().await;
-        }
-    }
+    house.publish_among_crashes(300).await;
     house.pass(Duration::from_mins(1)).await;
-    let mut numbers: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
-    for got in house.got() {
-        numbers.entry(got.n).or_default().insert(got.sequence);
-    }
-    for n in 0..300 {
-        assert_eq!(numbers[&n], BTreeSet::from([n + 1]), "event {n}");
-    }
+    house.assert_numbers_are_kept(300);
 }
 
 #[tokio::test]

@@ -177,13 +177,7 @@ fn each_event_that_is_given_up_is_a_dead_letter_that_is_replayed_alone_or_with_t
         &delivery,
     );
     publish(&server, &token, 1..=3);
-    let letters = |state: &str| {
-        let list = server.get(&format!("/v1/dead-letters?state={state}"), &token);
-        list.expect(200).json()["items"]
-            .as_array()
-            .expect("items")
-            .clone()
-    };
+    let letters = |state: &str| server.dead_letters(&token, state);
     let open = eventually("three dead letters", || {
         Some(letters("open")).filter(|open| open.len() == 3)
     });

@@ -147,13 +147,7 @@ fn what_is_given_up_is_a_dead_letter_until_a_replay_succeeds() {
     receiver.answer(|_, _| 503);
     let subscription = subscribe(&server, &token, &receiver, json!({}));
     let id = publish(&server, &token, &json!({ "n": 1 }));
-    let letters = |state: &str| {
-        let list = server.get(&format!("/v1/dead-letters?state={state}"), &token);
-        list.expect(200).json()["items"]
-            .as_array()
-            .expect("items")
-            .clone()
-    };
+    let letters = |state: &str| server.dead_letters(&token, state);
     let letter = eventually("a dead letter", || letters("open").first().cloned());
     assert_eq!(
         (&letter["eventId"], &letter["attempts"]),

@@ -271,6 +271,15 @@ impl Server {
         self.call("POST", path).bearer(token).json(body).send()
     }
 
+    /// The tenant's dead letters in a state.
+    pub(crate) fn dead_letters(&self, token: &str, state: &str) -> Vec<Value> {
+        let list = self.get(&format!("/v1/dead-letters?state={state}"), token);
+        list.expect(200).json()["items"]
+            .as_array()
+            .expect("items")
+            .clone()
+    }
+
     /// The most memory that the process ever had at once, in KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));

@@ -192,28 +192,9 @@ async fn a_crash_at_any_time_loses_nothing_of_a_batch_and_changes_no_number() {
         "batch": { "maxEvents": 4, "maxWait": "1s" }, "retry": { "schedule": ["1s", "1s", "9s"] },
     });
     house.subscribe("acme", delivery).await;
-    for n in 0..200 {
-        house.publish("acme", json!({ "n": n })).await;
-        if n % 7 == 0 {
-            let dispatcher = house.dispatcher.as_mut().unwrap();
-            dispatcher.turn().await.unwrap();
-            while let Some(ended) = dispatcher.in_flight.join_next().await {
-                dispatcher.ended(ended);
-            }
-            house.crash().await;
-        }
-        if n % 31 == 0 {
-            house.settle().await;
-        }
-    }
+    house.publish_among_crashes(200).await;
     house.pass(Duration::from_mins(10)).await;
-    let mut numbers: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
-    for got in house.got() {
-        numbers.entry(got.n).or_default().insert(got.sequence);
-    }
-    for n in 0..200 {
-        assert_eq!(numbers[&n], BTreeSet::from([n + 1]), "event {n}");
-    }
+    house.assert_numbers_are_kept(200);
     assert_eq!(house.open_letters().await, []);
 }
 

@@ -1,67 +1,9 @@
 //! What panics takes nothing down but itself.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use tidings_bus::{
-    AppendError, Appended, Bounds, Health, Page, Partition, Pending, Read, ReadError, Record,
-    Stored,
-};
-use tidings_event::Topic;
 use tokio::sync::oneshot;
 
 use super::*;
-
-/// A log whose next reading panics, once it is told to.
-struct Panicky {
-    bus: Arc<dyn Bus>,
-    panics: AtomicBool,
-}
-
-impl Bus for Panicky {
-    fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
-        self.bus.append(records)
-    }
-
-    fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
-        assert!(
-            !self.panics.swap(false, Ordering::Relaxed),
-            "as it was told"
-        );
-        self.bus.read(partition, read)
-    }
-
-    fn find(
-        &self,
-        tenant: TenantId,
-        event_id: Uuid,
-    ) -> Pending<'_, Result<Option<Stored>, ReadError>> {
-        self.bus.find(tenant, event_id)
-    }
-
-    fn topics(&self) -> Pending<'_, Result<Vec<(Topic, u32)>, ReadError>> {
-        self.bus.topics()
-    }
-
-    fn bounds(&self, partition: Partition) -> Pending<'_, Result<Bounds, ReadError>> {
-        self.bus.bounds(partition)
-    }
-
-    fn offset_at(&self, partition: Partition, ms: i64) -> Pending<'_, Result<u64, ReadError>> {
-        self.bus.offset_at(partition, ms)
-    }
-
-    fn tail(&self) -> watch::Receiver<u64> {
-        self.bus.tail()
-    }
-
-    fn health(&self) -> Health {
-        self.bus.health()
-    }
-
-    fn keeps_receipts(&self) -> bool {
-        self.bus.keeps_receipts()
-    }
-}
+use crate::in_memory::Troubled;
 
 #[tokio::test]
 async fn a_dispatcher_that_panics_is_replaced_and_counted() {
@@ -76,11 +18,9 @@ async fn a_dispatcher_that_panics_is_replaced_and_counted() {
         sender.map(|sender| sender.send(()));
         Verdict::Delivered
     });
-    let panicky = Panicky {
-        bus: means.bus.clone(),
-        panics: AtomicBool::new(true),
-    };
-    means.bus = Arc::new(panicky);
+    let troubled = Troubled::new(means.bus.clone());
+    troubled.panics_at_next_reading();
+    means.bus = Arc::new(troubled);
     let counted = means.counted.clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(Deliveries::new(means).run(async { drop(stopped.await) }));
