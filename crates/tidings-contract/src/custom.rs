@@ -6,6 +6,7 @@
 
 mod acceptance;
 mod compare;
+mod effort;
 mod event_name;
 mod outline;
 mod payload_samples;

@@ -251,7 +251,7 @@ impl Survey {
 }
 
 /// Where a reference leads, as a pointer in the spelling of this crate.
-fn reference(pointer: &str, target: &Value) -> Result<String, Refusal> {
+pub(super) fn reference(pointer: &str, target: &Value) -> Result<String, Refusal> {
     let place = format!("{pointer}/$ref");
     let Some(target) = target.as_str() else {
         return Err(invalid(place, "$ref must be a text"));

@@ -4,6 +4,7 @@ use jsonschema::{PatternOptions, Regex, ValidatorMap};
 use serde_json::Value;
 
 use super::canonical::{canonical, schema_hash};
+use super::effort::effort;
 use super::outline::outline;
 use super::refusal::quoted;
 use super::{Code, Refusal};
@@ -22,6 +23,10 @@ const LARGEST_PATTERN: usize = 1 << 20;
 const MOST_PARTS: usize = 500;
 /// The same for schemas of more bytes than this.
 const MOST_BYTES: usize = 64 << 10;
+/// Beyond so many steps only the first violation is looked for: each that is found takes some 300 bytes.
+const MOST_STEPS_FOR_ALL: usize = 20_000;
+/// Where a validator would copy more than this of a payload, it is not asked what is wrong with it.
+const MOST_COPIED: usize = 4 << 20;
 
 /// Which dialect a schema is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,13 +124,49 @@ impl Schema {
         self.flavour
     }
 
-    /// Whether a payload fits.
+    /// Whether a payload fits. One that it would take too long to find that out of does not.
     pub fn accepts(&self, payload: &Value) -> bool {
-        self.contract.accepts(payload)
+        self.effort(payload).is_some() && self.contract.accepts(payload)
     }
 
-    /// What speaks against a payload, 20 violations at most; nothing if it fits.
+    /// Whether a payload of so many bytes may take more than a millisecond to be held to it.
+    pub fn may_take_long(&self, bytes: usize) -> bool {
+        (self.schemas + self.size / 64).saturating_mul(bytes) > 1 << 20
+    }
+
+    /// About how many steps it takes to hold a payload to it, 50 ns each; `None` where it is not done for anybody: beyond
+    /// a million.
+    pub fn effort(&self, payload: &Value) -> Option<usize> {
+        effort(&self.document, payload).ok().map(|it| it.steps)
+    }
+
+    /// What speaks against a payload, 20 violations at most; nothing if it fits. Takes some milliseconds and megabytes at
+    /// most, whatever the schema: the more there is to look at, the fewer violations are named.
     pub fn check(&self, payload: &Value) -> Vec<Violation> {
+        let alone = |expected: &str, detail: &str| {
+            vec![Violation {
+                path: String::new(),
+                expected: expected.to_owned(),
+                got: "another payload".to_owned(),
+                detail: detail.to_owned(),
+            }]
+        };
+        let Ok(effort) = effort(&self.document, payload) else {
+            let detail = "it takes too many steps to hold the payload to the schema: make one of them smaller";
+            return alone("at most a million steps", detail);
+        };
+        if effort.copied > MOST_COPIED {
+            if self.contract.accepts(payload) {
+                return Vec::new();
+            }
+            return alone(
+                "what the schema says",
+                "the payload does not fit the schema",
+            );
+        }
+        if effort.steps > MOST_STEPS_FOR_ALL {
+            return self.contract.check_first(payload).into_iter().collect();
+        }
         self.contract.check(payload)
     }
 

@@ -1,0 +1,293 @@
+//! How much work it is to hold a payload to a schema, found out before it is done.
+//!
+//! The caps on a schema bound the ways through it, not what they cost: ten thousand bounds on the items of an array are
+//! few ways, and a billion comparisons for a payload of a hundred thousand numbers. This walks schema and payload together
+//! as a validator would that never stops early, and gives up once it is too much.
+
+use serde_json::{Map, Value};
+
+use super::outline::reference;
+
+/// The most steps: some tens of milliseconds.
+const MOST_STEPS: usize = 1_000_000;
+/// A step looks at so much of a text.
+const STEP_BYTES: usize = 16;
+
+/// What it takes.
+#[derive(Debug, Default)]
+pub(super) struct Effort {
+    /// Keywords looked at, about.
+    pub(super) steps: usize,
+    /// Bytes of the payload that a validator copies to say why it fits no branch of `anyOf` or `oneOf`, at most.
+    pub(super) copied: usize,
+}
+
+/// It is more than is done for anybody.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooMuch;
+
+/// The effort of holding a payload to a schema that keeps the caps.
+pub(super) fn effort(document: &Value, payload: &Value) -> Result<Effort, TooMuch> {
+    let mut walk = Walk {
+        document,
+        effort: Effort::default(),
+    };
+    walk.hold(payload, document)?;
+    Ok(walk.effort)
+}
+
+struct Walk<'a> {
+    document: &'a Value,
+    effort: Effort,
+}
+
+impl Walk<'_> {
+    fn spend(&mut self, steps: usize) -> Result<(), TooMuch> {
+        self.effort.steps = self.effort.steps.saturating_add(steps);
+        if self.effort.steps > MOST_STEPS {
+            return Err(TooMuch);
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, value: &Value, schema: &Value) -> Result<(), TooMuch> {
+        self.spend(1)?;
+        let Value::Object(keywords) = schema else {
+            return Ok(());
+        };
+        // What a value was held to before is gone through again to find what was not evaluated.
+        let again = ["unevaluatedItems", "unevaluatedProperties"];
+        let times = 1 + usize::from(again.iter().any(|keyword| keywords.contains_key(*keyword)));
+        for (keyword, held) in keywords {
+            self.spend(1)?;
+            for _ in 0..times {
+                self.in_place(value, keyword, held)?;
+            }
+            match value {
+                Value::Object(members) => self.members(members, keywords, keyword, held)?,
+                Value::Array(items) => self.items(items, keyword, held)?,
+                Value::String(text) => match keyword.as_str() {
+                    "format" | "maxLength" | "minLength" | "pattern" => self.text(text)?,
+                    _ => {}
+                },
+                _ => {}
+            }
+            self.compare(value, keyword, held)?;
+        }
+        Ok(())
+    }
+
+    /// The schemas that apply to the same value.
+    fn in_place(&mut self, value: &Value, keyword: &str, held: &Value) -> Result<(), TooMuch> {
+        match (keyword, held) {
+            ("$ref", target) => {
+                let target = reference("", target).ok();
+                let target = target.and_then(|pointer| self.document.pointer(&pointer));
+                target.map_or(Ok(()), |schema| self.hold(value, schema))
+            }
+            ("if" | "then" | "else" | "not", schema) => self.hold(value, schema),
+            ("allOf", Value::Array(branches)) => self.each(value, branches),
+            ("anyOf" | "oneOf", Value::Array(branches)) => {
+                let bytes = self.size(value)?;
+                let copied = bytes.saturating_mul(branches.len());
+                self.effort.copied = self.effort.copied.saturating_add(copied);
+                self.each(value, branches)
+            }
+            ("dependentSchemas", Value::Object(named)) => self.each(value, named.values()),
+            _ => Ok(()),
+        }
+    }
+
+    fn each<'v>(
+        &mut self,
+        value: &Value,
+        schemas: impl IntoIterator<Item = &'v Value>,
+    ) -> Result<(), TooMuch> {
+        for schema in schemas {
+            self.hold(value, schema)?;
+        }
+        Ok(())
+    }
+
+    fn members(
+        &mut self,
+        members: &Map<String, Value>,
+        keywords: &Map<String, Value>,
+        keyword: &str,
+        held: &Value,
+    ) -> Result<(), TooMuch> {
+        match (keyword, held) {
+            ("properties", Value::Object(named)) => {
+                for (name, schema) in named {
+                    self.spend(1)?;
+                    if let Some(member) = members.get(name) {
+                        self.hold(member, schema)?;
+                    }
+                }
+            }
+            ("patternProperties", Value::Object(patterns)) => {
+                for (name, member) in members {
+                    for schema in patterns.values() {
+                        self.text(name)?;
+                        self.hold(member, schema)?;
+                    }
+                }
+            }
+            ("additionalProperties" | "unevaluatedProperties", schema) => {
+                let named = keywords.get("properties").and_then(Value::as_object);
+                for (name, member) in members {
+                    if named.is_none_or(|named| !named.contains_key(name)) {
+                        self.hold(member, schema)?;
+                    }
+                }
+            }
+            ("propertyNames", schema) => {
+                for name in members.keys() {
+                    self.hold(&Value::String(name.clone()), schema)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn items(&mut self, items: &[Value], keyword: &str, held: &Value) -> Result<(), TooMuch> {
+        match (keyword, held) {
+            ("items" | "contains" | "unevaluatedItems", schema) => {
+                for item in items {
+                    self.hold(item, schema)?;
+                }
+            }
+            ("prefixItems", Value::Array(schemas)) => {
+                for (item, schema) in items.iter().zip(schemas) {
+                    self.hold(item, schema)?;
+                }
+            }
+            ("uniqueItems", Value::Bool(true)) => {
+                for item in items {
+                    self.size(item)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Keywords whose own value is gone through.
+    fn compare(&mut self, value: &Value, keyword: &str, held: &Value) -> Result<(), TooMuch> {
+        match (keyword, held) {
+            ("enum", Value::Array(options)) if value.is_object() || value.is_array() => {
+                // Each may differ from it in its last part alone.
+                let before = self.effort.steps;
+                self.size(value)?;
+                let one = self.effort.steps - before;
+                self.spend(one.saturating_mul(options.len()))
+            }
+            ("enum" | "required", Value::Array(all)) => self.spend(all.len()),
+            ("const", _) => self.size(value).map(drop),
+            ("dependentRequired", Value::Object(named)) => {
+                let lists = named.values().filter_map(Value::as_array);
+                self.spend(lists.map(Vec::len).sum())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), TooMuch> {
+        self.spend(1 + text.len() / STEP_BYTES)
+    }
+
+    /// About how many bytes a value has.
+    fn size(&mut self, value: &Value) -> Result<usize, TooMuch> {
+        let mut bytes = size_of::<Value>();
+        match value {
+            Value::String(text) => {
+                self.text(text)?;
+                bytes += text.len();
+            }
+            Value::Array(items) => {
+                self.spend(1)?;
+                for item in items {
+                    bytes += self.size(item)?;
+                }
+            }
+            Value::Object(members) => {
+                self.spend(1)?;
+                for (name, member) in members {
+                    bytes += name.len() + self.size(member)?;
+                }
+            }
+            _ => self.spend(1)?,
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::custom::Schema;
+
+    fn numbers(count: usize) -> Value {
+        json!(vec![1; count])
+    }
+
+    #[test]
+    fn what_a_person_would_write_is_little() {
+        let names: Vec<String> = (0..48).map(|n| format!("member_{n}")).collect();
+        let properties: Map<String, Value> = names
+            .iter()
+            .map(|name| (name.clone(), json!({ "type": "string", "maxLength": 64 })))
+            .collect();
+        let record: Map<String, Value> = names
+            .iter()
+            .map(|name| (name.clone(), json!("a text of some length")))
+            .collect();
+        let schema = json!({
+            "properties": { "records": { "items": {
+                "properties": properties, "required": names, "additionalProperties": false,
+            } } },
+        });
+        let records = vec![record; 120];
+        let payload = json!({ "records": records });
+        assert!(payload.to_string().len() > 200 << 10);
+        let effort = effort(&schema, &payload).unwrap();
+        assert!(effort.steps < MOST_STEPS / 10, "{}", effort.steps);
+    }
+
+    #[test]
+    fn what_nobody_should_wait_for_is_given_up_early() {
+        let bounds: Vec<Value> = (1..9_900).map(|n| json!({ "maximum": -n })).collect();
+        let options: Vec<Value> = (0..60).map(|n| json!([numbers(1_000), n])).collect();
+        let cases = [
+            (json!({ "items": { "allOf": bounds } }), numbers(100_000)),
+            (json!({ "items": { "anyOf": bounds } }), numbers(100_000)),
+            (
+                json!({ "items": { "$ref": "#/$defs/a" }, "$defs": { "a": { "allOf": bounds[..4_000] } } }),
+                numbers(1_000),
+            ),
+            (
+                json!({ "items": { "enum": options } }),
+                json!(vec![json!([numbers(1_000), -1]); 60]),
+            ),
+            (
+                json!({ "allOf": vec![json!({ "uniqueItems": true }); 100] }),
+                numbers(100_000),
+            ),
+            (
+                json!({ "allOf": vec![json!({ "maxLength": 1 }); 9_000] }),
+                json!("x".repeat(200_000)),
+            ),
+        ];
+        for (schema, payload) in cases {
+            let schema = Schema::new(schema).unwrap();
+            let begun = Instant::now();
+            assert_eq!(effort(schema.document(), &payload).err(), Some(TooMuch));
+            println!("given up after {:?}", begun.elapsed());
+        }
+    }
+}
