@@ -63,7 +63,8 @@ impl<'a> Causes<'a> {
 
     /// Forgets what was written before a time.
     pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
-        let query = "DELETE FROM event_causes WHERE created_at_ms < $1";
+        let query = "DELETE FROM event_causes WHERE (cause, event_id) IN (\
+             SELECT cause, event_id FROM event_causes WHERE created_at_ms < $1 LIMIT $2)";
         forget(self.connections, "forget old causes", query, before_ms).await
     }
 }

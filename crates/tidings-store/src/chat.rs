@@ -85,7 +85,8 @@ impl<'a> Chat<'a> {
 
     /// Forgets messages that were posted before a time.
     pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
-        let query = "DELETE FROM chat_messages WHERE created_at_ms < $1";
+        let query = "DELETE FROM chat_messages WHERE (workspace_id, channel, id) IN (\
+             SELECT workspace_id, channel, id FROM chat_messages WHERE created_at_ms < $1 LIMIT $2)";
         forget(self.connections, "forget old messages", query, before_ms).await
     }
 

@@ -548,7 +548,9 @@ impl<'a> Deliveries<'a> {
 
     /// Forgets attempts that began before a time.
     pub async fn forget_attempts(&self, before_ms: i64) -> Result<u64, StoreError> {
-        let query = "DELETE FROM delivery_attempts WHERE started_at_ms < $1";
+        let query = "DELETE FROM delivery_attempts WHERE (subscription, sequence, number) IN (\
+             SELECT subscription, sequence, number FROM delivery_attempts \
+             WHERE started_at_ms < $1 LIMIT $2)";
         forget(self.connections, "forget old attempts", query, before_ms).await
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::causes::CauseRow;
 use crate::deliveries::number;
-use crate::pool::{Columns, Connections, on_either, pieces};
+use crate::pool::{Columns, Connections, forget, on_either, pieces};
 use crate::seal::Sealed;
 pub(crate) use rows::UsageRow;
 
@@ -454,8 +454,9 @@ impl<'a> Emits<'a> {
         .transpose()
     }
 
-    /// Emits of any tenant in a state that are to be looked at by now, the longest due first; of one that is damaged,
-    /// what is wrong with it. A page of damaged ones keeps nobody waiting who [puts them off](Self::put_off).
+    /// Emits of any tenant that are to be looked at by now, so many of each of the states at most, the longest due first;
+    /// of one that is damaged, what is wrong with it. A page of damaged ones keeps nobody waiting who
+    /// [puts them off](Self::put_off).
     pub async fn due(
         &self,
         states: &[EmitState],
@@ -463,18 +464,21 @@ impl<'a> Emits<'a> {
         limit: u32,
     ) -> Result<Vec<(String, Result<EmitRow, StoreError>)>, StoreError> {
         on_either!(self.connections, "read what emits are due", connection => {
-            let mut builder =
-                QueryBuilder::new("SELECT * FROM custom_event_emits WHERE next_at_ms <= ");
-            builder.push_bind(now_ms).push(" AND state IN (");
-            let mut listed = builder.separated(", ");
+            let query = "SELECT * FROM custom_event_emits WHERE state = $1 AND next_at_ms <= $2 \
+                 ORDER BY next_at_ms LIMIT $3";
+            let mut due = Vec::new();
             for state in states {
-                listed.push_bind(state.as_str());
+                let rows = sqlx::query(query)
+                    .bind(state.as_str())
+                    .bind(now_ms)
+                    .bind(i64::from(limit))
+                    .fetch_all(&mut *connection)
+                    .await?;
+                for row in &rows {
+                    due.push((row.text("event_id")?, EmitRow::from_row(row)));
+                }
             }
-            builder.push(") ORDER BY next_at_ms LIMIT ").push_bind(i64::from(limit));
-            builder.build().fetch_all(connection).await.and_then(|rows| {
-                let named = rows.iter().map(|row| Ok((row.text("event_id")?, EmitRow::from_row(row))));
-                named.collect()
-            })
+            Ok(due)
         })
     }
 
@@ -509,18 +513,13 @@ impl<'a> Emits<'a> {
     pub async fn forget(&self, before_ms: i64, month: &str) -> Result<u64, StoreError> {
         // An event's id begins with its time, so that rows stand in the order of both.
         let first = Uuid::from_u128(u128::from(before_ms.max(0).unsigned_abs()) << 80);
-        let query = "DELETE FROM custom_event_emits WHERE event_id < $1 \
-             AND (next_at_ms IS NULL OR state = 'relayed')";
-        on_either!(self.connections, "remove old emits", connection => {
-            sqlx::query("DELETE FROM custom_event_usage WHERE month < $1")
-                .bind(month)
-                .execute(&mut *connection)
-                .await?;
-            sqlx::query(query)
-                .bind(first.to_string())
-                .execute(connection)
-                .await
-                .map(|done| done.rows_affected())
-        })
+        let query = "DELETE FROM custom_event_usage WHERE (tenant, month) IN (\
+             SELECT tenant, month FROM custom_event_usage WHERE month < $1 LIMIT $2)";
+        forget(self.connections, "remove old counts of emits", query, month).await?;
+        let query = "DELETE FROM custom_event_emits WHERE event_id IN (\
+             SELECT event_id FROM custom_event_emits WHERE event_id < $1 \
+             AND (next_at_ms IS NULL OR state = 'relayed') LIMIT $2)";
+        let first = first.to_string();
+        forget(self.connections, "remove old emits", query, &*first).await
     }
 }

@@ -91,20 +91,41 @@ macro_rules! on_either {
 
 pub(crate) use {on_either, on_postgres};
 
-/// Removes what is older than a time by a statement with that one value; answers how many rows.
-pub(crate) async fn forget(
+/// So many rows are removed by one statement: it ends in time, and nobody else's writing waits for long.
+const REMOVED_AT_ONCE: i64 = 1_000;
+
+/// Removes what is older than a limit by a statement with two values, the limit and how many rows it may remove; answers
+/// how many there were.
+pub(crate) async fn forget<'q, T>(
     connections: &Connections,
     doing: &'static str,
     query: &'static str,
-    before_ms: i64,
-) -> Result<u64, StoreError> {
-    on_either!(connections, doing, connection => {
-        sqlx::query(query)
-            .bind(before_ms)
-            .execute(connection)
-            .await
-            .map(|done| done.rows_affected())
-    })
+    before: T,
+) -> Result<u64, StoreError>
+where
+    T: Copy
+        + Send
+        + sqlx::Encode<'q, Sqlite>
+        + sqlx::Type<Sqlite>
+        + sqlx::Encode<'q, Postgres>
+        + sqlx::Type<Postgres>
+        + 'q,
+{
+    let mut forgotten = 0;
+    loop {
+        let removed = on_either!(connections, doing, connection => {
+            sqlx::query(query)
+                .bind(before)
+                .bind(REMOVED_AT_ONCE)
+                .execute(connection)
+                .await
+                .map(|done| done.rows_affected())
+        })?;
+        forgotten += removed;
+        if removed < REMOVED_AT_ONCE.unsigned_abs() {
+            return Ok(forgotten);
+        }
+    }
 }
 
 /// What the columns of our tables hold, in a row of whichever database it is.

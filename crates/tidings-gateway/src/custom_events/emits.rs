@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -22,6 +22,7 @@ use super::admissions::Admissions;
 use super::appended::{UNTIL_RELAYED, command, draft, draft_again, told, unread};
 use super::emit_request::{fingerprint, measure, shape};
 use super::lifecycle::clipped;
+use super::registry::aside;
 use super::{EmitRequest, LifecycleEvent, Registered, Registry};
 use crate::access::{Caller, on_behalf_of};
 use crate::clock::Clock;
@@ -41,10 +42,6 @@ const LEFT_ALONE_MS: i64 = 10_000;
 pub(super) const FIRST_AGAIN_MS: i64 = 1_000;
 /// So many tenants are remembered to have been told of their generic event; then it is looked up again.
 const MOST_SEEDED: usize = 100_000;
-/// Within this time a tenant is told once that its month is used up, by one replica.
-const TOLD_IN_MS: i64 = 60_000;
-/// Within this time so many of a tenant's other refused emits are told of, of either kind.
-const REFUSALS_TOLD: u32 = 60;
 
 /// An emit that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +68,6 @@ pub struct Emits {
     pub(super) clock: Clock,
     admissions: Admissions,
     seeded: Mutex<HashSet<TenantId>>,
-    /// How many refusals were told of, and since when.
-    told: Mutex<HashMap<(TenantId, LifecycleEvent), (i64, u32)>>,
 }
 
 /// What the room is made of.
@@ -100,7 +95,6 @@ impl Emits {
             in_force: means.in_force,
             clock: means.clock,
             seeded: Mutex::default(),
-            told: Mutex::default(),
         }
     }
 
@@ -193,7 +187,18 @@ impl Emits {
         let wanted = self.is_wanted(&row);
         let draft = draft(&row, Some(&registered), request.content());
         let command = command(caller.clone(), &row, draft, wanted)?;
-        let named = self.line.name(command)?;
+        let named = if registered
+            .schema
+            .may_take_long(request.payload.as_str().len())
+        {
+            let line = self.line.clone();
+            aside("Holding a payload to its schema", move || {
+                line.name(command)
+            })
+            .await?
+        } else {
+            self.line.name(command)?
+        };
         if *path == EventPath::generic() {
             self.seed(tenant).await?;
         }
@@ -452,20 +457,6 @@ impl Emits {
         Ok(row.map(|row| i32::try_from(row.depth + 1).unwrap_or(i32::MAX)))
     }
 
-    /// Whether one more such event may be told of a tenant: refusals cost nothing, and must not fill its log.
-    fn may_tell(&self, tenant: &TenantId, event: LifecycleEvent) -> bool {
-        let most = match event {
-            LifecycleEvent::QuotaExceeded => 1,
-            _ => REFUSALS_TOLD,
-        };
-        let now = self.clock.now_ms();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, (since, _)| now - *since < TOLD_IN_MS);
-        let (_, count) = told.entry((tenant.clone(), event)).or_insert((now, 0));
-        *count += 1;
-        *count <= most
-    }
-
     async fn seed(&self, tenant: &TenantId) -> Result<(), Refusal> {
         let seeded = || self.seeded.lock().unwrap_or_else(PoisonError::into_inner);
         if seeded().contains(tenant) {
@@ -487,7 +478,8 @@ impl Emits {
         request: &EmitRequest,
         refusal: &Refusal,
     ) -> Result<(), Refusal> {
-        let Some(event) = tells(refusal).filter(|event| self.may_tell(tenant, *event)) else {
+        let Some(event) = tells(refusal).filter(|event| self.registry.may_tell(tenant, *event))
+        else {
             return Ok(());
         };
         let data = self.refused(tenant, request, refusal).await?;

@@ -68,7 +68,7 @@ lifecycle! {
         ["namespace?", "name", "version?", "code", "detail"];
     QuotaExceeded = "CUSTOM_EVENT_QUOTA_EXCEEDED", "The plan has no room for a registration, or for an emit in this month; the latter is told once a minute at most.",
         ["quota", "plan", "limit?", "used", "namespace?", "name?", "version?"];
-    GenericSeeded = "CUSTOM_EVENT_GENERIC_SEEDED", "The tenant begins to use custom events; told once, before anything else.",
+    GenericSeeded = "CUSTOM_EVENT_GENERIC_SEEDED", "The tenant begins to use custom events; told once.",
         ["canonicalName", "namespace", "name", "version"];
     Invalidated = "CUSTOM_EVENT_INVALIDATED", "A version goes out of force.",
         ["canonicalName", "namespace", "name", "version", "reason", "supersededBy?"];

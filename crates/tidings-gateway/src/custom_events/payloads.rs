@@ -1,6 +1,7 @@
 //! Whether what a tenant has really emitted would fit a schema.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use serde_json::Value;
 use tidings_bus::{Partition, Read, Stored};
@@ -24,11 +25,14 @@ const LAST: u32 = 1_000;
 /// newest of the payloads by more than that is not tried.
 const SCAN: usize = 5_000;
 const PAGES: usize = 20;
+/// So many steps are made in all, some hundred milliseconds: what is left then is not tried.
+const STEPS: usize = 5_000_000;
 
 /// How real payloads fit a schema.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fit {
-    /// How many were tried: the last 1,000 emits of the event, as far as the log still has them.
+    /// How many were tried: the last 1,000 emits of the event, as far as the log still has them, and fewer where they or
+    /// the schema are so large that it would take long.
     pub tried: usize,
     /// How many of those the schema refuses.
     pub failing: usize,
@@ -62,51 +66,67 @@ impl Emits {
             }
         }
         let mut fit = Fit::default();
+        let mut steps = STEPS;
         for (partition, mut places) in standing {
             let newest = places.values().copied().max().unwrap_or_default();
             let oldest = newest.saturating_sub((SCAN * PAGES) as u64 - 1);
             places.retain(|_, offset| *offset >= oldest);
             let from = places.values().copied().min().unwrap_or_default();
             let ids = places.into_keys().collect();
-            let more = self.try_from(&tenant, partition, from, ids, schema).await?;
+            let span = from..newest + 1;
+            let partition = Partition {
+                topic: Route::custom_events().topic,
+                number: partition,
+            };
+            let more = self.try_in(&tenant, (partition, span), ids, (schema, &mut steps));
+            let more = more.await?;
             fit.tried += more.tried;
             fit.failing += more.failing;
         }
         Ok(Some(fit))
     }
 
-    async fn try_from(
+    /// Tries the payloads of some emits, those of the newest stretch first.
+    async fn try_in(
         &self,
         tenant: &TenantId,
-        number: u32,
-        mut from: u64,
+        (partition, span): (Partition, Range<u64>),
         mut ids: HashSet<Uuid>,
-        schema: &Schema,
+        (schema, steps): (&Schema, &mut usize),
     ) -> Result<Fit, Refusal> {
         let mut fit = Fit::default();
-        for _ in 0..PAGES {
-            if ids.is_empty() {
+        let (mut from, mut end) = (span.end, span.end);
+        let mut stretch = span.end;
+        for _ in 0..2 * PAGES {
+            if from >= end {
+                end = stretch;
+                stretch = stretch.saturating_sub(SCAN as u64).max(span.start);
+                from = stretch;
+            }
+            if ids.is_empty() || *steps == 0 || from >= end {
                 break;
             }
-            let partition = Partition {
-                topic: Route::custom_events().topic,
-                number,
-            };
             let read = Read {
                 from,
                 tenant: Some(tenant.clone()),
                 limit: SCAN,
-                scan: SCAN,
+                scan: usize::try_from(end - from).unwrap_or(SCAN),
             };
-            let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+            let page = self
+                .bus
+                .read(partition.clone(), read)
+                .await
+                .map_err(unreadable)?;
             if page.next <= from {
                 break;
             }
             from = page.next;
             let mut records = page.records;
             records.retain(|record| ids.remove(&record.event_id));
-            let schema = schema.clone();
-            let more = aside("Trying payloads", move || tried(&records, &schema)).await?;
+            let (schema, left) = (schema.clone(), *steps);
+            let more;
+            (more, *steps) =
+                aside("Trying payloads", move || tried(&records, &schema, left)).await?;
             fit.tried += more.tried;
             fit.failing += more.failing;
         }
@@ -114,15 +134,20 @@ impl Emits {
     }
 }
 
-fn tried(records: &[Stored], schema: &Schema) -> Result<Fit, Refusal> {
+/// How records fit, as long as there are steps left; and how many then are.
+fn tried(records: &[Stored], schema: &Schema, mut left: usize) -> Result<(Fit, usize), Refusal> {
     let mut fit = Fit::default();
     for record in records {
+        if left == 0 {
+            break;
+        }
         let event = envelope::read(record);
         let event = event.map_err(|error| Refusal::fault("Reading an emit", &error))?;
         let payload: Value = serde_json::from_slice(event.data.as_bytes())
             .map_err(|error| Refusal::fault("Reading an emit", &error))?;
         fit.tried += 1;
         fit.failing += usize::from(!schema.accepts(&payload));
+        left = left.saturating_sub(schema.effort(&payload).unwrap_or(left));
     }
-    Ok(fit)
+    Ok((fit, left))
 }

@@ -1,6 +1,7 @@
 //! How a registration is made and moved on: decided on what stands, written with all that tells of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tidings_contract::custom::Version;
 use tidings_event::{Code, TenantId};
@@ -18,6 +19,10 @@ use crate::workspaces::Tenant;
 
 /// How often a change is decided again when other replicas keep changing the tenant's registrations in between.
 const TRIES: usize = 10;
+/// Within this time a tenant is told once that its month is used up, by one replica.
+const TOLD_IN_MS: i64 = 60_000;
+/// Within this time so many of a tenant's other refusals are told of, of each kind.
+const REFUSALS_TOLD: u32 = 60;
 
 impl Registry {
     pub(super) async fn write(
@@ -29,10 +34,12 @@ impl Registry {
         for _ in 0..TRIES {
             let (verdict, standing) = self.decided(tenant, &request).await?;
             if let Some(refusal) = verdict.refusal() {
-                let told = self.refused(tenant, &request, &verdict, &standing);
-                let kept = self.store.outbox().add(&told).await;
-                kept.map_err(store_fault)?;
-                self.outbox.leave();
+                if self.may_tell(tenant, LifecycleEvent::ValidationFailed) {
+                    let told = self.refused(tenant, &request, &verdict, &standing);
+                    let kept = self.store.outbox().add(&told).await;
+                    kept.map_err(store_fault)?;
+                    self.outbox.leave();
+                }
                 return Err(refusal);
             }
             let row = self.new_row(tenant, &request, &verdict)?;
@@ -235,6 +242,20 @@ impl Registry {
     }
 
     /// What tells of a refused registration, in source D's order.
+    /// Whether one more such event may be told of a tenant: refusals cost nothing, and must not fill its log.
+    pub(super) fn may_tell(&self, tenant: &TenantId, event: LifecycleEvent) -> bool {
+        let most = match event {
+            LifecycleEvent::QuotaExceeded => 1,
+            _ => REFUSALS_TOLD,
+        };
+        let now = self.clock.now_ms();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, (since, _)| now - *since < TOLD_IN_MS);
+        let (_, count) = told.entry((tenant.clone(), event)).or_insert((now, 0));
+        *count += 1;
+        *count <= most
+    }
+
     fn refused(
         &self,
         tenant: &TenantId,
@@ -304,5 +325,5 @@ struct Incomplete;
 fn too_busy() -> Refusal {
     let detail =
         "The organisation's custom events are being changed elsewhere all the time; try again.";
-    Refusal::new(Code::Internal, Rule::Append, detail)
+    Refusal::new(Code::BrokerUnavailable, Rule::Append, detail).retry_after(Duration::from_secs(1))
 }

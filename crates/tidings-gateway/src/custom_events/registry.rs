@@ -4,6 +4,7 @@
 //! the store compares the revision of the tenant. Between replicas that makes one of two decide again; within this one
 //! the tenant's changes take turns. The events that tell of a change are written with it and left to the relay.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidings_contract::custom::{
@@ -15,7 +16,7 @@ use tokio::sync::Mutex;
 
 use super::in_force::{InForce, Registered, not_registered};
 use super::verdict::{Request, Verdict, version_of};
-use super::{Plan, Status, generic};
+use super::{LifecycleEvent, Plan, Status, generic};
 use crate::access::{Caller, Principal, Scope};
 use crate::clock::Clock;
 use crate::manifests::{store_fault, to_its_end};
@@ -113,6 +114,8 @@ pub struct Registry {
     pub(super) clock: Clock,
     pub(super) in_force: InForce,
     turns: Box<[Mutex<()>]>,
+    /// How many refusals were told of, and since when.
+    pub(super) told: std::sync::Mutex<HashMap<(TenantId, LifecycleEvent), (i64, u32)>>,
 }
 
 impl Registry {
@@ -129,6 +132,7 @@ impl Registry {
             outbox,
             clock,
             turns: (0..TURNS).map(|_| Mutex::default()).collect(),
+            told: std::sync::Mutex::default(),
         }
     }
 

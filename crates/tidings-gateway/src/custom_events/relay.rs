@@ -20,12 +20,14 @@ use crate::rulebook::Route;
 
 /// How often it is looked for emits that are due.
 const EVERY: Duration = Duration::from_millis(500);
-/// How many are looked at in one go.
+/// How many of a state are looked at in one go.
 const PAGE: u32 = 200;
 /// The longest wait before the deliveries of an emit are looked at again.
 const LONGEST_WAIT_MS: i64 = 10 * 60 * 1_000;
 /// When an emit is looked at again whose row, or whose deliveries' rows, cannot be read.
 const DAMAGED_AGAIN_MS: i64 = 60 * 60 * 1_000;
+/// So long after an emit the bus knows its key for certain: it keeps keys for a day (source A).
+const KEY_IS_KNOWN_MS: i64 = 20 * 60 * 60 * 1_000;
 /// How long a turn lasts that is not lengthened.
 const TURN: Duration = Duration::from_secs(10);
 /// What the turn is called in the store.
@@ -79,9 +81,8 @@ async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, S
         if !has_turn(turns).await? {
             return Ok(false);
         }
-        let published = emits.appended(&row).await;
-        let away = published.as_ref().is_err_and(|it| it.code.status() >= 500);
-        notes.push(emits.note_of(&row, &published));
+        let (note, away) = brought(emits, &row).await;
+        notes.push(note);
         if away {
             // The others would fare no better.
             emits.store.emits().admit(&[], &notes).await?;
@@ -103,11 +104,49 @@ async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, S
     Ok(full || more)
 }
 
+/// What is to be noted of an emit that was not known to be on the bus, and whether the bus is away.
+async fn brought(emits: &Emits, row: &EmitRow) -> (EmitNote, bool) {
+    let now = emits.clock.now_ms();
+    // Its process may have died between the append and the note of it, longer ago than the bus knows its key.
+    let stands = if now - row.created_at_ms > KEY_IS_KNOWN_MS {
+        emits.bus.find(row.tenant.clone(), row.event_id).await
+    } else {
+        Ok(None)
+    };
+    let note = |state, place, error, wait_ms| EmitNote {
+        event_id: row.event_id,
+        state,
+        error,
+        place,
+        next_at_ms: Some(now + wait_ms),
+    };
+    match stands {
+        Ok(None) => {
+            let published = emits.appended(row).await;
+            let away = published.as_ref().is_err_and(|it| it.code.status() >= 500);
+            (emits.note_of(row, &published), away)
+        }
+        Ok(Some(stored)) => {
+            let place = EmitPlace {
+                partition: stored.partition,
+                offset: stored.offset,
+            };
+            let note = note(EmitState::Relayed, Some(place), None, FIRST_AGAIN_MS);
+            (note, false)
+        }
+        Err(error) => {
+            tracing::warn!(event_id = %row.event_id, %error, "it is not known whether an emit is on the bus");
+            let error = Some(error.to_string());
+            (note(row.state, row.place, error, DAMAGED_AGAIN_MS), false)
+        }
+    }
+}
+
 /// Emits that are due in these states, and whether there may be more. What is damaged is said, and put off.
 async fn due(emits: &Emits, states: &[EmitState]) -> Result<(Vec<EmitRow>, bool), StoreError> {
     let now = emits.clock.now_ms();
     let found = emits.store.emits().due(states, now, PAGE).await?;
-    let full = found.len() == PAGE as usize;
+    let full = found.len() >= PAGE as usize;
     let mut rows = Vec::with_capacity(found.len());
     for (event_id, row) in found {
         match row {

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 use tidings_contract::custom::{
-    self, Bump, CanonicalName, Difference, EventName, EventPath, Namespace, Proposal, Schema,
-    Version, judge,
+    self, Bump, CanonicalName, Difference, EventName, EventPath, MAX_PAYLOAD_BYTES, Namespace,
+    Proposal, Schema, Version, judge,
 };
 use tidings_event::{Code, TenantId};
 use tidings_store::CustomEventRow;
@@ -189,7 +189,14 @@ fn documents(request: &Request) -> (Documents, Option<Fault>) {
         Ok(schema) => schema,
         Err(error) => return (None, unread(Code::InvalidJsonSchema, error)),
     };
-    match request.example.as_deref().map(read).transpose() {
+    let example = request.example.as_deref();
+    if let Some(example) = example.filter(|example| example.len() > MAX_PAYLOAD_BYTES) {
+        let (most, bytes) = (MAX_PAYLOAD_BYTES, example.len());
+        let detail = format!("It has {bytes} bytes; {most} is the limit of a payload.");
+        let fault = Fault::at(Code::PayloadExampleDoesNotMatchSchema, "", detail);
+        return (Some((schema, None)), Some(fault));
+    }
+    match example.map(read).transpose() {
         Ok(example) => (Some((schema, example)), None),
         Err(error) => {
             let fault = unread(Code::PayloadExampleDoesNotMatchSchema, error);

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
+use tidings_gateway::access::Caller;
 use tidings_gateway::custom_events::{
-    Bump, Class, Diff, Difference, EventPath, Fit, Registration, RegistrationQuery, Request,
+    Bump, Class, Diff, Difference, Emits, EventPath, Registration, RegistrationQuery, Request,
     Schema, Status, Verdict, Version, member,
 };
 use tidings_gateway::publish::refusal::{Fault, Refusal, Rule};
@@ -132,14 +133,23 @@ pub(crate) async fn dry_run(
     let canonical = caller.tenant().and_then(|it| verdict.canonical_name(it));
     let mut answer = told(&verdict, canonical);
     if let (Some(path), Some(schema)) = (path, &verdict.schema) {
-        answer["payloads"] = json!(emits.fit(&caller, &path, schema).await?.map(tried));
+        answer["payloads"] = payloads(emits, &caller, (&path, schema)).await;
     }
     Ok(axum::Json(answer).into_response())
 }
 
-/// How the last real payloads fit.
-fn tried(fit: Fit) -> Value {
-    json!({ "tried": fit.tried, "failing": fit.failing })
+/// How the last real payloads fit; null where that cannot be found out now, which changes no verdict.
+async fn payloads(emits: &Emits, caller: &Caller, (path, schema): (&EventPath, &Schema)) -> Value {
+    match emits.fit(caller, path, schema).await {
+        Ok(fit) => json!(fit.map(|it| json!({ "tried": it.tried, "failing": it.failing }))),
+        Err(refusal) => {
+            tracing::warn!(
+                detail = refusal.detail,
+                "real payloads cannot be tried on a schema now"
+            );
+            Value::Null
+        }
+    }
 }
 
 fn told(verdict: &Verdict, canonical: Option<String>) -> Value {
@@ -285,9 +295,9 @@ pub(crate) async fn diff(
         EventPath::parse(&format!("{namespace}.{name}")),
         Schema::read(&newer.row.payload_schema),
     ) {
-        (Ok(path), Ok(schema)) => emits.fit(&caller, &path, &schema).await?,
+        (Ok(path), Ok(schema)) => payloads(emits, &caller, (&path, &schema)).await,
         // What stands there was registered once: neither happens.
-        _ => None,
+        _ => Value::Null,
     };
     let Diff {
         differences,
@@ -302,7 +312,7 @@ pub(crate) async fn diff(
         "class": class.map(Class::as_str),
         "differences": differences.iter().map(difference).collect::<Vec<_>>(),
         "counterExample": counter_example,
-        "payloads": fit.map(tried),
+        "payloads": fit,
     });
     Ok(axum::Json(body).into_response())
 }
