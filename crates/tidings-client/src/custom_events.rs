@@ -220,11 +220,11 @@ impl Client {
         self.get(&["v1", "tenants", tenant]).await?.json()
     }
 
-    /// Writes a tenant, for operators. No namespaces are its slug alone.
+    /// Writes a tenant, for operators. Its slug stays if not given, or is made from its id; no namespaces are its slug alone.
     pub async fn put_tenant(
         &self,
         tenant: &str,
-        slug: &str,
+        slug: Option<&str>,
         plan: &str,
         namespaces: &[String],
     ) -> Result<Value, Error> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidings_contract::custom::RESERVED_NAMESPACES;
+use tidings_contract::custom::{Namespace, RESERVED_NAMESPACES};
 use tidings_event::{Code, TenantId, WorkspaceId};
 use tidings_store::{MemberRow, OutboxRow, Store, TenantRow, WorkspaceRow};
 use tokio::sync::Mutex;
@@ -37,11 +37,12 @@ const MAX_NAMESPACES: usize = 100;
 /// What an operator says of a tenant.
 #[derive(Debug, Clone)]
 pub struct NewTenant {
-    /// What it is called by in the names of its events: as a tenant's id, 1 to 128 characters.
-    pub slug: String,
+    /// What it is called by in the names of its events: as a tenant's id, 1 to 128 characters. If not given it stays, and of a
+    /// new tenant is made from its id.
+    pub slug: Option<String>,
     /// The word for a [`Plan`].
     pub plan: String,
-    /// What it may name events under; at most 100. None is its slug alone.
+    /// What it may name events under (source D's regex, none that is reserved); at most 100. None is its slug alone.
     pub namespaces: Vec<String>,
 }
 
@@ -168,7 +169,11 @@ impl Workspaces {
         let before = self.known(id);
         let row = TenantRow {
             id: id.clone(),
-            slug: new.slug,
+            slug: match (new.slug, &before) {
+                (Some(slug), _) => slug,
+                (None, Some(before)) => before.slug.clone(),
+                (None, None) => self.free_slug(id),
+            },
             plan: new.plan,
             namespaces: json!(new.namespaces).to_string(),
             created_at_ms: before.map_or(now, |before| before.created_at_ms),
@@ -412,8 +417,8 @@ impl Workspaces {
 }
 
 fn check(new: &NewTenant) -> Result<(), Refusal> {
-    let slug = new.slug.parse::<TenantId>();
-    if slug.is_err() || new.slug.len() > MAX_SLUG {
+    let legal = |slug: &String| slug.parse::<TenantId>().is_ok() && slug.len() <= MAX_SLUG;
+    if !new.slug.iter().all(legal) {
         let detail = "'slug' has 1 to 128 letters, digits or any of . _ : @ -, starting with a letter or digit.";
         return Err(Refusal::invalid("slug", detail));
     }
@@ -422,10 +427,11 @@ fn check(new: &NewTenant) -> Result<(), Refusal> {
         let detail = format!("'plan' must be {}.", plans.join(", "));
         return Err(Refusal::invalid("plan", detail));
     }
-    let legal = |name: &String| name.parse::<TenantId>().is_ok();
-    if new.namespaces.len() > MAX_NAMESPACES || !new.namespaces.iter().all(legal) {
+    let open = |name: &String| Namespace::parse(name).is_ok_and(|name| !name.is_reserved());
+    if new.namespaces.len() > MAX_NAMESPACES || !new.namespaces.iter().all(open) {
         let detail = format!(
-            "'namespaces' holds at most {MAX_NAMESPACES} names of 1 to 128 letters, digits, . _ : @ or -."
+            "'namespaces' holds at most {MAX_NAMESPACES} names of 2 to 31 small letters, digits, _ or -, that begin with \
+             a letter and are not reserved."
         );
         return Err(Refusal::invalid("namespaces", detail));
     }

@@ -25,7 +25,7 @@ pub(crate) enum Command {
         /// FREE, BASIC, PRO or ENTERPRISE
         #[arg(long)]
         plan: Option<String>,
-        /// What it is called by in the names of its events
+        /// What it is called by in the names of its events; made from the id of a new tenant if not given
         #[arg(long)]
         slug: Option<String>,
         /// A namespace that it may register events under, several times; these alone, then
@@ -50,12 +50,8 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             let client = connection.client()?;
             let written = block_on(async {
                 let before = known(&client, &tenant).await?;
-                let kept = |member: &str, otherwise: &str| {
-                    let text = before[member].as_str().unwrap_or(otherwise);
-                    text.to_owned()
-                };
-                let plan = plan.unwrap_or_else(|| kept("plan", "FREE"));
-                let slug = slug.unwrap_or_else(|| kept("slug", &tenant));
+                let plan = plan.as_deref().or(before["plan"].as_str());
+                let plan = plan.unwrap_or("FREE");
                 let stay = before["namespaces"].as_array().into_iter().flatten();
                 let stay = stay.filter_map(Value::as_str).map(str::to_owned);
                 let namespaces = if namespace.is_empty() {
@@ -63,7 +59,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
                 } else {
                     namespace
                 };
-                let written = client.put_tenant(&tenant, &slug, &plan, &namespaces);
+                let written = client.put_tenant(&tenant, slug.as_deref(), plan, &namespaces);
                 Ok(written.await?)
             })?;
             output.one(&written)

@@ -29,11 +29,11 @@ const MAX_ACTOR: usize = 128;
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct TenantBody {
-    /// What it is called by in the names of its events.
-    slug: String,
+    /// What it is called by in the names of its events. If not given it stays, and of a new tenant is made from its id.
+    slug: Option<String>,
     /// `FREE`, `BASIC`, `PRO` or `ENTERPRISE`.
     plan: String,
-    /// What it may name events under; at most 100.
+    /// What it may name events under; at most 100, none that is reserved.
     #[serde(default)]
     namespaces: Vec<String>,
 }

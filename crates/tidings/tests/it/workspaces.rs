@@ -318,6 +318,29 @@ fn a_tenant_is_made_by_its_first_credential_and_written_by_operators() {
 }
 
 #[test]
+fn a_tenant_written_without_a_slug_can_register_under_one_made_from_its_id() {
+    let server = Server::start();
+    let operator = server.token(&["--role", "OPERATOR"]);
+    for (id, slug) in [
+        ("Acme.Corp", "acme-corp"),
+        ("events", "events-org"),
+        ("9lives", "t-9lives"),
+    ] {
+        let path = format!("/v1/tenants/{id}");
+        let body = json!({ "plan": "PRO" });
+        let made = put(&server, &path, &operator, &body).expect(200).json();
+        assert_eq!(
+            (&made["slug"], &made["namespaces"]),
+            (&json!(slug), &json!([slug]))
+        );
+        let named = json!({ "slug": "other", "plan": "PRO" });
+        put(&server, &path, &operator, &named).expect(200);
+        let again = put(&server, &path, &operator, &body).expect(200).json();
+        assert_eq!(again["slug"], "other", "it stays");
+    }
+}
+
+#[test]
 fn without_auto_create_an_unknown_tenant_waits_for_an_operator() {
     let server = Server::start_with("tenants.auto_create = false\n");
     let ada = user(&server, "acme", "ada");
