@@ -20,10 +20,12 @@ pub(crate) const BUS: &str = "bus.db";
 pub(crate) const STORE: &str = "store.db";
 /// The signing key's file in a data folder.
 pub(crate) const KEY: &str = LOCAL_KEY_FILE_NAME;
+/// The file of the key that secrets in the store are encrypted with.
+pub(crate) const SECRETS: &str = "secrets.key";
 
-/// Copies the log, the store and the signing key, each as it stands at one moment, while the gateway runs or
-/// not. The log is copied first: what it holds may be missing in no copy of the store. To restore, stop the
-/// gateway and start it with --data on the copy.
+/// Copies the store, the log and the keys, each as it stands at one moment, while the gateway runs or not. The
+/// store is copied first: what it has still to do with the log it does again, and it never waits for what the
+/// log does not hold. To restore, stop the gateway and start it with --data on the copy.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The data folder
@@ -56,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
         .mode(0o700)
         .create(to)
         .with_context(|| format!("{} cannot be made", to.display()))?;
-    for name in [BUS, STORE, KEY] {
+    for name in [BUS, STORE, KEY, SECRETS] {
         if to.join(name).exists() {
             bail!(
                 "{} is there already; choose an empty folder",
@@ -64,20 +66,21 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             );
         }
     }
-    tidings_bus::embedded::backup(from, to)
-        .with_context(|| format!("{BUS} could not be copied"))?;
     if from.join(STORE).is_file() {
         block_on(copy_store(&from.join(STORE), &to.join(STORE)))?;
     }
-    match fs::read(from.join(KEY)) {
-        Ok(key) => {
-            write_key(&to.join(KEY), &key).with_context(|| format!("{KEY} could not be copied"))?;
+    tidings_bus::embedded::backup(from, to)
+        .with_context(|| format!("{BUS} could not be copied"))?;
+    for name in [KEY, SECRETS] {
+        match fs::read(from.join(name)) {
+            Ok(key) => write_key(&to.join(name), &key)
+                .with_context(|| format!("{name} could not be copied"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).context(format!("{name} cannot be read")),
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context(format!("{KEY} cannot be read")),
     }
     File::open(to).and_then(|folder| folder.sync_all())?;
-    let copied: Vec<Value> = [BUS, STORE, KEY]
+    let copied: Vec<Value> = [BUS, STORE, KEY, SECRETS]
         .iter()
         .filter_map(|name| {
             let file = fs::metadata(to.join(name)).ok()?;
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_use_is_copied_once_and_its_key_stays_private() {
+    fn a_folder_in_use_is_copied_once_and_its_keys_stay_private() {
         let folder = tempfile::tempdir().unwrap();
         let (data, to) = (folder.path().join("data"), folder.path().join("copy"));
         let in_use = Embedded::open(Config::new(&data, Arc::new(|| 1))).unwrap();
@@ -147,7 +150,9 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        fs::write(data.join(KEY), "secret").unwrap();
+        for name in [KEY, SECRETS] {
+            fs::write(data.join(name), "secret").unwrap();
+        }
 
         let arguments = Arguments {
             data,
@@ -158,8 +163,10 @@ mod tests {
         drop(in_use);
         assert!(verify(&to).unwrap().findings.is_empty());
         assert!(to.join(STORE).is_file());
-        let mode = fs::metadata(to.join(KEY)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        for name in [KEY, SECRETS] {
+            let mode = fs::metadata(to.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
 
         let again = run(&arguments, Output::new(Some(Format::Json))).unwrap_err();
         assert!(

@@ -11,11 +11,12 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use tidings_bus::embedded::{self, VerifyError};
 use tidings_gateway::access::{LocalKey, LocalKeyError};
+use tidings_gateway::secrets::Vault;
 use tidings_plugin::PlatformEventHandler as _;
 use tidings_receipts::{InValkey, Receipts as _, Terms};
 use tidings_store::Store;
 
-use crate::backup::{BUS, KEY, STORE};
+use crate::backup::{BUS, KEY, SECRETS, STORE};
 use crate::bus::BusKind;
 use crate::components;
 use crate::config::{self, Flags};
@@ -108,6 +109,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
         findings.push(store_elsewhere(&config.store.url));
     }
     findings.extend(signing_key(folder));
+    findings.push(key_of_secrets(folder));
     if !config.receipts.url.is_empty() {
         findings.push(receipts(&config.receipts.url));
     }
@@ -202,6 +204,11 @@ fn permissions(folder: &Path, findings: &mut Vec<Finding>) {
             0o077,
             "is not only for its owner; chmod 600",
         ),
+        (
+            folder.join(SECRETS),
+            0o077,
+            "is not only for its owner; chmod 600",
+        ),
     ];
     let before = findings.len();
     for (path, forbidden, advice) in checks {
@@ -288,6 +295,22 @@ fn signing_key(folder: &Path) -> Option<Finding> {
         Ok(_) => Some(Finding::new(Verdict::Good, KEY, "it is sound")),
         Err(LocalKeyError::Absent(_)) => None,
         Err(error) => Some(Finding::new(Verdict::Damaged, KEY, error.to_string())),
+    }
+}
+
+/// The key of secrets, where there is one: the configuration may have it instead.
+fn key_of_secrets(folder: &Path) -> Finding {
+    match fs::read_to_string(folder.join(SECRETS)) {
+        Ok(text) if Vault::from_key(text.trim()).is_some() => {
+            Finding::new(Verdict::Good, SECRETS, "it is sound")
+        }
+        Ok(_) => Finding::new(Verdict::Damaged, SECRETS, "it is not 32 bytes in base64"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::new(
+            Verdict::Note,
+            SECRETS,
+            "it is not there: the gateway needs secrets.key of its configuration",
+        ),
+        Err(error) => Finding::new(Verdict::Damaged, SECRETS, error.to_string()),
     }
 }
 

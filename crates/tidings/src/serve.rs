@@ -31,6 +31,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use zeroize::Zeroizing;
 
 use crate::Plugins;
+use crate::backup::{SECRETS, STORE};
 use crate::components::{self, Components};
 use crate::config::{
     self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
@@ -164,13 +165,16 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     std::fs::create_dir_all(folder)
         .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
     let clock = Clock::system();
-    let own_file_is_new = !folder.join("store.db").exists();
+    let own_file_is_new = !folder.join(STORE).exists();
     let routes = config.routes()?;
     let copy_topics = config.copy_topics(&routes)?;
     let mut topics = tidings_gateway::rulebook::topics(&routes);
     topics.extend(copy_topics.iter().cloned());
     let bus = config.bus.open(folder, &clock, topics)?;
-    let (store, _alone) = open_store(&config).await?;
+    let own = config.store.url.is_empty();
+    let _alone = own.then(|| alone_on(folder)).transpose()?;
+    let vault = vault(&config, own && !own_file_is_new)?;
+    let store = open_store(&config).await?;
     let first_start = match store.replicas() {
         None => own_file_is_new,
         // Nothing was ever changed there.
@@ -194,7 +198,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         ),
         egress: Client::new(config.guard()?, RECEIVER_LIMITS)?,
         origin: origin(&config),
-        vault: vault(&config)?,
+        vault,
         delivery: deliver::Config {
             retry_schedule: config.delivery.retry_schedule.clone(),
             attempts_retention: config.delivery.attempts_retention,
@@ -341,12 +345,17 @@ fn deliveries(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
     (stop, delivering)
 }
 
-/// What secrets are encrypted with: the configured key, or the data folder's own.
-fn vault(config: &Config) -> Result<Vault> {
-    let file = config.data.join("secrets.key");
+/// What secrets are encrypted with: the configured key, or the data folder's own, which is made with its store.
+fn vault(config: &Config, is_missed: bool) -> Result<Vault> {
+    let file = config.data.join(SECRETS);
     let text = match config.secrets.key.as_str() {
         "" if file.exists() => std::fs::read_to_string(&file)
             .with_context(|| format!("{} cannot be read", file.display()))?,
+        "" if is_missed => bail!(
+            "{SECRETS} is not beside {STORE} in {}, and what stands there is encrypted with it: bring the file back \
+             from where the folder came from, or set TIDINGS_SECRETS__KEY to the key that was configured",
+            config.data.display()
+        ),
         "" => {
             let made = Vault::new_key();
             write_private(&file, &made)?;
@@ -361,7 +370,7 @@ fn vault(config: &Config) -> Result<Vault> {
         key => key.to_owned(),
     };
     let key = Vault::from_key(text.trim());
-    key.context("secrets.key is not 32 bytes in base64")
+    key.with_context(|| format!("{SECRETS} is not 32 bytes in base64"))
 }
 
 /// Writes a file that nobody else can read, whole or not at all.
@@ -375,17 +384,16 @@ fn write_private(file: &Path, text: &str) -> Result<()> {
     std::fs::File::open(folder)?.sync_all().with_context(failed)
 }
 
-/// The store, and the lock on the folder of one that has a single process.
-async fn open_store(config: &Config) -> Result<(Store, Option<File>)> {
+/// The store, in the data folder or elsewhere.
+async fn open_store(config: &Config) -> Result<Store> {
     let opened = match config.store.url.as_str() {
         "" => {
-            let alone = alone_on(&config.data)?;
-            let file = config.data.join("store.db");
+            let file = config.data.join(STORE);
             let whole = embedded::check_wal(&file).map_err(anyhow::Error::new);
             whole.context("the store cannot be opened")?;
-            Store::open(file).await.map(|store| (store, Some(alone)))
+            Store::open(file).await
         }
-        url => Store::connect(url).await.map(|store| (store, None)),
+        url => Store::connect(url).await,
     };
     opened.context("the store cannot be opened")
 }

@@ -1,6 +1,7 @@
 //! The real binary, from the outside: what each operation answers, and what it must never do.
 
 mod audit;
+mod backups;
 mod bad_input;
 mod batch;
 mod batches;

@@ -1,0 +1,95 @@
+//! A backup is a folder to serve from: what it holds is delivered, and can be read.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+
+use serde_json::json;
+
+use crate::harness::{BINARY, Folder, ON_ITS_FOLDER, PUBLISH, Server};
+use crate::receiver::{Receiver, eventually};
+
+const MAY_SEND: &str = "egress.allow_targets = ['127.0.0.1']\n";
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).output().expect("it runs")
+}
+
+#[test]
+fn a_gateway_on_a_backup_goes_on_where_the_copied_one_was() {
+    let config = format!("{ON_ITS_FOLDER}{MAY_SEND}");
+    let server = Server::start_with(&config);
+    server.declare("crm", &["crm.contact.created"]);
+    let token = server.crm("acme");
+    let receiver = Receiver::start();
+    receiver.answer(|_, _| 503);
+    let body = json!({
+        "name": "orders", "filter": { "types": ["crm.**"] },
+        "target": { "kind": "webhook", "url": receiver.url },
+        "delivery": { "retry": { "schedule": ["1s", "1s", "1s", "1s", "1s"] } },
+    });
+    let made = server
+        .post("/v1/subscriptions", &token, &body)
+        .expect(201)
+        .json();
+    let publish = |server: &Server, n: usize| {
+        let body = json!({ "type": "crm.contact.created", "data": { "n": n } });
+        server.post(PUBLISH, &token, &body).expect(201);
+    };
+    (0..20).for_each(|n| publish(&server, n));
+    let copy = Folder::new();
+    let (data, to) = (
+        server.folder.path().to_string_lossy(),
+        copy.path().to_string_lossy(),
+    );
+    let backup = run(&["backup", "--data", &data, "--to", &to]);
+    assert!(backup.status.success(), "{backup:?}");
+    let doctor = run(&["doctor", "--data", &to]);
+    assert!(doctor.status.success(), "{doctor:?}");
+    drop(server);
+
+    let server = Server::start_with_in(copy, &config);
+    receiver.answer(|_, _| 200);
+    let secret = format!(
+        "/v1/subscriptions/{}/secret",
+        made["id"].as_str().expect("an id")
+    );
+    let admin = server.token(&["--tenant", "acme", "--user", "ada", "--role", "ADMIN"]);
+    let secret = server.get(&secret, &admin).expect(200).json();
+    assert_eq!(secret["secret"], made["secret"]);
+    publish(&server, 20);
+    eventually("all that was published, before the copy and after", || {
+        let taken = receiver.hits().into_iter().filter(|hit| hit.status == 200);
+        let numbers: BTreeSet<u64> = taken
+            .filter_map(|hit| hit.json()["data"]["n"].as_u64())
+            .collect();
+        (numbers.len() == 21).then_some(())
+    });
+}
+
+#[test]
+fn a_folder_whose_key_of_secrets_is_lost_is_not_served_with_a_new_one() {
+    let server = Server::start_with(ON_ITS_FOLDER);
+    let data = server.folder.path().to_owned();
+    server.kill();
+    std::fs::remove_file(data.join("secrets.key")).expect("it is there");
+    let path = data.to_string_lossy();
+    let config = data.join("tidings.toml");
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+        &path,
+        "--config",
+        &config.to_string_lossy(),
+    ];
+    let refused = run(&serve);
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        said.contains("secrets.key is not beside store.db"),
+        "{said}"
+    );
+    assert!(!data.join("secrets.key").exists());
+}
