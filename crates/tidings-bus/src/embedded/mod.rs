@@ -150,6 +150,8 @@ pub(crate) struct Shared {
     tail: watch::Sender<u64>,
     health: Mutex<Health>,
     names: RwLock<Arc<Names>>,
+    /// What each slot holds, as of the last commit.
+    heads: RwLock<Vec<Bounds>>,
     queued_bytes: AtomicUsize,
     /// Where the callers run.
     runtime: OnceLock<Handle>,
@@ -168,6 +170,7 @@ impl Shared {
             tail: watch::Sender::new(0),
             health: Mutex::new(Health::Ready),
             names: RwLock::default(),
+            heads: RwLock::default(),
             queued_bytes: AtomicUsize::new(0),
             runtime: OnceLock::new(),
         };
@@ -189,7 +192,24 @@ impl Shared {
             });
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
         }
+        self.note_heads(image);
         self.tail.send_modify(|commits| *commits += 1);
+    }
+
+    fn note_heads(&self, image: &Image) {
+        let mut heads = self.heads.write().unwrap_or_else(PoisonError::into_inner);
+        heads.clear();
+        let bounds = image.slots.iter().map(|slot| Bounds {
+            start: slot.start,
+            end: slot.next,
+        });
+        heads.extend(bounds);
+    }
+
+    /// What a partition holds. A reader that asks again at each commit costs no look at the file.
+    fn bounds(&self, target: &Target) -> Bounds {
+        let heads = self.heads.read().unwrap_or_else(PoisonError::into_inner);
+        heads[target.slot]
     }
 
     fn names(&self) -> Arc<Names> {
@@ -485,6 +505,13 @@ impl Bus for Embedded {
                     next: read.from,
                 });
             };
+            let bounds = self.shared.bounds(&target);
+            if read.from >= bounds.end {
+                return Ok(Page {
+                    records: Vec::new(),
+                    next: read.from.max(bounds.start),
+                });
+            }
             self.readers
                 .run(move |connection| reader::read(connection, &target, &read))
                 .await
@@ -498,11 +525,9 @@ impl Bus for Embedded {
     ) -> Pending<'_, Result<Option<Stored>, ReadError>> {
         Box::pin(async move {
             let names = self.shared.names();
-            let found = self
-                .readers
-                .run(move |connection| reader::find(connection, &names.by_slot, event_id))
-                .await?;
-            Ok(found.filter(|stored| stored.tenant == tenant))
+            self.readers
+                .run(move |connection| reader::find(connection, &names.by_slot, &tenant, event_id))
+                .await
         })
     }
 
@@ -517,14 +542,11 @@ impl Bus for Embedded {
     }
 
     fn bounds(&self, partition: Partition) -> Pending<'_, Result<Bounds, ReadError>> {
-        Box::pin(async move {
-            let Some(target) = self.shared.target(partition) else {
-                return Ok(Bounds { start: 0, end: 0 });
-            };
-            self.readers
-                .run(move |connection| reader::bounds(connection, &target))
-                .await
-        })
+        let bounds = match self.shared.target(partition) {
+            Some(target) => self.shared.bounds(&target),
+            None => Bounds { start: 0, end: 0 },
+        };
+        Box::pin(async move { Ok(bounds) })
     }
 
     fn offset_at(&self, partition: Partition, time_ms: i64) -> Pending<'_, Result<u64, ReadError>> {

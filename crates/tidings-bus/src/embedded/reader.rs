@@ -23,7 +23,8 @@ use crate::{Bounds, Headers, Page, Read, ReadError, Stored};
 
 /// How many reads run at the same time; more wait.
 const READERS: usize = 4;
-/// A page is cut when it has so many bytes, whatever its limit.
+/// A page is cut when so many bytes were looked at, whatever its limit and whoever's they are: no tenant's page may keep
+/// the readers busy with another's events.
 const PAGE_BYTES: usize = 16 << 20;
 /// An event is looked for first in the buckets opened before its id was made, and this much later.
 const CLOCK_SLACK_MS: i64 = 300_000;
@@ -130,7 +131,7 @@ impl Target {
 }
 
 /// What a partition holds.
-pub(super) fn bounds(connection: &Connection, target: &Target) -> Result<Bounds, ReadError> {
+fn bounds(connection: &Connection, target: &Target) -> Result<Bounds, ReadError> {
     let (start, end) = load_head(connection, target.slot)
         .map_err(|fault| fault.into_read(&target.at("heads", 0)))?;
     Ok(Bounds { start, end })
@@ -151,29 +152,27 @@ pub(super) fn read(
     let mut bytes = 0;
     while page.next < last && page.records.len() < read.limit && bytes < PAGE_BYTES {
         let bucket = target.span(connection, page.next)?.bucket;
-        walk(connection, target, bucket, page.next..last, |stored| {
-            page.next = stored.offset + 1;
-            if read
-                .tenant
-                .as_ref()
-                .is_none_or(|tenant| *tenant == stored.tenant)
-            {
-                bytes += stored.value.len() + stored.headers.as_text().len();
-                page.records.push(stored);
+        walk(connection, target, bucket, page.next..last, |seen| {
+            page.next = seen.offset() + 1;
+            bytes += seen.value.len() + seen.headers.len();
+            let tenant = read.tenant.as_ref();
+            if tenant.is_none_or(|tenant| tenant.as_str() == seen.tenant) {
+                page.records
+                    .push(seen.stored(&target.topic, target.partition)?);
             }
-            page.records.len() < read.limit && bytes < PAGE_BYTES
+            Some(page.records.len() < read.limit && bytes < PAGE_BYTES)
         })?;
     }
     Ok(page)
 }
 
-/// Hands over the events of a bucket in a range, until told to stop. There is at least one.
+/// Hands over the events of a bucket in a range, until told to stop, or that one is damaged. There is at least one.
 fn walk(
     connection: &Connection,
     target: &Target,
     bucket: i64,
     range: std::ops::Range<u64>,
-    mut each: impl FnMut(Stored) -> bool,
+    mut each: impl FnMut(Seen<'_>) -> Option<bool>,
 ) -> Result<(), ReadError> {
     let table = format!("events_{bucket}");
     let mut expected = range.start;
@@ -193,11 +192,11 @@ fn walk(
             if offset != expected {
                 break;
             }
-            let stored = event_of(row, &target.topic, target.partition).ok_or_else(|| {
+            let go_on = seen(row).and_then(&mut each).ok_or_else(|| {
                 Fault::Corrupt(format!("{}: {DAMAGED}", target.at(&table, offset)))
             })?;
             expected += 1;
-            if !each(stored) {
+            if !go_on {
                 return Ok(());
             }
         }
@@ -217,46 +216,82 @@ fn walk(
 /// What is said of a row whose CRC fails.
 pub(super) const DAMAGED: &str = "it is not what was written";
 
+/// An event as it stands in its row, proved and not copied.
+struct Seen<'r> {
+    position: i64,
+    id: &'r [u8],
+    tenant: &'r str,
+    key: &'r str,
+    timestamp_ms: i64,
+    headers: &'r str,
+    value: &'r [u8],
+}
+
+/// The columns `position, crc, id, tenant, key, timestamp_ms, headers, value`; nothing when they are not what was written.
+fn seen<'r>(row: &'r Row<'_>) -> Option<Seen<'r>> {
+    let crc: i64 = row.get(1).ok()?;
+    let seen = Seen {
+        position: row.get(0).ok()?,
+        id: row.get_ref(2).ok()?.as_blob().ok()?,
+        tenant: row.get_ref(3).ok()?.as_str().ok()?,
+        key: row.get_ref(4).ok()?.as_str().ok()?,
+        timestamp_ms: row.get(5).ok()?,
+        headers: row.get_ref(6).ok()?.as_str().ok()?,
+        value: row.get_ref(7).ok()?.as_blob().ok()?,
+    };
+    let sealed = seal_event(
+        seen.position,
+        seen.id,
+        seen.tenant,
+        seen.key,
+        seen.timestamp_ms,
+        seen.headers,
+        seen.value,
+    );
+    (crc == sealed).then_some(seen)
+}
+
+impl Seen<'_> {
+    fn offset(&self) -> u64 {
+        slot_and_offset(self.position).1
+    }
+
+    fn stored(&self, topic: &Topic, partition: u32) -> Option<Stored> {
+        Some(Stored {
+            topic: topic.clone(),
+            partition,
+            offset: self.offset(),
+            key: self.key.to_owned(),
+            tenant: self.tenant.parse().ok()?,
+            event_id: Uuid::from_slice(self.id).ok()?,
+            timestamp_ms: self.timestamp_ms,
+            headers: Headers::from_text(self.headers.to_owned()),
+            value: Bytes::copy_from_slice(self.value),
+        })
+    }
+}
+
 /// An event from the columns `position, crc, id, tenant, key, timestamp_ms, headers, value`;
 /// nothing when it is not what was written.
 pub(super) fn event_of(row: &Row<'_>, topic: &Topic, partition: u32) -> Option<Stored> {
-    let position: i64 = row.get(0).ok()?;
-    let crc: i64 = row.get(1).ok()?;
-    let id = row.get_ref(2).ok()?.as_blob().ok()?;
-    let tenant = row.get_ref(3).ok()?.as_str().ok()?;
-    let key = row.get_ref(4).ok()?.as_str().ok()?;
-    let timestamp_ms: i64 = row.get(5).ok()?;
-    let headers = row.get_ref(6).ok()?.as_str().ok()?;
-    let value = row.get_ref(7).ok()?.as_blob().ok()?;
-    if crc != seal_event(position, id, tenant, key, timestamp_ms, headers, value) {
-        return None;
-    }
-    Some(Stored {
-        topic: topic.clone(),
-        partition,
-        offset: slot_and_offset(position).1,
-        key: key.to_owned(),
-        tenant: tenant.parse().ok()?,
-        event_id: Uuid::from_slice(id).ok()?,
-        timestamp_ms,
-        headers: Headers::from_text(headers.to_owned()),
-        value: Bytes::copy_from_slice(value),
-    })
+    seen(row)?.stored(topic, partition)
 }
 
-/// The event with an id, whoever's it is.
+/// The tenant's event with an id. Another's is looked for as long as one that is not there.
 pub(super) fn find(
     connection: &Connection,
     names: &[(Place, Topic)],
+    tenant: &TenantId,
     event_id: Uuid,
 ) -> Result<Option<Stored>, ReadError> {
-    find_any(connection, names, event_id)
+    find_any(connection, names, tenant, event_id)
         .map_err(|fault| fault.into_read(&format!("ids: event {event_id}")))
 }
 
 fn find_any(
     connection: &Connection,
     names: &[(Place, Topic)],
+    tenant: &TenantId,
     event_id: Uuid,
 ) -> Result<Option<Stored>, Fault> {
     let made_ms = event_id.get_timestamp().map_or(i64::MAX, |time| {
@@ -280,7 +315,10 @@ fn find_any(
             .query_row([&event_id.as_bytes()[..]], |row| row.get(0))
             .optional()?;
         if let Some(position) = position {
-            return fetch(connection, names, bucket, position, event_id).map(Some);
+            let stored = fetch(connection, names, bucket, position, event_id)?;
+            if stored.tenant == *tenant {
+                return Ok(Some(stored));
+            }
         }
     }
     Ok(None)
@@ -337,9 +375,9 @@ pub(super) fn offset_at(
         target,
         span.bucket,
         span.first.max(bounds.start)..bounds.end,
-        |stored| {
-            found = (stored.timestamp_ms >= time_ms).then_some(stored.offset);
-            found.is_none()
+        |seen| {
+            found = (seen.timestamp_ms >= time_ms).then(|| seen.offset());
+            Some(found.is_none())
         },
     )?;
     found.ok_or_else(|| {

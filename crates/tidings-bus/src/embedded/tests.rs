@@ -100,6 +100,40 @@ async fn content(bus: &dyn Bus) -> Result<Vec<Stored>, ReadError> {
     Ok(content)
 }
 
+#[tokio::test]
+async fn a_page_of_one_tenant_looks_at_no_more_of_anothers_large_events_than_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open(folder.path(), &Manual::new());
+    let of = |tenant: &str, size| Record {
+        key: "same".into(),
+        tenant: tenant.parse().unwrap(),
+        ..record(1, size)
+    };
+    for _ in 0..20 {
+        bus.append(vec![of("loud", 1 << 20)]).await.unwrap();
+    }
+    bus.append(vec![of("quiet", 10)]).await.unwrap();
+    let mut partition = Partition {
+        topic: "t".parse().unwrap(),
+        number: 0,
+    };
+    partition.number = crate::partition_of(b"same", 3);
+    let read = |from| Read {
+        from,
+        tenant: Some("quiet".parse().unwrap()),
+        limit: 10,
+        scan: 10_000,
+    };
+    let first = bus.read(partition.clone(), read(0)).await.unwrap();
+    assert!(
+        first.records.is_empty() && (1..20).contains(&first.next),
+        "{}",
+        first.next
+    );
+    let second = bus.read(partition, read(first.next)).await.unwrap();
+    assert_eq!((second.records.len(), second.next), (1, 21));
+}
+
 fn clean(folder: &Path) {
     assert_eq!(verify(folder).unwrap().findings, Vec::<String>::new());
 }

@@ -276,6 +276,7 @@ impl Writer {
                 tracing::warn!(%error, "retention could not drop what is due");
                 return;
             }
+            self.shared.note_heads(&self.image);
             self.note_written(CHECKPOINT_BYTES);
         }
     }
