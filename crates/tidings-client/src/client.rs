@@ -90,7 +90,9 @@ impl Client {
     /// Publishes one event. When this returns well the event is durable on the bus.
     pub async fn publish(&self, event: &NewEvent) -> Result<Receipt, Error> {
         let key = event.idempotency_key.clone().unwrap_or_else(new_key);
-        let mut request = self.post(&["v1", "events", "publish"], Repeat::Safe, body_of(event));
+        let url = self.url(&["v1", "events", "publish"]);
+        let mut request =
+            Request::new(Method::POST, url, Repeat::Safe).written(&without_key(event))?;
         let header = HeaderValue::try_from(&key).map_err(|_| {
             Error::Configuration("the idempotency key has control characters".into())
         })?;
@@ -106,6 +108,10 @@ impl Client {
     /// Publishes 1 to 1,000 events, or none of them if one is refused. Receipts come in the events'
     /// order.
     pub async fn publish_batch(&self, events: &[NewEvent]) -> Result<Vec<Receipt>, Error> {
+        #[derive(serde::Serialize)]
+        struct Batch<'e> {
+            events: &'e [NewEvent],
+        }
         #[derive(serde::Deserialize)]
         struct Results {
             results: Vec<Receipt>,
@@ -116,9 +122,10 @@ impl Client {
             event
         };
         let events: Vec<NewEvent> = events.iter().map(keyed).collect();
-        let path = ["v1", "events", "publish", "batch"];
-        let answer = self
-            .post(&path, Repeat::Safe, json!({ "events": events }))
+        let url = self.url(&["v1", "events", "publish", "batch"]);
+        let request = Request::new(Method::POST, url, Repeat::Safe);
+        let answer = request
+            .written(&Batch { events: &events })?
             .send(self)
             .await?;
         let mut receipts = answer.json::<Results>()?.results;
@@ -130,7 +137,10 @@ impl Client {
 
     /// What would become of the event, step by step. Nothing is published.
     pub async fn explain(&self, event: &NewEvent) -> Result<Value, Error> {
-        self.post(&["v1", "events", "explain"], Repeat::Safe, body_of(event))
+        let url = self.url(&["v1", "events", "explain"]);
+        let request = Request::new(Method::POST, url, Repeat::Safe);
+        request
+            .written(&without_key(event))?
             .send(self)
             .await?
             .json()
@@ -311,11 +321,11 @@ impl Client {
 }
 
 /// The event without its key, which goes into a header.
-fn body_of(event: &NewEvent) -> Value {
-    json!(NewEvent {
+fn without_key(event: &NewEvent) -> NewEvent {
+    NewEvent {
         idempotency_key: None,
         ..event.clone()
-    })
+    }
 }
 
 fn new_key() -> String {

@@ -117,11 +117,8 @@ impl Client {
         new: &NewCustomEvent,
         repeat: Repeat,
     ) -> Result<Value, Error> {
-        let body = serde_json::to_string(new);
-        let body = body.map_err(|error| Error::Configuration(error.to_string()))?;
         let request = Request::new(Method::POST, self.url(path), repeat);
-        let request = request.text("application/json", &body);
-        request.send(self).await?.json()
+        request.written(new)?.send(self).await?.json()
     }
 
     /// A page of registrations, in the order of namespace, name and version, without their schemas.

@@ -1,17 +1,18 @@
 //! What goes to the server and comes back, in the server's own words.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// An event to publish.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NewEvent {
     /// Its type, such as `crm.contact.created`.
     #[serde(rename = "type")]
     pub event_type: String,
-    /// Its data, a JSON object.
-    pub data: Value,
+    /// Its data, a JSON object, which is sent as it is written here.
+    pub data: Box<RawValue>,
     /// The version of its schema; the server takes `1.0.0` when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<String>,
@@ -23,7 +24,16 @@ pub struct NewEvent {
 
 impl NewEvent {
     /// An event of this type with this data.
-    pub fn new(event_type: impl Into<String>, data: Value) -> Self {
+    ///
+    /// # Panics
+    /// Never: a [`Value`] can always be written.
+    pub fn new(event_type: impl Into<String>, data: &Value) -> Self {
+        let data = serde_json::value::to_raw_value(data);
+        Self::written(event_type, data.expect("a value can be written"))
+    }
+
+    /// The same with data that is JSON text already: no number of it loses digits on the way.
+    pub fn written(event_type: impl Into<String>, data: Box<RawValue>) -> Self {
         Self {
             event_type: event_type.into(),
             data,

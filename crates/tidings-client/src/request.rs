@@ -18,6 +18,9 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer that is read; the largest page of the largest events stays below it.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
+/// The bus is away: told at once, nothing is buffered (source A).
+const BROKER_UNAVAILABLE: &str = "events.broker.unavailable";
+
 /// Whether the same request may be carried out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
@@ -58,6 +61,13 @@ impl Request {
     pub(crate) fn json(mut self, body: Value) -> Self {
         self.body = Some(Body::Json(body));
         self
+    }
+
+    /// A body that stays as it is written: no member of it is read and written anew.
+    pub(crate) fn written(self, body: &impl serde::Serialize) -> Result<Self, Error> {
+        let body = serde_json::to_string(body);
+        let body = body.map_err(|error| Error::Configuration(error.to_string()))?;
+        Ok(self.text("application/json", &body))
     }
 
     pub(crate) fn text(mut self, content_type: &'static str, text: &str) -> Self {
@@ -109,6 +119,8 @@ impl Request {
         let safe = self.repeat == Repeat::Safe;
         let (again, asked) = match error {
             Error::Unreachable { source, .. } => (safe || never_connected(&**source), None),
+            // What to do then is the caller's decision (source A), who may have its own place for what is not published.
+            Error::Refused(problem) if problem.code == BROKER_UNAVAILABLE => return None,
             Error::Refused(problem) => (repeatable(problem.status, safe), problem.retry_after),
             Error::Unexpected { status, .. } => (repeatable(*status, safe), None),
             Error::Configuration(_) => (false, None),

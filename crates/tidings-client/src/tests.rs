@@ -128,7 +128,7 @@ fn receipt() -> Response<Body> {
 }
 
 fn greeting() -> NewEvent {
-    NewEvent::new("a.b", json!({"x": 1}))
+    NewEvent::new("a.b", &json!({"x": 1}))
 }
 
 fn event(id: &str) -> Value {
@@ -141,11 +141,7 @@ fn event(id: &str) -> Value {
 
 #[tokio::test]
 async fn one_key_is_kept_over_all_tries_of_a_publish() {
-    let answers = [
-        broken(),
-        problem(503, "events.broker.unavailable", Some("0")),
-        receipt(),
-    ];
+    let answers = [broken(), problem(429, "RATE_LIMITED", Some("0")), receipt()];
     let (server, client) = Server::answering(answers).await;
     let receipt = client
         .publish(&greeting().schema_version("1.2.0"))
@@ -169,6 +165,20 @@ async fn one_key_is_kept_over_all_tries_of_a_publish() {
     }
     let key: uuid::Uuid = receipt.idempotency_key.parse().unwrap();
     assert_eq!(key.get_version_num(), 7);
+}
+
+#[tokio::test]
+async fn an_outage_of_the_bus_is_told_at_once() {
+    let answers = [
+        problem(503, "events.broker.unavailable", Some("0")),
+        receipt(),
+    ];
+    let (server, client) = Server::answering(answers).await;
+    let Err(Error::Refused(refused)) = client.publish(&greeting()).await else {
+        panic!("it is not published");
+    };
+    assert_eq!(refused.code, "events.broker.unavailable");
+    assert_eq!(server.asked().len(), 1);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments, output: Output) -> Result<()> {
     let client = arguments.connection.client()?;
-    let mut event = NewEvent::new(arguments.r#type, input::data(&arguments.data)?);
+    let mut event = NewEvent::written(arguments.r#type, input::written(&arguments.data)?);
     event.schema_version = arguments.schema_version;
     let explained = block_on(async { Ok(client.explain(&event).await?) })?;
     let text = readable(&explained, |good, text| output.verdict(good, text));

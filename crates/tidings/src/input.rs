@@ -18,7 +18,7 @@ const MAX_LINE_BYTES: u64 = 4 << 20;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Line {
     r#type: String,
-    data: Value,
+    data: Box<RawValue>,
     schema_version: Option<String>,
     idempotency_key: Option<String>,
 }
@@ -135,11 +135,18 @@ mod tests {
 
     #[test]
     fn a_line_is_an_event_and_nothing_else() {
-        let one = event(r#"{"type":"a.b","data":{},"schemaVersion":"1.2.0","idempotencyKey":"k"}"#);
-        let expect = NewEvent::new("a.b", json!({}))
-            .schema_version("1.2.0")
-            .idempotency_key("k");
-        assert_eq!(one.unwrap(), expect);
+        let data = r#"{"n":12345678901234567890123, "n":1.10}"#;
+        let line = format!(
+            r#"{{"type":"a.b","data":{data},"schemaVersion":"1.2.0","idempotencyKey":"k"}}"#
+        );
+        let one = event(&line).unwrap();
+        assert_eq!(
+            (one.event_type.as_str(), one.data.get()),
+            ("a.b", data),
+            "as it was written"
+        );
+        assert_eq!(one.schema_version.as_deref(), Some("1.2.0"));
+        assert_eq!(one.idempotency_key.as_deref(), Some("k"));
         for bad in [
             "",
             "{}",

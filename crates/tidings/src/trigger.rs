@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             eprintln!("no catalogue has an example of {event_type}; its data is {{}}");
         }
         let data = found.unwrap_or_else(|| json!({}));
-        Ok(client.publish(&NewEvent::new(event_type, data)).await?)
+        Ok(client.publish(&NewEvent::new(event_type, &data)).await?)
     })?;
     output.one(&shown(&receipt))
 }
