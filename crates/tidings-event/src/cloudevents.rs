@@ -266,7 +266,28 @@ fn finish(event: Incoming, version: Option<&str>) -> Result<Incoming, InvalidClo
     Ok(event)
 }
 
-/// Decodes the percent-encoding of a binary-mode header value (HTTP binding 3.1.3.2).
+/// Decodes a binary-mode header value (HTTP binding 3.1.3.2): a quoted string (RFC 9110, 5.6.4) is what it quotes, and then
+/// percent-encoding is undone once.
+pub fn header_decoded(value: &[u8]) -> Option<String> {
+    let quoted = value
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""));
+    let Some(quoted) = quoted else {
+        return percent_decoded(value);
+    };
+    let mut plain = Vec::with_capacity(quoted.len());
+    let mut rest = quoted.iter().copied();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'\\' => plain.push(rest.next()?),
+            b'"' => return None,
+            byte => plain.push(byte),
+        }
+    }
+    percent_decoded(&plain)
+}
+
+/// Undoes percent-encoding; nothing where it is broken, or not UTF-8.
 pub fn percent_decoded(value: &[u8]) -> Option<String> {
     let hex = |byte: u8| {
         (byte as char)
@@ -407,6 +428,13 @@ mod tests {
             Some("Euro €")
         );
         assert_eq!(percent_decoded(b"%F"), None);
+        let quoted = |value: &[u8]| header_decoded(value);
+        assert_eq!(quoted(br#""a b""#).as_deref(), Some("a b"));
+        assert_eq!(quoted(br#""a \" \\ %22""#).as_deref(), Some(r#"a " \ ""#));
+        assert_eq!(quoted(b"\"").as_deref(), Some("\""));
+        assert_eq!(quoted(br#"a "b""#).as_deref(), Some(r#"a "b""#));
+        assert_eq!(quoted(br#""a"b""#), None);
+        assert_eq!(quoted(br#""a\""#), None);
         assert_eq!(percent_decoded(b"%ff"), None);
     }
 

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use bytes::Bytes;
 use tidings_event::Code;
-use tidings_event::cloudevents::{self, InvalidCloudEvent, percent_decoded};
+use tidings_event::cloudevents::{self, InvalidCloudEvent, header_decoded};
 use tidings_event::event::essence;
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
@@ -94,10 +94,10 @@ fn binary(headers: &HeaderMap, body: Bytes) -> Result<Draft, Refusal> {
         let Some(name) = name.as_str().strip_prefix("ce-") else {
             continue;
         };
-        let value = percent_decoded(value.as_bytes()).ok_or_else(|| {
+        let value = header_decoded(value.as_bytes()).ok_or_else(|| {
             invalid(InvalidCloudEvent::Attribute(
                 name.to_owned(),
-                "is not percent-encoded UTF-8".to_owned(),
+                "is no quoted string or percent-encoded UTF-8".to_owned(),
             ))
         })?;
         attributes.push((name, value));

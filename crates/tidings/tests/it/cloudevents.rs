@@ -60,7 +60,7 @@ fn binary_keeps_data_that_is_not_json() {
     let call = call.header("ce-id", "1").header("ce-source", "/it");
     let call = call
         .header("ce-type", "crm.contact.created")
-        .header("ce-city", "K%C3%B6ln");
+        .header("ce-city", "\"K%C3%B6ln am \\\"Rhein\\\"\"");
     let call = call
         .header("Content-Type", "application/octet-stream")
         .body([0, 255, 1]);
@@ -69,7 +69,7 @@ fn binary_keeps_data_that_is_not_json() {
     let read = server.get(&path, &token).expect(200).json();
     assert_eq!(read["data_base64"], "AP8B");
     assert_eq!(read["datacontenttype"], "application/octet-stream");
-    assert_eq!(read["city"], "Köln");
+    assert_eq!(read["city"], "Köln am \"Rhein\"");
 }
 
 #[test]
