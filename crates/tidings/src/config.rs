@@ -1,5 +1,8 @@
 //! Configuration: one struct, four layers, the later ones winning. The environment is read here and nowhere else.
 
+mod described;
+mod layers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,8 +17,9 @@ use tidings_event::{Topic, TypePattern};
 use tidings_gateway::rulebook::{EnvelopeKind, Route};
 
 use crate::bus::BusConfig;
-
 use crate::failure::Usage;
+pub(crate) use described::{describe, without_credentials};
+use layers::layers;
 
 /// The first layer, which is also the reference page.
 const DEFAULTS: &str = include_str!("../tidings.default.toml");
@@ -209,42 +213,6 @@ pub(crate) struct ModulesFlags {
     pub(crate) demo: Option<bool>,
 }
 
-/// The layers, merged but not yet read.
-pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
-    let mut figment = Figment::from(Toml::string(DEFAULTS));
-    if let Some(file) = file {
-        figment = figment.merge(Toml::file_exact(file));
-    }
-    // The client's own variables share the prefix; those of the configuration name a section.
-    let ours = |name: &figment::value::UncasedStr| name == "data" || name.as_str().contains("__");
-    let variables = Env::prefixed("TIDINGS_").filter(ours).split("__");
-    // The names that every exporter of OpenTelemetry reads; ours go before them.
-    let standard = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-    let standard = Env::raw().only(&standard).map(|name| {
-        let key = name.as_str().to_lowercase();
-        key.replace("otel_exporter_", "telemetry.").into()
-    });
-    figment
-        .merge(standard)
-        .merge(kafka())
-        .merge(variables)
-        .merge(Serialized::defaults(flags))
-}
-
-/// Source E's `KAFKA_ENABLED` (which kind of bus `true` and `false` are, [`BusConfig`] knows) and
-/// `KAFKA_BROKERS`; ours go before them.
-fn kafka() -> Env {
-    const NAMES: [&str; 2] = ["KAFKA_ENABLED", "KAFKA_BROKERS"];
-    Env::raw().only(&NAMES).map(|name| {
-        let key = if name == NAMES[0] {
-            "bus.kind"
-        } else {
-            "bus.kafka.brokers"
-        };
-        key.into()
-    })
-}
-
 /// Reads and checks the configuration.
 pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
     let config: Config = layers(file, flags)
@@ -326,61 +294,9 @@ impl Config {
     }
 }
 
-/// The configuration in force, one line a key, with where each value comes from. Secrets are not shown.
-pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
-    use figment::value::Value;
-    let figment = layers(file, flags);
-    let value: Value = figment
-        .extract()
-        .context("the configuration cannot be read")?;
-    let mut lines = Vec::new();
-    let mut todo = vec![(String::new(), value)];
-    while let Some((path, value)) = todo.pop() {
-        if let Some(members) = value.as_dict() {
-            for (name, member) in members.iter().rev() {
-                let inner = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
-                todo.push((inner, member.clone()));
-            }
-            continue;
-        }
-        let shown: serde_json::Value = figment.extract_inner(&path)?;
-        let secret = ["secret", "password", "key.pem", "key_pem", "secrets.key"];
-        let secret = secret.iter().any(|ending| path.ends_with(ending));
-        let shown = if secret && shown != "" {
-            "\"(hidden)\"".into()
-        } else if let ("store.url" | "receipts.url", Some(url)) = (path.as_str(), shown.as_str()) {
-            serde_json::Value::from(without_credentials(url)).to_string()
-        } else {
-            shown.to_string()
-        };
-        let origin =
-            figment
-                .find_metadata(&path)
-                .map_or("defaults", |metadata| match &*metadata.name {
-                    name if name.contains("TOML source string") => "defaults",
-                    name if name.contains("TOML") => "file",
-                    name if name.contains("environment") => "environment",
-                    _ => "flag",
-                });
-        lines.push(format!("{path} = {shown}  # {origin}"));
-    }
-    Ok(lines.join("\n"))
-}
-
-/// A URL without the user and password before its host, and without its query, which may hold them too.
-pub(crate) fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return String::new();
-    };
-    let rest = rest.split('?').next().unwrap_or_default();
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://(hidden)@{host}"),
-        None => format!("{scheme}://{rest}"),
-    }
+/// A text that was configured; an empty one says that none was.
+pub(crate) fn given(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Which gateway a client command speaks to, and as whom.
@@ -503,7 +419,7 @@ mod tests {
         let config: Config = layers(None, &flags).extract().unwrap();
         assert_eq!(config.data, Path::new("elsewhere"));
         assert_eq!(config.bus.partitions, 12);
-        assert_eq!(config.server.drain, Duration::from_secs(10));
+        assert_eq!(config.server.drain, Duration::from_secs(8));
     }
 
     #[test]
@@ -517,37 +433,6 @@ mod tests {
         };
         let error = load(None, &flags).unwrap_err().to_string();
         assert!(error.contains("auth.jwks_file"), "{error}");
-    }
-
-    #[test]
-    fn a_store_elsewhere_is_named_by_its_url_whose_password_is_not_shown() {
-        let written = |text: &str| {
-            let folder = tempfile::tempdir().unwrap();
-            let file = folder.path().join("tidings.toml");
-            std::fs::write(&file, text).unwrap();
-            let described = describe(Some(&file), &Flags::default()).unwrap();
-            (load(Some(&file), &Flags::default()), described)
-        };
-        let (good, described) = written(
-            "store.url = 'postgres://me:s3cr@t@db/tidings?password=s3cr@t'\n\
-             receipts.url = 'rediss://:s3cr@t@keys:6380/1'",
-        );
-        assert!(good.is_ok());
-        assert!(described.contains("store.url = \"postgres://(hidden)@db/tidings\""));
-        assert!(described.contains("receipts.url = \"rediss://(hidden)@keys:6380/1\""));
-        assert!(!described.contains("s3cr"), "{described}");
-        for bad in [
-            "store.url = 'mysql://a:s3cr@t@b'",
-            "receipts.url = 's3cr@t'",
-        ] {
-            let (refused, described) = written(bad);
-            let text = refused.unwrap_err().to_string();
-            assert!(
-                text.contains("must begin with") && !text.contains("s3cr"),
-                "{text}"
-            );
-            assert!(!described.contains("s3cr"), "{described}");
-        }
     }
 
     #[test]

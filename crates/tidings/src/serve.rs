@@ -35,6 +35,7 @@ use crate::backup::{SECRETS, STORE};
 use crate::components::{self, Components};
 use crate::config::{
     self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
+    given,
 };
 use crate::manifests;
 use crate::telemetry::{self, Telemetry};
@@ -171,10 +172,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let mut topics = tidings_gateway::rulebook::topics(&routes);
     topics.extend(copy_topics.iter().cloned());
     let bus = config.bus.open(folder, &clock, topics)?;
-    let own = config.store.url.is_empty();
-    let _alone = own.then(|| alone_on(folder)).transpose()?;
-    let vault = vault(&config, own && !own_file_is_new)?;
-    let store = open_store(&config).await?;
+    let (store, vault, _alone) = open_store(&config, own_file_is_new).await?;
     let first_start = match store.replicas() {
         None => own_file_is_new,
         // Nothing was ever changed there.
@@ -242,6 +240,8 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let stop = async {
         stopped().await;
         stopping.get_or_init(Instant::now);
+        // Attempts in flight and requests in flight get the same time.
+        drop(stop_delivering);
     };
     tidings_http::serve(listener, house, limits, stop).await;
     refreshing.abort();
@@ -251,7 +251,6 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         drop(watcher);
         task.await?;
     }
-    drop(stop_delivering);
     delivering.await?;
     drop((stop_relay, stop_following, stop_emits));
     relaying.await?;
@@ -384,18 +383,20 @@ fn write_private(file: &Path, text: &str) -> Result<()> {
     std::fs::File::open(folder)?.sync_all().with_context(failed)
 }
 
-/// The store, in the data folder or elsewhere.
-async fn open_store(config: &Config) -> Result<Store> {
-    let opened = match config.store.url.as_str() {
-        "" => {
-            let file = config.data.join(STORE);
-            let whole = embedded::check_wal(&file).map_err(anyhow::Error::new);
-            whole.context("the store cannot be opened")?;
-            Store::open(file).await
-        }
-        url => Store::connect(url).await,
+/// The store, what its secrets are encrypted with, and the lock on the folder of one that has a single process.
+async fn open_store(config: &Config, is_new: bool) -> Result<(Store, Vault, Option<File>)> {
+    let own = config.store.url.is_empty();
+    let alone = own.then(|| alone_on(&config.data)).transpose()?;
+    let vault = vault(config, own && !is_new)?;
+    let opened = if own {
+        let file = config.data.join(STORE);
+        let whole = embedded::check_wal(&file).map_err(anyhow::Error::new);
+        whole.context("the store cannot be opened")?;
+        Store::open(file).await
+    } else {
+        Store::connect(&config.store.url).await
     };
-    opened.context("the store cannot be opened")
+    Ok((opened.context("the store cannot be opened")?, vault, alone))
 }
 
 /// Takes the store of a folder for this process, whatever the bus: each keeps in memory what stands in it.
@@ -428,7 +429,6 @@ fn receipts(config: &Config, store: &Store, bus: &dyn Bus) -> Result<Option<Arc<
 }
 
 async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Arc<Access>> {
-    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let auth = &config.auth;
     let file = given(&auth.jwks_file).map(|file| KeySource::File(file.into()));
     let keys = match config.jwks_url()? {
@@ -496,8 +496,8 @@ fn greet(config: &Config, url: &str, access: &Access, clock: &Clock) {
         service: None,
         admin: false,
         operator: false,
-        issuer: None,
-        audience: None,
+        issuer: given(&config.auth.issuer),
+        audience: given(&config.auth.audience),
     };
     let token = key.mint(&claims, FIRST_TOKEN_TTL, clock.now_ms());
     println!("\nPublish a first event as module 'demo' of tenant 'acme':\n");

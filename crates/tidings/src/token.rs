@@ -8,11 +8,16 @@ use tidings_event::{ModuleId, Service, TenantId};
 use tidings_gateway::access::{Claims, LocalKey};
 use tidings_gateway::clock::Clock;
 
+use crate::config::{self, Flags};
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The data folder of the installation
     #[arg(long, env = "TIDINGS_DATA", default_value = "tidings-data")]
     data: PathBuf,
+    /// The configuration file that the gateway is started with: a token has the issuer and the audience that it asks for
+    #[arg(long, env = "TIDINGS_CONFIG")]
+    config: Option<PathBuf>,
     /// The tenant; only an OPERATOR needs none
     #[arg(long)]
     tenant: Option<String>,
@@ -51,6 +56,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let subject = arguments.user.clone();
     let subject = subject.or_else(|| module.as_ref().map(|module| module.as_str().to_owned()));
     let subject = subject.or_else(|| service.map(|service| service.as_str().to_owned()));
+    let config = config::load(arguments.config.as_deref(), &Flags::default())?;
     let claims = Claims {
         subject: subject.unwrap_or_else(|| if operator { "operator" } else { "user" }.to_owned()),
         tenant,
@@ -58,8 +64,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         service,
         admin: arguments.role.contains(&Role::Admin),
         operator,
-        issuer: None,
-        audience: None,
+        issuer: config::given(&config.auth.issuer),
+        audience: config::given(&config.auth.audience),
     };
     let key = LocalKey::load_or_create(&arguments.data).with_context(|| {
         format!(

@@ -216,13 +216,17 @@ impl Server {
     }
 
     pub(crate) fn token(&self, arguments: &[&str]) -> String {
-        let run = Command::new(BINARY)
+        let mut command = Command::new(BINARY);
+        command
             .arg("token")
             .arg("--data")
             .arg(self.folder.path())
-            .args(arguments)
-            .output()
-            .expect("it runs");
+            .args(arguments);
+        let config = self.folder.path().join("tidings.toml");
+        if config.exists() {
+            command.arg("--config").arg(config);
+        }
+        let run = command.output().expect("it runs");
         assert!(
             run.status.success(),
             "{}",

@@ -106,6 +106,15 @@ fn hs256(secret: &[u8], kid: Option<&str>) -> String {
 }
 
 #[test]
+fn a_token_of_the_local_key_has_the_issuer_and_the_audience_that_are_asked_for() {
+    let server = start("", &[]);
+    accepted(
+        &server,
+        &server.token(&["--tenant", "acme", "--module", "demo"]),
+    );
+}
+
+#[test]
 fn tokens_of_every_algorithm_hold_and_forged_ones_do_not() {
     let keys = Keys::new();
     let (server, _file) = with_key_file(&keys);

@@ -1,0 +1,140 @@
+//! The configuration in force, for a person to look at.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use figment::Figment;
+use figment::value::Value;
+
+use super::Flags;
+use super::layers::layers;
+
+/// What the name of a key ends with whose value is not shown.
+const SECRET: [&str; 6] = [
+    "secret",
+    "password",
+    "key.pem",
+    "key_pem",
+    "secrets.key",
+    "oauthbearer.config",
+];
+
+/// The configuration in force, one line a key, with where each value comes from. Secrets are not shown.
+pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
+    let figment = layers(file, flags);
+    let whole: Value = figment
+        .extract()
+        .context("the configuration cannot be read")?;
+    let mut lines = Vec::new();
+    let mut todo = vec![(String::new(), whole)];
+    while let Some((path, value)) = todo.pop() {
+        if let Some(members) = value.as_dict() {
+            for (name, member) in members.iter().rev() {
+                let name = if name.contains('.') {
+                    format!("{name:?}")
+                } else {
+                    name.clone()
+                };
+                let inner = if path.is_empty() {
+                    name
+                } else {
+                    format!("{path}.{name}")
+                };
+                todo.push((inner, member.clone()));
+            }
+            continue;
+        }
+        let shown = shown(&path, &value)?;
+        lines.push(format!("{path} = {shown}  # {}", origin(&figment, &value)));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn shown(path: &str, value: &Value) -> Result<String> {
+    let value = serde_json::to_value(value)?;
+    let named = path.trim_end_matches('"');
+    let secret = SECRET.iter().any(|ending| named.ends_with(ending));
+    Ok(match (path, value.as_str()) {
+        _ if secret && value != "" => "\"(hidden)\"".to_owned(),
+        ("store.url" | "receipts.url", Some(url)) => {
+            serde_json::Value::from(without_credentials(url)).to_string()
+        }
+        _ => value.to_string(),
+    })
+}
+
+fn origin(figment: &Figment, value: &Value) -> &'static str {
+    let metadata = figment.get_metadata(value.tag());
+    metadata.map_or("defaults", |metadata| match &*metadata.name {
+        name if name.contains("TOML source string") => "defaults",
+        name if name.contains("TOML") => "file",
+        name if name.contains("environment") => "environment",
+        _ => "flag",
+    })
+}
+
+/// A URL without the user and password before its host, and without its query, which may hold them too.
+pub(crate) fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return String::new();
+    };
+    let rest = rest.split('?').next().unwrap_or_default();
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://(hidden)@{host}"),
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    #[test]
+    fn a_store_elsewhere_is_named_by_its_url_whose_password_is_not_shown() {
+        let written = |text: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("tidings.toml");
+            std::fs::write(&file, text).unwrap();
+            let described = describe(Some(&file), &Flags::default()).unwrap();
+            (load(Some(&file), &Flags::default()), described)
+        };
+        let (good, described) = written(
+            "store.url = 'postgres://me:s3cr@t@db/tidings?password=s3cr@t'\n\
+             receipts.url = 'rediss://:s3cr@t@keys:6380/1'",
+        );
+        assert!(good.is_ok());
+        assert!(described.contains("store.url = \"postgres://(hidden)@db/tidings\""));
+        assert!(described.contains("receipts.url = \"rediss://(hidden)@keys:6380/1\""));
+        assert!(!described.contains("s3cr"), "{described}");
+        for bad in [
+            "store.url = 'mysql://a:s3cr@t@b'",
+            "receipts.url = 's3cr@t'",
+        ] {
+            let (refused, described) = written(bad);
+            let text = refused.unwrap_err().to_string();
+            assert!(
+                text.contains("must begin with") && !text.contains("s3cr"),
+                "{text}"
+            );
+            assert!(!described.contains("s3cr"), "{described}");
+        }
+    }
+
+    #[test]
+    fn names_with_dots_are_shown_quoted_and_their_secrets_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tidings.toml");
+        let text = "bus.kafka.properties.'security.protocol' = 'SASL_SSL'\n\
+                    bus.kafka.properties.'sasl.password' = 's3cr3t'\n";
+        std::fs::write(&file, text).unwrap();
+        let described = describe(Some(&file), &Flags::default()).unwrap();
+        let line = "bus.kafka.properties.\"security.protocol\" = \"SASL_SSL\"  # file";
+        assert!(described.contains(line), "{described}");
+        assert!(!described.contains("s3cr3t"), "{described}");
+        assert!(
+            described.contains("server.drain = \"8s\"  # defaults"),
+            "{described}"
+        );
+    }
+}
