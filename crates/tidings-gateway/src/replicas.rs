@@ -97,14 +97,17 @@ impl Follower {
         let version = replicas.version().await.map_err(gone)?;
         if known != Some(version) {
             let said = |refusal: Refusal| refusal.detail;
-            self.manifests.reload().await.map_err(said)?;
-            self.catalogs.reload().await.map_err(said)?;
-            self.workspaces.reload().await.map_err(said)?;
-            self.access.api_keys().reload().await.map_err(gone)?;
-            let followed = self.subscriptions.follow(place).await;
-            followed.map_err(|refusal| refusal.detail)?;
-            let followed = self.custom_events.follow(registered).await;
-            followed.map_err(|refusal| refusal.detail)?;
+            // Each of them, whatever cannot be read of the others: a row of a newer version must not keep a key in force
+            // that was revoked.
+            let all = [
+                self.access.api_keys().reload().await.map_err(gone),
+                self.manifests.reload().await.map_err(said),
+                self.catalogs.reload().await.map_err(said),
+                self.workspaces.reload().await.map_err(said),
+                self.subscriptions.follow(place).await.map_err(said),
+                self.custom_events.follow(registered).await.map_err(said),
+            ];
+            all.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(version)
     }

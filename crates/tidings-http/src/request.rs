@@ -33,23 +33,56 @@ impl FromRequestParts<House> for Authenticated {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, house: &House) -> Result<Self, Refused> {
-        let now = house.gateway.clock.now_ms();
-        let access = &house.gateway.access;
-        let caller = match (authorization(&parts.headers)?, cookie(&parts.headers)) {
-            // A cookie is sent by itself; a header is not, so it is what the caller means.
-            (None, Some(session)) => {
-                crate::csrf::check(&parts.method, &parts.headers, &house.public_url)?;
-                access.sessions().authenticate(session, now).await?
-            }
-            (credential, _) => {
-                let caller = access.authenticate(credential, now).await;
-                caller.map_err(|error| unauthenticated(error.to_string()))?
-            }
-        };
+        if let Credential::Session(_) = credential(&parts.headers)? {
+            crate::csrf::check(&parts.method, &parts.headers, &house.public_url)?;
+        }
+        let caller = authenticated(house, &parts.headers).await?;
         house.gateway.workspaces.admit(&caller).await?;
         crate::trace::caller(&caller);
         house.gateway.limits.admit(&caller)?;
         Ok(Self(caller))
+    }
+}
+
+enum Credential<'h> {
+    Session(&'h str),
+    Header(Option<&'h str>),
+}
+
+/// What a request is to be known by. A cookie is sent by itself; a header is not, so it is what the caller means.
+fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Refusal> {
+    Ok(match (authorization(headers)?, cookie(headers)) {
+        (None, Some(session)) => Credential::Session(session),
+        (header, _) => Credential::Header(header),
+    })
+}
+
+/// Who calls, by a credential that is good now.
+pub(crate) async fn authenticated(house: &House, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    let (now, access) = (house.gateway.clock.now_ms(), &house.gateway.access);
+    match credential(headers)? {
+        Credential::Session(session) => access.sessions().authenticate(session, now).await,
+        Credential::Header(header) => {
+            let caller = access.authenticate(header, now).await;
+            caller.map_err(|error| unauthenticated(error.to_string()))
+        }
+    }
+}
+
+/// What stands in a request's path, decoded.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: serde::de::DeserializeOwned + Send> FromRequestParts<House> for Path<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, house: &House) -> Result<Self, Refused> {
+        match axum::extract::Path::from_request_parts(parts, house).await {
+            Ok(axum::extract::Path(path)) => Ok(Self(path)),
+            Err(error) => {
+                let detail = format!("The path cannot be read: {}.", error.body_text());
+                Err(Refusal::invalid("path", detail).into())
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutWriter;
 
 use crate::House;
 use crate::heads::{TwoLengths, Watched};
@@ -28,7 +29,8 @@ use crate::problem::{around, two_lengths};
 pub struct Limits {
     /// Open connections; more wait to be accepted.
     pub connections: usize,
-    /// The time to send a request's head, which is also how long an idle connection stays open.
+    /// The time to send a request's head, which is also how long an idle connection stays open, and one whose client
+    /// takes no byte of its answer.
     pub header_timeout: Duration,
     /// The time that requests in flight get after a shutdown begins.
     pub drain: Duration,
@@ -100,7 +102,9 @@ pub async fn serve(
             requests: requests.clone(),
             two_lengths: two_lengths.clone(),
         };
-        let stream = TokioIo::new(Watched::new(stream, two_lengths));
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(limits.header_timeout));
+        let stream = TokioIo::new(Watched::new(Box::pin(stream), two_lengths));
         let connection = builder.serve_connection(stream, service).into_owned();
         let connection = graceful.watch(connection);
         connections.spawn(async move {

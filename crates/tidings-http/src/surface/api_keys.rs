@@ -1,7 +1,7 @@
 //! API keys of a tenant.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Queried, json_body, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, read_query};
 
 /// The largest body of these operations, in bytes.
 const MAX_BYTES: usize = 65_536;

@@ -1,7 +1,7 @@
 //! Catalogues of topics, and the document of everything.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use tidings_gateway::publish::refusal::{Refusal, Rule};
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Queried, read, read_query, text};
+use crate::request::{Authenticated, Path, Queried, read, read_query, text};
 
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";

@@ -1,6 +1,6 @@
 //! The channels of a workspace, as the chat extension fills them (source C).
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Queried, page_limit, read_query};
+use crate::request::{Authenticated, Path, Queried, page_limit, read_query};
 
 /// The most messages of a page.
 const MAX_PAGE: u32 = 1_000;

@@ -1,7 +1,7 @@
 //! Custom events (source D): what tenants register, what it is now, and what would be.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use tidings_gateway::publish::refusal::{Fault, Refusal, Rule};
 
 use crate::House;
 use crate::problem::{Refused, places};
-use crate::request::{Authenticated, Queried, json_body, page_limit, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
 
 /// The largest body: a schema and an example of 256 KiB each, and room beside them.
 pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! Deliveries that were given up.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::subscriptions::MAX_BYTES;
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Queried, json_body, page_limit, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
 
 /// Which dead letters.
 #[derive(Deserialize, utoipa::IntoParams, Default)]

@@ -1,7 +1,7 @@
 //! What became of events: their trace, their explanation, parked keys, and what a receiver has missed.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::subscriptions::{MAX_BYTES, parsed};
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Queried, json_body, page_limit, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
 
 /// What became of an event: each delivery, each attempt.
 #[utoipa::path(get, path = "/v1/events/{eventId}/trace", tag = "events", params(("eventId" = String, Path)),

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, header};
+use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
@@ -18,7 +18,7 @@ use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Queried, read_query};
+use crate::request::{Authenticated, Path, Queried, authenticated, read_query};
 
 /// How often a stream without events says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -142,11 +142,7 @@ pub(crate) async fn stream(
     let after = cursor("Last-Event-ID", last)?;
     let place = house.gateway.limits.place(&caller)?;
     let events = house.gateway.events.stream(&caller, types, after).await?;
-    let credential = headers.get(header::AUTHORIZATION);
-    let credential = credential
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
-    Ok(Sse::new(frames(house, credential, place, events))
+    Ok(Sse::new(frames(house, headers, place, events))
         .keep_alive(KeepAlive::new().interval(HEARTBEAT))
         .into_response())
 }
@@ -156,7 +152,7 @@ pub(crate) async fn stream(
 /// A failure ends the stream too: the client resumes from its last id.
 fn frames(
     house: House,
-    credential: Option<String>,
+    headers: HeaderMap,
     place: StreamPlace,
     events: impl Stream<Item = Result<(Cursor, Placed), Refusal>>,
 ) -> impl Stream<Item = Result<Frame, Infallible>> {
@@ -165,17 +161,10 @@ fn frames(
         // An error says that the house is gone, which also ends the stream.
         let _ended = closing.wait_for(|closing| *closing).await;
     };
-    let credential: Arc<Option<String>> = Arc::new(credential);
+    let headers = Arc::new(headers);
     let allowed = move |event: &Result<_, Refusal>| {
-        let (good, house, credential) = (event.is_ok(), house.clone(), credential.clone());
-        async move {
-            let now = house.gateway.clock.now_ms();
-            let caller = house
-                .gateway
-                .access
-                .authenticate(credential.as_deref(), now);
-            good && caller.await.is_ok()
-        }
+        let (good, house, headers) = (event.is_ok(), house.clone(), headers.clone());
+        async move { good && authenticated(&house, &headers).await.is_ok() }
     };
     events
         .take_until(closed)

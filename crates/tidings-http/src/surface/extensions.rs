@@ -1,7 +1,7 @@
 //! Source C's extensions of a workspace, what they are to get, and what became of it.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ use super::dead_letters::{self, Wanted};
 use super::subscriptions::{MAX_BYTES, from};
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Queried, json_body, page_limit, read, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read, read_query};
 
 /// The most attempts of a page.
 const MAX_PAGE: u32 = 1_000;

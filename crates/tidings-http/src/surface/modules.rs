@@ -1,7 +1,7 @@
 //! Module manifests (source A).
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -11,7 +11,7 @@ use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, expect_json, read, text};
+use crate::request::{Authenticated, Path, expect_json, read, text};
 
 /// Ids and versions of all modules.
 #[utoipa::path(get, path = "/v1/modules", tag = "modules", responses((status = 200, body = serde_json::Value)))]

@@ -1,7 +1,7 @@
 //! What is sent again, as plans with progress: history of a subscription, and dead letters by a filter.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::subscriptions::{self, MAX_BYTES};
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Queried, json_body, page_limit, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
 
 /// Which part of history, and how.
 #[derive(Deserialize, utoipa::ToSchema)]

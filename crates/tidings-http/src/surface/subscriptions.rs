@@ -1,7 +1,7 @@
 //! Subscriptions of a tenant, and what became of their deliveries.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, json_body};
+use crate::request::{Authenticated, Path, json_body};
 
 /// The largest body of these operations, in bytes.
 pub(crate) const MAX_BYTES: usize = 262_144;

@@ -1,7 +1,7 @@
 //! Tenants and workspaces, and source C's publish.
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ use super::subscriptions::MAX_BYTES;
 use crate::House;
 use crate::problem::Refused;
 use crate::request::{
-    Authenticated, MAX_SINGLE_BYTES, expect_json, json_body, read, text, traceparent,
+    Authenticated, MAX_SINGLE_BYTES, Path, expect_json, json_body, read, text, traceparent,
 };
 
 /// The longest `actor`, in characters.

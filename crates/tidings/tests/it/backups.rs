@@ -59,8 +59,8 @@ fn a_gateway_on_a_backup_goes_on_where_the_copied_one_was() {
     assert_eq!(secret["secret"], made["secret"]);
     publish(&server, 20);
     eventually("all that was published, before the copy and after", || {
-        let taken = receiver.hits().into_iter().filter(|hit| hit.status == 200);
-        let numbers: BTreeSet<u64> = taken
+        let good = receiver.hits().into_iter().filter(|hit| hit.status == 200);
+        let numbers: BTreeSet<u64> = good
             .filter_map(|hit| hit.json()["data"]["n"].as_u64())
             .collect();
         (numbers.len() == 21).then_some(())

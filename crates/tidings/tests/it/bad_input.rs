@@ -291,6 +291,49 @@ Content-Length: 3
 }
 
 #[test]
+fn a_path_that_is_no_text_is_refused_as_a_problem() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    for path in [
+        "/v1/events/%ff",
+        "/v1/subscriptions/%80/pause",
+        "/v1/modules/%c3%28/manifest",
+    ] {
+        let refused = server.get(path, &token);
+        let refused = if path.ends_with("pause") {
+            server.post(path, &token, &serde_json::json!({}))
+        } else {
+            refused
+        };
+        assert_eq!(
+            refused.problem(400, "INVALID_REQUEST")["field"],
+            "path",
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_answers_is_cut() {
+    let server = Server::start_with("[server]\nheader_timeout = \"100ms\"\n");
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_mins(1)))
+        .unwrap();
+    // Once nothing more fits into the buffers between the two, the server stops reading as well.
+    let cut = loop {
+        if let Err(error) = stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n") {
+            break error;
+        }
+    };
+    assert_ne!(
+        cut.kind(),
+        std::io::ErrorKind::WouldBlock,
+        "it was never cut"
+    );
+}
+
+#[test]
 fn a_client_that_says_nothing_or_half_a_head_is_cut() {
     let server = Server::start_with("[server]\nheader_timeout = \"100ms\"\n");
     for beginning in ["", "PRI * HT", "GET /v1/ev", "GET / HTTP/1.1\r\nHost:"] {

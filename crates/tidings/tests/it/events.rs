@@ -82,6 +82,15 @@ impl Stream {
 
     /// The stream, or the status line of a refusal.
     pub(crate) fn ask(server: &Server, token: &str, last: Option<&str>) -> Result<Self, String> {
+        Self::ask_with(server, &format!("Authorization: Bearer {token}"), last)
+    }
+
+    /// The same with any credential: a header's line.
+    pub(crate) fn ask_with(
+        server: &Server,
+        credential: &str,
+        last: Option<&str>,
+    ) -> Result<Self, String> {
         let mut stream = TcpStream::connect(&server.address).expect("it accepts");
         stream
             .set_read_timeout(Some(Duration::from_mins(1)))
@@ -89,9 +98,8 @@ impl Stream {
         let last = last
             .map(|id| format!("Last-Event-ID: {id}\r\n"))
             .unwrap_or_default();
-        let head = format!(
-            "GET /v1/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{last}\r\n"
-        );
+        let head =
+            format!("GET /v1/events/stream HTTP/1.1\r\nHost: x\r\n{credential}\r\n{last}\r\n");
         stream
             .write_all(head.as_bytes())
             .expect("the head is taken");
@@ -109,7 +117,7 @@ impl Stream {
     }
 
     /// Whether the stream ends before another event comes.
-    fn ends(&mut self) -> bool {
+    pub(crate) fn ends(&mut self) -> bool {
         let mut line = String::new();
         loop {
             line.clear();
@@ -125,7 +133,7 @@ impl Stream {
     }
 
     /// The id and the event of the next frame.
-    fn next(&mut self) -> (String, Value) {
+    pub(crate) fn next(&mut self) -> (String, Value) {
         let mut id = String::new();
         let mut line = String::new();
         loop {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::events::Stream;
 use crate::harness::{Answer, Request, Server};
 use crate::workspaces::{DEAL, user, with_workspace};
 
@@ -48,6 +49,24 @@ fn a_cookie_publishes_as_curl_sends_it_until_it_is_revoked() {
     assert!(cleared.starts_with("tidings_session=;") && cleared.contains("Max-Age=0"));
     publish(&server, &cookie, |call| call).problem(401, "UNAUTHENTICATED");
     end().send().problem(401, "UNAUTHENTICATED");
+}
+
+#[test]
+fn a_browser_follows_the_stream_of_its_session_until_that_is_revoked() {
+    let server = Server::start();
+    let (ada, _) = with_workspace(&server);
+    let cookie = begin(&server, &ada);
+    let stream = Stream::ask_with(&server, &format!("Cookie: {cookie}"), None);
+    let mut stream = stream.unwrap_or_else(|status| panic!("{status}"));
+    for _ in 0..2 {
+        publish(&server, &cookie, |call| call).expect(200);
+        assert_eq!(stream.next().1["type"], "crm.deal.closed");
+    }
+    let end = server.call("DELETE", "/api/session");
+    end.header("Cookie", &cookie).send().expect(204);
+    let call = server.call("POST", DEAL).bearer(&ada).json(&deal());
+    call.send().expect(200);
+    assert!(stream.ends(), "an event after the session");
 }
 
 #[test]
