@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidings_event::{EventType, ExtensionId};
-use tidings_plugin::{Handler, HandlerError, PlatformEvent, PlatformEventHandler};
+use tidings_plugin::{Handler, HandlerError, PlatformEvent, PlatformEventHandler, Publisher};
 use wasmtime::component::{self, ComponentNamedList, InstancePre, Lift, Linker, Lower};
 use wasmtime::{StoreContextMut, Trap};
 
@@ -19,6 +19,10 @@ const MAX_KEYS: usize = 100;
 const MAX_LOG_LINES: u32 = 20;
 /// The longest line, in characters.
 const MAX_LOG_LINE: usize = 1_000;
+/// The most events that a call publishes.
+const MAX_PUBLISHED: u32 = 100;
+/// What a component may import, beside WASI, of which there is nothing.
+const IMPORTS: [&str; 2] = ["log", "publish"];
 
 /// Bytes that are no component of the world `plugin`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +34,7 @@ pub enum InvalidComponent {
     #[error("it cannot be compiled as a component: {0}")]
     NotOne(String),
     /// It wants something that nobody gets.
-    #[error("it imports '{0}'; a component gets 'log' and nothing else")]
+    #[error("it imports '{0}'; a component gets 'log' and 'publish' and nothing else")]
     Import(String),
     /// Its exports are not those of the world.
     #[error("it is not of the world tidings:plugin/plugin: {0}")]
@@ -70,7 +74,9 @@ impl Component {
             .map_err(|error| InvalidComponent::NotOne(format!("{error:#}")))?;
         let kind = compiled.component_type();
         let mut imports = kind.imports(engine).map(|(name, _)| name);
-        if let Some(name) = imports.find(|name| *name != "log" && !name.starts_with("wasi:")) {
+        if let Some(name) =
+            imports.find(|name| !IMPORTS.contains(name) && !name.starts_with("wasi:"))
+        {
             return Err(InvalidComponent::Import(name.to_owned()));
         }
         drop(imports);
@@ -81,6 +87,12 @@ impl Component {
             Ok(())
         };
         linker.root().func_wrap("log", logged).map_err(world)?;
+        let published = |mut store: StoreContextMut<'_, Guest>,
+                         (key, payload): (String, String)| {
+            Ok((publish(store.data_mut(), &key, &payload),))
+        };
+        let mut root = linker.root();
+        root.func_wrap("publish", published).map_err(world)?;
         // Of WASI there is nothing: to call it is a trap.
         let trapping = linker.define_unknown_imports_as_traps(&compiled);
         trapping.map_err(world)?;
@@ -91,7 +103,7 @@ impl Component {
             handlers: Vec::new(),
             instances,
         };
-        let handled = new.call::<_, (Vec<(String, bool)>,)>("handles", ());
+        let handled = new.call::<_, (Vec<(String, bool)>,)>("handles", (), None);
         let (handled,) = handled.map_err(InvalidComponent::Handles)?;
         new.exports_handle()?;
         new.handlers = read(handled)?;
@@ -101,20 +113,26 @@ impl Component {
     /// Whether `handle` is there and what it should be.
     fn exports_handle(&self) -> Result<(), InvalidComponent> {
         let world = |error: wasmtime::Error| InvalidComponent::World(format!("{error:#}"));
-        let mut store = self.sandbox.store(&self.extension).map_err(world)?;
+        let mut store = self.sandbox.store(&self.extension, None).map_err(world)?;
         let instance = self.instances.instantiate(&mut store).map_err(world)?;
         let found = instance.get_typed_func::<(&str,), (Result<(), String>,)>(&mut store, "handle");
         found.map(drop).map_err(world)
     }
 
     /// Calls an export of a new instance, within the limits. A sentence says why it did not end well.
-    fn call<Given, Answer>(&self, name: &str, given: Given) -> Result<Answer, String>
+    fn call<Given, Answer>(
+        &self,
+        name: &str,
+        given: Given,
+        publisher: Option<Arc<dyn Publisher>>,
+    ) -> Result<Answer, String>
     where
         Given: ComponentNamedList + Lower,
         Answer: ComponentNamedList + Lift,
     {
         let failed = |error: wasmtime::Error| said(&error);
-        let mut store = self.sandbox.store(&self.extension).map_err(failed)?;
+        let store = self.sandbox.store(&self.extension, publisher);
+        let mut store = store.map_err(failed)?;
         let instance = self.instances.instantiate(&mut store).map_err(failed)?;
         let function = instance.get_typed_func::<Given, Answer>(&mut store, name);
         function
@@ -141,7 +159,8 @@ impl PlatformEventHandler for Component {
             return Err(HandlerError::no_handler(event));
         }
         let text = event.to_json()?.to_string();
-        let answer = self.call::<_, (Result<(), String>,)>("handle", (text.as_str(),));
+        let publisher = Some(event.publisher.clone());
+        let answer = self.call::<_, (Result<(), String>,)>("handle", (text.as_str(),), publisher);
         let (handled,) = answer.map_err(HandlerError::new)?;
         handled.map_err(HandlerError::new)
     }
@@ -155,6 +174,22 @@ fn log(guest: &mut Guest, line: &str) {
         let extension = guest.extension.as_str();
         tracing::info!(extension, said = said.as_str(), "a component says");
     }
+}
+
+fn publish(guest: &mut Guest, event_key: &str, payload: &str) -> Result<String, String> {
+    let Some(publisher) = &guest.publisher else {
+        return Err("nothing is published before an event is handled".into());
+    };
+    guest.published += 1;
+    if guest.published > MAX_PUBLISHED {
+        return Err(format!("a call publishes {MAX_PUBLISHED} events at most"));
+    }
+    let unread = |error: serde_json::Error| format!("the payload is not JSON: {error}");
+    tidings_event::json::check(payload).map_err(unread)?;
+    let payload = serde_json::from_str(payload).map_err(unread)?;
+    let published = publisher.publish(event_key, payload);
+    let published = published.map_err(|error| error.to_string())?;
+    Ok(published.to_string())
 }
 
 fn read(handled: Vec<(String, bool)>) -> Result<Vec<Handler>, InvalidComponent> {

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidings_event::ExtensionId;
+use tidings_plugin::Publisher;
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder};
 
 use crate::component::{Component, InvalidComponent};
@@ -104,7 +105,11 @@ impl Sandbox {
     }
 
     /// A store for one call, with all that the call may use.
-    pub(crate) fn store(&self, extension: &ExtensionId) -> Result<Store<Guest>, wasmtime::Error> {
+    pub(crate) fn store(
+        &self,
+        extension: &ExtensionId,
+        publisher: Option<Arc<dyn Publisher>>,
+    ) -> Result<Store<Guest>, wasmtime::Error> {
         let limits = StoreLimitsBuilder::new()
             .memory_size(self.limits.memory_bytes)
             .table_elements(MAX_TABLE)
@@ -116,6 +121,8 @@ impl Sandbox {
         let guest = Guest {
             extension: extension.clone(),
             lines: 0,
+            publisher,
+            published: 0,
             limits,
         };
         let mut store = Store::new(&self.engine, guest);
@@ -144,5 +151,9 @@ pub(crate) struct Guest {
     pub(crate) extension: ExtensionId,
     /// How many lines it has written.
     pub(crate) lines: u32,
+    /// Where it publishes; nowhere before it handles an event.
+    pub(crate) publisher: Option<Arc<dyn Publisher>>,
+    /// How many events it has published, or tried to.
+    pub(crate) published: u32,
     limits: StoreLimits,
 }

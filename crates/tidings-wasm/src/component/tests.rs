@@ -1,5 +1,6 @@
 //! What a component may do, and that whatever else it does is a failed delivery.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tidings_plugin::{Publisher, Uuid};
@@ -60,6 +61,7 @@ fn a_component_handles_what_it_says_and_each_call_is_its_first() {
         ("!f", Some("it was asked to fail")),
         ("!t", Some("unreachable")),
         ("!m", Some("memory")),
+        ("!p", Some("nowhere")),
         ("", None),
     ] {
         match (does(&component, deed), sentence) {
@@ -68,6 +70,37 @@ fn a_component_handles_what_it_says_and_each_call_is_its_first() {
             other => panic!("{deed}: {other:?}"),
         }
     }
+}
+
+/// Takes what is published.
+#[derive(Default)]
+struct Kept(Mutex<Vec<(String, serde_json::Value)>>);
+
+impl Publisher for Kept {
+    fn publish(&self, key: &str, payload: serde_json::Value) -> Result<Uuid, HandlerError> {
+        self.0.lock().unwrap().push((key.to_owned(), payload));
+        Ok(Uuid::nil())
+    }
+}
+
+#[test]
+fn what_it_publishes_goes_to_the_publisher_of_its_event() {
+    let component = compile(Limits::default(), MISBEHAVING).unwrap();
+    let kept = Arc::new(Kept::default());
+    let event = PlatformEvent {
+        publisher: kept.clone(),
+        ..event("!p")
+    };
+    component.handle(&event).unwrap();
+    let caused = (
+        "mis.behave.caused".to_owned(),
+        serde_json::json!({ "n": 1 }),
+    );
+    assert_eq!(*kept.0.lock().unwrap(), [caused]);
+
+    let unread = MISBEHAVING.replace(r#"{\22n\22:1}"#, r#"{\22n\22:1,"#);
+    let said = does(&compile(Limits::default(), &unread).unwrap(), "!p").unwrap_err();
+    assert!(said.contains("the payload is not JSON"), "{said}");
 }
 
 #[test]

@@ -116,6 +116,23 @@ fn one_that_is_dropped_in_handles_events_and_its_misdeeds_are_dead_letters() {
 }
 
 #[test]
+fn one_that_publishes_causes_an_event_of_its_workspace_once() {
+    let bytes = compiled(&all_later());
+    let (server, _components, ada, root) = server(&[("misbehaving.wasm", &bytes)]);
+    install(&server, &root).expect(200);
+    let cause = publish(&server, &ada, "mis.behave.later", "!p");
+    assert_eq!(outcome(&server, &ada, &cause)["error"], Value::Null);
+    let page = server.get("/v1/events?type=mis.behave.caused", &ada);
+    let page = page.expect(200).json();
+    let caused = page["items"].as_array().expect("items");
+    assert_eq!(caused.len(), 1, "{page}");
+    assert_eq!(caused[0]["causationid"], cause.as_str());
+    assert_eq!(caused[0]["data"], json!({ "n": 1 }), "{page}");
+    let trace = server.get(&format!("/v1/events/{cause}/trace"), &ada);
+    assert_eq!(trace.expect(200).json()["caused"][0], caused[0]["eventId"]);
+}
+
+#[test]
 fn a_changed_file_is_another_handler_a_broken_one_changes_nothing_and_a_removed_one_is_gone() {
     let first = compiled(&all_later());
     let (server, components, ada, root) = server(&[("misbehaving.wasm", &first)]);

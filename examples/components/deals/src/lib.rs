@@ -1,4 +1,5 @@
-//! A component that looks at closed deals: it says what each is worth, and refuses one that says nothing of it.
+//! A component that looks at closed deals: it says what each is worth, refuses one that says nothing of it, and has the chat
+//! extension tell of large ones.
 
 wit_bindgen::generate!({
     path: "../../../crates/tidings-wasm/wit",
@@ -6,6 +7,8 @@ wit_bindgen::generate!({
 });
 
 struct Deals;
+
+const LARGE: f64 = 100_000.0;
 
 impl Guest for Deals {
     fn handles() -> Vec<(String, bool)> {
@@ -20,6 +23,11 @@ impl Guest for Deals {
             .as_f64()
             .ok_or("a closed deal has no value")?;
         log(&format!("deal {} is worth {value}", payload["dealId"]));
+        if value >= LARGE {
+            let message = format!("A deal worth {value} is closed");
+            let notice = serde_json::json!({ "channel": "deals", "message": message, "sender": "deals" });
+            publish("platform.notification", &notice.to_string())?;
+        }
         Ok(())
     }
 }
