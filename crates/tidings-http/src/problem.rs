@@ -41,10 +41,10 @@ impl IntoResponse for Refused {
 /// Around every request: counts it, and writes the problem of one that was refused.
 ///
 /// It stands outside the router: as a layer it would be boxed and cloned for each request.
-pub(crate) async fn around(house: &House, mut router: Router, request: Request) -> Response {
+pub(crate) async fn around(house: &House, mut router: Router, mut request: Request) -> Response {
     let begun = std::time::Instant::now();
+    let span = crate::trace::span(house.adopt, &mut request);
     let asked = Asked::of(&request);
-    let span = crate::trace::span(house.adopt, &request);
     let answer = router.call(request);
     let answer = match &span {
         Some(span) => answer.instrument(span.clone()).await,

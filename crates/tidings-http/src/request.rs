@@ -231,9 +231,12 @@ pub(crate) fn expect_json(headers: &HeaderMap) -> Result<(), Refusal> {
     .field("Content-Type"))
 }
 
+/// The header of the W3C trace context.
+pub(crate) const TRACEPARENT: &str = "traceparent";
+
 /// The W3C trace context, if it is one (`traceparent`, version 00).
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
+    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
     let lengths: Vec<usize> = value.split('-').map(str::len).collect();
     let legal = |byte: u8| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     (lengths == [2, 32, 16, 2] && value.bytes().all(legal)).then(|| value.to_owned())

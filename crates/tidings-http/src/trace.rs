@@ -4,18 +4,20 @@
 //! is the business of whoever sets the subscriber up.
 
 use axum::extract::Request;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use tidings_gateway::access::Caller;
 use tracing::field::Empty;
 use tracing::{Level, Span};
 
 use crate::metrics::route_of;
+use crate::request::TRACEPARENT;
 
-/// Makes a span the child of the one that a request's headers name.
-pub type Adopt = fn(&Span, &HeaderMap);
+/// Makes a span the child of the one that a request's headers name, if they do, and answers what names it itself.
+pub type Adopt = fn(&Span, &HeaderMap) -> Option<HeaderValue>;
 
-/// The span of a request, named and described as OpenTelemetry does (semantic conventions for HTTP servers).
-pub(crate) fn span(adopt: Option<Adopt>, request: &Request) -> Option<Span> {
+/// The span of a request, named and described as OpenTelemetry does (semantic conventions for HTTP servers). From here on
+/// the request is of that span: what it publishes, and all that follows from it, is in its trace.
+pub(crate) fn span(adopt: Option<Adopt>, request: &mut Request) -> Option<Span> {
     let adopt = adopt?;
     let method = request.method().as_str();
     let path = request.uri().path();
@@ -35,7 +37,9 @@ pub(crate) fn span(adopt: Option<Adopt>, request: &Request) -> Option<Span> {
         tidings.event_id = Empty,
         tidings.code = Empty,
     );
-    adopt(&span, request.headers());
+    if let Some(own) = adopt(&span, request.headers()) {
+        request.headers_mut().insert(TRACEPARENT, own);
+    }
     Some(span)
 }
 

@@ -4,10 +4,12 @@
 //! loopback. Beside the keys of `[telemetry]`, the exporter itself honours the standard variables for headers,
 //! timeouts, sampling and resource attributes (`OTEL_*`).
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use hyper::HeaderMap;
+use hyper::header::HeaderValue;
 use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
@@ -84,12 +86,15 @@ impl Telemetry {
     }
 }
 
-/// Makes a span the child of what `traceparent` and `tracestate` name.
-pub(crate) fn adopt(span: &Span, headers: &HeaderMap) {
-    let parent = TraceContextPropagator::new().extract(&Headers(headers));
-    if let Err(error) = span.set_parent(parent) {
+/// Makes a span the child of what `traceparent` and `tracestate` name; answers its own `traceparent`.
+pub(crate) fn adopt(span: &Span, headers: &HeaderMap) -> Option<HeaderValue> {
+    let propagator = TraceContextPropagator::new();
+    if let Err(error) = span.set_parent(propagator.extract(&Headers(headers))) {
         tracing::debug!(%error, "a request's span has no parent");
     }
+    let mut own = HashMap::new();
+    propagator.inject_context(&span.context(), &mut own);
+    own.remove("traceparent")?.try_into().ok()
 }
 
 struct Headers<'a>(&'a HeaderMap);
