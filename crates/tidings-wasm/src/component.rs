@@ -187,9 +187,9 @@ fn publish(guest: &mut Guest, event_key: &str, payload: &str) -> Result<String, 
     let unread = |error: serde_json::Error| format!("the payload is not JSON: {error}");
     tidings_event::json::check(payload).map_err(unread)?;
     let payload = serde_json::from_str(payload).map_err(unread)?;
-    let published = publisher.publish(event_key, payload);
-    let published = published.map_err(|error| error.to_string())?;
-    Ok(published.to_string())
+    let outcome = publisher.publish(event_key, payload);
+    let event_id = outcome.map_err(|error| error.to_string())?;
+    Ok(event_id.to_string())
 }
 
 fn read(handled: Vec<(String, bool)>) -> Result<Vec<Handler>, InvalidComponent> {

@@ -1,7 +1,7 @@
 //! `tidings serve`: where the parts are put together, started and stopped.
 
 use std::fs::{File, TryLockError};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -116,7 +117,8 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     };
     let config = config::load(arguments.config.as_deref(), &flags)?;
     let telemetry = Telemetry::new(&config.telemetry)?;
-    log(&config, telemetry.as_ref())?;
+    // Writes what is left when it goes.
+    let _logging = log(&config, telemetry.as_ref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -131,23 +133,29 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     Ok(())
 }
 
-fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<()> {
+/// Sets the log up. A thread writes it, many lines at once: whoever is slow to read it keeps no request waiting, until so many
+/// lines wait that memory would be at stake. None is left out.
+fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<WorkerGuard> {
     let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
     let json = config.log.format == LogFormat::Json;
     let colours = std::io::stderr().is_terminal();
+    let builder = NonBlockingBuilder::default()
+        .lossy(false)
+        .thread_name("log-writer");
+    let (writer, logging) = builder.finish(BufWriter::new(std::io::stderr()));
     let Some(telemetry) = telemetry else {
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(std::io::stderr);
+            .with_writer(writer);
         if json {
             lines.json().flatten_event(true).init();
         } else {
             lines.with_ansi(colours).init();
         }
-        return Ok(());
+        return Ok(logging);
     };
     // A filter for each: what traces are made of must not depend on what is logged.
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = if json {
         lines.json().flatten_event(true).boxed()
     } else {
@@ -157,7 +165,7 @@ fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<()> {
         .with(lines.with_filter(filter))
         .with(telemetry.layer())
         .init();
-    Ok(())
+    Ok(logging)
 }
 
 /// Serves until it is told to stop. What remains of the drain time comes back.
