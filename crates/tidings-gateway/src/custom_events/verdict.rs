@@ -157,7 +157,7 @@ pub(super) fn verdict(request: &Request, standing: &Standing) -> Result<Verdict,
         said.before = judged.before;
         said.differences = judged.differences;
     }
-    said.faults.extend(room(standing));
+    said.faults.extend(room(request, standing));
     if let (Status::Published, Some(version)) = (request.status, version) {
         said.faults
             .extend(behind_the_latest(version, standing.plan, &standing.rows));
@@ -205,9 +205,24 @@ fn documents(request: &Request) -> (Documents, Option<Fault>) {
     }
 }
 
-/// Whether the plan has room for this event.
-fn room(standing: &Standing) -> Option<Fault> {
+/// What the schemas of all versions of an event may take together, in bytes: they are read whenever one is judged.
+const MAX_SCHEMAS_BYTES: usize = 8 << 20;
+
+/// Whether the plan has room for this event, and the event for this version.
+fn room(request: &Request, standing: &Standing) -> Option<Fault> {
     let plan = standing.plan;
+    let schemas = standing.rows.iter().map(|row| row.payload_schema.len());
+    let bytes = request.schema.len() + schemas.sum::<usize>();
+    if bytes > MAX_SCHEMAS_BYTES {
+        let detail = format!(
+            "The schemas of all versions of an event take {MAX_SCHEMAS_BYTES} bytes at most; go on under another name."
+        );
+        return Some(Fault {
+            expected: Some(format!("at most {MAX_SCHEMAS_BYTES} bytes")),
+            got: Some(format!("{bytes} bytes")),
+            ..Fault::at(Code::RegistrationQuotaExceeded, "", detail)
+        });
+    }
     if !plan.has_own_events() {
         let detail = format!(
             "The plan {} has no events of its own; BASIC has.",
@@ -314,6 +329,35 @@ fn code_of(code: custom::Code) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_has_room_for_so_many_bytes_of_schemas() {
+        let tenant: TenantId = "acme".parse().unwrap();
+        let row = CustomEventRow {
+            payload_schema: " ".repeat(MAX_SCHEMAS_BYTES - 10),
+            ..crate::custom_events::generic::row(&tenant, 0)
+        };
+        let standing = Standing {
+            revision: 1,
+            plan: Plan::Enterprise,
+            namespaces: Vec::new(),
+            events: 1,
+            rows: vec![row],
+        };
+        let mut request = Request {
+            namespace: "a".into(),
+            name: "b".into(),
+            version: "1.0.1".into(),
+            status: Status::Draft,
+            description: None,
+            schema: " ".repeat(10).into(),
+            example: None,
+        };
+        assert!(room(&request, &standing).is_none());
+        request.schema = " ".repeat(11).into();
+        let fault = room(&request, &standing).unwrap();
+        assert_eq!(fault.code, Code::RegistrationQuotaExceeded);
+    }
 
     #[test]
     fn the_contracts_codes_are_those_of_the_table_in_its_order() {
