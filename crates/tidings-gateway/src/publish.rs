@@ -31,6 +31,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::deliver::now::{deliver_now, wanted_now};
 use crate::envelope;
+use crate::events::unreadable;
 use crate::manifests::to_its_end;
 use crate::plugins::InProcess;
 use crate::rulebook::{Rulebook, Shelf};
@@ -281,7 +282,7 @@ impl Line {
     /// A topic keeps the partitions it was made with, whatever new ones get.
     async fn destination(&self, record: &Record) -> Result<Destination, Refusal> {
         let topics = self.bus.topics().await;
-        let topics = topics.map_err(|error| Refusal::fault("Asking the bus", &error))?;
+        let topics = topics.map_err(unreadable)?;
         let known = topics.iter().find(|(topic, _)| *topic == record.topic);
         let partitions = known.map_or(self.partitions, |(_, partitions)| *partitions);
         let partition = partition_of(record.key.as_bytes(), partitions);

@@ -6,6 +6,7 @@ mod heads;
 mod metrics;
 mod openapi;
 mod problem;
+mod reference_page;
 mod request;
 mod server;
 mod surface;
