@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::events::{Events, Placed, unreadable};
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::subscription::storable;
 use crate::subscriptions::{Subscriptions, administered};
 
 /// The most pending deliveries that are looked through for parked keys.
@@ -168,10 +169,11 @@ impl Parked {
     ) -> Result<Vec<PendingRow>, Refusal> {
         let tenant = administered(caller)?;
         self.subscriptions.get(caller, id)?;
+        let key = storable(key.to_owned());
         let rows = self
             .store
             .deliveries()
-            .pending_of(id, Some(key), 0, 2)
+            .pending_of(id, Some(&key), 0, 2)
             .await;
         let rows = rows.map_err(store_fault)?;
         let parked = rows

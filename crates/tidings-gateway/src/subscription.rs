@@ -249,11 +249,11 @@ pub enum Key {
 impl Key {
     /// The key of an event; none when it has no such value, and then it is not kept in order.
     pub(crate) fn of(&self, event: &Event) -> Option<String> {
-        match self {
+        let text = match self {
             Self::Attribute(name) => {
                 let subject = tidings_filter::Subject::new(event);
                 let value = subject.attribute(name)?;
-                Some(value.to_text().into_owned())
+                value.to_text().into_owned()
             }
             Self::Pointer(pointer) => {
                 let Data::Json(json) = &event.data else {
@@ -261,12 +261,22 @@ impl Key {
                 };
                 let data: Value = serde_json::from_slice(json.as_bytes()).ok()?;
                 match data.pointer(pointer)? {
-                    Value::Null => None,
-                    Value::String(text) => Some(text.clone()),
-                    other => Some(other.to_string()),
+                    Value::Null => return None,
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
                 }
             }
-        }
+        };
+        Some(storable(text))
+    }
+}
+
+/// A text from outside as any store takes it: PostgreSQL has no NUL, and it is written as in JSON.
+pub(crate) fn storable(text: String) -> String {
+    if text.contains('\0') {
+        text.replace('\0', "\\u0000")
+    } else {
+        text
     }
 }
 

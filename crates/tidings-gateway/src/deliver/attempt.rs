@@ -287,6 +287,7 @@ impl Dispatcher {
             }
         }
         self.count_at_original(&subscription, now, false);
+        self.has_drained(id);
         self.line_up(id);
     }
 

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::queue::Delivery;
 use super::target::{Outcome, Verdict};
+use crate::subscription::storable;
 
 /// How much is kept of an answer with the events of a batch that are not its first, in bytes.
 const SHORTENED: usize = 256;
@@ -183,6 +184,38 @@ pub(super) fn attempt(
     }
 }
 
+/// A pending delivery that ends though nothing was sent, with the reason.
+pub(super) fn without_attempt(
+    row: &PendingRow,
+    detail: PendingDetail,
+    error: &str,
+    now_ms: i64,
+) -> AttemptRow {
+    let detail = AttemptDetail {
+        revision: detail.revision,
+        status: None,
+        latency_ms: 0,
+        error: Some(error.to_owned()),
+        response_headers: Vec::new(),
+        response_body: String::new(),
+        lane: row.lane.clone(),
+        replayed: detail.dead_letter.is_some() || detail.replay.is_some(),
+        replay: detail.replay,
+        batch: None,
+        ledger: detail.ledger,
+    };
+    AttemptRow {
+        subscription: row.subscription,
+        sequence: row.sequence,
+        number: row.attempts + 1,
+        tenant: row.tenant.clone(),
+        event_id: row.event_id,
+        started_at_ms: now_ms,
+        outcome: "gave-up".into(),
+        detail: serde_json::to_string(&detail).expect("plain members become JSON"),
+    }
+}
+
 /// A delivery that was given up.
 pub(super) fn dead_letter(
     delivery: &Delivery,
@@ -202,7 +235,7 @@ pub(super) fn dead_letter(
         event_type: delivery.event.event_type.clone(),
         event,
         attempts,
-        last_error: error,
+        last_error: storable(error),
         created_at_ms: now,
         state: "open".into(),
     }

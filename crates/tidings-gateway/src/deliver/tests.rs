@@ -15,6 +15,7 @@ use crate::publish::command::{Command, Draft};
 use crate::subscriptions::{Change, From};
 
 mod batches;
+mod many;
 mod panics;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -211,7 +212,10 @@ impl House {
             self.settle().await;
             let dispatcher = self.dispatcher.as_ref().unwrap();
             let wake = dispatcher.wakes.first().map(|(at, _)| *at);
-            let next = [dispatcher.next_due_ms, wake].into_iter().flatten().min();
+            let next = [dispatcher.waiting.first(), wake]
+                .into_iter()
+                .flatten()
+                .min();
             let now = self.clock.now_ms();
             match next.filter(|at| *at <= end) {
                 Some(at) if at > now => self.clock.set(at),
