@@ -27,6 +27,8 @@ const MAX_NAME: usize = 100;
 const MAX_ATTEMPTS: usize = 100;
 /// The longest time that a receiver may take.
 const MAX_TIMEOUT: Duration = Duration::from_mins(1);
+/// The fastest rate that may be asked for, a second.
+pub(crate) const MAX_PER_SECOND: u32 = 100_000;
 /// The longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_hours(24);
 
@@ -220,18 +222,18 @@ impl Rate {
     /// So many a second, of which there is one at least.
     pub fn per_second(number: u32) -> Self {
         Self {
-            interval_us: 1_000_000 / i64::from(number.max(1)),
+            interval_us: (1_000_000 / i64::from(number.max(1))).max(1),
         }
     }
 
     /// So many a minute, of which there is one at least.
     pub fn per_minute(number: u32) -> Self {
         Self {
-            interval_us: 60_000_000 / i64::from(number.max(1)),
+            interval_us: (60_000_000 / i64::from(number.max(1))).max(1),
         }
     }
 
-    /// From one to the next, in microseconds.
+    /// From one to the next, in microseconds; 1 at least.
     pub fn interval_us(self) -> i64 {
         self.interval_us
     }
