@@ -344,6 +344,7 @@ impl Dispatcher {
         if !self.queues.contains_key(&id) {
             let (numbers, places) = self.saved.remove(&id).unwrap_or_default();
             let mut queue = Queue::new(subscription.clone(), numbers);
+            queue.failing_since_ms = places.failing_since_ms;
             if places.start == subscription.start.number {
                 for (topic, number, offset) in places.at {
                     if let Ok(topic) = topic.parse() {
@@ -405,8 +406,15 @@ impl Dispatcher {
                     let moved = |queue: &Queue| queue.start != subscription.start.number;
                     let moved = self.queues.get(&id).is_some_and(moved);
                     let queue = self.queue(&subscription);
-                    queue.subscription = subscription.clone();
-                    queue.failing_since_ms = None;
+                    let before = std::mem::replace(&mut queue.subscription, subscription.clone());
+                    let resumes = before.state != State::Active && queue.is_active();
+                    if resumes
+                        || before.document.get("target") != subscription.document.get("target")
+                    {
+                        // What was is no reason to give up what is.
+                        queue.failing_since_ms = None;
+                    }
+                    self.moved.insert(id);
                     if moved {
                         self.restart(id);
                     }

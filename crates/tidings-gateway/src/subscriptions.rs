@@ -254,17 +254,32 @@ impl Subscriptions {
         to_its_end(async move { room.remove(&tenant, id, &actor).await }).await
     }
 
-    /// Disables a subscription for what the dispatcher has met, and says so by an event.
+    /// Disables a subscription for what the dispatcher has met with a revision of it, and says so by an event. One that
+    /// has changed since, is disabled already or is deleted stays as it is: what was met says nothing about it.
     pub(crate) async fn disable(
         &self,
         tenant: &TenantId,
         id: Uuid,
+        revision: u32,
         reason: &str,
     ) -> Result<(), Refusal> {
-        let change = Change::Disable(reason.to_owned());
-        self.make(tenant, id, &change, &Actor::Installation)
-            .await
-            .map(drop)
+        for _ in 0..TRIES {
+            let row = self.store.subscriptions().get(tenant, id).await;
+            let Some(row) = row.map_err(store_fault)? else {
+                return Ok(());
+            };
+            if row.revision != revision || row.state == State::Disabled.as_str() {
+                return Ok(());
+            }
+            let next = self
+                .changed(row, &Change::Disable(reason.to_owned()))
+                .await?;
+            let kept = self.keep(next, &Actor::Installation, "subscription.disabled");
+            if kept.await?.is_some() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     async fn make(

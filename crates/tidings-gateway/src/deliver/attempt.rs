@@ -29,6 +29,8 @@ const MOST_WHEN_CROWDED: usize = 8;
 /// An attempt that has ended.
 pub(super) struct Ended {
     subscription: Uuid,
+    /// As it was when it was sent.
+    revision: u32,
     tenant: TenantId,
     host: String,
     /// What went in one message, by its numbers: one, where the subscription takes no batches.
@@ -58,6 +60,7 @@ impl Ended {
         let (deliveries, rest) = self.deliveries.into_iter().partition(goes);
         let old = Self {
             subscription: self.subscription,
+            revision: self.revision,
             tenant: self.tenant.clone(),
             host: self.host.clone(),
             deliveries,
@@ -209,7 +212,7 @@ impl Dispatcher {
         };
         self.count_at_original(&handover.subscription, now, true);
         *self.tenants.entry(tenant.clone()).or_default() += 1;
-        let target = self.target.clone();
+        let (target, revision) = (self.target.clone(), handover.subscription.revision);
         self.in_flight.spawn(async move {
             let begun = Instant::now();
             let host = handover.subscription.target.host().to_owned();
@@ -227,6 +230,7 @@ impl Dispatcher {
             };
             Ended {
                 subscription: id,
+                revision,
                 tenant,
                 host,
                 deliveries,
@@ -270,15 +274,17 @@ impl Dispatcher {
         }
         match ended.made.outcome.verdict {
             Verdict::Delivered => {
-                queue.failing_since_ms = None;
+                if queue.failing_since_ms.take().is_some() {
+                    self.moved.insert(id);
+                }
                 self.delivered(ended);
             }
             Verdict::Failed { .. } => self.failed(ended, now),
             Verdict::Gone if subscription.is_shadow() => self.give_up(ended, now),
             Verdict::Gone => {
                 let reason = "the receiver answered with status 410";
-                self.disable(subscription.addressed(), &ended.tenant, reason);
-                self.put_off(ended, now, now);
+                self.disable(subscription.addressed(), &ended, reason);
+                self.put_off(ended, now, now + ms(super::LOOK_AGAIN));
             }
         }
         if let Some(queue) = self.queues.get_mut(&id) {
@@ -346,16 +352,19 @@ impl Dispatcher {
             Verdict::Failed { retry_after, .. } => retry_after,
             _ => None,
         };
-        let since = *queue.failing_since_ms.get_or_insert(now);
+        let since = *queue.failing_since_ms.get_or_insert_with(|| {
+            self.moved.insert(id);
+            now
+        });
         if now - since > ms(self.config.disable_after) && queue.subscription.copy.is_none() {
-            let tenant = queue.subscription.tenant.clone();
-            self.disable(id, &tenant, "nothing got through for too long");
+            self.disable(id, &ended, "nothing got through for too long");
         }
         match wait {
             Some(wait) => {
                 let wait = wait.max(asked.unwrap_or_default());
+                let next = now + ms(wait);
                 let too_old =
-                    |it: &Delivery| max_age.is_some_and(|most| now - it.since_ms > ms(most));
+                    |it: &Delivery| max_age.is_some_and(|most| next - it.since_ms > ms(most));
                 let rest = if ended.deliveries.iter().any(too_old) {
                     let (old, rest) = ended.parted(too_old, parks);
                     self.give_up(old, now);
@@ -363,7 +372,7 @@ impl Dispatcher {
                 } else {
                     ended
                 };
-                self.put_off(rest, now, now + ms(wait));
+                self.put_off(rest, now, next);
             }
             None => self.give_up(ended, now),
         }
@@ -528,11 +537,12 @@ impl Dispatcher {
         }
     }
 
-    /// Has a subscription disabled; it keeps its place until its owner resumes it.
-    fn disable(&self, id: Uuid, tenant: &TenantId, reason: &'static str) {
-        let (room, tenant) = (self.subscriptions.clone(), tenant.clone());
+    /// Has a subscription disabled for what an attempt came to; it keeps its place until its owner resumes it.
+    fn disable(&self, id: Uuid, ended: &Ended, reason: &'static str) {
+        let (room, tenant) = (self.subscriptions.clone(), ended.tenant.clone());
+        let revision = ended.revision;
         tokio::spawn(async move {
-            if let Err(refusal) = room.disable(&tenant, id, reason).await {
+            if let Err(refusal) = room.disable(&tenant, id, revision, reason).await {
                 tracing::error!(subscription = %id, detail = refusal.detail, "it could not be disabled");
             }
         });

@@ -87,6 +87,7 @@ impl Dispatcher {
             let places = Places {
                 start: queue.start,
                 at: at.collect(),
+                failing_since_ms: queue.failing_since_ms,
             };
             flush.progress.push(ProgressRow {
                 subscription: id,

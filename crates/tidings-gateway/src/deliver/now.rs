@@ -98,6 +98,7 @@ fn come_to(subscription: &Subscription, sequence: u64) -> ProgressRow {
     let places = Places {
         start: subscription.start.number,
         at: Vec::new(),
+        failing_since_ms: None,
     };
     ProgressRow {
         subscription: subscription.id,

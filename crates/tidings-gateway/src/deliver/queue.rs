@@ -173,6 +173,9 @@ pub(crate) struct Places {
     /// Which [`Start`] they follow from.
     pub(crate) start: u32,
     pub(crate) at: Vec<(String, u32, u64)>,
+    /// Since when nothing has succeeded, in ms since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failing_since_ms: Option<i64>,
 }
 
 /// One subscription's.

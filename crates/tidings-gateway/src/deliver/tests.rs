@@ -15,6 +15,7 @@ use crate::publish::command::{Command, Draft};
 use crate::subscriptions::{Change, From};
 
 mod batches;
+mod disabling;
 mod many;
 mod panics;
 
