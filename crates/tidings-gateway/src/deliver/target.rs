@@ -1,6 +1,7 @@
 //! What a delivery is handed over to: a [`webhook`], an [`in_process`] plugin, or another [`topic`]. Workflows and
 //! federation are others.
 
+mod answered;
 pub(crate) mod batch;
 pub mod in_process;
 pub(crate) mod oauth2;
