@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod client;
+mod connecting;
 mod guard;
 mod identity;
 mod resolver;
@@ -8,6 +9,7 @@ pub mod signing;
 mod target;
 
 pub use client::{Answer, Client, EgressError, Limits, Method, Outgoing};
+pub use connecting::timed;
 pub use guard::{AllowedTarget, Guard, InvalidAllowedTarget, RefusedAddress};
 pub use identity::{Identity, InvalidIdentity};
 pub use resolver::{Resolution, Resolver, SystemResolver};

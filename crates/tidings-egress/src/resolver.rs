@@ -175,6 +175,41 @@ mod tests {
         }
     }
 
+    /// Takes its time.
+    #[derive(Debug)]
+    struct Slow;
+
+    const LOOK_UP: Duration = Duration::from_millis(60);
+
+    impl Resolver for Slow {
+        fn resolve<'a>(&'a self, _: &'a str) -> Resolution<'a> {
+            Box::pin(async move {
+                tokio::time::sleep(LOOK_UP).await;
+                Ok(vec!["127.0.0.1".parse().expect("an address")])
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn the_time_of_connecting_is_told_apart_also_where_it_fails() {
+        let limits = Limits {
+            connect_timeout: Duration::from_secs(5),
+            total_timeout: Duration::from_secs(5),
+            body_bytes: 100,
+        };
+        let guard = Guard::new(vec!["127.0.0.1".parse().unwrap()]);
+        let client = Client::with_resolver(guard, limits, Arc::new(Slow)).unwrap();
+        let port = closing("127.0.0.1").await;
+        let (answered, connecting) = crate::timed(post(&client, port)).await;
+        assert_eq!(answered.unwrap(), 204);
+        assert!(connecting >= LOOK_UP, "{connecting:?}");
+        let unused = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = unused.local_addr().unwrap().port();
+        drop(unused);
+        let (refused, connecting) = crate::timed(post(&client, port)).await;
+        assert!(refused.is_err() && connecting >= LOOK_UP, "{connecting:?}");
+    }
+
     #[tokio::test]
     async fn a_name_without_addresses_is_not_reached() {
         let client = client(&["127.0.0.1"], Scripted::new(&[&[]]));

@@ -24,11 +24,13 @@ mod replay;
 mod retry;
 mod schedule;
 mod share;
+mod standing;
 mod stream;
 pub mod target;
 mod waiting;
 
 pub(crate) use queue::Places;
+pub(crate) use retry::{detail_of, let_go};
 pub use share::Deliveries;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -399,6 +401,7 @@ impl Dispatcher {
         if !changed.is_empty() {
             self.choose_streams = true;
         }
+        let now = self.clock.now_ms();
         for id in changed {
             match self.in_force.get(id) {
                 None => self.forget(id),
@@ -407,6 +410,7 @@ impl Dispatcher {
                     let moved = self.queues.get(&id).is_some_and(moved);
                     let queue = self.queue(&subscription);
                     let before = std::mem::replace(&mut queue.subscription, subscription.clone());
+                    queue.standing.because(None, now);
                     let resumes = before.state != State::Active && queue.is_active();
                     if resumes
                         || before.document.get("target") != subscription.document.get("target")
@@ -419,7 +423,6 @@ impl Dispatcher {
                         self.restart(id);
                     }
                     if subscription.state == State::Active {
-                        let now = self.clock.now_ms();
                         self.waiting.wake(id, now);
                     } else {
                         self.stand_aside(id);

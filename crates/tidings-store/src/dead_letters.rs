@@ -216,7 +216,9 @@ macro_rules! conditions {
             $builder.push(" AND created_at_ms < ").push_bind(until);
         }
         if let Some(error) = &$query.error {
+            // What is kept has no NUL, which PostgreSQL does not take: it is written as in JSON.
             let text = error
+                .replace('\0', "\\u0000")
                 .replace('\\', "\\\\")
                 .replace('%', "\\%")
                 .replace('_', "\\_");

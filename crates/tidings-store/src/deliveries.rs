@@ -295,19 +295,20 @@ impl<'a> Deliveries<'a> {
         })?
     }
 
-    /// Attempts of a subscription after a sequence number, in order.
+    /// Attempts of a subscription after a sequence number and the number of an attempt of it, in order.
     pub async fn attempts_of(
         &self,
         subscription: Uuid,
-        after: u64,
+        after: (u64, u32),
         limit: u32,
     ) -> Result<Vec<AttemptRow>, StoreError> {
-        let query = "SELECT * FROM delivery_attempts WHERE subscription = $1 AND sequence > $2 \
-             ORDER BY sequence, number LIMIT $3";
+        let query = "SELECT * FROM delivery_attempts WHERE subscription = $1 \
+             AND (sequence, number) > ($2, $3) ORDER BY sequence, number LIMIT $4";
         on_either!(self.connections, "read attempts", connection => {
             sqlx::query(query)
                 .bind(subscription.to_string())
-                .bind(number(after))
+                .bind(number(after.0))
+                .bind(i64::from(after.1))
                 .bind(i64::from(limit))
                 .fetch_all(connection)
                 .await

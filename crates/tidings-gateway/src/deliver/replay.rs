@@ -12,7 +12,7 @@ use tidings_event::Event;
 use tidings_store::{PendingRow, ReplayRow};
 use uuid::Uuid;
 
-use super::record::{Ledger, PendingDetail, Replayed};
+use super::record::{PendingDetail, Replayed};
 use super::schedule::ms;
 use super::{Dispatcher, LOOK_AGAIN};
 use crate::dead_letters;
@@ -402,7 +402,7 @@ impl Dispatcher {
                 of: running.row.subscription,
                 number,
             }),
-            ledger: Ledger::default(),
+            left_ms: now,
             ..PendingDetail::default()
         };
         self.flush.pending.push(PendingRow {

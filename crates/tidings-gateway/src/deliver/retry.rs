@@ -12,6 +12,7 @@ use super::counted::Word;
 use super::queue::{Delivery, Origin, Queue};
 use super::record::{self, FailedIn, PendingDetail};
 use super::schedule::ms;
+use super::standing::{Stood, accounted};
 use super::target::Carried;
 use crate::chat;
 use crate::envelope;
@@ -274,15 +275,12 @@ impl Dispatcher {
             let again = if queue.is_active() { SOON } else { AGAIN };
             self.full.insert(subscription.id);
             self.waiting.sooner(subscription.id, now + ms(again));
-            if let [(row, _)] = &rows[..]
+            if let [(row, detail)] = &rows[..]
                 && row.state == "behind"
             {
                 // Nothing stands before it any more, and it is found by its time.
-                self.flush.pending.push(PendingRow {
-                    next_at_ms: now,
-                    state: "waiting".into(),
-                    ..row.clone()
-                });
+                let row = let_go(row.clone(), detail.clone(), now);
+                self.flush.pending.push(row);
             }
             return Ok(());
         }
@@ -319,11 +317,12 @@ impl Dispatcher {
             return;
         };
         self.at_hand.insert((row.subscription, row.sequence));
-        let place = detail.at.and_then(|(topic, number, offset)| {
+        let place = detail.at.clone().and_then(|(topic, number, offset)| {
             let topic = topic.parse().ok()?;
             Some((self.stream(Partition { topic, number }), offset))
         });
         let queue = self.queue(subscription);
+        let ledger = accounted(&row, &detail, queue.standing.cause(), now);
         if let Some(lane) = &row.lane {
             queue.lanes.entry(lane.clone()).or_default().blocked = true;
         }
@@ -339,10 +338,11 @@ impl Dispatcher {
             since_ms: detail.since_ms,
             at_hand_ms: now,
             held: None,
+            stood: Stood::default(),
             dead_letter: detail.dead_letter,
             batch: detail.batch,
             replay: detail.replay,
-            ledger: detail.ledger,
+            ledger,
         });
     }
 
@@ -369,7 +369,8 @@ impl Dispatcher {
             let partition = &self.streams[stream].partition;
             (partition.topic.to_string(), partition.number, offset)
         });
-        record::pending(delivery, id, at, attempts, state, next_at_ms)
+        let now = self.clock.now_ms();
+        record::pending(delivery, id, at, attempts, state, (next_at_ms, now))
     }
 
     /// The event of a pending delivery: from the log, or from the dead letter that is replayed.
@@ -555,7 +556,19 @@ impl Dispatcher {
     }
 }
 
-pub(super) fn detail_of(row: &PendingRow) -> Result<PendingDetail, Refusal> {
+/// A delivery that waited behind others or was parked, and waits no more.
+pub(crate) fn let_go(row: PendingRow, mut detail: PendingDetail, now_ms: i64) -> PendingRow {
+    detail.ledger = accounted(&row, &detail, None, now_ms);
+    detail.left_ms = now_ms;
+    PendingRow {
+        state: "waiting".into(),
+        next_at_ms: now_ms,
+        detail: serde_json::to_string(&detail).expect("plain members become JSON"),
+        ..row
+    }
+}
+
+pub(crate) fn detail_of(row: &PendingRow) -> Result<PendingDetail, Refusal> {
     serde_json::from_str(&row.detail)
         .map_err(|error| Refusal::fault("Reading a pending delivery", &error))
 }

@@ -93,6 +93,8 @@ pub struct Outcome {
     pub response_headers: Vec<(String, String)>,
     /// The beginning of what it answered.
     pub response_body: String,
+    /// How much of the time went into connecting.
+    pub connecting: Duration,
 }
 
 impl Outcome {
@@ -104,6 +106,7 @@ impl Outcome {
             error: None,
             response_headers: Vec::new(),
             response_body: String::new(),
+            connecting: Duration::ZERO,
         }
     }
 

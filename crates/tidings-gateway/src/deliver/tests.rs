@@ -16,6 +16,7 @@ use crate::subscriptions::{Change, From};
 
 mod batches;
 mod disabling;
+mod ledgers;
 mod many;
 mod panics;
 
@@ -71,6 +72,7 @@ impl Target for Fake {
                 error: None,
                 response_headers: Vec::new(),
                 response_body: String::new(),
+                connecting: Duration::ZERO,
             }
         })
     }
@@ -259,7 +261,7 @@ async fn a_failing_delivery_is_tried_on_the_schedule_and_then_given_up() {
         limit: 9,
         ..Default::default()
     };
-    let letters = house
+    let (letters, _) = house
         .gateway
         .dead_letters
         .list(&caller("acme"), &query)

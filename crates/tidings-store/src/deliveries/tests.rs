@@ -122,7 +122,14 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             1
         );
         assert_eq!(room.pending_of_event(&globex, two).await.unwrap(), []);
-        assert_eq!(room.attempts_of(one, 1, 9).await.unwrap().len(), 2);
+        let after = async |sequence, number| {
+            let rows = room.attempts_of(one, (sequence, number), 9).await.unwrap();
+            rows.iter()
+                .map(|it| (it.sequence, it.number))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(after(1, u32::MAX).await, [(2, 1), (2, 2)]);
+        assert_eq!(after(2, 1).await, [(2, 2)]);
 
         let settled = Flush {
             settled: vec![(one, 1), (one, 2)],
@@ -309,7 +316,7 @@ async fn a_row_that_is_refused_for_good_keeps_no_other_from_being_written() {
     let one = Uuid::from_u128(1);
     let kept = room.pending_of(one, None, 0, 99).await.unwrap();
     assert_eq!(kept.len(), 19);
-    assert_eq!(room.attempts_of(one, 0, 9).await.unwrap().len(), 1);
+    assert_eq!(room.attempts_of(one, (0, 0), 9).await.unwrap().len(), 1);
     store.close().await;
 }
 

@@ -41,6 +41,7 @@ pub(super) fn judged(answer: Answer, now_ms: i64) -> Outcome {
         error,
         response_body: String::from_utf8_lossy(&answer.body).into_owned(),
         response_headers: bounded(answer.headers),
+        connecting: Duration::ZERO,
     }
 }
 

@@ -148,9 +148,15 @@ impl Target for Webhooks {
             };
             let (headers, body) = message(webhook, &handover);
             let timeout = subscription.delivery.timeout;
-            match self.send(webhook, &handover, headers, body, timeout).await {
+            let sent = self.send(webhook, &handover, headers, body, timeout);
+            let (sent, connecting) = tidings_egress::timed(sent).await;
+            let outcome = match sent {
                 Ok(answer) => judged(answer, handover.now_ms),
                 Err(error) => failed(&error),
+            };
+            Outcome {
+                connecting,
+                ..outcome
             }
         })
     }

@@ -32,7 +32,7 @@ impl House {
         };
         let caller = caller("acme");
         let letters = self.gateway.dead_letters.list(&caller, &query);
-        let letters = letters.await.unwrap();
+        let (letters, _) = letters.await.unwrap();
         let mut letters: Vec<_> = letters
             .iter()
             .map(|it| (it.sequence, it.attempts))
