@@ -121,7 +121,7 @@ impl Client {
     /// With this guard and these limits, and the system's resolver. The system's root certificates are
     /// read here.
     pub fn new(guard: Guard, limits: Limits) -> Result<Self, EgressError> {
-        Self::with_resolver(guard, limits, Arc::new(SystemResolver))
+        Self::with_resolver(guard, limits, Arc::new(SystemResolver::default()))
     }
 
     /// With another resolver. The guard judges its answers too.

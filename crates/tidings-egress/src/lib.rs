@@ -12,6 +12,6 @@ pub use client::{Answer, Client, EgressError, Limits, Method, Outgoing};
 pub use connecting::timed;
 pub use guard::{AllowedTarget, Guard, InvalidAllowedTarget, RefusedAddress};
 pub use identity::{Identity, InvalidIdentity};
-pub use resolver::{Resolution, Resolver, SystemResolver};
+pub use resolver::{Resolution, Resolver, SystemResolver, on_behalf_of};
 pub use signing::{InvalidSecret, Secret};
 pub use target::{InvalidTarget, Target};

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
-use crate::deliver::record::PendingDetail;
+use crate::deliver::record::{self, PendingDetail};
 use crate::deliver::{detail_of, let_go};
 use crate::events::{Events, Placed, unreadable};
 use crate::manifests::store_fault;
@@ -20,6 +20,8 @@ use crate::subscriptions::{Subscriptions, administered};
 
 /// The most pending deliveries that are looked through for parked keys.
 const MOST: u32 = 10_000;
+/// Why a delivery was given up that its owner has dropped.
+const DROPPED: &str = "it was dropped from its parked key";
 /// The most events of one page.
 pub const MAX_PAGE: u32 = 1_000;
 
@@ -108,10 +110,15 @@ impl Parked {
                 event_type: event.event_type.clone(),
                 event: String::from_utf8(event.to_structured()).expect("JSON is UTF-8"),
                 attempts: head.attempts,
-                last_error: "it was dropped from its parked key".into(),
+                last_error: DROPPED.into(),
                 created_at_ms: self.clock.now_ms(),
                 state: "open".into(),
             });
+        } else {
+            // Without its event there is no dead letter; its attempts tell of it.
+            let detail = detail_of(&head)?;
+            let attempt = record::without_attempt(&head, detail, DROPPED, self.clock.now_ms());
+            flush.attempts.push(attempt);
         }
         match rows.into_iter().next() {
             Some(next) => {

@@ -218,7 +218,7 @@ pub(super) fn attempt(
 }
 
 /// A pending delivery that ends though nothing was sent, with the reason.
-pub(super) fn without_attempt(
+pub(crate) fn without_attempt(
     row: &PendingRow,
     detail: PendingDetail,
     error: &str,

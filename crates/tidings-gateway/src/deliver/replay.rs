@@ -228,11 +228,13 @@ impl Dispatcher {
             return false;
         }
         let id = running.row.id;
+        let is_gone =
+            |of: Uuid| self.in_force.get(of).is_none() && !self.in_force.is_unreadable(of);
         let gone = match (&running.plan, running.row.subscription) {
-            (Plan::History(_), Some(of)) => self.in_force.get(of).is_none(),
+            (Plan::History(_), Some(of)) => is_gone(of),
             (Plan::History(_), None) => false,
             (Plan::DeadLetters(letters), _) => {
-                let gone = |of: &Uuid| self.in_force.get(*of).is_none();
+                let gone = |of: &Uuid| is_gone(*of);
                 !letters.subscriptions.is_empty() && letters.subscriptions.iter().all(gone)
             }
         };

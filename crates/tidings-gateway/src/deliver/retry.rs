@@ -109,7 +109,8 @@ impl Dispatcher {
     fn room_of(&mut self, id: Uuid) -> Result<usize, std::time::Duration> {
         let known = self.in_force.get(id);
         let Some(subscription) = known.or_else(|| self.replays.copy(id)) else {
-            return Ok(MOST_OF_QUEUE);
+            let kept = self.in_force.is_unreadable(id);
+            return if kept { Err(AGAIN) } else { Ok(MOST_OF_QUEUE) };
         };
         if subscription.state != State::Active {
             return Err(AGAIN);
@@ -198,7 +199,9 @@ impl Dispatcher {
         let detail = detail_of(&row)?;
         let known = self.in_force.get(row.subscription);
         let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
-            self.pass_over(row, &detail);
+            if !self.in_force.is_unreadable(row.subscription) {
+                self.pass_over(row, &detail);
+            }
             return Ok(());
         };
         let batched = subscription.delivery.batch.is_some();

@@ -38,7 +38,7 @@ fn a_receiver_that_asks_for_what_it_has_missed_gets_all_whatever_was_tried_how_o
         (server.dead_letters(&token, "open").len() == 20).then_some(())
     });
     // Tried once, and waiting for long.
-    let later = json!({ "delivery": { "retry": { "schedule": ["1h"] } } });
+    let later = json!({ "delivery": { "retry": { "schedule": ["1h"], "maxAttempts": null, "backoff": null } } });
     let changed = server
         .call("PATCH", &path)
         .bearer(&token)

@@ -55,6 +55,19 @@ impl Webhooks {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Answer, EgressError> {
+        let tenant = handover.subscription.tenant.as_str();
+        let posted = self.post(webhook, handover, headers, body, timeout);
+        tidings_egress::on_behalf_of(tenant, posted).await
+    }
+
+    async fn post(
+        &self,
+        webhook: &Webhook,
+        handover: &Handover,
+        headers: Vec<(String, String)>,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Answer, EgressError> {
         let begun = Instant::now();
         let subscription = &handover.subscription;
         let whose = (subscription.addressed(), subscription.revision);

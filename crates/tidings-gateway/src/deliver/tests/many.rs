@@ -196,3 +196,94 @@ async fn a_row_that_the_store_never_takes_ends_its_delivery_and_nothing_else() {
     let words: Vec<_> = attempts.unwrap().into_iter().map(|it| it.outcome).collect();
     assert_eq!(words, ["failed", "gave-up"]);
 }
+
+#[tokio::test]
+async fn one_that_cannot_be_read_gets_nothing_loses_nothing_and_hides_no_other() {
+    let mut house = House::new().await;
+    let good = house.subscribe("acme", json!({})).await;
+    let store = house.dispatcher.as_ref().unwrap().store.clone();
+    let bad = tidings_store::SubscriptionRow {
+        id: Uuid::from_u128(1),
+        tenant: "acme".parse().unwrap(),
+        document: "{}".into(),
+        secrets: "not what it was".into(),
+        state: "active".into(),
+        reason: None,
+        revision: 1,
+        created_at_ms: NOW,
+        updated_at_ms: NOW,
+        change: 0,
+    };
+    assert!(store.subscriptions().put(&bad, &[]).await.unwrap());
+    let mut from = (-1, None);
+    house.gateway.subscriptions.follow(&mut from).await.unwrap();
+    assert_eq!(from.1, Some(good), "it went on to the last");
+    house.publish("acme", json!({ "n": 0 })).await;
+    house.settle().await;
+    let row = tidings_store::PendingRow {
+        subscription: bad.id,
+        sequence: 1,
+        tenant: bad.tenant.clone(),
+        event_id: Uuid::from_u128(2),
+        lane: None,
+        attempts: 1,
+        state: "waiting".into(),
+        next_at_ms: NOW,
+        detail: "{}".into(),
+    };
+    let flush = Flush {
+        pending: vec![row.clone()],
+        ..Flush::default()
+    };
+    store.deliveries().flush(&flush).await.unwrap();
+    house.crash().await;
+    house.pass(Duration::from_mins(1)).await;
+    assert_eq!(house.pending_of(bad.id).await, [row]);
+    assert_eq!(house.got().len(), 1);
+    assert_eq!(
+        house
+            .gateway
+            .subscriptions
+            .list(&caller("acme"))
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn what_the_log_no_longer_holds_ends_with_an_attempt_that_says_so() {
+    let mut house = House::new().await;
+    let id = house.subscribe("acme", json!({})).await;
+    let store = house.dispatcher.as_ref().unwrap().store.clone();
+    let event_id = Uuid::from_u128(3);
+    let row = tidings_store::PendingRow {
+        subscription: id,
+        sequence: 1,
+        tenant: "acme".parse().unwrap(),
+        event_id,
+        lane: None,
+        attempts: 2,
+        state: "waiting".into(),
+        next_at_ms: NOW,
+        detail: "{}".into(),
+    };
+    let flush = Flush {
+        pending: vec![row.clone()],
+        ..Flush::default()
+    };
+    store.deliveries().flush(&flush).await.unwrap();
+    house.crash().await;
+    house.settle().await;
+    assert_eq!(house.pending_of(id).await, []);
+    let attempts = store
+        .deliveries()
+        .attempts_of_event(&row.tenant, event_id)
+        .await
+        .unwrap();
+    let told: Vec<_> = attempts
+        .iter()
+        .map(|it| (it.number, it.outcome.as_str()))
+        .collect();
+    assert_eq!(told, [(3, "gave-up")]);
+}
