@@ -18,6 +18,7 @@ use reqwest::redirect::Policy;
 
 pub use reqwest::Method;
 
+use crate::connecting::Timing;
 use crate::guard::{Guard, RefusedAddress};
 use crate::identity::{Identity, InvalidIdentity};
 use crate::resolver::{Resolver, SystemResolver};
@@ -120,7 +121,7 @@ impl Client {
     /// With this guard and these limits, and the system's resolver. The system's root certificates are
     /// read here.
     pub fn new(guard: Guard, limits: Limits) -> Result<Self, EgressError> {
-        Self::with_resolver(guard, limits, Arc::new(SystemResolver))
+        Self::with_resolver(guard, limits, Arc::new(SystemResolver::default()))
     }
 
     /// With another resolver. The guard judges its answers too.
@@ -262,6 +263,7 @@ fn builder(resolver: Guarded, limits: &Limits) -> ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("tidings/", env!("CARGO_PKG_VERSION")))
         .dns_resolver(Arc::new(resolver))
+        .connector_layer(Timing)
         .redirect(Policy::none())
         // A proxy would resolve and connect for us, past the guard.
         .no_proxy()

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod client;
+mod connecting;
 mod guard;
 mod identity;
 mod resolver;
@@ -8,8 +9,9 @@ pub mod signing;
 mod target;
 
 pub use client::{Answer, Client, EgressError, Limits, Method, Outgoing};
+pub use connecting::timed;
 pub use guard::{AllowedTarget, Guard, InvalidAllowedTarget, RefusedAddress};
 pub use identity::{Identity, InvalidIdentity};
-pub use resolver::{Resolution, Resolver, SystemResolver};
+pub use resolver::{Resolution, Resolver, SystemResolver, on_behalf_of};
 pub use signing::{InvalidSecret, Secret};
 pub use target::{InvalidTarget, Target};

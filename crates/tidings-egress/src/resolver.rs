@@ -1,10 +1,29 @@
 //! What a name stands for. Asked once for each connection; the guard sees every address before one is connected to.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs as _};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::Semaphore;
+
+/// So many look-ups are made at once. Each takes a thread until it ends, whether anybody still waits for it or not, and
+/// these threads do other work too.
+const AT_ONCE: usize = 128;
+/// So many of one owner, so that names that never answer cost nobody else theirs.
+const OF_ONE: usize = 16;
+
+tokio::task_local! {
+    static OWNER: Arc<str>;
+}
+
+/// Does something with a client in somebody's name: what it looks up counts as that owner's.
+pub async fn on_behalf_of<F: Future>(owner: &str, doing: F) -> F::Output {
+    OWNER.scope(owner.into(), doing).await
+}
 
 /// The addresses of a name, some time later.
 pub type Resolution<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
@@ -20,15 +39,62 @@ pub trait Resolver: fmt::Debug + Send + Sync + 'static {
     fn resolve<'a>(&'a self, name: &'a str) -> Resolution<'a>;
 }
 
-/// The operating system's.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemResolver;
+/// The operating system's, so often at once and no more; who comes then waits.
+#[derive(Debug, Clone)]
+pub struct SystemResolver {
+    all: Arc<Semaphore>,
+    owners: Arc<Mutex<HashMap<Arc<str>, Weak<Semaphore>>>>,
+    look_up: fn(&str) -> io::Result<Vec<IpAddr>>,
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(AT_ONCE)),
+            owners: Arc::default(),
+            look_up: |name| {
+                let found = (name, 0).to_socket_addrs()?;
+                Ok(found.map(|address| address.ip()).collect())
+            },
+        }
+    }
+}
+
+impl SystemResolver {
+    /// The places of whoever asks.
+    fn own(&self) -> Arc<Semaphore> {
+        let owner = OWNER.try_with(Arc::clone).unwrap_or_default();
+        let owners = self.owners.lock();
+        let mut owners = owners.unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = owners.get(&owner).and_then(Weak::upgrade) {
+            return known;
+        }
+        owners.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Semaphore::new(OF_ONE));
+        owners.insert(owner, Arc::downgrade(&places));
+        places
+    }
+}
 
 impl Resolver for SystemResolver {
     fn resolve<'a>(&'a self, name: &'a str) -> Resolution<'a> {
+        let (name, look_up) = (name.to_owned(), self.look_up);
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name, 0)).await?;
-            Ok(found.map(|address| address.ip()).collect())
+            let own = self.own().acquire_owned();
+            let own = own.await.map_err(io::Error::other)?;
+            let all = self
+                .all
+                .clone()
+                .acquire_owned()
+                .await
+                .map_err(io::Error::other)?;
+            let looked_up = tokio::task::spawn_blocking(move || {
+                let found = look_up(&name);
+                // Not before the thread is free.
+                drop((own, all));
+                found
+            });
+            looked_up.await.map_err(io::Error::other)?
         })
     }
 }
@@ -36,7 +102,6 @@ impl Resolver for SystemResolver {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use bytes::Bytes;
@@ -173,6 +238,85 @@ mod tests {
                 );
             }
         }
+    }
+
+    static STALLED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    static LEFT: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+    #[tokio::test]
+    async fn names_that_never_answer_cost_nobody_else_theirs() {
+        let resolver = Arc::new(SystemResolver {
+            look_up: |name| {
+                if name.starts_with("stalled") {
+                    STALLED.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    drop(LEFT.blocking_lock());
+                }
+                Ok(vec!["127.0.0.1".parse().unwrap()])
+            },
+            ..SystemResolver::default()
+        });
+        let held = LEFT.lock().await;
+        let asking: Vec<_> = (0..200)
+            .map(|number| {
+                let resolver = resolver.clone();
+                let name = format!("stalled-{number}.example");
+                tokio::spawn(async move {
+                    let asked = on_behalf_of("loud", resolver.resolve(&name));
+                    tokio::time::timeout(Duration::from_millis(300), asked)
+                        .await
+                        .is_ok()
+                })
+            })
+            .collect();
+        while STALLED.load(std::sync::atomic::Ordering::SeqCst) < OF_ONE {
+            tokio::task::yield_now().await;
+        }
+        let quiet = on_behalf_of("quiet", resolver.resolve("good.example"));
+        let quiet = tokio::time::timeout(Duration::from_secs(20), quiet).await;
+        assert_eq!(quiet.unwrap().unwrap().len(), 1);
+        for asked in asking {
+            assert!(!asked.await.unwrap(), "it waits in vain");
+        }
+        // Given up as they are, their threads are taken still, and no more of them.
+        assert_eq!(STALLED.load(std::sync::atomic::Ordering::SeqCst), OF_ONE);
+        drop(held);
+        let loud = on_behalf_of("loud", resolver.resolve("good.example")).await;
+        assert_eq!(loud.unwrap().len(), 1);
+    }
+
+    /// Takes its time.
+    #[derive(Debug)]
+    struct Slow;
+
+    const LOOK_UP: Duration = Duration::from_millis(60);
+
+    impl Resolver for Slow {
+        fn resolve<'a>(&'a self, _: &'a str) -> Resolution<'a> {
+            Box::pin(async move {
+                tokio::time::sleep(LOOK_UP).await;
+                Ok(vec!["127.0.0.1".parse().expect("an address")])
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn the_time_of_connecting_is_told_apart_also_where_it_fails() {
+        let limits = Limits {
+            connect_timeout: Duration::from_secs(5),
+            total_timeout: Duration::from_secs(5),
+            body_bytes: 100,
+        };
+        let guard = Guard::new(vec!["127.0.0.1".parse().unwrap()]);
+        let client = Client::with_resolver(guard, limits, Arc::new(Slow)).unwrap();
+        let port = closing("127.0.0.1").await;
+        let (answered, connecting) = crate::timed(post(&client, port)).await;
+        assert_eq!(answered.unwrap(), 204);
+        assert!(connecting >= LOOK_UP, "{connecting:?}");
+        let unused = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = unused.local_addr().unwrap().port();
+        drop(unused);
+        let (refused, connecting) = crate::timed(post(&client, port)).await;
+        assert!(refused.is_err() && connecting >= LOOK_UP, "{connecting:?}");
     }
 
     #[tokio::test]

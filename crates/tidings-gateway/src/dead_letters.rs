@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
-use crate::deliver::record::{PendingDetail, Replayed};
+use crate::deliver::record::{self, PendingDetail, Replayed, Waits};
 use crate::events::Events;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
@@ -33,33 +33,39 @@ impl DeadLetters {
         }
     }
 
-    /// The tenant's, oldest first.
+    /// The tenant's that the caller may see, oldest first; and where the next page begins, if there may be one. A page may
+    /// have fewer than were asked for: others are of workspaces that are not open to the caller.
     pub async fn list(
         &self,
         caller: &Caller,
         query: &DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterRow>, Refusal> {
+    ) -> Result<(Vec<DeadLetterRow>, Option<Uuid>), Refusal> {
         let tenant = reader(caller)?;
-        self.store
-            .dead_letters()
-            .list(&tenant, query)
-            .await
-            .map_err(store_fault)
+        let letters = self.store.dead_letters().list(&tenant, query).await;
+        let mut letters = letters.map_err(store_fault)?;
+        let full = letters.len() == query.limit as usize;
+        let next = letters.last().filter(|_| full).map(|last| last.id);
+        letters.retain(|letter| self.is_open_to(caller, letter));
+        Ok((letters, next))
     }
 
     /// One of the tenant's.
     pub async fn get(&self, caller: &Caller, id: Uuid) -> Result<DeadLetterRow, Refusal> {
         let letter = self.owned(&reader(caller)?, id).await?;
-        let event = event_of(&letter);
-        // It shows the event, which may be of a workspace that is not open to everybody.
-        if event.is_some_and(|event| self.events.open_to(caller, &event)) {
+        if self.is_open_to(caller, &letter) {
             return Ok(letter);
         }
         Err(Refusal::not_found("dead letter"))
     }
 
-    /// Sends one again, now, through the ordinary delivery and under its `webhook-id`. Success closes it.
-    pub async fn replay(&self, caller: &Caller, id: Uuid) -> Result<(), Refusal> {
+    /// It shows the event, which may be of a workspace that is not open to everybody.
+    fn is_open_to(&self, caller: &Caller, letter: &DeadLetterRow) -> bool {
+        event_of(letter).is_some_and(|event| self.events.open_to(caller, &event))
+    }
+
+    /// Sends one again, now, through the ordinary delivery and under its `webhook-id`. Success closes it. Answers the state
+    /// that it is in then: one that is closed stays so.
+    pub async fn replay(&self, caller: &Caller, id: Uuid) -> Result<String, Refusal> {
         let letter = self.owned(&administered(caller)?, id).await?;
         self.again(&letter).await
     }
@@ -88,18 +94,21 @@ impl DeadLetters {
             .map_err(store_fault)
     }
 
-    /// What is still to be delivered of an event of the tenant.
+    /// What is still to be delivered of an event of the tenant, each with what is to be told of it.
     pub async fn pending_of_event(
         &self,
         caller: &Caller,
         event_id: Uuid,
-    ) -> Result<Vec<PendingRow>, Refusal> {
+    ) -> Result<Vec<(PendingRow, Waits)>, Refusal> {
         let tenant = reader(caller)?;
-        self.store
-            .deliveries()
-            .pending_of_event(&tenant, event_id)
-            .await
-            .map_err(store_fault)
+        let rows = self.store.deliveries();
+        let rows = rows.pending_of_event(&tenant, event_id).await;
+        let now = self.clock.now_ms();
+        let told = rows.map_err(store_fault)?.into_iter().map(|row| {
+            let waits = record::waits(&row, now)?;
+            Ok((row, waits))
+        });
+        told.collect()
     }
 
     /// The events that an event of the tenant has caused, oldest first.
@@ -118,19 +127,17 @@ impl DeadLetters {
     }
 
     /// One transaction: it is pending again, and replaying. The dispatcher finds it.
-    async fn again(&self, letter: &DeadLetterRow) -> Result<(), Refusal> {
+    async fn again(&self, letter: &DeadLetterRow) -> Result<String, Refusal> {
         if letter.state != "open" {
-            return Ok(());
+            return Ok(letter.state.clone());
         }
         let now = self.clock.now_ms();
         let mut flush = Flush::default();
         flush.pending.push(pending(letter, now, now, None));
         flush.dead_states.push((letter.id, "replaying"));
-        self.store
-            .deliveries()
-            .flush(&flush)
-            .await
-            .map_err(store_fault)
+        let written = self.store.deliveries().flush(&flush).await;
+        written.map_err(store_fault)?;
+        Ok("replaying".to_owned())
     }
 }
 
@@ -144,6 +151,7 @@ pub(crate) fn pending(
     let detail = PendingDetail {
         base: letter.attempts,
         since_ms: now_ms,
+        left_ms: now_ms,
         dead_letter: Some(letter.id),
         replay: replay.map(|id| Replayed {
             id,

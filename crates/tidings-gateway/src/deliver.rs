@@ -15,6 +15,7 @@ mod attempt;
 pub mod counted;
 mod flush;
 mod gather;
+mod load;
 pub(crate) mod now;
 mod queue;
 mod read;
@@ -23,10 +24,13 @@ mod replay;
 mod retry;
 mod schedule;
 mod share;
+mod standing;
 mod stream;
 pub mod target;
+mod waiting;
 
 pub(crate) use queue::Places;
+pub(crate) use retry::{detail_of, let_go};
 pub use share::Deliveries;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -44,8 +48,6 @@ use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::events::unreadable;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::subscription::State;
 use crate::subscriptions::{Changes, InForce, Subscriptions};
@@ -55,6 +57,7 @@ use queue::{Numbers, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
 use stream::{BySize, RECENT, RECENT_BYTES, Recent, Stream};
 use target::{Carried, Target};
+use waiting::Waiting;
 
 /// The longest that anything stays unlooked at: what other replicas and rooms leave in the store.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -154,13 +157,18 @@ struct Dispatcher {
     unsettled: HashSet<Uuid>,
     /// Lanes whose next is to be looked for when what is to be written is written.
     lanes_to_advance: HashSet<(Uuid, String)>,
-    writing: Option<JoinHandle<Result<(), Refusal>>>,
+    writing: Option<JoinHandle<flush::Written>>,
     /// What is being written, to be written again should it fail.
     being_written: Arc<Flush>,
-    /// Whether the last write failed.
-    write_failed: bool,
+    /// How often that has failed.
+    failed_writes: u32,
     flushed_at_ms: i64,
-    next_due_ms: Option<i64>,
+    /// Subscriptions with pending deliveries.
+    waiting: Waiting,
+    /// Those that had no room for more of theirs.
+    full: HashSet<Uuid>,
+    /// How far it has looked for what others have left in the store.
+    looked_up_to: Option<Uuid>,
     looked_at_ms: i64,
     forgot_at_ms: i64,
     read_to_end: bool,
@@ -211,9 +219,11 @@ impl Dispatcher {
             lanes_to_advance: HashSet::new(),
             writing: None,
             being_written: Arc::default(),
-            write_failed: false,
+            failed_writes: 0,
             flushed_at_ms: now,
-            next_due_ms: Some(now),
+            waiting: Waiting::default(),
+            full: HashSet::new(),
+            looked_up_to: None,
             looked_at_ms: now,
             forgot_at_ms: 0,
             read_to_end: false,
@@ -223,84 +233,6 @@ impl Dispatcher {
         };
         dispatcher.load().await?;
         Ok(dispatcher)
-    }
-
-    async fn load(&mut self) -> Result<(), Refusal> {
-        for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
-            for number in 0..partitions {
-                let topic = topic.clone();
-                self.stream(Partition { topic, number });
-            }
-        }
-        let store = self.store.clone();
-        let rows = store.deliveries();
-        let name = self.share.to_string();
-        let cursors = rows.cursors().await.map_err(store_fault)?;
-        let (own, others): (Vec<_>, Vec<_>) =
-            cursors.into_iter().partition(|row| row.share == name);
-        let mut known: HashMap<StreamId, u64> = HashMap::new();
-        // Where tenants were shared out in another way, what all had come to is where this share goes on.
-        for row in others {
-            let (topic, number) = (row.topic, row.partition);
-            let at = known.entry(self.stream(Partition { topic, number }));
-            let at = at.or_insert(row.next_offset);
-            *at = row.next_offset.min(*at);
-        }
-        for row in own {
-            let (topic, number) = (row.topic, row.partition);
-            let id = self.stream(Partition { topic, number });
-            known.insert(id, row.next_offset);
-            self.streams[id].saved = Some(row.next_offset);
-        }
-        for (id, next_offset) in known {
-            self.streams[id].head = next_offset;
-            self.streams[id].recent.from = next_offset;
-        }
-        let share = self.share;
-        for row in rows.progress(share).await.map_err(store_fault)? {
-            let places = serde_json::from_str(&row.places);
-            let places =
-                places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;
-            self.saved
-                .insert(row.subscription, (Numbers::new(row.sequence), places));
-        }
-        for row in rows.beyond_progress(share).await.map_err(store_fault)? {
-            if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
-                numbers.known(row.event_id, row.sequence);
-            }
-        }
-        for row in rows
-            .pending_beyond_progress(share)
-            .await
-            .map_err(store_fault)?
-        {
-            if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
-                numbers.known(row.event_id, row.sequence);
-            }
-        }
-        for (subscription, lane, headless) in rows.lanes(share).await.map_err(store_fault)? {
-            if headless {
-                // Its first was settled, and the crash came before its next was taken to hand.
-                self.lanes_to_advance.insert((subscription, lane.clone()));
-            }
-            self.saved_lanes.entry(subscription).or_default().push(lane);
-        }
-        // Whoever has a place of its own wants to catch up from it.
-        let behind = self
-            .saved
-            .iter()
-            .filter(|(_, (_, places))| !places.at.is_empty());
-        let behind: Vec<Uuid> = behind.map(|(id, _)| *id).collect();
-        self.changes.take();
-        let all = self.in_force.all();
-        for subscription in all.iter().filter(|it| share.holds(&it.tenant)) {
-            // One that has never got anything begins at its start.
-            let new = !self.saved.contains_key(&subscription.id);
-            if new || behind.contains(&subscription.id) {
-                self.queue(subscription);
-            }
-        }
-        Ok(())
     }
 
     /// Delivers until `stopped` is ready; what is on its way then gets [`Config::drain`] to end. Answers whether it came
@@ -399,9 +331,8 @@ impl Dispatcher {
         let flush = (self.writing.is_none() && self.has_news())
             .then(|| self.flushed_at_ms + ms(FLUSH_AFTER));
         let wake = self.wakes.first().map(|(at, _)| *at);
-        let due = self
-            .next_due_ms
-            .filter(|_| self.at_hand.len() < retry::AT_HAND);
+        let due = self.waiting.first();
+        let due = due.filter(|_| self.at_hand.len() < retry::MOST_AT_HAND);
         let first = [flush, wake, due].into_iter().flatten().min();
         let wait = first.map_or(LOOK_AGAIN, |at| {
             Duration::from_millis(u64::try_from(at - now).unwrap_or_default())
@@ -415,6 +346,7 @@ impl Dispatcher {
         if !self.queues.contains_key(&id) {
             let (numbers, places) = self.saved.remove(&id).unwrap_or_default();
             let mut queue = Queue::new(subscription.clone(), numbers);
+            queue.failing_since_ms = places.failing_since_ms;
             if places.start == subscription.start.number {
                 for (topic, number, offset) in places.at {
                     if let Ok(topic) = topic.parse() {
@@ -469,6 +401,7 @@ impl Dispatcher {
         if !changed.is_empty() {
             self.choose_streams = true;
         }
+        let now = self.clock.now_ms();
         for id in changed {
             match self.in_force.get(id) {
                 None => self.forget(id),
@@ -476,12 +409,22 @@ impl Dispatcher {
                     let moved = |queue: &Queue| queue.start != subscription.start.number;
                     let moved = self.queues.get(&id).is_some_and(moved);
                     let queue = self.queue(&subscription);
-                    queue.subscription = subscription.clone();
-                    queue.failing_since_ms = None;
+                    let before = std::mem::replace(&mut queue.subscription, subscription.clone());
+                    queue.standing.because(None, now);
+                    let resumes = before.state != State::Active && queue.is_active();
+                    if resumes
+                        || before.document.get("target") != subscription.document.get("target")
+                    {
+                        // What was is no reason to give up what is.
+                        queue.failing_since_ms = None;
+                    }
+                    self.moved.insert(id);
                     if moved {
                         self.restart(id);
                     }
-                    if subscription.state != State::Active {
+                    if subscription.state == State::Active {
+                        self.waiting.wake(id, now);
+                    } else {
                         self.stand_aside(id);
                         self.put_back(id);
                     }
@@ -511,6 +454,7 @@ impl Dispatcher {
             return;
         };
         for delivery in queue.put_back() {
+            self.waiting.sooner(id, delivery.at_hand_ms);
             self.at_hand.remove(&(id, delivery.sequence));
             if let Some(lane) = delivery.lane {
                 self.lanes_to_advance.insert((id, lane));
@@ -542,6 +486,8 @@ impl Dispatcher {
         self.behind.remove(&id);
         self.moved.remove(&id);
         self.at_hand.retain(|(subscription, _)| *subscription != id);
+        self.waiting.remove(id);
+        self.full.remove(&id);
         if let Some(queue) = self.queues.remove(&id) {
             for delivery in queue.waiting {
                 self.tick_off(id, delivery.origin);

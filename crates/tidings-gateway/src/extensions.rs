@@ -348,14 +348,14 @@ impl Extensions {
         .await
     }
 
-    /// Attempts to deliver to an extension, of one event after the other; after those of `after` up to its
-    /// sequence number.
+    /// Attempts to deliver to an extension, of one event after the other; after the one of `after`: the event, the
+    /// sequence number and the attempt's.
     pub async fn deliveries(
         &self,
         caller: &Caller,
         workspace: &str,
         id: &ExtensionId,
-        after: Option<(EventType, u64)>,
+        after: Option<(EventType, u64, u32)>,
         limit: u32,
     ) -> Result<Vec<(EventType, AttemptRow)>, Refusal> {
         let workspace = self.workspaces.open_to(caller, workspace)?;
@@ -365,9 +365,9 @@ impl Extensions {
         let mut attempts = Vec::new();
         for row in rows.map_err(store_fault)? {
             let begin = match &after {
-                Some((key, _)) if row.event_key < *key => continue,
-                Some((key, sequence)) if row.event_key == *key => *sequence,
-                _ => 0,
+                Some((key, ..)) if row.event_key < *key => continue,
+                Some((key, sequence, number)) if row.event_key == *key => (*sequence, *number),
+                _ => (0, 0),
             };
             let left = limit.saturating_sub(u32::try_from(attempts.len()).unwrap_or(u32::MAX));
             let Some(subscription) = row.subscription.filter(|_| left > 0) else {

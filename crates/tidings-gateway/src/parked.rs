@@ -1,23 +1,27 @@
 //! Keys of ordered subscriptions that wait for somebody: released in order, or without their head. And what a
 //! subscription was to get from a number on, for a receiver that has missed some.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
 use tidings_bus::Bus;
 use tidings_store::{DeadLetterRow, Flush, PendingRow, Store};
 use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
+use crate::deliver::record::{self, PendingDetail};
+use crate::deliver::{detail_of, let_go};
 use crate::events::{Events, Placed, unreadable};
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::subscription::storable;
 use crate::subscriptions::{Subscriptions, administered};
 
 /// The most pending deliveries that are looked through for parked keys.
 const MOST: u32 = 10_000;
+/// Why a delivery was given up that its owner has dropped.
+const DROPPED: &str = "it was dropped from its parked key";
 /// The most events of one page.
 pub const MAX_PAGE: u32 = 1_000;
 
@@ -80,13 +84,11 @@ impl Parked {
     /// Tries the head of a parked key again, from the beginning of its schedule; the others follow in order.
     pub async fn release(&self, caller: &Caller, id: Uuid, key: &str) -> Result<(), Refusal> {
         let mut rows = self.parked(caller, id, key).await?;
-        let mut head = rows.remove(0);
-        let mut detail: Value = serde_json::from_str(&head.detail)
-            .map_err(|error| Refusal::fault("Reading a parked delivery", &error))?;
-        detail["base"] = json!(head.attempts);
-        detail["sinceMs"] = json!(self.clock.now_ms());
-        head.detail = detail.to_string();
-        self.due_now(head, Flush::default()).await
+        let head = rows.remove(0);
+        let mut detail = detail_of(&head)?;
+        detail.base = head.attempts;
+        detail.since_ms = self.clock.now_ms();
+        self.due_now(head, detail, Flush::default()).await
     }
 
     /// Gives the head of a parked key up, as a dead letter; the others follow in order.
@@ -108,13 +110,21 @@ impl Parked {
                 event_type: event.event_type.clone(),
                 event: String::from_utf8(event.to_structured()).expect("JSON is UTF-8"),
                 attempts: head.attempts,
-                last_error: "it was dropped from its parked key".into(),
+                last_error: DROPPED.into(),
                 created_at_ms: self.clock.now_ms(),
                 state: "open".into(),
             });
+        } else {
+            // Without its event there is no dead letter; its attempts tell of it.
+            let detail = detail_of(&head)?;
+            let attempt = record::without_attempt(&head, detail, DROPPED, self.clock.now_ms());
+            flush.attempts.push(attempt);
         }
         match rows.into_iter().next() {
-            Some(next) => self.due_now(next, flush).await,
+            Some(next) => {
+                let detail = detail_of(&next)?;
+                self.due_now(next, detail, flush).await
+            }
             None => self
                 .store
                 .deliveries()
@@ -124,7 +134,8 @@ impl Parked {
         }
     }
 
-    /// What a subscription was to get after a sequence number, as far as it was tried or waits.
+    /// What a subscription was to get after a sequence number, as far as it was tried or waits; and the number to go on
+    /// from, where there may be more.
     pub async fn missed(
         &self,
         caller: &Caller,
@@ -132,23 +143,32 @@ impl Parked {
         id: Uuid,
         after: u64,
         limit: u32,
-    ) -> Result<Vec<(u64, Placed)>, Refusal> {
+    ) -> Result<(Vec<(u64, Placed)>, Option<u64>), Refusal> {
         self.subscriptions.get(caller, id)?;
         let rows = self.store.deliveries();
         // Several attempts are of one delivery, so that some more rows are read than deliveries answered.
-        let tried = rows
-            .attempts_of(id, after, limit.saturating_mul(4))
-            .await
-            .map_err(store_fault)?;
-        let waiting = rows
-            .pending_of(id, None, after, limit)
-            .await
-            .map_err(store_fault)?;
+        let most = limit.saturating_mul(4);
+        let tried = rows.attempts_of(id, (after, u32::MAX), most).await;
+        let tried = tried.map_err(store_fault)?;
+        let waiting = rows.pending_of(id, None, after, limit).await;
+        let waiting = waiting.map_err(store_fault)?;
+        // Behind the last that was read of either there may be others of its kind.
+        let tried_to = tried.last().filter(|_| tried.len() == most as usize);
+        let waits_to = waiting.last().filter(|_| waiting.len() == limit as usize);
+        let ends = [
+            tried_to.map(|row| row.sequence),
+            waits_to.map(|row| row.sequence),
+        ];
+        let known_to = ends.into_iter().flatten().min();
         let tried = tried.into_iter().map(|row| (row.sequence, row.event_id));
         let waiting = waiting.into_iter().map(|row| (row.sequence, row.event_id));
-        let all: BTreeSet<(u64, Uuid)> = tried.chain(waiting).collect();
+        let mut all: BTreeMap<u64, Uuid> = waiting.chain(tried).collect();
+        all.retain(|sequence, _| known_to.is_none_or(|last| *sequence <= last));
+        let more = known_to.is_some() || all.len() > limit as usize;
         let mut found = Vec::new();
+        let mut next = None;
         for (sequence, event_id) in all.into_iter().take(limit as usize) {
+            next = Some(sequence).filter(|_| more);
             match events.get(caller, event_id).await {
                 Ok(event) => found.push((sequence, event)),
                 // The log no longer holds it.
@@ -156,7 +176,7 @@ impl Parked {
                 Err(refusal) => return Err(refusal),
             }
         }
-        Ok(found)
+        Ok((found, next))
     }
 
     /// The deliveries of a key that is parked, its head first.
@@ -168,10 +188,11 @@ impl Parked {
     ) -> Result<Vec<PendingRow>, Refusal> {
         let tenant = administered(caller)?;
         self.subscriptions.get(caller, id)?;
+        let key = storable(key.to_owned());
         let rows = self
             .store
             .deliveries()
-            .pending_of(id, Some(key), 0, 2)
+            .pending_of(id, Some(&key), 0, 2)
             .await;
         let rows = rows.map_err(store_fault)?;
         let parked = rows
@@ -185,10 +206,14 @@ impl Parked {
     }
 
     /// The dispatcher finds what is due.
-    async fn due_now(&self, mut row: PendingRow, mut flush: Flush) -> Result<(), Refusal> {
-        row.state = "waiting".into();
-        row.next_at_ms = self.clock.now_ms();
-        flush.pending.push(row);
+    async fn due_now(
+        &self,
+        row: PendingRow,
+        detail: PendingDetail,
+        mut flush: Flush,
+    ) -> Result<(), Refusal> {
+        let now = self.clock.now_ms();
+        flush.pending.push(let_go(row, detail, now));
         self.store
             .deliveries()
             .flush(&flush)

@@ -27,6 +27,8 @@ const MAX_NAME: usize = 100;
 const MAX_ATTEMPTS: usize = 100;
 /// The longest time that a receiver may take.
 const MAX_TIMEOUT: Duration = Duration::from_mins(1);
+/// The fastest rate that may be asked for, a second.
+pub(crate) const MAX_PER_SECOND: u32 = 100_000;
 /// The longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_hours(24);
 
@@ -220,18 +222,18 @@ impl Rate {
     /// So many a second, of which there is one at least.
     pub fn per_second(number: u32) -> Self {
         Self {
-            interval_us: 1_000_000 / i64::from(number.max(1)),
+            interval_us: (1_000_000 / i64::from(number.max(1))).max(1),
         }
     }
 
     /// So many a minute, of which there is one at least.
     pub fn per_minute(number: u32) -> Self {
         Self {
-            interval_us: 60_000_000 / i64::from(number.max(1)),
+            interval_us: (60_000_000 / i64::from(number.max(1))).max(1),
         }
     }
 
-    /// From one to the next, in microseconds.
+    /// From one to the next, in microseconds; 1 at least.
     pub fn interval_us(self) -> i64 {
         self.interval_us
     }
@@ -249,11 +251,11 @@ pub enum Key {
 impl Key {
     /// The key of an event; none when it has no such value, and then it is not kept in order.
     pub(crate) fn of(&self, event: &Event) -> Option<String> {
-        match self {
+        let text = match self {
             Self::Attribute(name) => {
                 let subject = tidings_filter::Subject::new(event);
                 let value = subject.attribute(name)?;
-                Some(value.to_text().into_owned())
+                value.to_text().into_owned()
             }
             Self::Pointer(pointer) => {
                 let Data::Json(json) = &event.data else {
@@ -261,12 +263,22 @@ impl Key {
                 };
                 let data: Value = serde_json::from_slice(json.as_bytes()).ok()?;
                 match data.pointer(pointer)? {
-                    Value::Null => None,
-                    Value::String(text) => Some(text.clone()),
-                    other => Some(other.to_string()),
+                    Value::Null => return None,
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
                 }
             }
-        }
+        };
+        Some(storable(text))
+    }
+}
+
+/// A text from outside as any store takes it: PostgreSQL has no NUL, and it is written as in JSON.
+pub(crate) fn storable(text: String) -> String {
+    if text.contains('\0') {
+        text.replace('\0', "\\u0000")
+    } else {
+        text
     }
 }
 

@@ -117,6 +117,10 @@ impl Subscriptions {
             in_process,
         };
         room.follow(&mut (-1, None)).await?;
+        if room.in_force.has_only_unreadable() {
+            let detail = "No subscription can be read. If 'secrets.key' was changed, bring the one before back.";
+            return Err(Refusal::new(Code::Internal, Rule::Append, detail));
+        }
         Ok(room)
     }
 
@@ -125,7 +129,8 @@ impl Subscriptions {
         self.in_force.clone()
     }
 
-    /// Puts in force what has changed in the store since a place, which moves on.
+    /// Puts in force what has changed in the store since a place, which moves on. One that cannot be read is passed over:
+    /// the others are not to wait for it.
     pub(crate) async fn follow(&self, from: &mut (i64, Option<Uuid>)) -> Result<(), Refusal> {
         loop {
             let room = self.store.subscriptions();
@@ -137,11 +142,17 @@ impl Subscriptions {
             *from = (last.change, Some(last.id));
             for row in rows {
                 let id = row.id;
-                let subscription = match row.state.as_str() {
-                    "deleted" => None,
-                    _ => Some(self.read(row)?),
-                };
-                self.in_force.put(id, subscription);
+                if row.state == "deleted" {
+                    self.in_force.put(id, None);
+                    continue;
+                }
+                match self.read(row) {
+                    Ok(subscription) => self.in_force.put(id, Some(subscription)),
+                    Err(refusal) => {
+                        tracing::error!(subscription = %id, detail = refusal.detail, "a subscription cannot be read, and gets nothing");
+                        self.in_force.put_unreadable(id);
+                    }
+                }
             }
         }
     }
@@ -254,17 +265,32 @@ impl Subscriptions {
         to_its_end(async move { room.remove(&tenant, id, &actor).await }).await
     }
 
-    /// Disables a subscription for what the dispatcher has met, and says so by an event.
+    /// Disables a subscription for what the dispatcher has met with a revision of it, and says so by an event. One that
+    /// has changed since, is disabled already or is deleted stays as it is: what was met says nothing about it.
     pub(crate) async fn disable(
         &self,
         tenant: &TenantId,
         id: Uuid,
+        revision: u32,
         reason: &str,
     ) -> Result<(), Refusal> {
-        let change = Change::Disable(reason.to_owned());
-        self.make(tenant, id, &change, &Actor::Installation)
-            .await
-            .map(drop)
+        for _ in 0..TRIES {
+            let row = self.store.subscriptions().get(tenant, id).await;
+            let Some(row) = row.map_err(store_fault)? else {
+                return Ok(());
+            };
+            if row.revision != revision || row.state == State::Disabled.as_str() {
+                return Ok(());
+            }
+            let next = self
+                .changed(row, &Change::Disable(reason.to_owned()))
+                .await?;
+            let kept = self.keep(next, &Actor::Installation, "subscription.disabled");
+            if kept.await?.is_some() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     async fn make(

@@ -1,64 +1,143 @@
 //! Deliveries that were given up (source C, `dead_letter_event`).
 
+use std::collections::BTreeMap;
+
 use sqlx::QueryBuilder;
 use tidings_event::{EventType, TenantId};
 use uuid::Uuid;
 
+use crate::deliveries::Reopened;
 use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, recorded, whole};
 
-/// Writes the dead letters that a flush has made, and the states of earlier ones.
+/// Adds the condition that a column holds one of some values, each made of one in the list.
+macro_rules! among {
+    ($builder:ident, $condition:expr, $values:expr, $value:expr) => {
+        $builder.push($condition);
+        let mut listed = $builder.separated(", ");
+        for one in $values {
+            listed.push_bind($value(*one));
+        }
+        $builder.push(")");
+    };
+}
+
+/// Writes whole rows of dead letters; those there already get new attempts, error and state.
+macro_rules! put {
+    ($transaction:expr, $rows:expr) => {
+        let mut builder = QueryBuilder::new(
+            "INSERT INTO dead_letter_event (id, tenant, subscription, sequence, event_id, event_type, \
+             event, attempts, last_error, created_at_ms, state, crc) ",
+        );
+        builder.push_values($rows, |mut values, row| {
+            values
+                .push_bind(row.id.to_string())
+                .push_bind(row.tenant.as_str())
+                .push_bind(row.subscription.to_string())
+                .push_bind($crate::deliveries::number(row.sequence))
+                .push_bind(row.event_id.to_string())
+                .push_bind(row.event_type.as_str())
+                .push_bind(row.event.as_str())
+                .push_bind(i64::from(row.attempts))
+                .push_bind(row.last_error.as_str())
+                .push_bind(row.created_at_ms)
+                .push_bind(row.state.as_str())
+                .push_bind(row.seal());
+        });
+        builder.push(
+            " ON CONFLICT (id) DO UPDATE SET attempts = excluded.attempts, \
+             last_error = excluded.last_error, state = excluded.state, crc = excluded.crc",
+        );
+        builder.build().execute(&mut *$transaction).await?;
+    };
+}
+
+/// Writes the dead letters that a flush has made, and what became of earlier ones.
 macro_rules! dead_letters {
     ($transaction:expr, $flush:expr) => {
-        for row in &$flush.dead {
-            // One delivery has one open letter: the newest.
-            let query = "UPDATE dead_letter_event SET state = 'closed' \
-                 WHERE subscription = $1 AND sequence = $2 AND state <> 'closed'";
-            sqlx::query(query)
-                .bind(row.subscription.to_string())
-                .bind($crate::deliveries::number(row.sequence))
-                .execute(&mut *$transaction)
-                .await?;
-            let query = "INSERT INTO dead_letter_event (id, tenant, subscription, sequence, \
-                 event_id, event_type, event, attempts, last_error, created_at_ms, state, crc) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
-            sqlx::query(query)
-                .bind(row.id.to_string())
-                .bind(row.tenant.as_str())
-                .bind(row.subscription.to_string())
-                .bind($crate::deliveries::number(row.sequence))
-                .bind(row.event_id.to_string())
-                .bind(row.event_type.as_str())
-                .bind(row.event.as_str())
-                .bind(i64::from(row.attempts))
-                .bind(row.last_error.as_str())
-                .bind(row.created_at_ms)
-                .bind(row.state.as_str())
-                .bind(row.seal())
-                .execute(&mut *$transaction)
-                .await?;
+        for rows in $crate::pool::pieces(&$flush.dead) {
+            // One delivery has one open letter: the newest. It may be written a second time, when it was not known
+            // whether it was the first.
+            let of: Vec<_> = rows.iter().map(|row| (row.subscription, row.sequence)).collect();
+            let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+            let mut builder = QueryBuilder::new(
+                "UPDATE dead_letter_event SET state = 'closed' WHERE state <> 'closed'",
+            );
+            let text = |id: Uuid| id.to_string();
+            $crate::dead_letters::among!(builder, " AND id NOT IN (", &ids, text);
+            builder.push(" AND (");
+            let mut of_one = builder.separated(" OR ");
+            for (subscription, sequence) in of {
+                of_one.push("(subscription = ");
+                of_one.push_bind_unseparated(subscription.to_string());
+                of_one.push_unseparated(" AND sequence = ");
+                of_one.push_bind_unseparated($crate::deliveries::number(sequence));
+                of_one.push_unseparated(")");
+            }
+            builder.push(")");
+            builder.build().execute(&mut *$transaction).await?;
+            $crate::dead_letters::put!($transaction, rows);
         }
-        for (id, state) in &$flush.dead_states {
-            sqlx::query("UPDATE dead_letter_event SET state = $1 WHERE id = $2")
-                .bind(*state)
-                .bind(id.to_string())
-                .execute(&mut *$transaction)
-                .await?;
-            // An emit that counts as given up has got through after all, perhaps: it is looked at again.
-            let query = "UPDATE custom_event_emits SET next_at_ms = 0 WHERE state = 'undelivered' \
-                 AND event_id = (SELECT event_id FROM dead_letter_event WHERE id = $1)";
-            if *state == "closed" {
-                sqlx::query(query)
-                    .bind(id.to_string())
-                    .execute(&mut *$transaction)
-                    .await?;
+        for (state, ids) in $crate::dead_letters::by_state(&$flush.dead_states) {
+            for ids in $crate::pool::pieces(&ids) {
+                let text = |id: Uuid| id.to_string();
+                let mut builder = QueryBuilder::new("UPDATE dead_letter_event SET state = ");
+                builder.push_bind(state);
+                $crate::dead_letters::among!(builder, " WHERE id IN (", ids, text);
+                builder.build().execute(&mut *$transaction).await?;
+                if state == "closed" {
+                    // An emit that counts as given up has got through after all, perhaps: it is looked at again.
+                    let mut builder = QueryBuilder::new(
+                        "UPDATE custom_event_emits SET next_at_ms = 0 WHERE state = 'undelivered' \
+                         AND event_id IN (SELECT event_id FROM dead_letter_event",
+                    );
+                    $crate::dead_letters::among!(builder, " WHERE id IN (", ids, text);
+                    builder.push(")");
+                    builder.build().execute(&mut *$transaction).await?;
+                }
+            }
+        }
+        for rows in $crate::pool::pieces(&$flush.reopened) {
+            let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+            let text = |id: Uuid| id.to_string();
+            let mut builder = QueryBuilder::new("SELECT * FROM dead_letter_event");
+            $crate::dead_letters::among!(builder, " WHERE id IN (", &ids, text);
+            let found = builder.build().fetch_all(&mut *$transaction).await?;
+            // A damaged one is reported to whoever reads it; it stays as it is.
+            let found = found.iter().filter_map(|row| $crate::DeadLetterRow::from_row(row).ok());
+            let changed: Vec<_> = found
+                .filter_map(|row| rows.iter().find(|it| it.id == row.id).map(|it| it.applied(row)))
+                .collect();
+            if !changed.is_empty() {
+                $crate::dead_letters::put!($transaction, &changed);
             }
         }
     };
 }
 
-pub(crate) use dead_letters;
+pub(crate) use {among, dead_letters, put};
+
+/// The letters by the state that they get, the last word on each.
+pub(crate) fn by_state(states: &[(Uuid, &'static str)]) -> BTreeMap<&'static str, Vec<Uuid>> {
+    let last: BTreeMap<Uuid, &'static str> = states.iter().copied().collect();
+    let mut found: BTreeMap<&'static str, Vec<Uuid>> = BTreeMap::new();
+    for (id, state) in last {
+        found.entry(state).or_default().push(id);
+    }
+    found
+}
+
+impl Reopened {
+    pub(crate) fn applied(&self, row: DeadLetterRow) -> DeadLetterRow {
+        DeadLetterRow {
+            attempts: self.attempts,
+            last_error: self.last_error.clone(),
+            state: "open".into(),
+            ..row
+        }
+    }
+}
 
 /// A dead letter as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +216,9 @@ macro_rules! conditions {
             $builder.push(" AND created_at_ms < ").push_bind(until);
         }
         if let Some(error) = &$query.error {
+            // What is kept has no NUL, which PostgreSQL does not take: it is written as in JSON.
             let text = error
+                .replace('\0', "\\u0000")
                 .replace('\\', "\\\\")
                 .replace('%', "\\%")
                 .replace('_', "\\_");

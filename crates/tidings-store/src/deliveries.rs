@@ -4,17 +4,20 @@
 //! behind the cursor and is delivered again, or there is a row that says what became of it.
 
 mod batches;
+mod due;
+mod flush;
 mod rows;
 
-use sqlx::{Connection, QueryBuilder};
+use sqlx::QueryBuilder;
 use tidings_event::{TenantId, Topic, partition_of, slot_of};
 use uuid::Uuid;
 
 use crate::StoreError;
-use crate::dead_letters::{DeadLetterRow, dead_letters};
-use crate::pool::{Columns, Connections, forget, on_either, pieces};
-use crate::replays::ReplayStep;
+use crate::pool::{Connections, forget, on_either, pieces};
 use crate::seal::Sealed;
+
+pub use due::Waiting;
+pub use flush::{Flush, Reopened};
 
 /// A share of the tenants: those whose slot leaves this rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,54 +135,6 @@ pub struct AttemptRow {
     pub detail: String,
 }
 
-/// What has happened since the last one. Written whole or not at all.
-#[derive(Debug, Clone, Default)]
-pub struct Flush {
-    /// Attempts that ended.
-    pub attempts: Vec<AttemptRow>,
-    /// Deliveries that have to be tried (again).
-    pub pending: Vec<PendingRow>,
-    /// Pending deliveries that are none any more.
-    pub settled: Vec<(Uuid, u64)>,
-    /// Deliveries that were given up.
-    pub dead: Vec<DeadLetterRow>,
-    /// Dead letters that get another state: `open`, `replaying` or `closed`.
-    pub dead_states: Vec<(Uuid, &'static str)>,
-    /// Subscriptions that came further.
-    pub progress: Vec<ProgressRow>,
-    /// Partitions that came further.
-    pub cursors: Vec<CursorRow>,
-    /// Subscriptions that are deleted: nothing of them is pending, and they have no place.
-    pub forgotten: Vec<Uuid>,
-    /// Replays that came further.
-    pub replays: Vec<ReplayStep>,
-}
-
-impl Flush {
-    /// What is to be written of a replay.
-    pub fn replay(&mut self, id: Uuid, at_ms: i64) -> &mut ReplayStep {
-        let known = self.replays.iter().position(|step| step.id == id);
-        let index = known.unwrap_or_else(|| {
-            self.replays.push(ReplayStep::new(id, at_ms));
-            self.replays.len() - 1
-        });
-        &mut self.replays[index]
-    }
-
-    /// Whether there is nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.attempts.is_empty()
-            && self.pending.is_empty()
-            && self.settled.is_empty()
-            && self.dead.is_empty()
-            && self.dead_states.is_empty()
-            && self.progress.is_empty()
-            && self.cursors.is_empty()
-            && self.forgotten.is_empty()
-            && self.replays.is_empty()
-    }
-}
-
 /// The methods on deliveries.
 #[derive(Debug, Clone, Copy)]
 pub struct Deliveries<'a> {
@@ -194,131 +149,9 @@ fn slot(tenant: &TenantId) -> i64 {
     i64::from(slot_of(tenant.as_str().as_bytes()))
 }
 
-/// Writes a flush with the connection of either database.
-macro_rules! write_flush {
-    ($transaction:expr, $flush:expr) => {
-        for rows in pieces(&$flush.attempts) {
-            let mut builder = QueryBuilder::new(
-                "INSERT INTO delivery_attempts (subscription, sequence, number, tenant, event_id, \
-                 started_at_ms, outcome, detail, crc) ",
-            );
-            builder.push_values(rows, |mut values, row| {
-                values
-                    .push_bind(row.subscription.to_string())
-                    .push_bind(number(row.sequence))
-                    .push_bind(i64::from(row.number))
-                    .push_bind(row.tenant.as_str())
-                    .push_bind(row.event_id.to_string())
-                    .push_bind(row.started_at_ms)
-                    .push_bind(row.outcome.as_str())
-                    .push_bind(row.detail.as_str())
-                    .push_bind(row.seal());
-            });
-            // After a crash an attempt may be made again under the same number.
-            builder.push(
-                " ON CONFLICT (subscription, sequence, number) DO UPDATE SET \
-                 started_at_ms = excluded.started_at_ms, outcome = excluded.outcome, \
-                 detail = excluded.detail, crc = excluded.crc",
-            );
-            builder.build().execute(&mut *$transaction).await?;
-        }
-        for rows in pieces(&$flush.pending) {
-            let mut builder = QueryBuilder::new(
-                "INSERT INTO pending_deliveries (subscription, sequence, tenant, slot, event_id, lane, \
-                 attempts, state, next_at_ms, detail, crc) ",
-            );
-            builder.push_values(rows, |mut values, row| {
-                values
-                    .push_bind(row.subscription.to_string())
-                    .push_bind(number(row.sequence))
-                    .push_bind(row.tenant.as_str())
-                    .push_bind(slot(&row.tenant))
-                    .push_bind(row.event_id.to_string())
-                    .push_bind(row.lane.as_deref())
-                    .push_bind(i64::from(row.attempts))
-                    .push_bind(row.state.as_str())
-                    .push_bind(row.next_at_ms)
-                    .push_bind(row.detail.as_str())
-                    .push_bind(row.seal());
-            });
-            builder.push(
-                " ON CONFLICT (subscription, sequence) DO UPDATE SET lane = excluded.lane, \
-                 attempts = excluded.attempts, state = excluded.state, \
-                 next_at_ms = excluded.next_at_ms, detail = excluded.detail, crc = excluded.crc",
-            );
-            builder.build().execute(&mut *$transaction).await?;
-        }
-        for (subscription, sequence) in &$flush.settled {
-            let query = "DELETE FROM pending_deliveries WHERE subscription = $1 AND sequence = $2";
-            sqlx::query(query)
-                .bind(subscription.to_string())
-                .bind(number(*sequence))
-                .execute(&mut *$transaction)
-                .await?;
-        }
-        dead_letters!($transaction, $flush);
-        for rows in pieces(&$flush.progress) {
-            let mut builder = QueryBuilder::new(
-                "INSERT INTO delivery_progress (subscription, tenant, slot, sequence, places, crc) ",
-            );
-            builder.push_values(rows, |mut values, row| {
-                values
-                    .push_bind(row.subscription.to_string())
-                    .push_bind(row.tenant.as_str())
-                    .push_bind(slot(&row.tenant))
-                    .push_bind(number(row.sequence))
-                    .push_bind(row.places.as_str())
-                    .push_bind(row.seal());
-            });
-            builder.push(
-                " ON CONFLICT (subscription) DO UPDATE SET sequence = excluded.sequence, \
-                 places = excluded.places, crc = excluded.crc",
-            );
-            builder.build().execute(&mut *$transaction).await?;
-        }
-        for row in &$flush.cursors {
-            let query = "INSERT INTO delivery_cursors (share, topic, partition, next_offset, crc) \
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (share, topic, partition) \
-                 DO UPDATE SET next_offset = excluded.next_offset, crc = excluded.crc";
-            sqlx::query(query)
-                .bind(row.share.as_str())
-                .bind(row.topic.as_str())
-                .bind(i64::from(row.partition))
-                .bind(number(row.next_offset))
-                .bind(row.seal())
-                .execute(&mut *$transaction)
-                .await?;
-        }
-        for subscription in &$flush.forgotten {
-            for query in [
-                "DELETE FROM pending_deliveries WHERE subscription = $1",
-                "DELETE FROM delivery_progress WHERE subscription = $1",
-            ] {
-                sqlx::query(query)
-                    .bind(subscription.to_string())
-                    .execute(&mut *$transaction)
-                    .await?;
-            }
-        }
-        for step in &$flush.replays {
-            // A damaged one is reported to whoever reads it; deliveries go on.
-            let _ = crate::replays::step!($transaction, step);
-        }
-    };
-}
-
 impl<'a> Deliveries<'a> {
     pub(crate) fn new(connections: &'a Connections) -> Self {
         Self { connections }
-    }
-
-    /// Writes what has happened.
-    pub async fn flush(&self, flush: &Flush) -> Result<(), StoreError> {
-        on_either!(self.connections, "write deliveries", connection => {
-            let mut transaction = connection.begin().await?;
-            write_flush!(transaction, flush);
-            transaction.commit().await
-        })
     }
 
     /// Every cursor, of every share.
@@ -404,70 +237,6 @@ impl<'a> Deliveries<'a> {
         })?
     }
 
-    /// Pending deliveries of a share that are due, earliest first.
-    pub async fn due(
-        &self,
-        share: Share,
-        now_ms: i64,
-        limit: u32,
-    ) -> Result<Vec<PendingRow>, StoreError> {
-        let query = "SELECT * FROM pending_deliveries WHERE state = 'waiting' AND next_at_ms <= $1 \
-             AND slot % $3 = $4 ORDER BY next_at_ms, subscription, sequence LIMIT $2";
-        on_either!(self.connections, "read what is due", connection => {
-            sqlx::query(query)
-                .bind(now_ms)
-                .bind(i64::from(limit))
-                .bind(i64::from(share.of))
-                .bind(i64::from(share.number))
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(PendingRow::from_row).collect())
-        })?
-    }
-
-    /// When the next pending delivery of a share is due that is not yet, in milliseconds since 1970.
-    pub async fn next_due(&self, share: Share, now_ms: i64) -> Result<Option<i64>, StoreError> {
-        let query = "SELECT MIN(next_at_ms) AS next_at_ms FROM pending_deliveries \
-             WHERE state = 'waiting' AND next_at_ms > $1 AND slot % $2 = $3";
-        on_either!(self.connections, "read when something is due", connection => {
-            sqlx::query(query)
-                .bind(now_ms)
-                .bind(i64::from(share.of))
-                .bind(i64::from(share.number))
-                .fetch_one(connection)
-                .await
-                .and_then(|row| row.optional_integer("next_at_ms"))
-        })
-    }
-
-    /// The lanes of every subscription of a share that have something pending, each with whether all of it is
-    /// behind something that is settled by now.
-    pub async fn lanes(&self, share: Share) -> Result<Vec<(Uuid, String, bool)>, StoreError> {
-        let query = "SELECT subscription, lane, \
-             CAST(MIN(CASE state WHEN 'behind' THEN 1 ELSE 0 END) AS BIGINT) AS headless \
-             FROM pending_deliveries WHERE lane IS NOT NULL AND slot % $1 = $2 \
-             GROUP BY subscription, lane";
-        let rows: Vec<(String, String, bool)> = on_either!(self.connections, "read the lanes", connection => {
-            let query = sqlx::query(query).bind(i64::from(share.of)).bind(i64::from(share.number));
-            query.fetch_all(connection).await.and_then(|rows| {
-                let lanes = rows.iter().map(|row| {
-                    let headless = row.integer("headless")? == 1;
-                    Ok((row.text("subscription")?, row.text("lane")?, headless))
-                });
-                lanes.collect()
-            })
-        })?;
-        let lanes = rows.into_iter().map(|(id, lane, headless)| {
-            let parsed = Uuid::parse_str(&id).map_err(|fault| StoreError::Corrupt {
-                row: id,
-                column: "subscription",
-                fault: fault.to_string(),
-            });
-            parsed.map(|id| (id, lane, headless))
-        });
-        lanes.collect()
-    }
-
     /// Pending deliveries of a subscription, in the order of their numbers; of one lane, if it is named.
     pub async fn pending_of(
         &self,
@@ -526,19 +295,20 @@ impl<'a> Deliveries<'a> {
         })?
     }
 
-    /// Attempts of a subscription after a sequence number, in order.
+    /// Attempts of a subscription after a sequence number and the number of an attempt of it, in order.
     pub async fn attempts_of(
         &self,
         subscription: Uuid,
-        after: u64,
+        after: (u64, u32),
         limit: u32,
     ) -> Result<Vec<AttemptRow>, StoreError> {
-        let query = "SELECT * FROM delivery_attempts WHERE subscription = $1 AND sequence > $2 \
-             ORDER BY sequence, number LIMIT $3";
+        let query = "SELECT * FROM delivery_attempts WHERE subscription = $1 \
+             AND (sequence, number) > ($2, $3) ORDER BY sequence, number LIMIT $4";
         on_either!(self.connections, "read attempts", connection => {
             sqlx::query(query)
                 .bind(subscription.to_string())
-                .bind(number(after))
+                .bind(number(after.0))
+                .bind(i64::from(after.1))
                 .bind(i64::from(limit))
                 .fetch_all(connection)
                 .await

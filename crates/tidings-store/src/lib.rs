@@ -9,6 +9,7 @@ pub mod custom_events;
 pub mod dead_letters;
 pub mod deliveries;
 pub mod emits;
+mod error;
 pub mod extensions;
 pub mod manifests;
 pub mod outbox;
@@ -41,8 +42,11 @@ pub use causes::{CauseRow, Causes};
 pub use chat::{Chat, ChatMessageRow};
 pub use custom_events::{CustomEventChange, CustomEventQuery, CustomEventRow, CustomEvents};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
-pub use deliveries::{AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow, Share};
+pub use deliveries::{
+    AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow, Reopened, Share,
+};
 pub use emits::{Admission, Admitted, EmitNote, EmitPlace, EmitQuery, EmitRow, EmitState, Emits};
+pub use error::StoreError;
 pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
@@ -65,101 +69,6 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 
 /// How long a statement of SQLite waits for another's write, and a caller for a connection.
 const SQLITE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// SQLite's primary result code for "database or disk is full".
-const SQLITE_FULL: i32 = 13;
-
-/// Why the store could not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file could not be opened.
-    #[error("the store {path} cannot be opened: {source}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the database said.
-        source: sqlx::Error,
-    },
-    /// PostgreSQL cannot be reached, or what it is reached by cannot be read. The password is not in here.
-    #[error("the store on PostgreSQL cannot be opened: {0}")]
-    Connect(#[source] sqlx::Error),
-    /// The tables could not be brought to this version's form; a newer version may have written
-    /// them.
-    #[error("the store's tables cannot be brought up to date: {0}")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
-    /// A statement failed.
-    #[error("the store cannot {doing}: {source}")]
-    Statement {
-        /// What was attempted.
-        doing: &'static str,
-        /// What the database said.
-        source: sqlx::Error,
-    },
-    /// A row holds what no version of Tidings writes.
-    #[error("the store's row {row} cannot be read: {column} holds {fault}")]
-    Corrupt {
-        /// Which row.
-        row: String,
-        /// Which column.
-        column: &'static str,
-        /// What is wrong with it.
-        fault: String,
-    },
-    /// What is stored is not what was written.
-    #[error("the store is damaged: store.db: {table}: row {row}: it is not what was written")]
-    Damaged {
-        /// Which table.
-        table: &'static str,
-        /// What the row is called by.
-        row: String,
-    },
-    /// The database's own check found pages or indexes that are not whole.
-    #[error("the store {} is damaged: {finding}; run `tidings doctor` for all there is to know", path.display())]
-    Broken {
-        /// The file.
-        path: PathBuf,
-        /// The first thing found.
-        finding: String,
-    },
-    /// The backup could not be written.
-    #[error("the backup {path} cannot be written: {reason}")]
-    Backup {
-        /// The target.
-        path: PathBuf,
-        /// What went wrong.
-        reason: String,
-    },
-}
-
-impl StoreError {
-    /// Whether the disk has no room: what to tell the caller differs from other failures.
-    pub fn is_full(&self) -> bool {
-        let Self::Statement {
-            source: sqlx::Error::Database(fault),
-            ..
-        } = self
-        else {
-            return false;
-        };
-        let code = fault.code().and_then(|code| code.parse::<i32>().ok());
-        code.is_some_and(|code| code & 0xff == SQLITE_FULL)
-    }
-
-    /// Whether the server cannot be reached or is ending: the same call may succeed later.
-    pub fn is_unavailable(&self) -> bool {
-        let Self::Statement { source, .. } = self else {
-            return matches!(self, Self::Connect(_));
-        };
-        match source {
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
-            // PostgreSQL's classes of failed connections, too many of them, and a server that is shut down.
-            sqlx::Error::Database(fault) => fault.code().is_some_and(|code| {
-                code.starts_with("08") || code == "53300" || code.starts_with("57P0")
-            }),
-            _ => false,
-        }
-    }
-}
 
 /// The open store. Cheap to clone; all clones are one pool of connections.
 #[derive(Debug, Clone)]

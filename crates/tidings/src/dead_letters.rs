@@ -37,6 +37,7 @@ pub(crate) enum Command {
         cursor: Option<String>,
     },
     /// Show a dead letter with its event
+    #[command(visible_alias = "show")]
     Get(One),
     /// Send a dead letter's event again, or those of all that the filters fit; success closes it
     Replay {

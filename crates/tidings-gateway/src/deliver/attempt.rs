@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use tidings_event::TenantId;
+use tidings_store::Reopened;
 use tokio::task::JoinError;
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use super::queue::{Delivery, Held, Origin, StreamId};
 use super::record::{self, FailedIn, InBatch, Made};
 use super::schedule::{ms, next_wait};
 use super::target::{Handover, Outcome, Verdict, batch};
-use crate::subscription::OnExhausted;
+use crate::subscription::{OnExhausted, storable};
 
 /// The most attempts on their way, of one share.
 const MOST: usize = 1_024;
@@ -29,6 +30,8 @@ const MOST_WHEN_CROWDED: usize = 8;
 /// An attempt that has ended.
 pub(super) struct Ended {
     subscription: Uuid,
+    /// As it was when it was sent.
+    revision: u32,
     tenant: TenantId,
     host: String,
     /// What went in one message, by its numbers: one, where the subscription takes no batches.
@@ -58,6 +61,7 @@ impl Ended {
         let (deliveries, rest) = self.deliveries.into_iter().partition(goes);
         let old = Self {
             subscription: self.subscription,
+            revision: self.revision,
             tenant: self.tenant.clone(),
             host: self.host.clone(),
             deliveries,
@@ -143,25 +147,29 @@ impl Dispatcher {
         };
         // It has attempts on their way then, and the end of one puts it in line again.
         let most = queue.subscription.delivery.max_in_flight.min(share);
-        if !queue.is_active() || queue.in_flight + queue.of_copies + beside >= most {
+        if !queue.is_active() {
+            return Err(Standstill::Idle);
+        }
+        if queue.in_flight + queue.of_copies + beside >= most {
+            queue.standing.because(Some(Held::RateLimit), now);
             return Err(Standstill::Idle);
         }
         if let Some(until) = not_before {
+            queue.standing.because(Some(Held::RateLimit), now);
             return Err(Standstill::Until(until));
         }
-        let chosen = match queue.choose(now) {
+        let chosen = queue.choose(now);
+        if !matches!(chosen, Choice::Now(_)) {
+            queue.standing.because(None, now);
+        }
+        let chosen = match chosen {
             Choice::Nothing => return Err(Standstill::Idle),
             Choice::Later(until) => return Err(Standstill::Until(until)),
             Choice::Now(chosen) => chosen,
         };
-        let hold = |held: Held, queue: &mut super::queue::Queue| {
-            for index in &chosen {
-                queue.waiting[*index].held = Some(held);
-            }
-        };
         let rate = queue.subscription.delivery.rate;
         if let Some(Err(until)) = rate.map(|rate| queue.pace.ready(rate, now)) {
-            hold(Held::RateLimit, queue);
+            queue.standing.because(Some(Held::RateLimit), now);
             return Err(Standstill::Until(until));
         }
         let host = queue.subscription.target.host().to_owned();
@@ -169,28 +177,25 @@ impl Dispatcher {
             .breakers
             .get_mut(&(queue.subscription.tenant.clone(), host));
         if let Some(Err(until)) = breaker.map(|breaker| breaker.admit(now)) {
-            hold(Held::Breaker, queue);
+            queue.standing.because(Some(Held::Breaker), now);
             return Err(Standstill::Until(until));
         }
         if let Some(rate) = rate {
             queue.pace.take(rate, now);
         }
-        Ok(queue.take(&chosen))
+        let mut deliveries = queue.take(&chosen);
+        let stood = queue.standing.until(now);
+        for delivery in &mut deliveries {
+            delivery.account(stood, now);
+        }
+        let full = queue.in_flight >= queue.subscription.delivery.max_in_flight;
+        let held = Some(Held::RateLimit).filter(|_| full);
+        queue.standing.because(held, now);
+        Ok(deliveries)
     }
 
     /// Hands over what goes in one message, in a task of its own.
-    fn send(&mut self, id: Uuid, mut deliveries: Vec<Delivery>, now: i64) {
-        for delivery in &mut deliveries {
-            let waited = (now - delivery.at_hand_ms).max(0);
-            let ledger = &mut delivery.ledger;
-            match delivery.held {
-                None => ledger.log += waited,
-                Some(Held::Key) => ledger.key += waited,
-                Some(Held::RateLimit) => ledger.rate_limit += waited,
-                Some(Held::Breaker) => ledger.breaker += waited,
-                Some(Held::Batch) => ledger.batch += waited,
-            }
-        }
+    fn send(&mut self, id: Uuid, deliveries: Vec<Delivery>, now: i64) {
         let (Some(queue), Some(first)) = (self.queues.get(&id), deliveries.first()) else {
             return;
         };
@@ -209,7 +214,7 @@ impl Dispatcher {
         };
         self.count_at_original(&handover.subscription, now, true);
         *self.tenants.entry(tenant.clone()).or_default() += 1;
-        let target = self.target.clone();
+        let (target, revision) = (self.target.clone(), handover.subscription.revision);
         self.in_flight.spawn(async move {
             let begun = Instant::now();
             let host = handover.subscription.target.host().to_owned();
@@ -227,6 +232,7 @@ impl Dispatcher {
             };
             Ended {
                 subscription: id,
+                revision,
                 tenant,
                 host,
                 deliveries,
@@ -237,7 +243,7 @@ impl Dispatcher {
 
     /// Takes note of what an attempt came to.
     pub(super) fn ended(&mut self, ended: Result<Ended, JoinError>) {
-        let ended = match ended {
+        let mut ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 // Only shutdown cancels, and targets do not panic. What it was comes again after a restart.
@@ -251,6 +257,9 @@ impl Dispatcher {
             if *count == 0 {
                 self.tenants.remove(&ended.tenant);
             }
+        }
+        for delivery in &mut ended.deliveries {
+            ended.made.account(&mut delivery.ledger);
         }
         self.note_host(&ended, now);
         let id = ended.subscription;
@@ -270,15 +279,17 @@ impl Dispatcher {
         }
         match ended.made.outcome.verdict {
             Verdict::Delivered => {
-                queue.failing_since_ms = None;
+                if queue.failing_since_ms.take().is_some() {
+                    self.moved.insert(id);
+                }
                 self.delivered(ended);
             }
             Verdict::Failed { .. } => self.failed(ended, now),
             Verdict::Gone if subscription.is_shadow() => self.give_up(ended, now),
             Verdict::Gone => {
                 let reason = "the receiver answered with status 410";
-                self.disable(subscription.addressed(), &ended.tenant, reason);
-                self.put_off(ended, now, now);
+                self.disable(subscription.addressed(), &ended, reason);
+                self.put_off(ended, now + ms(super::LOOK_AGAIN));
             }
         }
         if let Some(queue) = self.queues.get_mut(&id) {
@@ -287,6 +298,7 @@ impl Dispatcher {
             }
         }
         self.count_at_original(&subscription, now, false);
+        self.has_drained(id);
         self.line_up(id);
     }
 
@@ -345,16 +357,19 @@ impl Dispatcher {
             Verdict::Failed { retry_after, .. } => retry_after,
             _ => None,
         };
-        let since = *queue.failing_since_ms.get_or_insert(now);
+        let since = *queue.failing_since_ms.get_or_insert_with(|| {
+            self.moved.insert(id);
+            now
+        });
         if now - since > ms(self.config.disable_after) && queue.subscription.copy.is_none() {
-            let tenant = queue.subscription.tenant.clone();
-            self.disable(id, &tenant, "nothing got through for too long");
+            self.disable(id, &ended, "nothing got through for too long");
         }
         match wait {
             Some(wait) => {
                 let wait = wait.max(asked.unwrap_or_default());
+                let next = now + ms(wait);
                 let too_old =
-                    |it: &Delivery| max_age.is_some_and(|most| now - it.since_ms > ms(most));
+                    |it: &Delivery| max_age.is_some_and(|most| next - it.since_ms > ms(most));
                 let rest = if ended.deliveries.iter().any(too_old) {
                     let (old, rest) = ended.parted(too_old, parks);
                     self.give_up(old, now);
@@ -362,14 +377,14 @@ impl Dispatcher {
                 } else {
                     ended
                 };
-                self.put_off(rest, now, now + ms(wait));
+                self.put_off(rest, next);
             }
             None => self.give_up(ended, now),
         }
     }
 
     /// It is to be tried again, at a time: what was in one message goes in one again.
-    fn put_off(&mut self, ended: Ended, now: i64, at_ms: i64) {
+    fn put_off(&mut self, ended: Ended, at_ms: i64) {
         let id = ended.subscription;
         let queue = self.queues.get(&id);
         let batched = queue.is_some_and(|queue| queue.subscription.delivery.batch.is_some());
@@ -381,7 +396,6 @@ impl Dispatcher {
             // The others of a key stand behind its first, should they have to go singly.
             let first = delivery.lane.clone().is_none_or(|lane| keys.insert(lane));
             let state = if first { "waiting" } else { "behind" };
-            delivery.ledger.back_off += (at_ms - now).max(0);
             delivery.batch = lead.map(|lead| FailedIn {
                 lead,
                 members: std::mem::take(&mut members),
@@ -435,7 +449,11 @@ impl Dispatcher {
             // What has no number in the subscription could not be told from others there.
             let buried = !subscription.is_shadow() && delivery.number() > 0;
             match delivery.dead_letter {
-                Some(dead) => self.flush.dead_states.push((dead, "open")),
+                Some(id) => self.flush.reopened.push(Reopened {
+                    id,
+                    attempts,
+                    last_error: storable(error),
+                }),
                 None if buried => {
                     self.bury(subscription.addressed(), &delivery, attempts, error, now);
                 }
@@ -489,12 +507,14 @@ impl Dispatcher {
             return;
         };
         let now = self.clock.now_ms();
-        for behind in queue.block(lane) {
+        let stood = queue.standing.until(now);
+        for mut behind in queue.block(lane) {
             if behind.origin == Origin::Pending {
                 // Its row says so already.
                 self.at_hand.remove(&(id, behind.sequence));
                 continue;
             }
+            behind.account(stood, now);
             let row = self.pending_row(&behind, id, 0, "behind", now);
             self.flush.pending.push(row);
             self.tick_off(id, behind.origin);
@@ -527,11 +547,12 @@ impl Dispatcher {
         }
     }
 
-    /// Has a subscription disabled; it keeps its place until its owner resumes it.
-    fn disable(&self, id: Uuid, tenant: &TenantId, reason: &'static str) {
-        let (room, tenant) = (self.subscriptions.clone(), tenant.clone());
+    /// Has a subscription disabled for what an attempt came to; it keeps its place until its owner resumes it.
+    fn disable(&self, id: Uuid, ended: &Ended, reason: &'static str) {
+        let (room, tenant) = (self.subscriptions.clone(), ended.tenant.clone());
+        let revision = ended.revision;
         tokio::spawn(async move {
-            if let Err(refusal) = room.disable(&tenant, id, reason).await {
+            if let Err(refusal) = room.disable(&tenant, id, revision, reason).await {
                 tracing::error!(subscription = %id, detail = refusal.detail, "it could not be disabled");
             }
         });

@@ -16,8 +16,13 @@ use crate::publish::refusal::Refusal;
 const HELD_UP: usize = 2_000;
 /// So many attempts are written without waiting for more.
 const FULL: usize = 500;
+/// The most rows that are written at once after a write has failed.
+const LARGEST_PIECE: usize = 256;
 /// Cursors that moved over what nobody wants are worth a write of their own this seldom.
 const CURSORS_ALONE: Duration = Duration::from_secs(1);
+
+/// What became of a write: what the store never takes, each with the reason, or why nothing is known to be written.
+pub(super) type Written = Result<Vec<(Flush, String)>, Refusal>;
 
 impl Dispatcher {
     /// Whether anything is to be written soon.
@@ -27,7 +32,7 @@ impl Dispatcher {
 
     /// Whether nothing can be written down, and more waits to be than may.
     pub(super) fn is_held_up(&self) -> bool {
-        self.write_failed && self.flush.attempts.len() + self.flush.pending.len() > HELD_UP
+        self.failed_writes > 0 && self.flush.attempts.len() + self.flush.pending.len() > HELD_UP
     }
 
     /// Begins to write, when it is time and nothing is being written.
@@ -82,6 +87,7 @@ impl Dispatcher {
             let places = Places {
                 start: queue.start,
                 at: at.collect(),
+                failing_since_ms: queue.failing_since_ms,
             };
             flush.progress.push(ProgressRow {
                 subscription: id,
@@ -104,39 +110,55 @@ impl Dispatcher {
 
     fn begin_writing(&mut self, after: Duration) {
         let (store, flush) = (self.store.clone(), self.being_written.clone());
+        // Smaller each time, should it be too much at once.
+        let rows = self.failed_writes.checked_sub(1);
+        let rows = rows.map(|times| LARGEST_PIECE >> times.saturating_mul(2).min(8));
         self.writing = Some(tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            store.deliveries().flush(&flush).await.map_err(store_fault)
+            let room = store.deliveries();
+            let Some(rows) = rows else {
+                let written = room.flush(&flush).await;
+                return written.map(|()| Vec::new()).map_err(store_fault);
+            };
+            let left_out = room.flush_in_pieces(&flush, rows).await;
+            let left_out = left_out.map_err(store_fault)?.into_iter();
+            Ok(left_out
+                .map(|(piece, error)| (piece, error.to_string()))
+                .collect())
         }));
     }
 
-    /// Takes note of what became of a write. One that failed is made again, for as long as it takes: nothing
-    /// is forgotten, and what is at hand is bounded.
-    pub(super) fn written(&mut self, written: Result<Result<(), Refusal>, JoinError>) {
+    /// Takes note of what became of a write. One that failed is made again, in pieces, for as long as it takes: nothing
+    /// is forgotten, what is at hand is bounded, and a row that the store never takes is the only one it does not get.
+    pub(super) fn written(&mut self, written: Result<Written, JoinError>) {
         self.writing = None;
-        self.write_failed = !matches!(written, Ok(Ok(())));
-        match written {
-            Ok(Ok(())) => {
-                let waiting = self
-                    .being_written
-                    .pending
-                    .iter()
-                    .filter(|row| row.state == "waiting");
-                let first = waiting.map(|row| row.next_at_ms).min();
-                self.next_due_ms = [self.next_due_ms, first].into_iter().flatten().min();
-                self.being_written = Arc::new(Flush::default());
+        let detail = match written {
+            Ok(Ok(left_out)) => {
+                self.failed_writes = 0;
+                for (piece, error) in left_out {
+                    self.was_left_out(&piece, &error);
+                }
+                let written = std::mem::take(&mut self.being_written);
+                let waiting = written.pending.iter().filter(|row| row.state == "waiting");
+                for row in waiting {
+                    self.waiting.sooner(row.subscription, row.next_at_ms);
+                }
+                return;
             }
-            Ok(Err(refusal)) => {
-                tracing::error!(
-                    detail = refusal.detail,
-                    "deliveries could not be written down"
-                );
-                self.begin_writing(AFTER_FAILURE);
-            }
-            Err(error) => {
-                tracing::error!(%error, "deliveries could not be written down");
-                self.begin_writing(AFTER_FAILURE);
-            }
+            Ok(Err(refusal)) => refusal.detail,
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(detail, "deliveries could not be written down");
+        self.failed_writes = self.failed_writes.saturating_add(1);
+        self.begin_writing(AFTER_FAILURE);
+    }
+
+    /// A row that the store will never take. A delivery that it stood for is given up, and its attempts say so.
+    fn was_left_out(&mut self, piece: &Flush, error: &str) {
+        tracing::error!(error, row = ?piece, "the store does not take a row; it is left out");
+        let now = self.clock.now_ms();
+        for row in &piece.pending {
+            self.end_without_attempt(row, "the store does not take what is kept of it", now);
         }
     }
 }

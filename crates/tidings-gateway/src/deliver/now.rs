@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::counted::Word;
 use super::queue::{Delivery, Origin, Places};
 use super::record::{self, Ledger, Made};
+use super::standing::Stood;
 use super::target::{Carried, Outcome};
 use crate::envelope;
 use crate::plugins::causing::Causing;
@@ -98,6 +99,7 @@ fn come_to(subscription: &Subscription, sequence: u64) -> ProgressRow {
     let places = Places {
         start: subscription.start.number,
         at: Vec::new(),
+        failing_since_ms: None,
     };
     ProgressRow {
         subscription: subscription.id,
@@ -191,6 +193,7 @@ async fn call(
         since_ms: started_at_ms,
         at_hand_ms: started_at_ms,
         held: None,
+        stood: Stood::default(),
         dead_letter: None,
         place: None,
         batch: None,

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::record::{FailedIn, Ledger, Replayed};
 use super::schedule::Pace;
+use super::standing::{Standing, Stood};
 use super::target::Carried;
 use crate::subscription::{State, Subscription};
 
@@ -37,7 +38,7 @@ pub(super) enum Origin {
     Pending,
 }
 
-/// Why a delivery waits that is at hand.
+/// Why a delivery waits that is at hand, or its queue stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
     Key,
@@ -67,7 +68,10 @@ pub(super) struct Delivery {
     pub(super) since_ms: i64,
     /// When it came to hand.
     pub(super) at_hand_ms: i64,
+    /// Whether its key or the others of its message hold it back.
     pub(super) held: Option<Held>,
+    /// How long its queue had stood still when it came to hand.
+    pub(super) stood: Stood,
     pub(super) dead_letter: Option<Uuid>,
     /// What it failed with in one message, and goes again with.
     pub(super) batch: Option<FailedIn>,
@@ -173,6 +177,9 @@ pub(crate) struct Places {
     /// Which [`Start`] they follow from.
     pub(crate) start: u32,
     pub(crate) at: Vec<(String, u32, u64)>,
+    /// Since when nothing has succeeded, in ms since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failing_since_ms: Option<i64>,
 }
 
 /// One subscription's.
@@ -187,6 +194,7 @@ pub(super) struct Queue {
     /// Whether it stands in line.
     pub(super) lined_up: bool,
     pub(super) pace: Pace,
+    pub(super) standing: Standing,
     pub(super) lanes: HashMap<String, Lane>,
     /// The next offset it wants, where that is not the shared cursor.
     pub(super) places: BTreeMap<StreamId, u64>,
@@ -209,6 +217,7 @@ impl Queue {
             of_copies: 0,
             lined_up: false,
             pace: Pace::default(),
+            standing: Standing::default(),
             lanes: HashMap::new(),
             places: BTreeMap::new(),
             outstanding: BTreeSet::new(),
@@ -268,7 +277,8 @@ impl Queue {
     }
 
     /// Takes a delivery to hand.
-    pub(super) fn push(&mut self, delivery: Delivery) {
+    pub(super) fn push(&mut self, mut delivery: Delivery) {
+        delivery.stood = self.standing.until(delivery.at_hand_ms);
         if let Origin::Own(stream, offset) = delivery.origin {
             self.outstanding.insert((stream, offset));
         }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::queue::{Delivery, Origin, Queue, ROOM_BELOW, StreamId};
 use super::record::Ledger;
+use super::standing::Stood;
 use super::target::Carried;
 use crate::envelope;
 use crate::events::unreadable;
@@ -212,6 +213,7 @@ impl Dispatcher {
             since_ms: now,
             at_hand_ms: now,
             held: None,
+            stood: Stood::default(),
             dead_letter: None,
             batch: None,
             replay: None,

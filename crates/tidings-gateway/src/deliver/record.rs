@@ -5,7 +5,10 @@ use tidings_store::{AttemptRow, DeadLetterRow, PendingRow};
 use uuid::Uuid;
 
 use super::queue::Delivery;
+use super::standing::accounted;
 use super::target::{Outcome, Verdict};
+use crate::publish::refusal::Refusal;
+use crate::subscription::storable;
 
 /// How much is kept of an answer with the events of a batch that are not its first, in bytes.
 const SHORTENED: usize = 256;
@@ -26,7 +29,9 @@ pub struct Ledger {
     pub batch: i64,
     /// Between attempts.
     pub back_off: i64,
-    /// Connecting, and in the subscriber.
+    /// Connecting: looking the name up, the connection and its handshake.
+    pub connect: i64,
+    /// In the subscriber.
     pub subscriber: i64,
 }
 
@@ -113,8 +118,31 @@ pub(crate) struct PendingDetail {
     /// The batch that it goes again in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batch: Option<FailedIn>,
-    /// Where the time went so far.
+    /// Where the time went until it was left to the store.
     pub(crate) ledger: Ledger,
+    /// When that was, in ms since 1970; 0 where it is not known.
+    pub(crate) left_ms: i64,
+}
+
+/// What a trace tells of a delivery that has still to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// The subscription's revision that routed the event.
+    pub revision: u32,
+    /// The replay that it is one of.
+    pub replay: Option<Replayed>,
+    /// Where the time went until now.
+    pub ledger: Ledger,
+}
+
+/// The same of a row, at a time.
+pub(crate) fn waits(row: &PendingRow, now_ms: i64) -> Result<Waits, Refusal> {
+    let detail = super::detail_of(row)?;
+    Ok(Waits {
+        revision: detail.revision,
+        replay: detail.replay,
+        ledger: accounted(row, &detail, None, now_ms),
+    })
 }
 
 /// An attempt that has ended, as it is the same for all events of a message.
@@ -128,6 +156,14 @@ pub(super) struct Made {
 }
 
 impl Made {
+    /// Adds the attempt's time to where a delivery's went.
+    pub(super) fn account(&self, ledger: &mut Ledger) {
+        let connecting = i64::try_from(self.outcome.connecting.as_millis());
+        let connecting = connecting.unwrap_or(i64::MAX).min(self.latency_ms);
+        ledger.connect += connecting;
+        ledger.subscriber += self.latency_ms - connecting;
+    }
+
     /// For the second event of a message and those after it: of what was answered the beginning is kept.
     pub(super) fn shortened(mut self) -> Self {
         self.outcome.response_headers.clear();
@@ -156,8 +192,6 @@ pub(super) fn attempt(
         Verdict::Failed { .. } | Verdict::Gone if last => "gave-up",
         Verdict::Failed { .. } | Verdict::Gone => "failed",
     };
-    let mut ledger = delivery.ledger;
-    ledger.subscriber = latency_ms;
     let detail = AttemptDetail {
         revision: delivery.revision,
         status: outcome.status,
@@ -169,7 +203,7 @@ pub(super) fn attempt(
         replayed: delivery.is_replayed(),
         replay: delivery.replay,
         batch,
-        ledger,
+        ledger: delivery.ledger,
     };
     AttemptRow {
         subscription,
@@ -179,6 +213,38 @@ pub(super) fn attempt(
         event_id: delivery.event.event_id,
         started_at_ms,
         outcome: word.into(),
+        detail: serde_json::to_string(&detail).expect("plain members become JSON"),
+    }
+}
+
+/// A pending delivery that ends though nothing was sent, with the reason.
+pub(crate) fn without_attempt(
+    row: &PendingRow,
+    detail: PendingDetail,
+    error: &str,
+    now_ms: i64,
+) -> AttemptRow {
+    let detail = AttemptDetail {
+        revision: detail.revision,
+        status: None,
+        latency_ms: 0,
+        error: Some(error.to_owned()),
+        response_headers: Vec::new(),
+        response_body: String::new(),
+        lane: row.lane.clone(),
+        replayed: detail.dead_letter.is_some() || detail.replay.is_some(),
+        replay: detail.replay,
+        batch: None,
+        ledger: detail.ledger,
+    };
+    AttemptRow {
+        subscription: row.subscription,
+        sequence: row.sequence,
+        number: row.attempts + 1,
+        tenant: row.tenant.clone(),
+        event_id: row.event_id,
+        started_at_ms: now_ms,
+        outcome: "gave-up".into(),
         detail: serde_json::to_string(&detail).expect("plain members become JSON"),
     }
 }
@@ -202,7 +268,7 @@ pub(super) fn dead_letter(
         event_type: delivery.event.event_type.clone(),
         event,
         attempts,
-        last_error: error,
+        last_error: storable(error),
         created_at_ms: now,
         state: "open".into(),
     }
@@ -215,7 +281,7 @@ pub(super) fn pending(
     at: Option<(String, u32, u64)>,
     attempts: u32,
     state: &str,
-    next_at_ms: i64,
+    (next_at_ms, now_ms): (i64, i64),
 ) -> PendingRow {
     let detail = PendingDetail {
         revision: delivery.revision,
@@ -226,6 +292,7 @@ pub(super) fn pending(
         replay: delivery.replay,
         batch: delivery.batch.clone(),
         ledger: delivery.ledger,
+        left_ms: now_ms,
     };
     PendingRow {
         subscription,

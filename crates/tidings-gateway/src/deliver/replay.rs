@@ -4,7 +4,7 @@
 //! the way of everything that is due. History has rows and a queue under the replay's own id: it touches neither the
 //! cursor nor the numbers of its subscription, but shares its rate and what its receiver takes at once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tidings_event::Event;
 use tidings_store::{PendingRow, ReplayRow};
 use uuid::Uuid;
 
-use super::record::{Ledger, PendingDetail, Replayed};
+use super::record::{PendingDetail, Replayed};
 use super::schedule::ms;
 use super::{Dispatcher, LOOK_AGAIN};
 use crate::dead_letters;
@@ -44,7 +44,7 @@ pub(super) struct Replaying {
     /// Those that do not any more, and have attempts on their way.
     ending: Vec<Uuid>,
     /// Subscriptions that were deleted, and may leave something behind that was to be sent again.
-    gone: BTreeSet<Uuid>,
+    gone: VecDeque<Uuid>,
     looked_at_ms: i64,
 }
 
@@ -64,7 +64,9 @@ struct Running {
 impl Replaying {
     /// A subscription is deleted.
     pub(super) fn forget(&mut self, subscription: Uuid) {
-        self.gone.insert(subscription);
+        if !self.gone.contains(&subscription) {
+            self.gone.push_back(subscription);
+        }
     }
 
     /// What history is sent through, of the replay with this id.
@@ -226,11 +228,13 @@ impl Dispatcher {
             return false;
         }
         let id = running.row.id;
+        let is_gone =
+            |of: Uuid| self.in_force.get(of).is_none() && !self.in_force.is_unreadable(of);
         let gone = match (&running.plan, running.row.subscription) {
-            (Plan::History(_), Some(of)) => self.in_force.get(of).is_none(),
+            (Plan::History(_), Some(of)) => is_gone(of),
             (Plan::History(_), None) => false,
             (Plan::DeadLetters(letters), _) => {
-                let gone = |of: &Uuid| self.in_force.get(*of).is_none();
+                let gone = |of: &Uuid| is_gone(*of);
                 !letters.subscriptions.is_empty() && letters.subscriptions.iter().all(gone)
             }
         };
@@ -287,40 +291,33 @@ impl Dispatcher {
         if self.writing.is_some() {
             return Ok(());
         }
-        while let Some(id) = self.replays.gone.first().copied() {
-            let mut again: HashMap<u64, PendingDetail> = HashMap::new();
-            let mut note = |row: &PendingRow| {
-                let detail = super::retry::detail_of(row)?;
-                if detail.dead_letter.is_some() {
-                    again.insert(row.sequence, detail);
-                }
-                Ok::<(), Refusal>(())
-            };
-            let mut after = 0;
-            loop {
-                let rows = self.store.deliveries();
-                let page = rows.pending_of(id, None, after, GONE_PAGE).await;
-                let page = page.map_err(store_fault)?;
-                page.iter().try_for_each(&mut note)?;
-                let Some(last) = page.last() else {
-                    break;
-                };
-                after = last.sequence;
+        // One page of one at a time: it may have been a large one, and others wait.
+        let Some(id) = self.replays.gone.pop_front() else {
+            return Ok(());
+        };
+        let rows = self.store.deliveries();
+        let page = match rows.pending_of(id, None, 0, GONE_PAGE).await {
+            Ok(page) => page,
+            Err(error) => {
+                self.replays.gone.push_front(id);
+                return Err(store_fault(error));
             }
-            let unwritten = self.flush.pending.iter();
-            let mut unwritten = unwritten.filter(|row| row.subscription == id);
-            unwritten.try_for_each(note)?;
-            for (subscription, sequence) in &self.flush.settled {
-                if *subscription == id {
-                    again.remove(sequence);
-                }
-            }
-            for detail in again.into_values() {
+        };
+        let in_motion = self.flush.pending.iter().any(|row| row.subscription == id);
+        if page.is_empty() && !in_motion {
+            self.flush.forgotten.push(id);
+            return Ok(());
+        }
+        let known: HashSet<u64> = self.flush.settled_of(id).collect();
+        for row in page.iter().filter(|row| !known.contains(&row.sequence)) {
+            // One that cannot be read goes with the others.
+            let detail = super::retry::detail_of(row).unwrap_or_default();
+            if detail.dead_letter.is_some() {
                 self.give_up_letter(&detail);
             }
-            self.flush.forgotten.push(id);
-            self.replays.gone.remove(&id);
+            self.flush.settled.push((id, row.sequence));
         }
+        self.replays.gone.push_back(id);
         Ok(())
     }
 
@@ -407,7 +404,7 @@ impl Dispatcher {
                 of: running.row.subscription,
                 number,
             }),
-            ledger: Ledger::default(),
+            left_ms: now,
             ..PendingDetail::default()
         };
         self.flush.pending.push(PendingRow {

@@ -8,72 +8,161 @@ use tidings_store::PendingRow;
 use uuid::Uuid;
 
 use super::Dispatcher;
+use super::counted::Word;
 use super::queue::{Delivery, Origin, Queue};
 use super::record::{self, FailedIn, PendingDetail};
 use super::schedule::ms;
+use super::standing::{Stood, accounted};
 use super::target::Carried;
 use crate::chat;
 use crate::envelope;
 use crate::events::unreadable;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
-use crate::subscription::Subscription;
+use crate::subscription::{State, Subscription};
 
-/// The most pending deliveries in memory.
+/// So many pending deliveries may be in memory before each subscription is held to a few.
 pub(super) const AT_HAND: usize = 1_000;
+/// The most of them, so that those who are slow do not keep others' from coming to hand.
+pub(super) const MOST_AT_HAND: usize = 10 * AT_HAND;
 /// The most of them of one subscription: whoever is slow does not keep others' from coming to hand.
 pub(super) const MOST_OF_QUEUE: usize = 100;
+/// The most of one when many are at hand.
+const FEW_OF_QUEUE: usize = 8;
+/// Of so many subscriptions what is due is read at once.
+const AT_ONCE: usize = 16;
+/// So many subscriptions are looked at at once for what others have left.
+const WAITING_PAGE: u32 = 1_000;
 /// A key behind which events wait though nothing of it is at hand is looked at this often: what it waited for may have
 /// been dropped.
 const LOOK_AT_LANE: std::time::Duration = std::time::Duration::from_secs(5);
 /// So many keys are looked at so at once.
 const LANES_AT_ONCE: usize = 64;
-/// How many rows are read at once.
-const PAGE: usize = 200;
 /// So many of a lane are taken to hand at once.
 const AHEAD: usize = 64;
 /// So many rows of a lane are read at once to find those.
 const LANE_PAGE: u32 = 128;
-/// When a delivery is looked at again whose subscription gets nothing now.
+/// When a subscription is looked at again that gets nothing now, unless it changes.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
-/// When one is looked at again whose subscription has enough at hand.
+/// When one is looked at again that has enough at hand, unless it drains before.
 const SOON: std::time::Duration = std::time::Duration::from_millis(500);
 /// How often old attempts are forgotten.
 const FORGET_EVERY: std::time::Duration = std::time::Duration::from_mins(10);
 
 impl Dispatcher {
-    /// Takes to hand what is due.
+    /// Takes to hand what is due, of some subscriptions at a time, the longest due first.
     pub(super) async fn due(&mut self) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
-        let looks = now - self.looked_at_ms >= ms(super::LOOK_AGAIN);
-        let due = self.next_due_ms.is_some_and(|at| at <= now);
-        if !(due || looks) || self.at_hand.len() >= AT_HAND {
+        if now - self.looked_at_ms >= ms(super::LOOK_AGAIN) {
+            self.looked_at_ms = now;
+            self.look_at_idle_lanes(now);
+            self.look_who_waits().await?;
+        }
+        let chosen = self.whose_is_due(now);
+        if chosen.is_empty() {
             return Ok(());
         }
-        self.looked_at_ms = now;
-        self.look_at_idle_lanes(now);
-        let rows = self.store.deliveries();
-        // Those at hand are among the due, and come first.
-        let limit = u32::try_from(PAGE + self.at_hand.len()).unwrap_or(u32::MAX);
-        let found = rows
-            .due(self.share, now, limit)
-            .await
-            .map_err(store_fault)?;
-        let all = found.len() < limit as usize;
-        let next = rows.next_due(self.share, now).await.map_err(store_fault)?;
-        self.next_due_ms = if all { next } else { Some(now) };
-        for row in found {
-            if self.at_hand.len() >= 2 * AT_HAND {
-                self.next_due_ms = Some(now);
-                break;
+        let taken = self.take_due(&chosen, now).await;
+        if taken.is_err() {
+            for (id, _) in chosen {
+                self.waiting.sooner(id, now);
             }
-            let key = (row.subscription, row.sequence);
-            // A row that is about to be written, or removed, is newer than what was read.
-            if !self.at_hand.contains(&key) && !self.is_in_motion(key) {
-                self.resume(row).await?;
+        }
+        taken
+    }
+
+    /// Finds some of the subscriptions of which others have left something pending in the store. True when those were the
+    /// last of all, and the next time begins anew.
+    pub(super) async fn look_who_waits(&mut self) -> Result<bool, Refusal> {
+        let rows = self.store.deliveries();
+        let found = rows.waiting(self.looked_up_to, WAITING_PAGE).await;
+        let found = found.map_err(store_fault)?;
+        let all = found.len() < WAITING_PAGE as usize;
+        self.looked_up_to = found.last().map(|it| it.subscription).filter(|_| !all);
+        for it in found.iter().filter(|it| it.is_of(self.share)) {
+            self.waiting.sooner(it.subscription, it.next_at_ms);
+        }
+        Ok(all)
+    }
+
+    /// The subscriptions that something is due of and may come to hand, and how many rows are to be read of each. Of those
+    /// that get nothing now nothing is read, however much they have.
+    fn whose_is_due(&mut self, now: i64) -> Vec<(Uuid, u32)> {
+        let mut chosen = Vec::new();
+        let mut put_off = Vec::new();
+        while chosen.len() < AT_ONCE && self.at_hand.len() < MOST_AT_HAND {
+            let Some(id) = self.waiting.take(now) else {
+                break;
+            };
+            match self.room_of(id) {
+                Ok(rows) => chosen.push((id, u32::try_from(rows).unwrap_or(u32::MAX))),
+                Err(wait) => put_off.push((id, now + ms(wait))),
+            }
+        }
+        for (id, at_ms) in put_off {
+            self.waiting.sooner(id, at_ms);
+        }
+        chosen
+    }
+
+    /// How many due rows of a subscription are worth reading, those at hand among them; or when to ask again.
+    fn room_of(&mut self, id: Uuid) -> Result<usize, std::time::Duration> {
+        let known = self.in_force.get(id);
+        let Some(subscription) = known.or_else(|| self.replays.copy(id)) else {
+            let kept = self.in_force.is_unreadable(id);
+            return if kept { Err(AGAIN) } else { Ok(MOST_OF_QUEUE) };
+        };
+        if subscription.state != State::Active {
+            return Err(AGAIN);
+        }
+        let most = if self.at_hand.len() < AT_HAND {
+            MOST_OF_QUEUE
+        } else {
+            FEW_OF_QUEUE
+        };
+        let Some(queue) = self.queues.get(&id) else {
+            return Ok(most);
+        };
+        let has = queue.pending_at_hand();
+        if !queue.has_room() || has >= most {
+            self.full.insert(id);
+            return Err(SOON);
+        }
+        Ok(most + has + queue.in_flight)
+    }
+
+    async fn take_due(&mut self, chosen: &[(Uuid, u32)], now: i64) -> Result<(), Refusal> {
+        let found = self.store.deliveries().due(chosen, now).await;
+        let found = found.map_err(store_fault)?;
+        for (id, limit) in chosen {
+            let of_it = found.iter().filter(|row| row.subscription == *id);
+            let (due, later): (Vec<_>, Vec<_>) = of_it.partition(|row| row.next_at_ms <= now);
+            let next = if due.len() < *limit as usize {
+                later.first().map(|row| row.next_at_ms)
+            } else {
+                Some(now)
+            };
+            if let Some(next) = next {
+                self.waiting.sooner(*id, next);
+            }
+            for row in due {
+                let key = (row.subscription, row.sequence);
+                // A row that is about to be written, or removed, is newer than what was read.
+                if !self.at_hand.contains(&key) && !self.is_in_motion(key) {
+                    self.resume(row.clone()).await?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// A queue that was full has room again, perhaps.
+    pub(super) fn has_drained(&mut self, id: Uuid) {
+        let queue = self.queues.get(&id);
+        let drained = queue.is_none_or(|it| it.has_room() && it.pending_at_hand() < FEW_OF_QUEUE);
+        if drained && self.full.remove(&id) {
+            self.waiting.wake(id, self.clock.now_ms());
+        }
     }
 
     fn look_at_idle_lanes(&mut self, now: i64) {
@@ -110,7 +199,9 @@ impl Dispatcher {
         let detail = detail_of(&row)?;
         let known = self.in_force.get(row.subscription);
         let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
-            self.pass_over(row, &detail);
+            if !self.in_force.is_unreadable(row.subscription) {
+                self.pass_over(row, &detail);
+            }
             return Ok(());
         };
         let batched = subscription.delivery.batch.is_some();
@@ -184,15 +275,16 @@ impl Dispatcher {
         let now = self.clock.now_ms();
         let queue = self.queue(subscription);
         if !queue.has_room() || queue.pending_at_hand() >= MOST_OF_QUEUE {
-            let soon = queue.is_active() && rows.len() == 1;
-            let again = if soon { SOON } else { AGAIN };
-            let alone = rows.len() == 1;
-            let put_off = rows.into_iter().map(|(row, _)| PendingRow {
-                next_at_ms: now + ms(again),
-                state: if alone { "waiting".into() } else { row.state },
-                ..row
-            });
-            self.flush.pending.extend(put_off);
+            let again = if queue.is_active() { SOON } else { AGAIN };
+            self.full.insert(subscription.id);
+            self.waiting.sooner(subscription.id, now + ms(again));
+            if let [(row, detail)] = &rows[..]
+                && row.state == "behind"
+            {
+                // Nothing stands before it any more, and it is found by its time.
+                let row = let_go(row.clone(), detail.clone(), now);
+                self.flush.pending.push(row);
+            }
             return Ok(());
         }
         // First all that can fail: a part of a message must not go without the rest.
@@ -219,19 +311,21 @@ impl Dispatcher {
                 subscription = %row.subscription, sequence = row.sequence, event_id = %row.event_id,
                 "the log no longer holds an event that was to be delivered"
             );
+            let error = "the log no longer holds the event";
+            self.end_without_attempt(&row, error, now);
             self.flush.settled.push((row.subscription, row.sequence));
-            self.count_replayed(detail.replay, false);
             if let Some(lane) = row.lane {
                 self.lanes_to_advance.insert((row.subscription, lane));
             }
             return;
         };
         self.at_hand.insert((row.subscription, row.sequence));
-        let place = detail.at.and_then(|(topic, number, offset)| {
+        let place = detail.at.clone().and_then(|(topic, number, offset)| {
             let topic = topic.parse().ok()?;
             Some((self.stream(Partition { topic, number }), offset))
         });
         let queue = self.queue(subscription);
+        let ledger = accounted(&row, &detail, queue.standing.cause(), now);
         if let Some(lane) = &row.lane {
             queue.lanes.entry(lane.clone()).or_default().blocked = true;
         }
@@ -247,11 +341,22 @@ impl Dispatcher {
             since_ms: detail.since_ms,
             at_hand_ms: now,
             held: None,
+            stood: Stood::default(),
             dead_letter: detail.dead_letter,
             batch: detail.batch,
             replay: detail.replay,
-            ledger: detail.ledger,
+            ledger,
         });
+    }
+
+    /// A pending delivery ends though nothing was sent: it is counted, and its attempts say why.
+    pub(super) fn end_without_attempt(&mut self, row: &PendingRow, error: &str, now: i64) {
+        // A detail that cannot be read is no reason to keep quiet.
+        let detail = detail_of(row).unwrap_or_default();
+        self.part.counted().attempt(Word::GaveUp);
+        self.count_replayed(detail.replay, false);
+        let attempt = record::without_attempt(row, detail, error, now);
+        self.flush.attempts.push(attempt);
     }
 
     /// A delivery that has to wait, in one of the three states of its row.
@@ -267,7 +372,8 @@ impl Dispatcher {
             let partition = &self.streams[stream].partition;
             (partition.topic.to_string(), partition.number, offset)
         });
-        record::pending(delivery, id, at, attempts, state, next_at_ms)
+        let now = self.clock.now_ms();
+        record::pending(delivery, id, at, attempts, state, (next_at_ms, now))
     }
 
     /// The event of a pending delivery: from the log, or from the dead letter that is replayed.
@@ -453,7 +559,19 @@ impl Dispatcher {
     }
 }
 
-pub(super) fn detail_of(row: &PendingRow) -> Result<PendingDetail, Refusal> {
+/// A delivery that waited behind others or was parked, and waits no more.
+pub(crate) fn let_go(row: PendingRow, mut detail: PendingDetail, now_ms: i64) -> PendingRow {
+    detail.ledger = accounted(&row, &detail, None, now_ms);
+    detail.left_ms = now_ms;
+    PendingRow {
+        state: "waiting".into(),
+        next_at_ms: now_ms,
+        detail: serde_json::to_string(&detail).expect("plain members become JSON"),
+        ..row
+    }
+}
+
+pub(crate) fn detail_of(row: &PendingRow) -> Result<PendingDetail, Refusal> {
     serde_json::from_str(&row.detail)
         .map_err(|error| Refusal::fault("Reading a pending delivery", &error))
 }

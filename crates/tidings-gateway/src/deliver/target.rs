@@ -1,6 +1,7 @@
 //! What a delivery is handed over to: a [`webhook`], an [`in_process`] plugin, or another [`topic`]. Workflows and
 //! federation are others.
 
+mod answered;
 pub(crate) mod batch;
 pub mod in_process;
 pub(crate) mod oauth2;
@@ -92,6 +93,8 @@ pub struct Outcome {
     pub response_headers: Vec<(String, String)>,
     /// The beginning of what it answered.
     pub response_body: String,
+    /// How much of the time went into connecting.
+    pub connecting: Duration,
 }
 
 impl Outcome {
@@ -103,6 +106,7 @@ impl Outcome {
             error: None,
             response_headers: Vec::new(),
             response_body: String::new(),
+            connecting: Duration::ZERO,
         }
     }
 

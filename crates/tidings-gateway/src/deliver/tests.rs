@@ -15,6 +15,9 @@ use crate::publish::command::{Command, Draft};
 use crate::subscriptions::{Change, From};
 
 mod batches;
+mod disabling;
+mod ledgers;
+mod many;
 mod panics;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -69,6 +72,7 @@ impl Target for Fake {
                 error: None,
                 response_headers: Vec::new(),
                 response_body: String::new(),
+                connecting: Duration::ZERO,
             }
         })
     }
@@ -211,7 +215,10 @@ impl House {
             self.settle().await;
             let dispatcher = self.dispatcher.as_ref().unwrap();
             let wake = dispatcher.wakes.first().map(|(at, _)| *at);
-            let next = [dispatcher.next_due_ms, wake].into_iter().flatten().min();
+            let next = [dispatcher.waiting.first(), wake]
+                .into_iter()
+                .flatten()
+                .min();
             let now = self.clock.now_ms();
             match next.filter(|at| *at <= end) {
                 Some(at) if at > now => self.clock.set(at),
@@ -254,7 +261,7 @@ async fn a_failing_delivery_is_tried_on_the_schedule_and_then_given_up() {
         limit: 9,
         ..Default::default()
     };
-    let letters = house
+    let (letters, _) = house
         .gateway
         .dead_letters
         .list(&caller("acme"), &query)

@@ -43,6 +43,7 @@ impl Subscriptions {
         let asked = self
             .webhooks
             .ask(webhook, (row.id, row.revision), per_minute, when);
+        let asked = tidings_egress::on_behalf_of(row.tenant.as_str(), asked);
         let answered = match asked.await {
             Ok(answer) => allowed(&answer, self.webhooks.origin()),
             Err(error) => Err(error.to_string()),

@@ -1,6 +1,6 @@
 //! What the dispatcher matches events against: every subscription, changed by difference.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use tidings_event::{EventType, TenantId};
@@ -8,6 +8,7 @@ use tidings_filter::Index;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::of_extensions::Owner;
 use crate::subscription::Subscription;
 
 /// The subscriptions in force.
@@ -44,6 +45,10 @@ impl Changes {
 #[derive(Default)]
 struct Known {
     by_id: HashMap<Uuid, Arc<Subscription>>,
+    by_tenant: HashMap<TenantId, BTreeSet<Uuid>>,
+    by_owner: HashMap<Owner, Uuid>,
+    /// Those that are kept and cannot be read: they get nothing, and nothing of theirs is thrown away.
+    unreadable: HashSet<Uuid>,
     index: Index<Uuid>,
     version: u64,
 }
@@ -86,14 +91,33 @@ impl InForce {
     /// Every subscription of a tenant.
     pub(crate) fn of(&self, tenant: &TenantId) -> Vec<Arc<Subscription>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = known
-            .by_id
-            .values()
-            .filter(|it| it.tenant == *tenant)
-            .cloned()
-            .collect();
-        all.sort_unstable_by_key(|it| it.id);
-        all
+        let ids = known.by_tenant.get(tenant).into_iter().flatten();
+        ids.map(|id| known.by_id[id].clone()).collect()
+    }
+
+    /// The one that stands for an extension's.
+    pub(super) fn owned_by(&self, tenant: &TenantId, owner: &Owner) -> Option<Arc<Subscription>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let found = known.by_id.get(known.by_owner.get(owner)?)?;
+        Some(found.clone()).filter(|it| it.tenant == *tenant)
+    }
+
+    /// Takes note of one that is kept and cannot be read. As far as it was known before, it stays as it was.
+    pub(super) fn put_unreadable(&self, id: Uuid) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.unreadable.insert(id);
+    }
+
+    /// Whether it is kept, and cannot be read.
+    pub(crate) fn is_unreadable(&self, id: Uuid) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.unreadable.contains(&id)
+    }
+
+    /// Whether some are, and no other is known.
+    pub(super) fn has_only_unreadable(&self) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.by_id.is_empty() && !known.unreadable.is_empty()
     }
 
     /// Puts a subscription in force, or takes it out. An older revision than the known one is passed over.
@@ -109,8 +133,20 @@ impl InForce {
                 return;
             }
             known.version += 1;
+            known.unreadable.remove(&id);
             if let Some(before) = before {
                 known.by_id.remove(&id);
+                if let Some(ids) = known.by_tenant.get_mut(&before.tenant) {
+                    ids.remove(&id);
+                    if ids.is_empty() {
+                        known.by_tenant.remove(&before.tenant);
+                    }
+                }
+                if let Some(owner) = &before.start.owner
+                    && known.by_owner.get(owner) == Some(&id)
+                {
+                    known.by_owner.remove(owner);
+                }
                 known
                     .index
                     .remove(&before.tenant, before.filter.types(), &id);
@@ -119,6 +155,11 @@ impl InForce {
                 known
                     .index
                     .insert(&subscription.tenant, subscription.filter.types(), &id);
+                let tenant = subscription.tenant.clone();
+                known.by_tenant.entry(tenant).or_default().insert(id);
+                if let Some(owner) = subscription.start.owner.clone() {
+                    known.by_owner.insert(owner, id);
+                }
                 known.by_id.insert(id, Arc::new(subscription));
             }
         }

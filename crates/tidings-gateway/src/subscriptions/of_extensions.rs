@@ -20,7 +20,7 @@ use crate::secrets::random;
 use crate::subscription::{IN_PROCESS, Receiver, Start, State, Subscription, Wanted};
 
 /// Whom a subscription stands for: an extension that is to get an event (source C).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Owner {
     pub(crate) workspace: String,
@@ -75,9 +75,7 @@ impl Subscriptions {
 
     /// The one that stands for an extension's, if it is in force.
     pub(crate) fn owned_by(&self, tenant: &TenantId, owner: &Owner) -> Option<Arc<Subscription>> {
-        let all = self.in_force.of(tenant);
-        all.into_iter()
-            .find(|it| it.start.owner.as_ref() == Some(owner))
+        self.in_force.owned_by(tenant, owner)
     }
 
     /// Makes one. Those of one extension share their secret, so that it keeps one.

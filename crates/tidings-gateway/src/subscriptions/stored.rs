@@ -13,7 +13,9 @@ use uuid::Uuid;
 use super::{Subscriptions, handshake, of_extensions};
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::random;
-use crate::subscription::{self, Auth, Mtls, Receiver, Start, State, Subscription, mtls_shown};
+use crate::subscription::{
+    self, Auth, MAX_PER_SECOND, Mtls, Rate, Receiver, Start, State, Subscription, mtls_shown,
+};
 
 /// The secrets of a subscription as they are encrypted.
 #[derive(Default, Serialize, Deserialize)]
@@ -112,6 +114,12 @@ impl Subscriptions {
     /// The same, and whether what it is to be sent with fits together.
     pub(super) async fn usable(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = self.checked(document)?;
+        let fastest = Rate::per_second(MAX_PER_SECOND);
+        if wanted.delivery.rate.is_some_and(|rate| rate < fastest) {
+            let detail =
+                format!("'perSecond' must be {MAX_PER_SECOND} at most; leave it out for no limit.");
+            return Err(Refusal::invalid("delivery.rateLimit.perSecond", detail));
+        }
         let webhook = wanted.target.webhook();
         if let Some(identity) = webhook.and_then(|it| it.mtls.as_deref()) {
             let usable = self.webhooks.client().check(identity).await;

@@ -90,8 +90,8 @@ pub(crate) async fn list(
     wanted: Queried<Wanted>,
 ) -> Result<Response, Refused> {
     let query = query(wanted)?;
-    let letters = house.gateway().dead_letters.list(&caller, &query).await?;
-    Ok(page(&letters, query.limit))
+    let (letters, next) = house.gateway().dead_letters.list(&caller, &query).await?;
+    Ok(page(&letters, next))
 }
 
 /// What a request asks for.
@@ -100,10 +100,8 @@ pub(super) fn query(wanted: Queried<Wanted>) -> Result<DeadLetterQuery, Refusal>
     wanted.query()
 }
 
-/// A page of at most so many.
-pub(super) fn page(letters: &[DeadLetterRow], limit: u32) -> Response {
-    let full = letters.len() == limit as usize;
-    let next = letters.last().filter(|_| full).map(|last| last.id);
+/// A page, and where the next begins.
+pub(super) fn page(letters: &[DeadLetterRow], next: Option<Uuid>) -> Response {
     let items: Vec<Value> = letters.iter().map(rendered).collect();
     axum::Json(json!({ "items": items, "nextCursor": next })).into_response()
 }
@@ -127,21 +125,22 @@ pub(crate) async fn get(
     Ok(axum::Json(answer).into_response())
 }
 
-/// Sends one again; success closes it.
+/// Sends one again; success closes it. One that is closed stays so, and the answer says that.
 #[utoipa::path(post, path = "/v1/dead-letters/{deadLetterId}/replay", tag = "dead-letters",
-    params(("deadLetterId" = String, Path)), responses((status = 202, body = serde_json::Value)))]
+    params(("deadLetterId" = String, Path)), responses((status = 202, body = serde_json::Value),
+    (status = 200, description = "It is closed already")))]
 pub(crate) async fn replay(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
     let id = parsed(&id)?;
-    house.gateway().dead_letters.replay(&caller, id).await?;
-    Ok((
-        StatusCode::ACCEPTED,
-        axum::Json(json!({ "id": id, "state": "replaying" })),
-    )
-        .into_response())
+    let state = house.gateway().dead_letters.replay(&caller, id).await?;
+    let status = match state.as_str() {
+        "replaying" => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    };
+    Ok((status, axum::Json(json!({ "id": id, "state": state }))).into_response())
 }
 
 /// Which dead letters, and how fast.

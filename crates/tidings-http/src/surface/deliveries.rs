@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
-use tidings_gateway::deliver::record::AttemptDetail;
+use tidings_gateway::deliver::record::{AttemptDetail, Replayed};
 use tidings_gateway::events::Placed;
 use tidings_gateway::parked::MAX_PAGE;
 use tidings_gateway::publish::refusal::Refusal;
@@ -41,22 +41,12 @@ pub(crate) async fn trace(
     for attempt in &attempts {
         let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
             .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
-        // What history has sent again stands under its replay's id.
-        let history = detail.replay.filter(|replay| replay.of.is_some());
-        let of = history.and_then(|replay| replay.of);
-        let of = json!(of.unwrap_or(attempt.subscription));
-        let number = json!(history.map_or(Some(attempt.sequence), |replay| replay.number));
-        let replay = json!(history.map(|replay| replay.id));
-        let known = deliveries.iter().position(|it| {
-            it["subscriptionId"] == of && it["sequence"] == number && it["replayId"] == replay
-        });
-        let index = known.unwrap_or_else(|| {
-            deliveries.push(json!({ "subscriptionId": of, "sequence": number, "attempts": [] }));
-            deliveries.len() - 1
-        });
-        if history.is_some() {
-            deliveries[index]["replayId"] = replay;
-        }
+        let index = told(
+            &mut deliveries,
+            attempt.subscription,
+            attempt.sequence,
+            detail.replay,
+        );
         let delivery = &mut deliveries[index];
         delivery["revision"] = json!(detail.revision);
         delivery["state"] = json!(attempt.outcome);
@@ -77,29 +67,49 @@ pub(crate) async fn trace(
             list.push(shown);
         }
     }
-    for row in &pending {
-        let of = json!(row.subscription);
-        let known = deliveries
-            .iter_mut()
-            .find(|it| it["subscriptionId"] == of && it["sequence"] == row.sequence);
-        let state = json!(row.state);
-        let due = json!(rfc3339(row.next_at_ms));
-        match known {
-            Some(delivery) => {
-                delivery["state"] = state;
-                delivery["nextAttemptAt"] = due;
-            }
-            None => deliveries.push(json!({
-                "subscriptionId": of, "sequence": row.sequence, "attempts": [], "state": state,
-                "nextAttemptAt": due,
-            })),
-        }
+    for (row, waits) in &pending {
+        let index = told(
+            &mut deliveries,
+            row.subscription,
+            row.sequence,
+            waits.replay,
+        );
+        let delivery = &mut deliveries[index];
+        delivery["revision"] = json!(waits.revision);
+        delivery["state"] = json!(row.state);
+        delivery["ledger"] = json!(waits.ledger);
+        delivery["nextAttemptAt"] = json!(rfc3339(row.next_at_ms));
     }
     let event = serde_json::to_value(super::events::Rendered(event));
     let event = event.map_err(|error| Refusal::fault("Writing an event", &error))?;
     let caused = gateway.dead_letters.caused_by(&caller, event_id).await?;
     let answer = json!({ "event": event, "deliveries": deliveries, "caused": caused });
     Ok(axum::Json(answer).into_response())
+}
+
+/// Where a delivery is told of, by whose row it is and its number there. What history sends again stands under its
+/// replay's id, and is told of with the subscription's.
+fn told(
+    deliveries: &mut Vec<Value>,
+    subscription: Uuid,
+    sequence: u64,
+    replay: Option<Replayed>,
+) -> usize {
+    let history = replay.filter(|replay| replay.of.is_some());
+    let of = json!(history.and_then(|replay| replay.of).unwrap_or(subscription));
+    let number = json!(history.map_or(Some(sequence), |replay| replay.number));
+    let replay = json!(history.map(|replay| replay.id));
+    let known = deliveries.iter().position(|it| {
+        it["subscriptionId"] == of && it["sequence"] == number && it["replayId"] == replay
+    });
+    known.unwrap_or_else(|| {
+        let mut delivery = json!({ "subscriptionId": of, "sequence": number, "attempts": [] });
+        if history.is_some() {
+            delivery["replayId"] = replay;
+        }
+        deliveries.push(delivery);
+        deliveries.len() - 1
+    })
 }
 
 /// For each subscription of the tenant: whether it got the event, and if not, which clause was not met.
@@ -130,9 +140,9 @@ pub(crate) async fn explain(
                 .rfind(|row| row.subscription == subscription.id);
             let waits = pending
                 .iter()
-                .find(|row| row.subscription == subscription.id);
+                .find(|(row, _)| row.subscription == subscription.id);
             let state = waits
-                .map(|row| &row.state)
+                .map(|(row, _)| &row.state)
                 .or(tried.map(|row| &row.outcome));
             json!({
                 "subscriptionId": subscription.id,
@@ -173,7 +183,7 @@ pub(crate) async fn missed(
     let wanted = read_query(after)?;
     let limit = page_limit(wanted.limit, 100, MAX_PAGE)?;
     let (gateway, after) = (house.gateway(), wanted.after.unwrap_or(0));
-    let found = gateway
+    let (found, next) = gateway
         .parked
         .missed(&caller, &gateway.events, parsed(&id)?, after, limit)
         .await?;
@@ -181,7 +191,7 @@ pub(crate) async fn missed(
         .into_iter()
         .map(|(sequence, event)| numbered(sequence, event));
     let items: Vec<Value> = items.collect::<Result<_, _>>()?;
-    Ok(axum::Json(json!({ "items": items })).into_response())
+    Ok(axum::Json(json!({ "items": items, "nextAfter": next })).into_response())
 }
 
 fn numbered(sequence: u64, event: Placed) -> Result<Value, Refusal> {

@@ -201,7 +201,7 @@ pub(crate) async fn deliveries(
     let attempts = attempts.await?;
     let full = attempts.len() == limit as usize;
     let next = attempts.last().filter(|_| full);
-    let next = next.map(|(key, attempt)| format!("{key}:{}", attempt.sequence));
+    let next = next.map(|(key, attempt)| format!("{key}:{}:{}", attempt.sequence, attempt.number));
     let items: Result<Vec<Value>, Refusal> = attempts
         .iter()
         .map(|(key, attempt)| delivery(key, attempt))
@@ -222,7 +222,8 @@ pub(crate) async fn dead_letters(
     let limit = query.limit;
     let rooms = &house.gateway.extensions;
     let letters = rooms.dead_letters(&caller, &workspace, query).await?;
-    Ok(dead_letters::page(&letters, limit))
+    let last = letters.last().filter(|_| letters.len() == limit as usize);
+    Ok(dead_letters::page(&letters, last.map(|last| last.id)))
 }
 
 fn extension_id(text: &str) -> Result<ExtensionId, Refusal> {
@@ -239,9 +240,15 @@ fn beginning(text: Option<&str>) -> Result<Option<From>, Refusal> {
     text.map(|text| from("replayFrom", text)).transpose()
 }
 
-fn place(cursor: &str) -> Result<(EventType, u64), Refusal> {
-    let parts = cursor.split_once(':');
-    let place = parts.and_then(|(key, number)| Some((key.parse().ok()?, number.parse().ok()?)));
+fn place(cursor: &str) -> Result<(EventType, u64, u32), Refusal> {
+    let place = cursor.rsplit_once(':').and_then(|(rest, number)| {
+        let (key, sequence) = rest.rsplit_once(':')?;
+        Some((
+            key.parse().ok()?,
+            sequence.parse().ok()?,
+            number.parse().ok()?,
+        ))
+    });
     place.ok_or_else(|| Refusal::invalid("cursor", "'cursor' is not one of a page before."))
 }
 

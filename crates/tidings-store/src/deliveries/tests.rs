@@ -1,7 +1,7 @@
 //! A flush, read back in every way.
 
 use super::*;
-use crate::dead_letters::DeadLetterQuery;
+use crate::dead_letters::{DeadLetterQuery, DeadLetterRow};
 use crate::suite::on_each_database;
 
 fn tenant() -> TenantId {
@@ -85,12 +85,16 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
         assert_eq!(room.cursors().await.unwrap(), flush.cursors);
         assert_eq!(room.progress(all).await.unwrap(), [progress]);
         assert_eq!(room.beyond_progress(all).await.unwrap(), [attempt(2, 1)]);
-        assert_eq!(
-            room.due(all, 15, 9).await.unwrap(),
-            [pending(2, "waiting", 15)]
-        );
-        assert_eq!(room.due(all, 20, 9).await.unwrap().len(), 2);
-        assert_eq!(room.next_due(all, 14).await.unwrap(), Some(15));
+        let one = Uuid::from_u128(1);
+        // Of what is not due, the first.
+        let both = [pending(2, "waiting", 15), pending(1, "waiting", 20)];
+        assert_eq!(room.due(&[(one, 9)], 15).await.unwrap(), both);
+        assert_eq!(room.due(&[(one, 1)], 20).await.unwrap(), both[..1]);
+        assert_eq!(room.due(&[(one, 9)], 20).await.unwrap(), both);
+        let waiting = room.waiting(None, 9).await.unwrap();
+        assert_eq!(waiting.len(), 1);
+        assert_eq!((waiting[0].subscription, waiting[0].next_at_ms), (one, 15));
+        assert_eq!(room.waiting(Some(one), 9).await.unwrap(), []);
         assert_eq!(
             room.lanes(all).await.unwrap(),
             [(Uuid::from_u128(1), "k".to_owned(), false)]
@@ -102,10 +106,8 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
         assert_eq!(room.progress(other).await.unwrap(), []);
         assert_eq!(room.beyond_progress(other).await.unwrap(), []);
         assert_eq!(room.pending_beyond_progress(other).await.unwrap(), []);
-        assert_eq!(room.due(other, 20, 9).await.unwrap(), []);
-        assert_eq!(room.next_due(other, 14).await.unwrap(), None);
+        assert!(waiting[0].is_of(all) && !waiting[0].is_of(other));
         assert_eq!(room.lanes(other).await.unwrap(), []);
-        let one = Uuid::from_u128(1);
         let lane = room.pending_of(one, Some("k"), 2, 9).await.unwrap();
         assert_eq!(lane, [pending(3, "behind", 0)]);
         assert_eq!(room.pending_of(one, None, 0, 2).await.unwrap().len(), 2);
@@ -120,14 +122,21 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             1
         );
         assert_eq!(room.pending_of_event(&globex, two).await.unwrap(), []);
-        assert_eq!(room.attempts_of(one, 1, 9).await.unwrap().len(), 2);
+        let after = async |sequence, number| {
+            let rows = room.attempts_of(one, (sequence, number), 9).await.unwrap();
+            rows.iter()
+                .map(|it| (it.sequence, it.number))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(after(1, u32::MAX).await, [(2, 1), (2, 2)]);
+        assert_eq!(after(2, 1).await, [(2, 2)]);
 
         let settled = Flush {
             settled: vec![(one, 1), (one, 2)],
             ..Flush::default()
         };
         room.flush(&settled).await.unwrap();
-        assert_eq!(room.next_due(all, 0).await.unwrap(), None);
+        assert_eq!(room.waiting(None, 9).await.unwrap(), []);
         assert_eq!(
             room.lanes(all).await.unwrap(),
             [(one, "k".to_owned(), true)]
@@ -234,6 +243,117 @@ async fn dead_letters_are_found_by_each_filter_and_by_their_tenant_alone() {
         assert_eq!(open.await, [3], "one delivery has one open letter");
         assert!(!room.delete(&globex, Uuid::from_u128(1)).await.unwrap());
         assert!(room.delete(&tenant(), Uuid::from_u128(1)).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_has_much_pending_does_not_stand_before_others() {
+    on_each_database(async |store| {
+        let room = store.deliveries();
+        let of = |subscription: u128, sequence: u64| PendingRow {
+            subscription: Uuid::from_u128(subscription),
+            lane: None,
+            ..pending(sequence, "waiting", 1)
+        };
+        let mut rows: Vec<_> = (1..=3_000).map(|sequence| of(1, sequence)).collect();
+        rows.extend((2..=40).map(|subscription| of(subscription, 1)));
+        let flush = Flush {
+            pending: rows,
+            ..Flush::default()
+        };
+        room.flush(&flush).await.unwrap();
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let page = room.waiting(after, 16).await.unwrap();
+            after = page.last().map(|it| it.subscription);
+            found.extend(page.iter().map(|it| it.subscription.as_u128()));
+            if page.len() < 16 {
+                break;
+            }
+        }
+        assert_eq!(found, (1..=40).collect::<Vec<_>>());
+        let asked: Vec<_> = (1..=32).map(|id| (Uuid::from_u128(id), 5)).collect();
+        let due = room.due(&asked, 10).await.unwrap();
+        assert_eq!(due.len(), 5 + 31);
+        assert_eq!(
+            due.iter()
+                .filter(|row| row.subscription.as_u128() == 1)
+                .count(),
+            5
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_refused_for_good_keeps_no_other_from_being_written() {
+    // SQLite takes what PostgreSQL does not.
+    let store = crate::suite::on_postgres().await;
+    let room = store.deliveries();
+    let bad = PendingRow {
+        lane: Some("a\0".into()),
+        ..pending(7, "waiting", 20)
+    };
+    let mut rows: Vec<_> = (1..=20).map(|n| pending(n, "waiting", 20)).collect();
+    rows[6] = bad.clone();
+    let flush = Flush {
+        attempts: vec![attempt(1, 1)],
+        pending: rows,
+        dead: vec![dead(1, "status 500"), dead(2, "nul \0 in it")],
+        ..Flush::default()
+    };
+    let error = room.flush(&flush).await.unwrap_err();
+    assert!(error.is_refused() && !error.is_unavailable(), "{error}");
+    for _ in 0..2 {
+        // The second time all that was written is written again.
+        let refused = room.flush_in_pieces(&flush, 8).await.unwrap();
+        let pending: Vec<_> = refused.iter().flat_map(|(it, _)| &it.pending).collect();
+        let dead: Vec<_> = refused.iter().flat_map(|(it, _)| &it.dead).collect();
+        assert_eq!((pending, dead.len()), (vec![&bad], 1));
+    }
+    let one = Uuid::from_u128(1);
+    let kept = room.pending_of(one, None, 0, 99).await.unwrap();
+    assert_eq!(kept.len(), 19);
+    assert_eq!(room.attempts_of(one, (0, 0), 9).await.unwrap().len(), 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_letter_written_twice_is_one_that_is_open() {
+    on_each_database(async |store| {
+        let room = store.dead_letters();
+        let flush = Flush {
+            dead: vec![dead(1, "status 500")],
+            ..Flush::default()
+        };
+        for _ in 0..2 {
+            // What a commit came to is not always known.
+            store.deliveries().flush(&flush).await.unwrap();
+        }
+        let id = Uuid::from_u128(1);
+        assert_eq!(
+            room.get(&tenant(), id).await.unwrap(),
+            Some(flush.dead[0].clone())
+        );
+        let again = Flush {
+            dead_states: vec![(id, "replaying")],
+            reopened: vec![Reopened {
+                id,
+                attempts: 16,
+                last_error: "status 503".into(),
+            }],
+            ..Flush::default()
+        };
+        store.deliveries().flush(&again).await.unwrap();
+        let found = room.get(&tenant(), id).await.unwrap().unwrap();
+        let shown = (
+            found.attempts,
+            found.last_error.as_str(),
+            found.state.as_str(),
+        );
+        assert_eq!(shown, (16, "status 503", "open"));
     })
     .await;
 }

@@ -165,9 +165,18 @@ fn what_is_given_up_is_a_dead_letter_until_a_replay_succeeds() {
         .post(&format!("{one}/replay"), &token, &json!({}))
         .expect(202);
     receiver.until("the schedule again", |hits| hits.len() == 8);
-    eventually("it is open again", || letters("open").first().cloned());
+    let again = eventually("it is open again", || letters("open").first().cloned());
+    assert_eq!(again["attempts"], 8);
+    receiver.answer(|_, _| 500);
+    let replaying = server.post(&format!("{one}/replay"), &token, &json!({}));
+    assert_eq!(replaying.expect(202).json()["state"], "replaying");
+    let again = eventually("it is open once more", || letters("open").first().cloned());
+    assert_eq!(
+        (&again["attempts"], &again["lastError"]),
+        (&json!(12), &json!("it answered with status 500"))
+    );
     receiver.answer(|_, _| 200);
-    let all = json!({ "subscription": subscription["id"], "error": "503" });
+    let all = json!({ "subscription": subscription["id"], "error": "500" });
     let answer = server
         .post("/v1/dead-letters/replay", &token, &all)
         .expect(202)
@@ -181,6 +190,8 @@ fn what_is_given_up_is_a_dead_letter_until_a_replay_succeeds() {
         ("true", &json!(true))
     );
     eventually("it is closed", || letters("closed").first().cloned());
+    let closed = server.post(&format!("{one}/replay"), &token, &json!({}));
+    assert_eq!(closed.expect(200).json()["state"], "closed");
     server
         .call("DELETE", &one)
         .bearer(&token)

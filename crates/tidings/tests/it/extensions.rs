@@ -203,6 +203,11 @@ fn what_cannot_be_delivered_is_a_dead_letter_of_its_workspace() {
     server
         .get(&path, &user(&server, "acme", "bob"))
         .problem(404, "NOT_FOUND");
+    // The list of the tenant's shows each what it may see.
+    assert_eq!(server.dead_letters(&root, "open").len(), 1);
+    assert_eq!(server.dead_letters(&ada, "open").len(), 1);
+    let bob = user(&server, "acme", "bob");
+    assert_eq!(server.dead_letters(&bob, "open"), Vec::<Value>::new());
 }
 
 #[test]

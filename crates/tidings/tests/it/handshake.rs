@@ -158,3 +158,20 @@ fn a_rate_that_the_receiver_sets_is_kept() {
     assert_eq!(shown["target"], made["target"]);
     assert_eq!(asked.come(0).len(), 7);
 }
+
+#[test]
+fn a_rate_that_no_receiver_could_be_asked_for_is_refused() {
+    let (server, token) = server();
+    let asked = Asked::start(ALLOWED);
+    let body = |rate: u32| {
+        json!({
+            "name": "fast", "delivery": { "rateLimit": { "perSecond": rate } },
+            "target": { "kind": "webhook", "url": asked.receiver.url, "handshake": true },
+        })
+    };
+    let refused = server.post("/v1/subscriptions", &token, &body(2_000_000));
+    let problem = refused.problem(400, "INVALID_REQUEST");
+    assert_eq!(problem["field"], "delivery.rateLimit.perSecond");
+    let made = server.post("/v1/subscriptions", &token, &body(100_000));
+    made.expect(201);
+}

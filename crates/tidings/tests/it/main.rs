@@ -20,6 +20,7 @@ mod custom_events;
 mod custom_events_life;
 mod dashboard;
 mod deliveries;
+mod deliveries_paged;
 mod delivery_metrics;
 mod disabled;
 mod emits;

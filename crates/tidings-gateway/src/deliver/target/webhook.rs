@@ -12,15 +12,13 @@ use tidings_event::event::rfc3339;
 use tidings_event::{Data, Event};
 use uuid::Uuid;
 
+use super::answered::{judged, secrets_of, without_secrets};
 use super::oauth2::{Grant, Slot, Tokens};
-use super::{Handover, Outcome, Target, Verdict, batch};
+use super::{Handover, Outcome, Target, batch};
 use crate::subscription::{Auth, Format, Webhook};
 
 /// CloudEvents JSON format, as HTTP names it.
 const STRUCTURED: &str = "application/cloudevents+json";
-/// The longest wait that a receiver may ask for.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
-
 /// Sends webhooks through the one door out.
 #[derive(Debug, Clone)]
 pub struct Webhooks {
@@ -48,8 +46,21 @@ impl Webhooks {
         &self.client
     }
 
-    /// Posts a message, with an access token where the receiver wants one.
+    /// Posts a message, with an access token where the receiver wants one. What comes back has no credential in it.
     pub(crate) async fn send(
+        &self,
+        webhook: &Webhook,
+        handover: &Handover,
+        headers: Vec<(String, String)>,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Answer, EgressError> {
+        let tenant = handover.subscription.tenant.as_str();
+        let posted = self.post(webhook, handover, headers, body, timeout);
+        tidings_egress::on_behalf_of(tenant, posted).await
+    }
+
+    async fn post(
         &self,
         webhook: &Webhook,
         handover: &Handover,
@@ -78,7 +89,8 @@ impl Webhooks {
             let answer = self.client.post(outgoing).await?;
             // It may have been withdrawn before its time: once more with a new one.
             if answer.status != 401 || token.is_none() || refused.is_some() {
-                return Ok(answer);
+                let token = token.as_ref().and_then(|token| token.header());
+                return Ok(without_secrets(answer, &secrets_of(webhook, token)));
             }
             refused = token;
         }
@@ -149,9 +161,15 @@ impl Target for Webhooks {
             };
             let (headers, body) = message(webhook, &handover);
             let timeout = subscription.delivery.timeout;
-            match self.send(webhook, &handover, headers, body, timeout).await {
-                Ok(answer) => judged(answer),
+            let sent = self.send(webhook, &handover, headers, body, timeout);
+            let (sent, connecting) = tidings_egress::timed(sent).await;
+            let outcome = match sent {
+                Ok(answer) => judged(answer, handover.now_ms),
                 Err(error) => failed(&error),
+            };
+            Outcome {
+                connecting,
+                ..outcome
             }
         })
     }
@@ -302,39 +320,6 @@ fn headers(
     }
     headers.extend(webhook.headers.iter().cloned());
     headers
-}
-
-/// 2xx is delivered, 410 ends the subscription, anything else is tried again.
-fn judged(answer: Answer) -> Outcome {
-    let status = answer.status;
-    let verdict = match status {
-        200..=299 => Verdict::Delivered,
-        410 => Verdict::Gone,
-        _ => Verdict::Failed {
-            retry_after: answer
-                .header("retry-after")
-                .filter(|_| matches!(status, 429 | 503))
-                .and_then(wait),
-            unreachable: status == 429 || status >= 500,
-        },
-    };
-    let error = match verdict {
-        Verdict::Delivered => None,
-        _ => Some(format!("it answered with status {status}")),
-    };
-    Outcome {
-        verdict,
-        status: Some(status),
-        error,
-        response_body: String::from_utf8_lossy(&answer.body).into_owned(),
-        response_headers: answer.headers,
-    }
-}
-
-/// Seconds, as `Retry-After` has them. A date is passed over: the schedule knows as well.
-fn wait(text: &str) -> Option<Duration> {
-    let seconds = text.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 fn failed(error: &EgressError) -> Outcome {

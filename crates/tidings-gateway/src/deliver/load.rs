@@ -1,0 +1,94 @@
+//! What a dispatcher finds in the store when it begins, and goes on from.
+
+use std::collections::HashMap;
+
+use tidings_bus::Partition;
+use uuid::Uuid;
+
+use super::Dispatcher;
+use super::queue::{Numbers, StreamId};
+use crate::events::unreadable;
+use crate::manifests::store_fault;
+use crate::publish::refusal::Refusal;
+
+impl Dispatcher {
+    /// Reads cursors, places, numbers and lanes, and makes the queues that have something to catch up with.
+    pub(super) async fn load(&mut self) -> Result<(), Refusal> {
+        for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
+            for number in 0..partitions {
+                let topic = topic.clone();
+                self.stream(Partition { topic, number });
+            }
+        }
+        let store = self.store.clone();
+        let rows = store.deliveries();
+        let name = self.share.to_string();
+        let cursors = rows.cursors().await.map_err(store_fault)?;
+        let (own, others): (Vec<_>, Vec<_>) =
+            cursors.into_iter().partition(|row| row.share == name);
+        let mut known: HashMap<StreamId, u64> = HashMap::new();
+        // Where tenants were shared out in another way, what all had come to is where this share goes on.
+        for row in others {
+            let (topic, number) = (row.topic, row.partition);
+            let at = known.entry(self.stream(Partition { topic, number }));
+            let at = at.or_insert(row.next_offset);
+            *at = row.next_offset.min(*at);
+        }
+        for row in own {
+            let (topic, number) = (row.topic, row.partition);
+            let id = self.stream(Partition { topic, number });
+            known.insert(id, row.next_offset);
+            self.streams[id].saved = Some(row.next_offset);
+        }
+        for (id, next_offset) in known {
+            self.streams[id].head = next_offset;
+            self.streams[id].recent.from = next_offset;
+        }
+        let share = self.share;
+        for row in rows.progress(share).await.map_err(store_fault)? {
+            let places = serde_json::from_str(&row.places);
+            let places =
+                places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;
+            self.saved
+                .insert(row.subscription, (Numbers::new(row.sequence), places));
+        }
+        for row in rows.beyond_progress(share).await.map_err(store_fault)? {
+            if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
+                numbers.known(row.event_id, row.sequence);
+            }
+        }
+        for row in rows
+            .pending_beyond_progress(share)
+            .await
+            .map_err(store_fault)?
+        {
+            if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
+                numbers.known(row.event_id, row.sequence);
+            }
+        }
+        for (subscription, lane, headless) in rows.lanes(share).await.map_err(store_fault)? {
+            if headless {
+                // Its first was settled, and the crash came before its next was taken to hand.
+                self.lanes_to_advance.insert((subscription, lane.clone()));
+            }
+            self.saved_lanes.entry(subscription).or_default().push(lane);
+        }
+        while !self.look_who_waits().await? {}
+        // Whoever has a place of its own wants to catch up from it.
+        let behind = self
+            .saved
+            .iter()
+            .filter(|(_, (_, places))| !places.at.is_empty());
+        let behind: Vec<Uuid> = behind.map(|(id, _)| *id).collect();
+        self.changes.take();
+        let all = self.in_force.all();
+        for subscription in all.iter().filter(|it| share.holds(&it.tenant)) {
+            // One that has never got anything begins at its start.
+            let new = !self.saved.contains_key(&subscription.id);
+            if new || behind.contains(&subscription.id) {
+                self.queue(subscription);
+            }
+        }
+        Ok(())
+    }
+}
