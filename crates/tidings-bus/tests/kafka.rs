@@ -4,9 +4,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tidings_bus::kafka::{Config, Kafka};
-use tidings_bus::{Appended, Bus, Headers, Partition, Read, Record, conformance, time_of};
+use tidings_bus::{
+    AppendError, Appended, Bus, Headers, Partition, Position, Read, Record, conformance, time_of,
+};
 use tidings_event::Topic;
 use uuid::Uuid;
 
@@ -17,6 +24,58 @@ fn config() -> Config {
     config.partitions = 4;
     config.topic_prefix = "conformance-".into();
     config
+}
+
+/// A client of somebody else.
+fn other() -> ClientConfig {
+    let mut other = ClientConfig::new();
+    other.set("bootstrap.servers", config().brokers);
+    other
+}
+
+/// Every topic on the brokers.
+fn on_the_brokers() -> BTreeSet<String> {
+    let client: BaseConsumer = other().create().unwrap();
+    let metadata = client.fetch_metadata(None, Duration::from_secs(10));
+    let metadata = metadata.expect("a broker answers");
+    let names = metadata.topics().iter().map(|it| it.name().to_owned());
+    names.collect()
+}
+
+fn new_topic(name: &str) -> Topic {
+    format!("{name}.{}", Uuid::now_v7()).parse().unwrap()
+}
+
+fn record(topic: &Topic) -> Record {
+    let event_id = Uuid::now_v7();
+    Record {
+        topic: topic.clone(),
+        key: "acme".into(),
+        tenant: "acme".parse().unwrap(),
+        event_id,
+        timestamp_ms: time_of(event_id).unwrap(),
+        headers: Headers::default(),
+        value: "x".into(),
+        once: None,
+    }
+}
+
+async fn append(bus: &Kafka, records: Vec<Record>) -> Vec<Position> {
+    let appended = bus.append(records).await.expect("it is appended");
+    let positions = appended.into_iter().map(|it| match it {
+        Appended::At(at) => at,
+        other => panic!("not appended: {other:?}"),
+    });
+    positions.collect()
+}
+
+fn all(from: u64) -> Read {
+    Read {
+        from,
+        tenant: None,
+        limit: 1_000,
+        scan: 10_000,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,25 +93,13 @@ fn of_old() -> Uuid {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_reads_each_record_as_it_comes() {
     let bus = Kafka::open(&config()).expect("the clients start");
-    let topic: Topic = format!("follow.{}", Uuid::now_v7()).parse().unwrap();
+    let topic = new_topic("follow");
     let mut tail = bus.tail();
     let mut next = 0;
     for _ in 0..20 {
-        let event_id = Uuid::now_v7();
-        let record = Record {
-            topic: topic.clone(),
-            key: "acme".into(),
-            tenant: "acme".parse().unwrap(),
-            event_id,
-            timestamp_ms: time_of(event_id).unwrap(),
-            headers: Headers::default(),
-            value: "x".into(),
-            once: None,
-        };
-        let appended = bus.append(vec![record]).await.expect("it is appended");
-        let Appended::At(at) = appended[0] else {
-            panic!("not appended");
-        };
+        let record = record(&topic);
+        let event_id = record.event_id;
+        let at = append(&bus, vec![record]).await[0];
         tail.changed().await.expect("the bus is there");
         let partition = Partition {
             topic: topic.clone(),
@@ -96,7 +143,7 @@ async fn shared_out(memberships: &mut [tidings_bus::Membership]) -> Vec<BTreeSet
             }
         }
     };
-    let patience = std::time::Duration::from_secs(30);
+    let patience = Duration::from_secs(30);
     tokio::time::timeout(patience, all)
         .await
         .expect("all partitions are shared out")
@@ -104,7 +151,7 @@ async fn shared_out(memberships: &mut [tidings_bus::Membership]) -> Vec<BTreeSet
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_a_group_share_the_partitions_and_take_over_from_who_leaves() {
-    let topic: Topic = format!("shared.{}", Uuid::now_v7()).parse().unwrap();
+    let topic = new_topic("shared");
     let buses = [(); 2].map(|()| Kafka::open(&config()).expect("the clients start"));
     let group = format!("group-{}", Uuid::now_v7());
     let mut first = vec![buses[0].join(&group, &topic).expect("Kafka has groups")];
@@ -135,4 +182,76 @@ async fn members_of_a_group_share_the_partitions_and_take_over_from_who_leaves()
 
     drop(both.remove(0));
     assert_eq!(shared_out(&mut both).await[0].len(), 4);
+}
+
+/// The broker of the tests makes every topic that a client may make by asking for it, as brokers come.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_question_makes_a_topic() {
+    let mut config = config();
+    config.create_topics = false;
+    config.topic_prefix = format!("asked-{}.", Uuid::now_v7());
+    let bus = Kafka::open(&config).expect("the clients start");
+    let (published, carried, read) = (
+        new_topic("mistyped"),
+        new_topic("carried"),
+        new_topic("read"),
+    );
+    bus.carry(vec![carried.clone()]);
+    let unavailable = bus.append(vec![record(&published)]).await;
+    assert!(
+        matches!(unavailable, Err(AppendError::Unavailable { .. })),
+        "{unavailable:?}"
+    );
+    assert_eq!(bus.topics().await, Ok(Vec::new()));
+    let partition = Partition {
+        topic: read,
+        number: 0,
+    };
+    let page = bus.read(partition, all(0)).await.expect("it is empty");
+    assert_eq!(page.next, 0);
+    let made: Vec<String> = on_the_brokers()
+        .into_iter()
+        .filter(|name| name.starts_with(&config.topic_prefix) || name == "tidings.probe")
+        .collect();
+    assert_eq!(made, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_gets_the_partitions_that_are_configured_and_replicas_learn_of_it() {
+    let (maker, other) = (config(), config());
+    let [bus, replica] = [maker, other].map(|it| Kafka::open(&it).expect("the clients start"));
+    let topic = new_topic("made");
+    replica.carry(vec![topic.clone()]);
+    let listed = async |bus: &Kafka| bus.topics().await.expect("topics are listed");
+    assert_eq!(listed(&replica).await, []);
+    append(&bus, vec![record(&topic)]).await;
+    let known = (topic.clone(), 4);
+    assert!(listed(&bus).await.contains(&known));
+    let until = Instant::now() + Duration::from_secs(10);
+    while !listed(&replica).await.contains(&known) {
+        assert!(Instant::now() < until, "it is never listed");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_deleted_is_made_again_without_a_restart() {
+    let mut config = config();
+    let quickly = [
+        ("topic.metadata.refresh.interval.ms", "200"),
+        ("topic.metadata.propagation.max.ms", "200"),
+    ];
+    let quickly = quickly.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    config.properties.extend(quickly);
+    let bus = Kafka::open(&config).expect("the clients start");
+    let topic = new_topic("deleted");
+    append(&bus, vec![record(&topic)]).await;
+    let name = format!("{}{topic}", config.topic_prefix);
+    let admin: AdminClient<DefaultClientContext> = other().create().unwrap();
+    let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await;
+    deleted.unwrap()[0].as_ref().expect("it is deleted");
+    let until = Instant::now() + Duration::from_secs(30);
+    while bus.append(vec![record(&topic)]).await.is_err() {
+        assert!(Instant::now() < until, "it is never made again");
+    }
 }

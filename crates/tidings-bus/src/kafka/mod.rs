@@ -104,6 +104,8 @@ impl Config {
         let common = [
             ("bootstrap.servers", self.brokers.as_str()),
             ("client.id", "tidings"),
+            // Producers allow it by default: a question about a topic would make it, as the broker likes.
+            ("allow.auto.create.topics", "false"),
             ("socket.keepalive.enable", "true"),
             ("socket.timeout.ms", &patience),
             ("socket.connection.setup.timeout.ms", &patience),

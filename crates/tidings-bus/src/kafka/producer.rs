@@ -175,7 +175,12 @@ impl Producer {
             .payload(&record.value[..])
             .timestamp(record.timestamp_ms)
             .headers(wire::headers(record));
-        self.client.send(message).map_err(|(error, _)| error)
+        self.client.send(message).map_err(|(error, _)| {
+            if is_gone(&error) {
+                self.topics.forget(&record.topic);
+            }
+            error
+        })
     }
 
     /// Sends what waits, as far as brokers answer in time. It blocks.
@@ -334,6 +339,15 @@ fn refused(error: &KafkaError) -> Option<AppendError> {
         | Code::PolicyViolation => Some(UNAVAILABLE),
         _ => None,
     }
+}
+
+/// Whether the topic, or the partition, is not there any more.
+pub(super) fn is_gone(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
+    )
 }
 
 /// Where librdkafka reports to.
