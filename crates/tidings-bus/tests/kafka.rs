@@ -10,6 +10,8 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tidings_bus::kafka::{Config, Kafka};
 use tidings_bus::{
     AppendError, Appended, Bus, Headers, Partition, Position, Read, Record, conformance, time_of,
@@ -254,4 +256,118 @@ async fn a_topic_that_was_deleted_is_made_again_without_a_restart() {
     while bus.append(vec![record(&topic)]).await.is_err() {
         assert!(Instant::now() < until, "it is never made again");
     }
+}
+
+/// Writes messages of others: each with these headers and whatever value, to partition 0.
+fn write(client: &BaseProducer, topic: &Topic, headers: &[(&str, &[u8])]) {
+    let mut given = OwnedHeaders::new();
+    for (key, value) in headers {
+        let value = Some(*value);
+        given = given.insert(Header { key, value });
+    }
+    let name = format!("{}{topic}", config().topic_prefix);
+    let message = BaseRecord::<str, str>::to(&name).partition(0);
+    let sent = client.send(message.key("acme").payload("x").headers(given));
+    sent.map_err(|(error, _)| error).expect("it is sent");
+    client.flush(Duration::from_secs(10)).expect("it arrives");
+}
+
+/// A topic of one partition.
+async fn one_partition(name: &str) -> (Kafka, Partition) {
+    let mut config = config();
+    config.partitions = 1;
+    let bus = Kafka::open(&config).expect("the clients start");
+    let topic = new_topic(name);
+    append(&bus, vec![record(&topic)]).await;
+    (bus, Partition { topic, number: 0 })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_cannot_be_read_hold_nobody_up() {
+    let (bus, partition) = one_partition("foreign").await;
+    let topic = &partition.topic;
+    let zstd = other().set("compression.type", "zstd").create().unwrap();
+    let id = Uuid::now_v7().to_string();
+    let ours: [(&str, &[u8]); 2] = [
+        ("tidings-event-id", id.as_bytes()),
+        ("tidings-tenant", b"acme"),
+    ];
+    write(&zstd, topic, &[("whose", b"somebody's")]);
+    write(&zstd, topic, &[("tidings-event-id", b"none")]);
+    write(&zstd, topic, &[("tidings-event-id", id.as_bytes())]);
+    // Sent once more by a tool that adds what it knows of a failure.
+    let time = ("kafka_dlt-original-timestamp", &[0, 0, 1, 0xff][..]);
+    write(&zstd, topic, &[ours[0], ours[1], time]);
+    let page = bus.read(partition, all(0)).await.expect("it is read");
+    assert_eq!((page.next, page.more), (5, false));
+    let offsets: Vec<u64> = page.records.iter().map(|it| it.offset).collect();
+    assert_eq!(offsets, [0, 4]);
+    assert_eq!(page.records[1].headers.iter().count(), 0);
+    let found = bus.find("acme".parse().unwrap(), id.parse().unwrap());
+    assert_eq!(found.await.unwrap().expect("it is found").offset, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_ends_behind_the_mark_of_a_transaction() {
+    let (bus, partition) = one_partition("transaction").await;
+    let patience = Duration::from_secs(30);
+    let client: BaseProducer = other()
+        .set("transactional.id", partition.topic.as_str())
+        .create()
+        .unwrap();
+    client.init_transactions(patience).unwrap();
+    client.begin_transaction().unwrap();
+    write(&client, &partition.topic, &[]);
+    client.commit_transaction(patience).unwrap();
+    // The mark is written after the answer.
+    let until = Instant::now() + patience;
+    while bus.bounds(partition.clone()).await.unwrap().end < 3 {
+        assert!(Instant::now() < until, "the transaction never ends");
+        tokio::task::yield_now().await;
+    }
+    let page = bus.read(partition, all(0)).await.unwrap();
+    assert_eq!((page.records.len(), page.next, page.more), (1, 3, false));
+    let found = bus.find("acme".parse().unwrap(), of_old()).await;
+    assert_eq!(found.expect("it can be looked for"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_holds_no_more_than_16_mib() {
+    let (bus, partition) = one_partition("large").await;
+    let mut large = record(&partition.topic);
+    large.value = vec![b'x'; 1_000_000].into();
+    for _ in 0..4 {
+        append(&bus, vec![large.clone(); 5]).await;
+    }
+    let (mut next, mut pages) = (0, 0);
+    while next < 21 {
+        let page = bus.read(partition.clone(), all(next)).await.unwrap();
+        assert!((1..=18).contains(&page.records.len()), "of page {pages}");
+        assert_eq!(page.more, page.next < 21);
+        (next, pages) = (page.next, pages + 1);
+    }
+    assert!(pages > 1);
+}
+
+/// A key whose first try got no answer is retried under the id of that try, minutes later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_found_though_its_id_is_older_than_its_neighbours() {
+    let (bus, partition) = one_partition("late").await;
+    let mut late = record(&partition.topic);
+    let now = time_of(late.event_id).unwrap();
+    let time_ms = now - 60_000;
+    let seconds = u64::try_from(time_ms / 1_000).unwrap();
+    late.event_id = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0));
+    late.timestamp_ms = time_of(late.event_id).unwrap();
+    let between = (0..1_000).map(|n| {
+        let mut between = record(&partition.topic);
+        between.timestamp_ms = time_ms + 50 * n;
+        between
+    });
+    append(&bus, between.collect()).await;
+    append(&bus, vec![late.clone()]).await;
+    let found = bus.find("acme".parse().unwrap(), late.event_id).await;
+    assert_eq!(found.unwrap().expect("it is found").offset, 1_001);
+    let other = bus.find("globex".parse().unwrap(), late.event_id).await;
+    assert_eq!(other, Ok(None));
 }
