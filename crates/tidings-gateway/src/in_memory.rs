@@ -1,7 +1,7 @@
 //! A gateway for tests, on a bus and a store in memory and with a clock that a test moves; and a bus that gives trouble.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidings_bus::memory::Memory;
@@ -67,6 +67,7 @@ pub(crate) struct Troubled {
     away: AtomicBool,
     refused: AtomicUsize,
     panics: AtomicBool,
+    unled: Mutex<Option<u32>>,
 }
 
 impl Troubled {
@@ -77,7 +78,13 @@ impl Troubled {
             away: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
             panics: AtomicBool::new(false),
+            unled: Mutex::default(),
         }
+    }
+
+    /// Partitions of this number cannot be read.
+    pub(crate) fn has_no_leader_of(&self, number: Option<u32>) {
+        *self.unled.lock().unwrap() = number;
     }
 
     /// It takes nothing while it is away.
@@ -108,6 +115,9 @@ impl Bus for Troubled {
 
     fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
         assert!(!self.panics.swap(false, Ordering::SeqCst), "as it was told");
+        if *self.unled.lock().unwrap() == Some(partition.number) {
+            return Box::pin(async { Err(ReadError::Unavailable("no leader".into())) });
+        }
         self.bus.read(partition, read)
     }
 

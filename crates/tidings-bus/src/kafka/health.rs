@@ -59,6 +59,12 @@ impl State {
         self.changed.notify_all();
     }
 
+    /// Something else failed: the probe finds out whether brokers answer.
+    pub(super) fn doubt(&self) {
+        self.inside().asked = true;
+        self.changed.notify_all();
+    }
+
     /// A delivery succeeded.
     pub(super) fn succeeded(&self) {
         if self.troubled.load(Ordering::Relaxed) {

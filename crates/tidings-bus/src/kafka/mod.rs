@@ -156,7 +156,7 @@ impl Kafka {
         let state = Arc::new(State::default());
         let topics = Arc::new(Topics::new(config)?);
         let producer = Producer::new(config, Arc::clone(&state), Arc::clone(&topics))?;
-        let readers = Readers::new(config, Arc::clone(&topics));
+        let readers = Readers::new(config, Arc::clone(&topics), Arc::clone(&state));
         let tail = Tail::start(config, Arc::clone(&topics))?;
         state.start_probe(config)?;
         Ok(Self {

@@ -12,6 +12,7 @@ use tidings_event::{TenantId, Topic};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::health::State;
 use super::login::Quiet;
 use super::producer::is_gone;
 use super::search::{Search, Sought};
@@ -40,6 +41,7 @@ pub(super) struct Readers {
     config: ClientConfig,
     quiet: Quiet,
     topics: Arc<Topics>,
+    state: Arc<State>,
     idle: Mutex<Vec<Consumer>>,
     places: Semaphore,
     /// Records that could not be read, with their offsets.
@@ -53,7 +55,7 @@ impl std::fmt::Debug for Readers {
 }
 
 impl Readers {
-    pub(super) fn new(config: &Config, topics: Arc<Topics>) -> Arc<Self> {
+    pub(super) fn new(config: &Config, topics: Arc<Topics>, state: Arc<State>) -> Arc<Self> {
         let quiet = Quiet::new(config);
         let config = config.client(&[
             // librdkafka wants a name; nothing is ever committed under it.
@@ -73,6 +75,7 @@ impl Readers {
             config,
             quiet,
             topics,
+            state,
             idle: Mutex::default(),
             places: Semaphore::new(CONSUMERS),
             told: Mutex::default(),
@@ -84,6 +87,10 @@ impl Readers {
         self: &Arc<Self>,
         ask: impl FnOnce(&Self, &Consumer) -> KafkaResult<T> + Send + 'static,
     ) -> KafkaResult<T> {
+        if self.state.is_down() {
+            let nobody = RDKafkaErrorCode::AllBrokersDown;
+            return Err(KafkaError::MetadataFetch(nobody));
+        }
         let _place = self
             .places
             .acquire()
@@ -102,7 +109,11 @@ impl Readers {
             }
             answer
         });
-        asked.await.map_err(|_| KafkaError::Canceled)?
+        let answer = asked.await.map_err(|_| KafkaError::Canceled)?;
+        if answer.is_err() {
+            self.state.doubt();
+        }
+        answer
     }
 
     /// Asks about a partition. `None` if it does not exist.

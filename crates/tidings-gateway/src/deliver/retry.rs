@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tidings_bus::{Partition, Read};
+use tidings_bus::{Partition, Read, ReadError};
 use tidings_store::PendingRow;
 use uuid::Uuid;
 
@@ -119,9 +119,9 @@ impl Dispatcher {
             None => None,
         };
         let Some(together) = together else {
-            return self
-                .take_up(vec![(row, without_batch(detail))], &subscription)
-                .await;
+            let alone = vec![(row, without_batch(detail))];
+            self.take_up(alone, &subscription).await;
+            return Ok(());
         };
         let id = row.subscription;
         let is_elsewhere = |row: &PendingRow| self.at_hand.contains(&(id, row.sequence));
@@ -131,7 +131,8 @@ impl Dispatcher {
             // Some of them are newer than what was read. They are looked at again.
             return Ok(());
         }
-        self.take_up(together, &subscription).await
+        self.take_up(together, &subscription).await;
+        Ok(())
     }
 
     /// Numbers of a subscription of which something newer than what is read is on its way to the store.
@@ -175,36 +176,45 @@ impl Dispatcher {
         Ok(Some(together))
     }
 
-    /// Takes pending deliveries to hand, all or none of them.
+    /// Takes pending deliveries to hand, all or none of them. What cannot be read now is put off.
     async fn take_up(
         &mut self,
         rows: Vec<(PendingRow, PendingDetail)>,
         subscription: &Arc<Subscription>,
-    ) -> Result<(), Refusal> {
+    ) {
         let now = self.clock.now_ms();
         let queue = self.queue(subscription);
         if !queue.has_room() || queue.pending_at_hand() >= MOST_OF_QUEUE {
             let soon = queue.is_active() && rows.len() == 1;
-            let again = if soon { SOON } else { AGAIN };
-            let alone = rows.len() == 1;
-            let put_off = rows.into_iter().map(|(row, _)| PendingRow {
-                next_at_ms: now + ms(again),
-                state: if alone { "waiting".into() } else { row.state },
-                ..row
-            });
-            self.flush.pending.extend(put_off);
-            return Ok(());
+            self.look_again(rows, if soon { SOON } else { AGAIN });
+            return;
         }
         // First all that can fail: a part of a message must not go without the rest.
         let mut events = Vec::with_capacity(rows.len());
         for (row, detail) in &rows {
-            events.push(self.event_of(row, detail).await?);
+            match self.event_of(row, detail).await {
+                Ok(event) => events.push(event),
+                Err(refusal) => {
+                    tracing::debug!(detail = refusal.detail, "deliveries are put off");
+                    self.look_again(rows, AGAIN);
+                    return;
+                }
+            }
         }
         for (row, event) in rows.into_iter().zip(events) {
             self.take_up_one(row, event, subscription, now);
         }
         self.line_up(subscription.id);
-        Ok(())
+    }
+
+    fn look_again(&mut self, rows: Vec<(PendingRow, PendingDetail)>, again: std::time::Duration) {
+        let (at, alone) = (self.clock.now_ms() + ms(again), rows.len() == 1);
+        let put_off = rows.into_iter().map(|(row, _)| PendingRow {
+            next_at_ms: at,
+            state: if alone { "waiting".into() } else { row.state },
+            ..row
+        });
+        self.flush.pending.extend(put_off);
     }
 
     fn take_up_one(
@@ -326,7 +336,16 @@ impl Dispatcher {
             limit,
             scan: 4 * limit,
         };
-        let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+        let stream = self.stream(partition.clone());
+        if self.is_left_alone(stream) {
+            let why = "its partition could not be read a moment ago".to_owned();
+            return Err(unreadable(ReadError::Unavailable(why)));
+        }
+        let page = self.bus.read(partition, read).await.map_err(|error| {
+            let refusal = unreadable(error);
+            self.leave_alone(stream, &refusal);
+            refusal
+        })?;
         let mut found = None;
         for record in &page.records {
             let event = envelope::read(record)

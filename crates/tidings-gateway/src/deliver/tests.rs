@@ -16,6 +16,7 @@ use crate::subscriptions::{Change, From};
 
 mod batches;
 mod panics;
+mod unled;
 
 const NOW: i64 = 1_700_000_000_000;
 
