@@ -11,10 +11,13 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tidings_bus::kafka::{Config, Kafka};
 use tidings_bus::{
-    AppendError, Appended, Bus, Headers, Partition, Position, Read, Record, conformance, time_of,
+    AppendError, Appended, Bus, Headers, Health, Partition, Position, Read, Record, conformance,
+    time_of,
 };
 use tidings_event::Topic;
 use uuid::Uuid;
@@ -370,4 +373,26 @@ async fn an_event_is_found_though_its_id_is_older_than_its_neighbours() {
     assert_eq!(found.unwrap().expect("it is found").offset, 1_001);
     let other = bus.find("globex".parse().unwrap(), late.event_id).await;
     assert_eq!(other, Ok(None));
+}
+
+/// What librdkafka does not recover from, and an operator mends: the right to write idempotently is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_came_to_its_end_is_replaced_without_a_restart() {
+    let cluster = MockCluster::new(1).unwrap();
+    let topic = new_topic("renewed");
+    cluster.create_topic(topic.as_str(), 1, 1).unwrap();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal; 2]);
+    let mut config = Config::new(cluster.bootstrap_servers());
+    config.create_topics = false;
+    let bus = Kafka::open(&config).expect("the clients start");
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut refused = 0;
+    while let Err(error) = bus.append(vec![record(&topic)]).await {
+        assert!(matches!(bus.health(), Health::Degraded(_)), "{error:?}");
+        assert!(Instant::now() < until, "it never takes records");
+        refused += 1;
+    }
+    assert!(refused > 0);
+    assert_eq!(bus.health(), Health::Ready);
 }

@@ -145,7 +145,7 @@ pub struct Kafka {
     config: Config,
     state: Arc<State>,
     topics: Arc<Topics>,
-    producer: Producer,
+    producer: Arc<Producer>,
     readers: Arc<Readers>,
     tail: Tail,
 }
@@ -163,7 +163,7 @@ impl Kafka {
             config: config.clone(),
             state,
             topics,
-            producer,
+            producer: Arc::new(producer),
             readers,
             tail,
         })
