@@ -49,7 +49,8 @@ impl fmt::Debug for Login {
 /// Makes logins.
 ///
 /// # Contract
-/// It is asked on threads that may block, by several clients at once, when one begins and well before a token ends.
+/// It is asked by several clients at once, when one begins and well before a token ends. Until it answers, a client
+/// tells of nothing else: it may wait for the first login, and has later ones at hand.
 /// After a failure librdkafka asks again in 10 s.
 pub trait Logins: fmt::Debug + Send + Sync + 'static {
     /// A new one, or why there is none.
