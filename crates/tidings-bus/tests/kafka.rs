@@ -239,6 +239,29 @@ async fn a_topic_gets_the_partitions_that_are_configured_and_replicas_learn_of_i
     }
 }
 
+/// Nothing else is published that would wake the follower.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_hears_of_the_first_record_of_a_topic_that_another_replica_makes() {
+    let [bus, replica] = [(); 2].map(|()| Kafka::open(&config()).expect("the clients start"));
+    let topic = new_topic("first");
+    replica.carry(vec![topic.clone()]);
+    let mut tail = replica.tail();
+    let known = replica.topics().await.expect("topics are listed");
+    assert!(!known.iter().any(|(it, _)| *it == topic));
+    append(&bus, vec![record(&topic)]).await;
+    let heard = async {
+        loop {
+            tail.changed().await.expect("the bus is there");
+            let known = replica.topics().await.expect("topics are listed");
+            if known.iter().any(|(it, _)| *it == topic) {
+                break;
+            }
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(20), heard).await;
+    heard.expect("the tail tells of it");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_was_deleted_is_made_again_without_a_restart() {
     let mut config = config();

@@ -197,12 +197,24 @@ impl Topics {
         known.insert(topic.clone(), found.partitions);
     }
 
+    fn carried(&self) -> Vec<Topic> {
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.iter().cloned().collect()
+    }
+
+    /// Asks for those of ours that do not exist as far as is known. It blocks.
+    pub(super) fn look_for_missing(&self) -> Result<(), KafkaError> {
+        for topic in self.carried() {
+            if self.partitions(&topic).is_none() && !self.was_missing(&topic) {
+                self.note(&topic, ask(&self.client, &self.name(&topic))?);
+            }
+        }
+        Ok(())
+    }
+
     /// Every topic of ours that exists, with its partitions.
     pub(super) async fn list(&self) -> Result<Vec<(Topic, u32)>, KafkaError> {
-        let carried: Vec<Topic> = {
-            let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
-            carried.iter().cloned().collect()
-        };
+        let carried = self.carried();
         let unknown = carried
             .iter()
             .filter(|topic| self.partitions(topic).is_none() && !self.was_missing(topic));
