@@ -68,6 +68,7 @@ pub(crate) struct Troubled {
     refused: AtomicUsize,
     panics: AtomicBool,
     unled: Mutex<Option<u32>>,
+    hangs: AtomicBool,
 }
 
 impl Troubled {
@@ -79,7 +80,13 @@ impl Troubled {
             refused: AtomicUsize::new(0),
             panics: AtomicBool::new(false),
             unled: Mutex::default(),
+            hangs: AtomicBool::new(false),
         }
+    }
+
+    /// It answers no append any more, and keeps no receipts either.
+    pub(crate) fn hangs(&self) {
+        self.hangs.store(true, Ordering::SeqCst);
     }
 
     /// Partitions of this number cannot be read.
@@ -109,6 +116,9 @@ impl Bus for Troubled {
             self.refused.fetch_add(1, Ordering::SeqCst);
             let retry_after = Duration::from_secs(1);
             return Box::pin(async move { Err(AppendError::Unavailable { retry_after }) });
+        }
+        if self.hangs.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
         }
         self.bus.append(records)
     }
@@ -146,6 +156,6 @@ impl Bus for Troubled {
     }
 
     fn keeps_receipts(&self) -> bool {
-        self.bus.keeps_receipts()
+        self.bus.keeps_receipts() && !self.hangs.load(Ordering::SeqCst)
     }
 }
