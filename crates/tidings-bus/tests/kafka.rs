@@ -229,7 +229,11 @@ async fn a_topic_gets_the_partitions_that_are_configured_and_replicas_learn_of_i
     replica.carry(vec![topic.clone()]);
     let listed = async |bus: &Kafka| bus.topics().await.expect("topics are listed");
     assert_eq!(listed(&replica).await, []);
-    append(&bus, vec![record(&topic)]).await;
+    let record = record(&topic);
+    let id = record.event_id;
+    append(&bus, vec![record]).await;
+    let found = replica.find("acme".parse().unwrap(), id).await;
+    assert!(found.unwrap().is_some(), "whoever was told its id finds it");
     let known = (topic.clone(), 4);
     assert!(listed(&bus).await.contains(&known));
     let until = Instant::now() + Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Reading with a few consumers that belong to no group: each serves one question at a time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -188,7 +188,25 @@ impl Readers {
         let Some(time_ms) = time_of(event_id) else {
             return Ok(None);
         };
-        let topics = self.topics.list().await.map_err(unavailable)?;
+        let known = self.topics.existing();
+        let found = self.find_in(known.clone(), &tenant, event_id, time_ms);
+        if let Some(found) = found.await? {
+            return Ok(Some(found));
+        }
+        // Another replica may have made its topic a moment ago.
+        self.topics.forget_missing();
+        let mut others = BTreeMap::from_iter(self.topics.list().await.map_err(unavailable)?);
+        others.retain(|topic, _| !known.contains_key(topic));
+        self.find_in(others, &tenant, event_id, time_ms).await
+    }
+
+    async fn find_in(
+        self: &Arc<Self>,
+        topics: BTreeMap<Topic, u32>,
+        tenant: &TenantId,
+        event_id: Uuid,
+        time_ms: i64,
+    ) -> Result<Option<Stored>, ReadError> {
         let places = topics.into_iter().map(|(topic, count)| {
             let number = partition_of(tenant.as_str().as_bytes(), count);
             let number = i32::try_from(number).unwrap_or(i32::MAX);

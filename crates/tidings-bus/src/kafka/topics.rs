@@ -102,6 +102,12 @@ impl Topics {
         }
     }
 
+    /// Asks about every topic again when it is next needed, however lately it was found not to exist.
+    pub(super) fn forget_missing(&self) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.clear();
+    }
+
     /// How many partitions a topic has; `None` if it does not exist.
     pub(super) async fn look_up(&self, topic: &Topic) -> Result<Option<u32>, KafkaError> {
         if let Some(partitions) = self.partitions(topic) {
