@@ -28,8 +28,8 @@ impl Bus for Disabled {
     fn read(&self, _: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
         Box::pin(async move {
             Ok(Page {
-                records: Vec::new(),
                 next: read.from,
+                ..Page::default()
             })
         })
     }

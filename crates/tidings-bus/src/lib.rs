@@ -69,6 +69,8 @@ pub struct Page {
     pub records: Vec<Stored>,
     /// Where to read on; more than the last record's offset + 1 when records of other tenants followed it.
     pub next: u64,
+    /// Whether the partition went on there when it was read: the page ended at a limit, of [`Read`] or the bus's own.
+    pub more: bool,
 }
 
 /// What one [`Bus::read`] asks for.
@@ -152,6 +154,8 @@ pub enum Health {
 ///   [`Appended::Repeat`]; one whose key is known with another fingerprint refuses the whole batch. Keys are
 ///   forgotten after their time to live (24 h, source A). Where it is false, `once` is ignored and whoever
 ///   appends has claimed the keys before.
+/// - **Ours.** Where others write to the log too, what is not ours, or cannot be read as a record of ours, is passed
+///   over, the latter with a line in the log: no page holds it, and no page fails for it.
 /// - **Nothing blocks.** No method blocks its thread; what is slow happens elsewhere.
 pub trait Bus: Send + Sync + 'static {
     /// Appends 1 to 1,000 records and answers when all are durable, in the order given.
@@ -160,7 +164,8 @@ pub trait Bus: Send + Sync + 'static {
     /// Reads a stretch of one partition. An unknown partition is empty.
     fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>>;
 
-    /// The record of this event, if the log still holds it and it belongs to the tenant.
+    /// The record of this event, if the log still holds it and it belongs to the tenant. Only the partition that its
+    /// tenant's name as a key falls on is sure to be looked at, in each topic.
     fn find(
         &self,
         tenant: TenantId,

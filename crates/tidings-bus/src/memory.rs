@@ -160,8 +160,8 @@ impl Bus for Memory {
     fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
         let page = self.stretch(&partition, |log| {
             let mut page = Page {
-                records: Vec::new(),
                 next: read.from,
+                ..Page::default()
             };
             let from = usize::try_from(read.from).unwrap_or(usize::MAX);
             for stored in log.iter().skip(from).take(read.scan) {
@@ -177,6 +177,7 @@ impl Bus for Memory {
                     page.records.push(stored.clone());
                 }
             }
+            page.more = page.next < log.len() as u64;
             page
         });
         Box::pin(async move { Ok(page) })

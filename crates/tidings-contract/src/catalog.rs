@@ -1,10 +1,12 @@
 //! A catalogue of topics: an AsyncAPI 3.0 document, read and checked.
 //!
 //! A channel's address is the event type and the topic at once. `contentType` says the envelope:
-//! `application/cloudevents+json` is structured mode, and the schema of the data is
+//! `application/cloudevents+json`, with or without parameters, is structured mode, and the schema of the data is
 //! `payload.properties.data`; anything else is binary mode, and `payload` is that of the data. Four members
 //! say what AsyncAPI has no word for: `x-tidings-service` (whose document it is), and on a channel
 //! `x-tidings-sender` and `x-tidings-receivers`, on a message `x-tidings-subject`.
+
+mod parties;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +15,7 @@ use tidings_event::EventType;
 
 use crate::Contract;
 use crate::reference::{escaped, foreign, resolve, schemas_below};
+use parties::Operation;
 
 /// The largest document, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -148,9 +151,11 @@ impl Catalog {
             .map_err(|error| vec![fault("", format!("it is neither YAML nor JSON: {error}"))])?;
         let mut reading = Reading {
             document: &document,
+            operations: Vec::new(),
             faults: Vec::new(),
         };
         let (title, version, service) = reading.head();
+        reading.operations = reading.operations();
         let channels = reading.channels(service.as_deref());
         let faults = reading.faults;
         if faults.is_empty() {
@@ -176,6 +181,7 @@ fn fault(place: &str, detail: impl Into<String>) -> Fault {
 
 struct Reading<'d> {
     document: &'d Value,
+    operations: Vec<Operation<'d>>,
     faults: Vec<Fault>,
 }
 
@@ -206,12 +212,9 @@ impl<'d> Reading<'d> {
             found.unwrap_or_default().to_owned()
         };
         let (title, version) = (text("/info/title"), text("/info/version"));
-        let service = self.document.pointer("/info/x-tidings-service");
-        (
-            title,
-            version,
-            service.and_then(Value::as_str).map(str::to_owned),
-        )
+        let info = self.document.get("info").unwrap_or(&Value::Null);
+        let service = self.text_of(info, "/info", "x-tidings-service");
+        (title, version, service)
     }
 
     fn channels(&mut self, service: Option<&str>) -> BTreeMap<EventType, Channel> {
@@ -264,16 +267,16 @@ impl<'d> Reading<'d> {
             );
             return None;
         };
+        let channel_place = place;
         let place = format!("{place}/messages/{}", escaped(name));
         let Some(message) = resolve(self.document, message) else {
             self.wrong(&place, "what it refers to is not there");
             return None;
         };
-        let content_type = message
-            .get("contentType")
-            .or(self.document.get("defaultContentType"));
-        let content_type = content_type.and_then(Value::as_str).unwrap_or(STRUCTURED);
-        let binary = content_type != STRUCTURED;
+        let own = self.text_of(message, &place, "contentType");
+        let default = self.document.get("defaultContentType");
+        let content_type = own.or_else(|| default?.as_str().map(str::to_owned));
+        let binary = content_type.is_some_and(|it| !is_structured(&it));
         let schema = self.schema(&place, message, binary)?;
         let contract = match Contract::compile(&schema) {
             Ok(contract) => contract,
@@ -282,7 +285,7 @@ impl<'d> Reading<'d> {
                 return None;
             }
         };
-        let (sender, receivers) = self.parties(&place, value, service);
+        let (sender, receivers) = self.parties(channel_place, value, service);
         let subject = self.subject(&place, message);
         let channel = Channel {
             description: text(value, "description"),
@@ -301,6 +304,11 @@ impl<'d> Reading<'d> {
     /// The schema of the data, standing alone.
     fn schema(&mut self, place: &str, message: &'d Value, binary: bool) -> Option<Value> {
         let payload = message.get("payload").unwrap_or(&Value::Null);
+        if resolve(self.document, payload).is_some_and(|it| it.get("schemaFormat").is_some()) {
+            let detail = "it is a JSON Schema itself, without schemaFormat";
+            self.wrong(&format!("{place}/payload"), detail);
+            return None;
+        }
         let data = if binary {
             Some(payload)
         } else {
@@ -324,54 +332,9 @@ impl<'d> Reading<'d> {
         Some(schema)
     }
 
-    fn parties(
-        &mut self,
-        place: &str,
-        channel: &'d Value,
-        service: Option<&str>,
-    ) -> (Option<String>, Vec<String>) {
-        let named = channel.get("x-tidings-sender").and_then(Value::as_str);
-        let mut sender = named.map(str::to_owned);
-        let given = channel.get("x-tidings-receivers").and_then(Value::as_array);
-        let mut receivers: Vec<String> = given
-            .into_iter()
-            .flatten()
-            .filter_map(|one| one.as_str().map(str::to_owned))
-            .collect();
-        let operations = self.document.get("operations").and_then(Value::as_object);
-        let Some(service) = service else {
-            return (sender, receivers);
-        };
-        for operation in operations
-            .into_iter()
-            .flatten()
-            .map(|(_, operation)| operation)
-        {
-            let target = operation.get("channel");
-            let same = target
-                .and_then(|target| resolve(self.document, target))
-                .is_some_and(|target| std::ptr::eq(target, channel));
-            match operation.get("action").and_then(Value::as_str) {
-                Some("send")
-                    if same && sender.as_deref().is_some_and(|sender| sender != service) =>
-                {
-                    let detail =
-                        format!("{service} sends to it, but its x-tidings-sender is another");
-                    self.wrong(place, detail);
-                }
-                Some("send") if same => sender = Some(service.to_owned()),
-                Some("receive") if same && !receivers.iter().any(|one| one == service) => {
-                    receivers.push(service.to_owned());
-                }
-                _ => {}
-            }
-        }
-        (sender, receivers)
-    }
-
     fn subject(&mut self, place: &str, message: &Value) -> Option<Subject> {
-        let template = message.get("x-tidings-subject")?.as_str()?;
-        let subject = Subject::parse(template);
+        let template = self.text_of(message, place, "x-tidings-subject")?;
+        let subject = Subject::parse(&template);
         if subject.is_none() {
             let detail = "it may name {tenantid} and {data.member} only";
             self.wrong(&format!("{place}/x-tidings-subject"), detail);
@@ -401,6 +364,12 @@ impl<'d> Reading<'d> {
             }
         }
     }
+}
+
+/// Whether a content type is that of structured mode, whatever its parameters (RFC 9110, section 8.3.1).
+fn is_structured(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case(STRUCTURED)
 }
 
 fn text(value: &Value, name: &str) -> String {
@@ -439,6 +408,18 @@ mod tests {
                     .values()
                     .all(|one| !one.binary && one.sender.is_some())
             );
+        }
+    }
+
+    #[test]
+    fn parameters_of_a_content_type_change_no_envelope() {
+        for (content_type, structured) in [
+            ("application/cloudevents+json; charset=utf-8", true),
+            ("Application/CloudEvents+JSON", true),
+            ("application/cloudevents-batch+json", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(is_structured(content_type), structured, "{content_type}");
         }
     }
 
@@ -520,6 +501,38 @@ mod tests {
                     json!("{x}");
             },
             "/channels/smsInbound/messages/smsInbound/x-tidings-subject",
+        );
+        // What would leave a channel without its sender, or its contract.
+        let dangling = json!({ "$ref": "#/channels/none" });
+        check(
+            &|document| document["operations"]["publishSent"]["channel"] = dangling.clone(),
+            "/operations/publishSent/channel",
+        );
+        check(
+            &|document| document["operations"]["publishSent"]["action"] = json!("publish"),
+            "/operations/publishSent/action",
+        );
+        check(
+            &|document| document["channels"]["smsInbound"]["x-tidings-sender"] = json!(["sms"]),
+            "/channels/smsInbound/x-tidings-sender",
+        );
+        check(
+            &|document| {
+                let info = document["info"].as_object_mut().unwrap();
+                info.remove("x-tidings-service");
+                let channel = document["channels"]["communicationSent"].as_object_mut();
+                channel.unwrap().remove("x-tidings-sender");
+            },
+            "/channels/communicationSent/x-tidings-sender",
+        );
+        check(
+            &|document| {
+                let message = &mut document["components"]["messages"]["smsInbound"];
+                message["contentType"] = json!("application/json");
+                message["payload"] =
+                    json!({ "schemaFormat": "application/schema+json", "schema": {} });
+            },
+            "/channels/smsInbound/messages/smsInbound/payload",
         );
         assert!(Catalog::parse("[1, 2").is_err());
     }

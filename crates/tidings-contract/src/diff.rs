@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use crate::catalog::{Catalog, Channel};
-use crate::reference::{escaped, resolve, schemas_below};
+use crate::reference::{escaped, layers, schemas_below};
 
 /// Schemas are compared so deep.
 const DEPTH: usize = 16;
@@ -85,7 +85,7 @@ pub fn diff(old: &Catalog, new: &Catalog) -> Vec<Change> {
 pub fn agree(one: &Channel, other: &Channel) -> bool {
     let mut changes = Vec::new();
     channel(one, other, &mut changes);
-    one.sender == other.sender && one.subject == other.subject && changes.is_empty()
+    one.sender == other.sender && changes.is_empty()
 }
 
 fn change(channel: &Channel, path: String, detail: impl Into<String>, broken: Broken) -> Change {
@@ -116,6 +116,9 @@ fn channel(before: &Channel, after: &Channel, changes: &mut Vec<Change>) {
     if before.binary != after.binary {
         note("its envelope is another", Broken::Receivers);
     }
+    if before.subject != after.subject {
+        note("its subject is made otherwise", Broken::Receivers);
+    }
     let (old, new) = (&before.schema, &after.schema);
     let mut walk = Walk {
         old,
@@ -142,10 +145,21 @@ struct Walk<'s> {
 
 impl<'s> Walk<'s> {
     fn compare(&mut self, old: &'s Value, new: &'s Value, path: &str) {
-        let resolved = (resolve(self.old, old), resolve(self.new, new));
-        let (Some(old), Some(new)) = resolved else {
+        let layers = (says(self.old, old), says(self.new, new));
+        let (Some(old), Some(new)) = layers else {
             return;
         };
+        if old.len() != new.len() {
+            let detail = "what stands beside its $ref is another".to_owned();
+            self.found
+                .push((path.to_owned(), detail, Broken::Everybody));
+        }
+        for (old, new) in old.into_iter().rev().zip(new.into_iter().rev()) {
+            self.compare_layer(old, new, path);
+        }
+    }
+
+    fn compare_layer(&mut self, old: &'s Value, new: &'s Value, path: &str) {
         let pair = (std::ptr::from_ref(old), std::ptr::from_ref(new));
         if self.above.contains(&pair) {
             return;
@@ -190,8 +204,18 @@ impl<'s> Walk<'s> {
                 self.found.push((place, "it is new".into(), Broken::Nobody));
             }
         }
-        if let (Some(before), Some(after)) = (old.get("items"), new.get("items")) {
-            self.compare(before, after, &format!("{path}/*"));
+        let place = format!("{path}/*");
+        match (old.get("items"), new.get("items")) {
+            (Some(before), Some(after)) => self.compare(before, after, &place),
+            (Some(_), None) => {
+                self.found
+                    .push((place, "it is no longer described".into(), Broken::Receivers));
+            }
+            (None, Some(_)) => {
+                self.found
+                    .push((place, "it is described now".into(), Broken::Senders));
+            }
+            (None, None) => {}
         }
         if let Some((before, after)) = parts(old, new) {
             for (before, after) in before.iter().zip(after) {
@@ -208,6 +232,7 @@ impl<'s> Walk<'s> {
         let keywords: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
         for keyword in keywords {
             let judged = JUDGED.contains(&keyword.as_str())
+                || SILENT.contains(&keyword.as_str())
                 || keyword.starts_with("x-")
                 || (keyword == "allOf" && parts(old, new).is_some());
             if judged {
@@ -221,6 +246,18 @@ impl<'s> Walk<'s> {
             }
         }
     }
+}
+
+/// A schema and what it refers to, as far as each says something about what is valid. The last always counts.
+fn says<'s>(document: &'s Value, schema: &'s Value) -> Option<Vec<&'s Value>> {
+    let mut layers = layers(document, schema)?;
+    let last = layers.pop();
+    layers.retain(|layer| {
+        let mut keywords = layer.as_object().into_iter().flat_map(Map::keys);
+        keywords.any(|it| it != "$ref" && !it.starts_with("x-") && !SILENT.contains(&it.as_str()))
+    });
+    layers.extend(last);
+    Some(layers)
 }
 
 fn below(document: &Value, value: Option<&Value>) -> Map<String, Value> {
@@ -305,21 +342,26 @@ fn required(old: &Value, new: &Value, path: &str, found: &mut Found) {
     }
 }
 
-/// Keywords that say nothing about what is valid, or that the other rules have judged.
-const JUDGED: [&str; 14] = [
+/// Keywords that say nothing about what is valid.
+const SILENT: [&str; 8] = [
     "$comment",
     "$id",
     "$schema",
-    "const",
     "default",
     "deprecated",
     "description",
-    "enum",
     "examples",
+    "title",
+];
+
+/// Keywords that the other rules have judged.
+const JUDGED: [&str; 7] = [
+    "$ref",
+    "const",
+    "enum",
     "items",
     "properties",
     "required",
-    "title",
     "type",
 ];
 
@@ -387,6 +429,11 @@ mod tests {
             "/id",
             Broken::Everybody,
         );
+        check(
+            &|s| s["properties"]["state"]["items"] = json!({ "type": "string" }),
+            "/state/*",
+            Broken::Senders,
+        );
         let gone = |s: &mut Value| {
             s["properties"].as_object_mut().unwrap().remove("state");
         };
@@ -435,6 +482,51 @@ mod tests {
         check(&both, (&text, &many), "", "its anyOf is another");
         let own = json!({ "$ref": "#/components/schemas/Tree" });
         check(&own, (&text, &many), "/depth", "its type is another");
+    }
+
+    #[test]
+    fn what_stands_beside_a_reference_is_compared_too() {
+        let with =
+            |money: &Value| catalog(&json!({ "type": "object", "properties": { "price": money } }));
+        let reference = json!({ "$ref": "#/components/schemas/Money" });
+        let beside = |keyword: &str, value: Value| {
+            let mut money = reference.clone();
+            money[keyword] = value;
+            money
+        };
+        let check = |old: &Value, new: &Value, expected: &[(&str, Broken)]| {
+            let found = diff(&with(old), &with(new));
+            let found: Vec<_> = found
+                .iter()
+                .map(|it| (it.detail.as_str(), it.broken))
+                .collect();
+            assert_eq!(found, expected, "{old} {new}");
+        };
+        let (few, more) = (beside("enum", json!([1])), beside("enum", json!([1, 2])));
+        let everybody = [("what stands beside its $ref is another", Broken::Everybody)];
+        check(&reference, &few, &everybody);
+        check(&few, &reference, &everybody);
+        check(&few, &more, &[("its values are others", Broken::Receivers)]);
+        check(&few, &few, &[]);
+        check(&reference, &beside("description", json!("in cents")), &[]);
+        check(&reference, &json!({ "type": "integer" }), &[]);
+    }
+
+    #[test]
+    fn a_subject_and_items_that_come_or_go_are_changes() {
+        let plain = catalog(&json!({ "type": "array" }));
+        let items = catalog(&json!({ "type": "array", "items": { "type": "string" } }));
+        let of = |old: &Catalog, new: &Catalog| {
+            let found = diff(old, new);
+            let found: Vec<_> = found.into_iter().map(|it| (it.path, it.broken)).collect();
+            found
+        };
+        assert_eq!(of(&plain, &items), [("/*".to_owned(), Broken::Senders)]);
+        assert_eq!(of(&items, &plain), [("/*".to_owned(), Broken::Receivers)]);
+        let mut document = plain.document.clone();
+        document["channels"]["a"]["messages"]["m"]["x-tidings-subject"] = json!("{tenantid}");
+        let named = Catalog::parse(&document.to_string()).unwrap();
+        assert_eq!(of(&plain, &named), [(String::new(), Broken::Receivers)]);
     }
 
     #[test]

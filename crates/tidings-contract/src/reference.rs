@@ -19,6 +19,21 @@ pub(crate) fn resolve<'d>(document: &'d Value, value: &'d Value) -> Option<&'d V
     None
 }
 
+/// A value and all that it refers to in turn, the last of which is no reference. In JSON Schema, what stands beside a
+/// reference holds too.
+pub(crate) fn layers<'d>(document: &'d Value, value: &'d Value) -> Option<Vec<&'d Value>> {
+    let mut layers = vec![value];
+    let mut value = value;
+    for _ in 0..HOPS {
+        let Some(pointer) = value.get("$ref").and_then(Value::as_str) else {
+            return Some(layers);
+        };
+        value = document.pointer(pointer.strip_prefix('#')?)?;
+        layers.push(value);
+    }
+    None
+}
+
 /// Every reference in a value that leaves the document, with its place.
 pub(crate) fn foreign(value: &Value, place: &str, found: &mut Vec<(String, String)>) {
     match value {

@@ -54,7 +54,7 @@ fn no_payload_does_either() {
         let violations = schema.check(payload);
         let taken = MEMORY.peak_usage() - before;
         let shown = schema.document().to_string();
-        println!("{:.40} takes {taken} bytes", shown);
+        println!("{shown:.40} takes {taken} bytes");
         assert!(
             !violations.is_empty() && taken < MOST_BYTES,
             "{shown:.40} takes {taken} bytes"

@@ -15,6 +15,7 @@ mod attempt;
 pub mod counted;
 mod flush;
 mod gather;
+mod lanes;
 mod load;
 pub(crate) mod now;
 mod queue;
@@ -172,6 +173,8 @@ struct Dispatcher {
     looked_at_ms: i64,
     forgot_at_ms: i64,
     read_to_end: bool,
+    /// The stream that is read first in the next turn.
+    reads_from: StreamId,
     /// Says that something was appended.
     tail: watch::Receiver<u64>,
     /// Whether the subscriptions in force have changed since partitions were chosen by them.
@@ -227,6 +230,7 @@ impl Dispatcher {
             looked_at_ms: now,
             forgot_at_ms: 0,
             read_to_end: false,
+            reads_from: 0,
             tail,
             choose_streams: true,
             recent_for: 0,
@@ -385,6 +389,7 @@ impl Dispatcher {
             outstanding: BTreeMap::new(),
             wanted: false,
             more: true,
+            again_at_ms: 0,
             recent: Recent::default(),
         });
         self.choose_streams = true;

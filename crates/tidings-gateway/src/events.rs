@@ -299,12 +299,11 @@ impl Events {
             limit: query.limit + 1,
             scan: MAX_SCAN,
         };
-        let page = self.bus.read(partition.clone(), read).await;
+        let page = self.bus.read(partition, read).await;
         let page = page.map_err(unreadable)?;
-        let bounds = self.bus.bounds(partition).await.map_err(unreadable)?;
         let stretch = Stretch {
             next: page.next,
-            more: page.next < bounds.end,
+            more: page.more,
             left: false,
         };
         Ok((page.records, stretch))

@@ -1,7 +1,7 @@
 //! A gateway for tests, on a bus and a store in memory and with a clock that a test moves; and a bus that gives trouble.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidings_bus::memory::Memory;
@@ -67,6 +67,8 @@ pub(crate) struct Troubled {
     away: AtomicBool,
     refused: AtomicUsize,
     panics: AtomicBool,
+    unled: Mutex<Option<u32>>,
+    hangs: AtomicBool,
 }
 
 impl Troubled {
@@ -77,7 +79,19 @@ impl Troubled {
             away: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
             panics: AtomicBool::new(false),
+            unled: Mutex::default(),
+            hangs: AtomicBool::new(false),
         }
+    }
+
+    /// It answers no append any more, and keeps no receipts either.
+    pub(crate) fn hangs(&self) {
+        self.hangs.store(true, Ordering::SeqCst);
+    }
+
+    /// Partitions of this number cannot be read.
+    pub(crate) fn has_no_leader_of(&self, number: Option<u32>) {
+        *self.unled.lock().unwrap() = number;
     }
 
     /// It takes nothing while it is away.
@@ -103,11 +117,17 @@ impl Bus for Troubled {
             let retry_after = Duration::from_secs(1);
             return Box::pin(async move { Err(AppendError::Unavailable { retry_after }) });
         }
+        if self.hangs.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         self.bus.append(records)
     }
 
     fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
         assert!(!self.panics.swap(false, Ordering::SeqCst), "as it was told");
+        if *self.unled.lock().unwrap() == Some(partition.number) {
+            return Box::pin(async { Err(ReadError::Unavailable("no leader".into())) });
+        }
         self.bus.read(partition, read)
     }
 
@@ -136,6 +156,6 @@ impl Bus for Troubled {
     }
 
     fn keeps_receipts(&self) -> bool {
-        self.bus.keeps_receipts()
+        self.bus.keeps_receipts() && !self.hangs.load(Ordering::SeqCst)
     }
 }

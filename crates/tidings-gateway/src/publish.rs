@@ -14,6 +14,8 @@ pub mod authorise;
 pub mod claim;
 pub mod command;
 pub(crate) mod copy;
+#[cfg(test)]
+mod in_time;
 pub mod name;
 pub mod place;
 pub mod refusal;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use tidings_bus::{AppendError, Appended, Bus, Position, Receipt, Record, Stored, partition_of};
 use tidings_event::{Code, Event, EventType, Topic};
 use tidings_receipts::{Hold, Receipts, Release};
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
@@ -43,6 +46,9 @@ use name::{Named, name};
 use place::{Outcome, Placed, Placement, place};
 use refusal::{Fault, Refusal, Rule};
 use validate::validate;
+
+/// An answer within 2 s was promised, whatever of those that the line waits for is gone.
+const ANSWER: Duration = Duration::from_millis(1_900);
 
 /// The answer to one event that was published, now or by an earlier request with its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,13 +247,20 @@ impl Line {
         };
         let (line, span) = (Arc::clone(self), appending());
         // A key that is claimed must be settled or released, even when the caller stops waiting.
+        let deadline = Instant::now() + ANSWER;
         let settled = to_its_end(async move {
-            let claimed = claim(&*receipts, named).await?;
+            let claimed = timeout_at(deadline, claim(&*receipts, named)).await;
+            // What was reserved is free when its lease ends.
+            let claimed = claimed.unwrap_or_else(|_| Err(claim::too_late()))?;
             let mut placed = line.place(claimed, &mut Trail::off());
             let (alone, holds) = (placed.alone, std::mem::take(&mut placed.holds));
             let now = wanted_now(&line.in_process, &placed.records);
-            let published = append(&*line.bus, placed).instrument(span).await;
-            let published = settle(&*receipts, holds, published).await;
+            let appended = append(&*line.bus, placed).instrument(span);
+            let published = timeout_at(deadline, appended).await.unwrap_or_else(|_| {
+                let late = "no acknowledgement in time".to_owned();
+                Err(AppendError::Unknown(late))
+            });
+            let published = settle(&*receipts, holds, published, deadline).await;
             let published = published.map_err(|error| refused(error, alone))?;
             deliver_now(&line, now, &published).await;
             Ok(published)
@@ -365,20 +378,23 @@ async fn settle(
     receipts: &dyn Receipts,
     holds: Vec<Hold>,
     published: Result<Vec<Published>, AppendError>,
+    deadline: Instant,
 ) -> Result<Vec<Published>, AppendError> {
     let told = match &published {
         Ok(published) => {
             let fresh = published.iter().filter(|one| !one.duplicate);
             let settled = holds.into_iter().zip(fresh.map(Published::receipt));
-            receipts.settle(settled.collect()).await
+            receipts.settle(settled.collect())
         }
-        Err(AppendError::Unknown(_)) => receipts.release(holds, Release::Unknown).await,
-        Err(_) => receipts.release(holds, Release::NothingAppended).await,
+        Err(AppendError::Unknown(_)) => receipts.release(holds, Release::Unknown),
+        Err(_) => receipts.release(holds, Release::NothingAppended),
     };
-    if let Err(error) = told {
-        // What is appended is durable and acknowledged all the same. A repeat of the key within its lease
-        // waits; after it, it appends again under the same event id.
-        tracing::error!(%error, "idempotency keys could not be settled");
+    // What is appended is durable and acknowledged all the same. A repeat of the key within its lease
+    // waits; after it, it appends again under the same event id.
+    match timeout_at(deadline, told).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "idempotency keys could not be settled"),
+        Err(_) => tracing::error!("idempotency keys could not be settled in time"),
     }
     published
 }

@@ -1,12 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+mod renewal;
 mod signing;
 mod sources;
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use renewal::Renewal;
 use reqsign_aws_core::{Credential, DefaultCredentialProvider};
 use reqsign_core::{Context, ProvideCredential as _};
 use tidings_egress::EgressError;
@@ -14,7 +17,7 @@ use tokio::runtime::Handle;
 
 pub use signing::VALID_FOR;
 
-/// How long is waited for credentials: the Kafka client asks again.
+/// How long is waited for credentials: they are asked for again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A login.
@@ -27,7 +30,7 @@ pub struct Token {
 }
 
 /// Why there is no token.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum TokenError {
     /// No source has any.
     #[error(
@@ -43,44 +46,36 @@ pub enum TokenError {
     Timeout,
 }
 
-/// Makes tokens for the clusters of one region.
+/// Makes tokens for the clusters of one region. A task of its own fetches the credentials and renews them before they
+/// end, so that a source that is slow to answer holds up nobody who has a token to make.
 #[derive(Debug)]
 pub struct Signer {
     region: String,
-    sources: DefaultCredentialProvider,
-    context: Context,
+    credentials: Renewal,
     runtime: Handle,
 }
 
 impl Signer {
-    /// For a region such as `eu-central-1`. Asks nobody yet.
+    /// For a region such as `eu-central-1`. Begins to look for credentials.
     ///
     /// # Panics
     /// Outside a runtime.
     pub fn new(region: &str) -> Result<Self, EgressError> {
+        let sources = DefaultCredentialProvider::builder().no_sso().no_process();
+        let sources = Arc::new((sources.build(), sources::context(region)?));
         Ok(Self {
             region: region.to_owned(),
-            sources: DefaultCredentialProvider::builder()
-                .no_sso()
-                .no_process()
-                .build(),
-            context: sources::context(region)?,
+            credentials: Renewal::start(move || fetched(Arc::clone(&sources))),
             runtime: Handle::current(),
         })
     }
 
-    /// A new token. It blocks while credentials are fetched.
+    /// A new token, signed with the credentials at hand. It blocks until the first have been looked for.
     ///
     /// # Panics
     /// On a thread of the runtime that must not block.
     pub fn token(&self) -> Result<Token, TokenError> {
-        let found = self.runtime.block_on(async {
-            let asked = self.sources.provide_credential(&self.context);
-            tokio::time::timeout(PATIENCE, asked).await
-        });
-        let found = found.map_err(|_| TokenError::Timeout)?;
-        let found: Option<Credential> = found.map_err(|error| TokenError::Source(told(&error)))?;
-        let credential = found.ok_or(TokenError::NoCredentials)?;
+        let credential = self.credentials.latest(&self.runtime)?;
         let now = Timestamp::now();
         let until_ms = now.as_millisecond() + i64::try_from(VALID_FOR.as_millis()).unwrap_or(0);
         // A token is worth nothing once the credentials that signed it have ended.
@@ -90,6 +85,14 @@ impl Signer {
             until_ms: ends_ms.map_or(until_ms, |ends_ms| ends_ms.min(until_ms)),
         })
     }
+}
+
+async fn fetched(
+    sources: Arc<(DefaultCredentialProvider, Context)>,
+) -> Result<Credential, TokenError> {
+    let found = sources.0.provide_credential(&sources.1).await;
+    let found: Option<Credential> = found.map_err(|error| TokenError::Source(told(&error)))?;
+    found.ok_or(TokenError::NoCredentials)
 }
 
 /// An error with its causes, which the library keeps apart.

@@ -47,6 +47,12 @@ impl InValkey {
         })
     }
 
+    /// By which policy the server evicts keys when its memory is full; `None` if it refuses to write then, as it should.
+    /// An error also when the server does not let us ask.
+    pub async fn evicting(&self) -> Result<Option<String>, ReceiptsError> {
+        self.line.evicting().await
+    }
+
     /// Forgets everything on the server's database, whoever wrote it. For tests.
     pub async fn flush(&self) -> Result<(), ReceiptsError> {
         self.line.command("FLUSHDB").await.map(drop)

@@ -344,9 +344,18 @@ fn store_elsewhere(url: &str) -> Finding {
 fn receipts(url: &str) -> Finding {
     let reached = block_on(async {
         let receipts = InValkey::new(url, Terms::default())?;
-        Ok(receipts.health().await?)
+        receipts.health().await?;
+        // Who may use it need not be allowed to ask it about its memory.
+        Ok(receipts.evicting().await.ok().flatten())
     });
-    answers("receipts", url, reached)
+    if let Ok(Some(policy)) = &reached {
+        let url = config::without_credentials(url);
+        let detail = format!(
+            "{url} answers, but forgets keys when its memory is full ({policy}): set maxmemory-policy to noeviction"
+        );
+        return Finding::new(Verdict::Note, "receipts", detail);
+    }
+    answers("receipts", url, reached.map(drop))
 }
 
 fn answers(part: &'static str, url: &str, reached: Result<()>) -> Finding {

@@ -501,15 +501,15 @@ impl Bus for Embedded {
         Box::pin(async move {
             let Some(target) = self.shared.target(partition) else {
                 return Ok(Page {
-                    records: Vec::new(),
                     next: read.from,
+                    ..Page::default()
                 });
             };
             let bounds = self.shared.bounds(&target);
             if read.from >= bounds.end {
                 return Ok(Page {
-                    records: Vec::new(),
                     next: read.from.max(bounds.start),
+                    ..Page::default()
                 });
             }
             self.readers

@@ -145,8 +145,8 @@ pub(super) fn read(
 ) -> Result<Page, ReadError> {
     let bounds = bounds(connection, target)?;
     let mut page = Page {
-        records: Vec::new(),
         next: read.from.max(bounds.start),
+        ..Page::default()
     };
     let last = bounds.end.min(page.next.saturating_add(read.scan as u64));
     let mut bytes = 0;
@@ -163,6 +163,7 @@ pub(super) fn read(
             Some(page.records.len() < read.limit && bytes < PAGE_BYTES)
         })?;
     }
+    page.more = page.next < bounds.end;
     Ok(page)
 }
 

@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use tidings_event::Topic;
 use tokio::sync::oneshot;
 
-use super::login::log;
+use super::login::Said;
 use super::topics::Topics;
 use super::{Config, OpenError, producer};
 use crate::{AppendError, Position, partition_of};
@@ -33,7 +33,7 @@ impl Bare {
         let topics = Topics::new(config)?;
         let partitions = topics.ensure(topic).await?;
         Ok(Self {
-            client: producer::settings(config).create_with_context(Context)?,
+            client: producer::settings(config).create_with_context(Context::default())?,
             topic: topics.name(topic).into_owned(),
             partitions,
         })
@@ -62,11 +62,14 @@ impl Bare {
     }
 }
 
-struct Context;
+#[derive(Default)]
+struct Context {
+    said: Said,
+}
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        self.said.line(level, facility, message);
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct State {
 
 #[derive(Debug, Default)]
 struct Inside {
+    /// Whether the producer came to its end, and nothing was delivered since.
+    broken: bool,
     failed: Option<(Instant, String)>,
     asked: bool,
     stopping: bool,
@@ -59,6 +61,18 @@ impl State {
         self.changed.notify_all();
     }
 
+    /// The producer came to its end: no record is taken before another has its place.
+    pub(super) fn broken(&self, why: &str) {
+        self.inside().broken = true;
+        self.failed(why);
+    }
+
+    /// Something else failed: the probe finds out whether brokers answer.
+    pub(super) fn doubt(&self) {
+        self.inside().asked = true;
+        self.changed.notify_all();
+    }
+
     /// A delivery succeeded.
     pub(super) fn succeeded(&self) {
         if self.troubled.load(Ordering::Relaxed) {
@@ -66,6 +80,7 @@ impl State {
             self.troubled.store(false, Ordering::Relaxed);
             self.down.store(false, Ordering::Relaxed);
             inside.failed = None;
+            inside.broken = false;
             tracing::info!("Kafka takes records again");
         }
     }
@@ -73,7 +88,7 @@ impl State {
     pub(super) fn health(&self) -> Health {
         let inside = self.inside();
         match &inside.failed {
-            Some((at, why)) if self.is_down() || at.elapsed() < TOLD_FOR => {
+            Some((at, why)) if self.is_down() || inside.broken || at.elapsed() < TOLD_FOR => {
                 Health::Degraded(format!("Kafka does not take records: {why}"))
             }
             _ => Health::Ready,

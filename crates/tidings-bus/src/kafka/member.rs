@@ -9,12 +9,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::client::OAuthToken;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaError;
 use rdkafka::{ClientContext, TopicPartitionList};
 use tidings_event::Topic;
 use tokio::runtime::Handle;
 
-use super::login::Logins;
+use super::login::{Logins, Said};
 use super::topics::Topics;
 use super::{Config, login};
 use crate::group::{Desk, Membership};
@@ -37,10 +39,19 @@ struct Listener {
     desk: Arc<Desk>,
     of: u32,
     logins: Option<Arc<dyn Logins>>,
+    said: Said,
 }
 
 impl ClientContext for Listener {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.said.line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.said.error(&error, reason);
+    }
 
     fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
         login::shown(self.logins.as_ref())
@@ -141,6 +152,7 @@ pub(super) fn join(config: &Config, topics: Arc<Topics>, group: &str, topic: &To
             desk: at,
             of,
             logins,
+            said: Said::default(),
         };
         let consumer: BaseConsumer<Listener> = match client.create_with_context(listener) {
             Ok(consumer) => consumer,

@@ -1,7 +1,7 @@
 //! A real Apache Kafka as the bus, through librdkafka.
 //!
 //! [`producer`] appends with an idempotent producer and `acks=all`; [`reader`] reads with a few consumers
-//! that belong to no group; [`topics`] knows which topics are ours and makes them; [`tail`] watches for what
+//! that belong to no group, and [`search`] finds one event with them; [`topics`] knows which topics are ours and makes them; [`tail`] watches for what
 //! other replicas append; [`member`] shares deliveries
 //! out among replicas; [`login`] is what a client does besides; [`health`] tells a broker that is gone from one that is slow. How a record looks
 //! on the wire is in [`wire`].
@@ -11,7 +11,7 @@
 //!   among this replica's. They are atomic as far as they fit into one Kafka record batch
 //!   (`batch.size`, `max.message.bytes`); where one is cut, the answer is [`AppendError::Unknown`].
 //! - Keys are not kept here ([`Bus::keeps_receipts`] is false).
-//! - An event is found by its UUID v7's time, which must be its record's timestamp.
+//! - An event is found by its UUID v7's time, which must be its record's timestamp, in its tenant's partitions.
 
 pub mod bare;
 mod health;
@@ -19,6 +19,7 @@ mod login;
 mod member;
 mod producer;
 mod reader;
+mod search;
 mod tail;
 mod topics;
 mod wire;
@@ -104,6 +105,8 @@ impl Config {
         let common = [
             ("bootstrap.servers", self.brokers.as_str()),
             ("client.id", "tidings"),
+            // Producers allow it by default: a question about a topic would make it, as the broker likes.
+            ("allow.auto.create.topics", "false"),
             ("socket.keepalive.enable", "true"),
             ("socket.timeout.ms", &patience),
             ("socket.connection.setup.timeout.ms", &patience),
@@ -142,7 +145,7 @@ pub struct Kafka {
     config: Config,
     state: Arc<State>,
     topics: Arc<Topics>,
-    producer: Producer,
+    producer: Arc<Producer>,
     readers: Arc<Readers>,
     tail: Tail,
 }
@@ -153,14 +156,14 @@ impl Kafka {
         let state = Arc::new(State::default());
         let topics = Arc::new(Topics::new(config)?);
         let producer = Producer::new(config, Arc::clone(&state), Arc::clone(&topics))?;
-        let readers = Readers::new(config, Arc::clone(&topics));
+        let readers = Readers::new(config, Arc::clone(&topics), Arc::clone(&state));
         let tail = Tail::start(config, Arc::clone(&topics))?;
         state.start_probe(config)?;
         Ok(Self {
             config: config.clone(),
             state,
             topics,
-            producer,
+            producer: Arc::new(producer),
             readers,
             tail,
         })
@@ -193,10 +196,7 @@ impl Bus for Kafka {
         tenant: TenantId,
         event_id: Uuid,
     ) -> Pending<'_, Result<Option<Stored>, ReadError>> {
-        Box::pin(async move {
-            let found = self.readers.find(event_id).await?;
-            Ok(found.filter(|stored| stored.tenant == tenant))
-        })
+        Box::pin(self.readers.find(tenant, event_id))
     }
 
     fn topics(&self) -> Pending<'_, Result<Vec<(Topic, u32)>, ReadError>> {

@@ -1,8 +1,12 @@
 //! Appending: an idempotent producer, `acks=all`, one answer for each batch.
+//!
+//! After an error that librdkafka calls fatal a producer takes nothing any more: when it lost its place among the
+//! numbers that make it idempotent, or may not write so. Another is made then, by whoever appends next.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
@@ -15,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::health::State;
-use super::login::{self, Logins, log};
+use super::login::{self, Logins, Said};
 use super::topics::Topics;
 use super::{ANSWER, Config, DELIVERY, MAX_MESSAGE_BYTES, OpenError, RETRY_AFTER, wire};
 use crate::{AppendError, Appended, Position, Record, partition_of};
@@ -25,17 +29,24 @@ const QUEUE_BYTES: usize = 64 << 20;
 /// librdkafka's own bounds stay above ours, so that no batch is cut by a full queue.
 const QUEUE_KIB: &str = "262144";
 const QUEUE_MESSAGES: &str = "1000000";
+/// A producer that came to its end is not replaced sooner after its making: what ended it may last.
+const RENEWED_AFTER: Duration = Duration::from_secs(1);
 const UNAVAILABLE: AppendError = AppendError::Unavailable {
     retry_after: RETRY_AFTER,
 };
 
+type Client = ThreadedProducer<Context>;
+
 /// The producer, and how batches stay together in it.
 pub(super) struct Producer {
-    client: ThreadedProducer<Context>,
+    settings: ClientConfig,
+    context: Context,
+    /// Singles share it, a batch holds it alone while it is handed over, so that nothing comes between.
+    client: RwLock<Client>,
+    /// When the client was last made anew; held while that happens.
+    renewed: tokio::sync::Mutex<Option<Instant>>,
     state: Arc<State>,
     topics: Arc<Topics>,
-    /// Singles share it, a batch holds it alone while it is handed over, so that nothing comes between.
-    handing_over: RwLock<()>,
     queued_bytes: Arc<AtomicUsize>,
 }
 
@@ -54,24 +65,34 @@ impl Producer {
         let context = Context {
             state: Arc::clone(&state),
             logins: config.logins.clone(),
+            said: Said::default(),
         };
-        let producer = settings(config).create_with_context(context)?;
+        let settings = settings(config);
         Ok(Self {
-            client: producer,
+            client: RwLock::new(settings.create_with_context(context.clone())?),
+            settings,
+            context,
+            renewed: tokio::sync::Mutex::default(),
             state,
             topics,
-            handing_over: RwLock::new(()),
             queued_bytes: Arc::default(),
         })
     }
 
     /// Appends a batch and answers when every record of it is acknowledged by all in-sync replicas.
-    pub(super) async fn append(&self, records: Vec<Record>) -> Result<Vec<Appended>, AppendError> {
+    pub(super) async fn append(
+        self: &Arc<Self>,
+        records: Vec<Record>,
+    ) -> Result<Vec<Appended>, AppendError> {
         if self.state.is_down() {
             return Err(UNAVAILABLE);
         }
         // Making a topic counts too: on a busy cluster that takes seconds.
         let deadline = Instant::now() + ANSWER;
+        if self.fatal_error().is_some() {
+            let renewed = timeout_at(deadline, self.renew()).await;
+            renewed.unwrap_or(Err(UNAVAILABLE))?;
+        }
         let partitions = match self.known_partitions(&records) {
             Some(known) => known,
             None => self.make_sure_of(&records, deadline).await?,
@@ -139,23 +160,18 @@ impl Producer {
         if before > 0 && before + bytes > QUEUE_BYTES {
             return Err(UNAVAILABLE);
         }
-        let lock = &self.handing_over;
-        let alone =
-            (records.len() > 1).then(|| lock.write().unwrap_or_else(PoisonError::into_inner));
-        let shared = alone
-            .is_none()
-            .then(|| lock.read().unwrap_or_else(PoisonError::into_inner));
         let (reply, answer) = oneshot::channel();
         if let [record] = records {
             let slot = Slot::Alone(reply, queued);
-            self.send(record, partitions[0], slot)
+            self.send(&self.client(), record, partitions[0], slot)
                 .map_err(|error| refused(&error).unwrap_or(UNAVAILABLE))?;
             return Ok(answer);
         }
+        let client = self.client.write().unwrap_or_else(PoisonError::into_inner);
         let batch = Batch::new(records.len(), reply, queued);
         for (index, (record, partition)) in records.iter().zip(partitions).enumerate() {
             let slot = Slot::OfBatch(Arc::clone(&batch), index);
-            if let Err(error) = self.send(record, *partition, slot) {
+            if let Err(error) = self.send(&client, record, *partition, slot) {
                 if index == 0 {
                     return Err(refused(&error).unwrap_or(UNAVAILABLE));
                 }
@@ -163,11 +179,61 @@ impl Producer {
                 break;
             }
         }
-        drop((alone, shared));
+        drop(client);
         Ok(answer)
     }
 
-    fn send(&self, record: &Record, partition: u32, slot: Slot) -> Result<(), KafkaError> {
+    fn client(&self) -> RwLockReadGuard<'_, Client> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What ended the client, if it has ended.
+    fn fatal_error(&self) -> Option<String> {
+        let fatal = self.client().client().fatal_error();
+        fatal.map(|(_, why)| why)
+    }
+
+    /// Puts another client in the place of one that has ended.
+    async fn renew(self: &Arc<Self>) -> Result<(), AppendError> {
+        let mut renewed = self.renewed.try_lock().map_err(|_| UNAVAILABLE)?;
+        let Some(why) = self.fatal_error() else {
+            return Ok(());
+        };
+        self.state.broken(&why);
+        if renewed.is_some_and(|at| at.elapsed() < RENEWED_AFTER) {
+            return Err(UNAVAILABLE);
+        }
+        *renewed = Some(Instant::now());
+        tracing::error!(
+            why,
+            "the Kafka producer came to its end; another takes its place"
+        );
+        let this = Arc::clone(self);
+        let replaced = tokio::task::spawn_blocking(move || {
+            let mut another = this.settings.create_with_context(this.context.clone())?;
+            let mut client = this.client.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut *client, &mut another);
+            drop(client);
+            // Whoever waits for the old one is told as it ends.
+            drop(another);
+            Ok::<_, KafkaError>(())
+        });
+        let why = match replaced.await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(why, "the Kafka producer cannot be made anew");
+        Err(UNAVAILABLE)
+    }
+
+    fn send(
+        &self,
+        client: &Client,
+        record: &Record,
+        partition: u32,
+        slot: Slot,
+    ) -> Result<(), KafkaError> {
         let topic = self.topics.name(&record.topic);
         let message = BaseRecord::with_opaque_to(&topic, Box::new(slot))
             .partition(i32::try_from(partition).unwrap_or(i32::MAX))
@@ -175,12 +241,18 @@ impl Producer {
             .payload(&record.value[..])
             .timestamp(record.timestamp_ms)
             .headers(wire::headers(record));
-        self.client.send(message).map_err(|(error, _)| error)
+        client.send(message).map_err(|(error, _)| {
+            if is_gone(&error) {
+                self.topics.forget(&record.topic);
+            }
+            self.context.said.error(&error, "a record was not taken");
+            error
+        })
     }
 
     /// Sends what waits, as far as brokers answer in time. It blocks.
     pub(super) fn flush(&self) {
-        if let Err(error) = self.client.flush(DELIVERY) {
+        if let Err(error) = self.client().flush(DELIVERY) {
             tracing::warn!(%error, "records were left in the Kafka producer; their callers were not answered");
         }
     }
@@ -336,10 +408,21 @@ fn refused(error: &KafkaError) -> Option<AppendError> {
     }
 }
 
+/// Whether the topic, or the partition, is not there any more.
+pub(super) fn is_gone(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
+    )
+}
+
 /// Where librdkafka reports to.
+#[derive(Clone)]
 struct Context {
     state: Arc<State>,
     logins: Option<Arc<dyn Logins>>,
+    said: Said,
 }
 
 impl ClientContext for Context {
@@ -350,14 +433,14 @@ impl ClientContext for Context {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        self.said.line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.state.failed(reason);
         } else {
-            tracing::debug!(%error, reason, "librdkafka");
+            self.said.error(&error, reason);
         }
     }
 }
@@ -375,6 +458,7 @@ impl ProducerContext for Context {
                 })
             }
             Err((error, _)) => {
+                self.said.error(error, "a record was not taken");
                 if refused(error) != Some(AppendError::TooLarge) {
                     self.state.failed(&error.to_string());
                 }

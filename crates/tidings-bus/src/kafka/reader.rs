@@ -1,6 +1,6 @@
 //! Reading with a few consumers that belong to no group: each serves one question at a time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,39 +8,44 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
-use tidings_event::Topic;
+use tidings_event::{TenantId, Topic};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use super::health::State;
 use super::login::Quiet;
+use super::producer::is_gone;
+use super::search::{Search, Sought};
 use super::topics::Topics;
 use super::{Config, MAX_MESSAGE_BYTES, PATIENCE, unavailable, wire};
-use crate::{Bounds, Page, Partition, Read, ReadError, Stored, time_of};
+use crate::{Bounds, Page, Partition, Read, ReadError, Stored, partition_of, time_of};
 
 /// So many questions are answered at once; more wait.
 const CONSUMERS: usize = 6;
-/// How far behind its own time a record may stand: what a delivery and two replicas' clocks differ by.
-const DISORDER_MS: i64 = 10_000;
+/// A page looks at no more bytes of events, and at one event at least.
+const PAGE_BYTES: usize = 16 << 20;
 /// Between two tries of a question that may succeed yet.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How many records a search by id looks at.
-const SEARCHED: usize = 50_000;
-
+/// So many unreadable records are remembered, so that each is told of once.
+const TOLD: usize = 10_000;
 /// How many requests of a client, lines of its log among them, are served before it is asked something.
 const REQUESTS: usize = 16;
 
-type Consumer = BaseConsumer<Quiet>;
+pub(super) type Consumer = BaseConsumer<Quiet>;
 
 /// A topic as it is called on the brokers, and a partition's number.
-type Place = (String, i32);
+pub(super) type Place = (String, i32);
 
 /// The consumers, made when they are first needed.
 pub(super) struct Readers {
     config: ClientConfig,
     quiet: Quiet,
     topics: Arc<Topics>,
+    state: Arc<State>,
     idle: Mutex<Vec<Consumer>>,
     places: Semaphore,
+    /// Records that could not be read, with their offsets.
+    told: Mutex<HashSet<(Place, i64)>>,
 }
 
 impl std::fmt::Debug for Readers {
@@ -50,7 +55,7 @@ impl std::fmt::Debug for Readers {
 }
 
 impl Readers {
-    pub(super) fn new(config: &Config, topics: Arc<Topics>) -> Arc<Self> {
+    pub(super) fn new(config: &Config, topics: Arc<Topics>, state: Arc<State>) -> Arc<Self> {
         let quiet = Quiet::new(config);
         let config = config.client(&[
             // librdkafka wants a name; nothing is ever committed under it.
@@ -70,16 +75,22 @@ impl Readers {
             config,
             quiet,
             topics,
+            state,
             idle: Mutex::default(),
             places: Semaphore::new(CONSUMERS),
+            told: Mutex::default(),
         })
     }
 
     /// Asks something of a consumer, on a thread that may block.
     async fn with<T: Send + 'static>(
         self: &Arc<Self>,
-        ask: impl FnOnce(&Consumer) -> Result<T, ReadError> + Send + 'static,
-    ) -> Result<T, ReadError> {
+        ask: impl FnOnce(&Self, &Consumer) -> KafkaResult<T> + Send + 'static,
+    ) -> KafkaResult<T> {
+        if self.state.is_down() {
+            let nobody = RDKafkaErrorCode::AllBrokersDown;
+            return Err(KafkaError::MetadataFetch(nobody));
+        }
         let _place = self
             .places
             .acquire()
@@ -89,40 +100,52 @@ impl Readers {
         let asked = tokio::task::spawn_blocking(move || {
             let idle = this.idle().pop();
             let made = idle.map_or_else(|| this.config.create_with_context(this.quiet.clone()), Ok);
-            let consumer = made.map_err(unavailable)?;
+            let consumer = made?;
             log_in(&consumer);
-            let answer = ask(&consumer);
+            let answer = ask(&this, &consumer);
             // What was fetched ahead is of no use to the next question.
             if consumer.unassign().is_ok() {
                 this.idle().push(consumer);
             }
             answer
         });
-        asked
-            .await
-            .map_err(|error| ReadError::Unavailable(error.to_string()))?
+        let answer = asked.await.map_err(|_| KafkaError::Canceled)?;
+        if answer.is_err() {
+            self.state.doubt();
+        }
+        answer
+    }
+
+    /// Asks about a partition. `None` if it does not exist.
+    async fn of<T: Send + 'static>(
+        self: &Arc<Self>,
+        partition: &Partition,
+        ask: impl FnOnce(&Self, &Consumer, Place) -> KafkaResult<T> + Send + 'static,
+    ) -> Result<Option<T>, ReadError> {
+        let topic = &partition.topic;
+        let partitions = self.topics.look_up(topic).await.map_err(unavailable)?;
+        if partitions.is_none_or(|count| partition.number >= count) {
+            return Ok(None);
+        }
+        let number = i32::try_from(partition.number).unwrap_or(i32::MAX);
+        let place = (self.topics.name(topic).into_owned(), number);
+        let answer = self.with(|this, consumer| ask(this, consumer, place)).await;
+        if answer.as_ref().is_err_and(is_gone) {
+            self.topics.forget(topic);
+        }
+        answer.map(Some).map_err(unavailable)
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Consumer>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the partition is there.
-    async fn exists(&self, partition: &Partition) -> Result<bool, ReadError> {
-        let partitions = self.topics.look_up(&partition.topic).await;
-        let partitions = partitions.map_err(unavailable)?;
-        Ok(partitions.is_some_and(|count| partition.number < count))
-    }
-
     pub(super) async fn bounds(
         self: &Arc<Self>,
         partition: Partition,
     ) -> Result<Bounds, ReadError> {
-        if !self.exists(&partition).await? {
-            return Ok(Bounds { start: 0, end: 0 });
-        }
-        let place = self.place(&partition);
-        self.with(move |consumer| bounds(consumer, &place)).await
+        let asked = self.of(&partition, |_, consumer, place| bounds(consumer, &place));
+        Ok(asked.await?.unwrap_or(Bounds { start: 0, end: 0 }))
     }
 
     pub(super) async fn read(
@@ -130,15 +153,14 @@ impl Readers {
         partition: Partition,
         read: Read,
     ) -> Result<Page, ReadError> {
-        if !self.exists(&partition).await? {
-            return Ok(Page {
-                records: Vec::new(),
-                next: read.from,
-            });
-        }
-        let place = self.place(&partition);
-        self.with(move |consumer| page(consumer, &partition.topic, place, &read))
-            .await
+        let (topic, from) = (partition.topic.clone(), read.from);
+        let asked = self.of(&partition, move |this, consumer, place| {
+            this.page(consumer, &topic, place, &read)
+        });
+        Ok(asked.await?.unwrap_or(Page {
+            next: from,
+            ..Page::default()
+        }))
     }
 
     pub(super) async fn offset_at(
@@ -146,48 +168,130 @@ impl Readers {
         partition: Partition,
         time_ms: i64,
     ) -> Result<u64, ReadError> {
-        if !self.exists(&partition).await? {
-            return Ok(0);
-        }
-        let place = self.place(&partition);
-        self.with(move |consumer| {
-            let found = at_time(consumer, std::slice::from_ref(&place), time_ms)?;
+        let asked = self.of(&partition, move |_, consumer, place| {
+            let found = at(consumer, [(&place, Offset::Offset(time_ms.max(0)))])?;
             match found.first() {
                 Some((_, offset)) => Ok(*offset),
                 None => Ok(bounds(consumer, &place)?.end),
             }
-        })
-        .await
+        });
+        Ok(asked.await?.unwrap_or(0))
     }
 
-    /// Where a partition is found on the brokers.
-    fn place(&self, partition: &Partition) -> Place {
-        let name = self.topics.name(&partition.topic).into_owned();
-        (name, i32::try_from(partition.number).unwrap_or(i32::MAX))
-    }
-
-    /// The record of an event, by the time in its id.
+    /// The record of an event of a tenant's, by the time in its id: its key is the tenant, so it stands in one
+    /// partition of a topic.
     pub(super) async fn find(
         self: &Arc<Self>,
+        tenant: TenantId,
         event_id: Uuid,
     ) -> Result<Option<Stored>, ReadError> {
         let Some(time_ms) = time_of(event_id) else {
             return Ok(None);
         };
-        let topics = self.topics.list().await.map_err(unavailable)?;
-        let mut everywhere = Vec::new();
-        let mut named = HashMap::new();
-        for (topic, count) in topics {
-            let name = self.topics.name(&topic).into_owned();
-            let count = i32::try_from(count).unwrap_or(i32::MAX);
-            everywhere.extend((0..count).map(|number| (name.clone(), number)));
-            named.insert(name, topic);
+        let known = self.topics.existing();
+        let found = self.find_in(known.clone(), &tenant, event_id, time_ms);
+        if let Some(found) = found.await? {
+            return Ok(Some(found));
         }
-        if everywhere.is_empty() {
+        // Another replica may have made its topic a moment ago.
+        self.topics.forget_missing();
+        let mut others = BTreeMap::from_iter(self.topics.list().await.map_err(unavailable)?);
+        others.retain(|topic, _| !known.contains_key(topic));
+        self.find_in(others, &tenant, event_id, time_ms).await
+    }
+
+    async fn find_in(
+        self: &Arc<Self>,
+        topics: BTreeMap<Topic, u32>,
+        tenant: &TenantId,
+        event_id: Uuid,
+        time_ms: i64,
+    ) -> Result<Option<Stored>, ReadError> {
+        let places = topics.into_iter().map(|(topic, count)| {
+            let number = partition_of(tenant.as_str().as_bytes(), count);
+            let number = i32::try_from(number).unwrap_or(i32::MAX);
+            ((self.topics.name(&topic).into_owned(), number), topic)
+        });
+        let sought = Sought {
+            tenant: tenant.clone(),
+            event_id,
+            time_ms,
+            places: places.collect(),
+        };
+        if sought.places.is_empty() {
             return Ok(None);
         }
-        self.with(move |consumer| search(consumer, &everywhere, &named, event_id, time_ms))
-            .await
+        let searched = self.with(move |this, consumer| Search::new(this, consumer, &sought)?.run());
+        searched.await.map_err(unavailable)
+    }
+
+    fn page(
+        &self,
+        consumer: &Consumer,
+        topic: &Topic,
+        place: Place,
+        read: &Read,
+    ) -> KafkaResult<Page> {
+        let bounds = bounds(consumer, &place)?;
+        let from = read.from.max(bounds.start);
+        let mut page = Page {
+            records: Vec::new(),
+            next: from,
+            more: from < bounds.end,
+        };
+        if from >= bounds.end || read.limit == 0 {
+            return Ok(page);
+        }
+        assign(consumer, [(&place, from)])?;
+        let until = Instant::now() + PATIENCE;
+        let (mut looked_at, mut bytes) = (0, 0);
+        while page.next < bounds.end
+            && looked_at < read.scan
+            && page.records.len() < read.limit
+            && bytes < PAGE_BYTES
+        {
+            let message = match next(consumer, until) {
+                Ok(Next::Message(message)) => message,
+                // What is left before the end are no records: marks of transactions take offsets too.
+                Ok(Next::End(_)) => {
+                    page.next = bounds.end;
+                    break;
+                }
+                // What came in time is worth more than nothing: large events on a slow line would never be read.
+                Err(error) if looked_at > 0 => {
+                    tracing::debug!(%error, %topic, looked_at, "a page ends early");
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            looked_at += 1;
+            bytes += message.payload_len() + message.key_len();
+            page.next = u64::try_from(message.offset()).unwrap_or_default() + 1;
+            let ours = |stored: &Stored| read.tenant.as_ref().is_none_or(|it| *it == stored.tenant);
+            page.records
+                .extend(self.stored(&message, topic).filter(ours));
+        }
+        page.more = page.next < bounds.end;
+        Ok(page)
+    }
+
+    /// A message's record, if it is one of ours. One that seems to be and cannot be read holds nobody up: it is passed
+    /// over, and told of.
+    pub(super) fn stored(&self, message: &BorrowedMessage<'_>, topic: &Topic) -> Option<Stored> {
+        let why = match wire::stored(message, topic) {
+            Ok(stored) => return stored,
+            Err(why) => why,
+        };
+        let (partition, offset) = (message.partition(), message.offset());
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() == TOLD {
+            told.clear();
+        }
+        if told.insert(((message.topic().to_owned(), partition), offset)) {
+            let so_far = told.len();
+            tracing::error!(%topic, partition, offset, why, so_far, "a record cannot be read and is passed over");
+        }
+        None
     }
 }
 
@@ -201,18 +305,18 @@ fn log_in(consumer: &Consumer) {
 
 /// Asks again while a failure may pass: a client learns late of a topic that was just made, or of a leader
 /// that moved.
-fn patiently<T>(ask: impl Fn(Duration) -> KafkaResult<T>) -> Result<T, ReadError> {
+fn patiently<T>(ask: impl Fn(Duration) -> KafkaResult<T>) -> KafkaResult<T> {
     let until = Instant::now() + PATIENCE;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match ask(left) {
             Err(error) if is_passing(&error) && left > PAUSE => std::thread::sleep(PAUSE),
-            asked => return asked.map_err(unavailable),
+            asked => return asked,
         }
     }
 }
 
-fn bounds(consumer: &Consumer, (topic, number): &Place) -> Result<Bounds, ReadError> {
+fn bounds(consumer: &Consumer, (topic, number): &Place) -> KafkaResult<Bounds> {
     let (start, end) = patiently(|left| consumer.fetch_watermarks(topic, *number, left))?;
     Ok(Bounds {
         start: u64::try_from(start).unwrap_or_default(),
@@ -220,17 +324,14 @@ fn bounds(consumer: &Consumer, (topic, number): &Place) -> Result<Bounds, ReadEr
     })
 }
 
-/// The first offsets at or after a time, of the partitions that have any.
-fn at_time(
+/// The first offset at or after a time in each partition that has any; [`Offset::End`] asks for the end.
+pub(super) fn at<'p>(
     consumer: &Consumer,
-    partitions: &[Place],
-    time_ms: i64,
-) -> Result<Vec<(Place, u64)>, ReadError> {
-    let mut asked = TopicPartitionList::with_capacity(partitions.len());
-    for (topic, number) in partitions {
-        asked
-            .add_partition_offset(topic, *number, Offset::Offset(time_ms.max(0)))
-            .map_err(unavailable)?;
+    times: impl IntoIterator<Item = (&'p Place, Offset)>,
+) -> KafkaResult<Vec<(Place, u64)>> {
+    let mut asked = TopicPartitionList::new();
+    for ((topic, number), time) in times {
+        asked.add_partition_offset(topic, *number, time)?;
     }
     let found = patiently(|left| {
         let found = consumer.offsets_for_times(asked.clone(), left)?;
@@ -239,49 +340,49 @@ fn at_time(
         }
         Ok(found)
     })?;
-    let mut offsets = Vec::new();
-    for (topic, number) in partitions {
-        let Some(element) = found.find_partition(topic, *number) else {
-            continue;
+    let found = found.elements().into_iter().filter_map(|element| {
+        let Offset::Offset(offset) = element.offset() else {
+            return None;
         };
-        if let Offset::Offset(offset) = element.offset()
-            && let Ok(offset) = u64::try_from(offset)
-        {
-            offsets.push(((topic.clone(), *number), offset));
-        }
-    }
-    Ok(offsets)
+        let place = (element.topic().to_owned(), element.partition());
+        Some((place, u64::try_from(offset).ok()?))
+    });
+    Ok(found.collect())
 }
 
-fn assign(consumer: &Consumer, from: &[(Place, u64)]) -> Result<(), ReadError> {
-    let mut list = TopicPartitionList::with_capacity(from.len());
+pub(super) fn assign<'p>(
+    consumer: &Consumer,
+    from: impl IntoIterator<Item = (&'p Place, u64)>,
+) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::new();
     for ((topic, number), offset) in from {
-        let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
-        list.add_partition_offset(topic, *number, offset)
-            .map_err(unavailable)?;
+        let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+        list.add_partition_offset(topic, *number, offset)?;
     }
-    consumer.assign(&list).map_err(unavailable)?;
+    consumer.assign(&list)?;
     // A search may have paused one, and that outlives its assignment.
-    consumer.resume(&list).map_err(unavailable)
+    consumer.resume(&list)
 }
 
 /// What a consumer gives next.
-enum Next<'c> {
+pub(super) enum Next<'c> {
     Message(BorrowedMessage<'c>),
-    End,
+    /// Of the partition of this number, in whatever topic.
+    End(i32),
 }
 
-fn next(consumer: &Consumer, until: Instant) -> Result<Next<'_>, ReadError> {
+pub(super) fn next(consumer: &Consumer, until: Instant) -> KafkaResult<Next<'_>> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match consumer.poll(left) {
             Some(Ok(message)) => return Ok(Next::Message(message)),
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(Next::End),
+            Some(Err(KafkaError::PartitionEOF(number))) => return Ok(Next::End(number)),
             // Passing: librdkafka tries again by itself.
             Some(Err(error)) if is_passing(&error) && !left.is_zero() => {}
-            Some(Err(error)) => return Err(unavailable(error)),
+            Some(Err(error)) => return Err(error),
             None if left.is_zero() => {
-                return Err(ReadError::Unavailable("no broker answers in time".into()));
+                let late = RDKafkaErrorCode::OperationTimedOut;
+                return Err(KafkaError::MessageConsumption(late));
             }
             None => {}
         }
@@ -301,86 +402,4 @@ fn is_passing(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::UnknownPartition
         )
     )
-}
-
-fn page(consumer: &Consumer, topic: &Topic, place: Place, read: &Read) -> Result<Page, ReadError> {
-    let bounds = bounds(consumer, &place)?;
-    let from = read.from.max(bounds.start);
-    let mut page = Page {
-        records: Vec::new(),
-        next: from,
-    };
-    if from >= bounds.end || read.limit == 0 {
-        page.next = read.from.max(bounds.start);
-        return Ok(page);
-    }
-    assign(consumer, &[(place, from)])?;
-    let until = Instant::now() + PATIENCE;
-    let mut looked_at = 0;
-    while looked_at < read.scan && page.records.len() < read.limit && page.next < bounds.end {
-        let Next::Message(message) = next(consumer, until)? else {
-            break;
-        };
-        looked_at += 1;
-        page.next = u64::try_from(message.offset()).unwrap_or_default() + 1;
-        if let Some(stored) = wire::stored(&message, topic)?
-            && read
-                .tenant
-                .as_ref()
-                .is_none_or(|tenant| stored.tenant == *tenant)
-        {
-            page.records.push(stored);
-        }
-    }
-    Ok(page)
-}
-
-fn search(
-    consumer: &Consumer,
-    everywhere: &[Place],
-    topics: &HashMap<String, Topic>,
-    event_id: Uuid,
-    time_ms: i64,
-) -> Result<Option<Stored>, ReadError> {
-    let from = at_time(consumer, everywhere, time_ms)?;
-    if from.is_empty() {
-        return Ok(None);
-    }
-    assign(consumer, &from)?;
-    let until = Instant::now() + PATIENCE;
-    let mut open = from.len();
-    let mut past: HashSet<(String, i32)> = HashSet::new();
-    for _ in 0..SEARCHED {
-        if open == 0 {
-            break;
-        }
-        match next(consumer, until)? {
-            Next::End => open -= 1,
-            Next::Message(message) => {
-                if message.timestamp().to_millis() > Some(time_ms + DISORDER_MS) {
-                    let place = (message.topic().to_owned(), message.partition());
-                    if past.insert(place) {
-                        open -= 1;
-                        pause(consumer, &message)?;
-                    }
-                    continue;
-                }
-                let topic = topics.get(message.topic());
-                let Some(topic) = topic else { continue };
-                if let Some(stored) = wire::stored(&message, topic)?
-                    && stored.event_id == event_id
-                {
-                    return Ok(Some(stored));
-                }
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// Takes no more of the message's partition, not even its end.
-fn pause(consumer: &Consumer, message: &BorrowedMessage<'_>) -> Result<(), ReadError> {
-    let mut list = TopicPartitionList::with_capacity(1);
-    list.add_partition(message.topic(), message.partition());
-    consumer.pause(&list).map_err(unavailable)
 }

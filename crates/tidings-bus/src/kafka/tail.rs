@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -20,6 +20,9 @@ use super::{Config, OpenError};
 const POLL: Duration = Duration::from_millis(100);
 /// Messages that came within so long are told of once.
 const GATHER: Duration = Duration::from_millis(2);
+
+/// How often is looked for topics that other replicas have made: nobody else would tell of their first events.
+const LOOK_FOR_TOPICS: Duration = Duration::from_secs(3);
 
 /// The thread, and whom it tells.
 #[derive(Debug)]
@@ -100,8 +103,15 @@ struct Watcher {
 
 impl Watcher {
     fn run(mut self) {
+        let mut looked = Instant::now();
         while !self.stopping.load(Ordering::Relaxed) {
             let wanted = if self.tell.receiver_count() > 0 {
+                if looked.elapsed() > LOOK_FOR_TOPICS {
+                    if let Err(error) = self.topics.look_for_missing() {
+                        tracing::debug!(%error, "looking for new topics");
+                    }
+                    looked = Instant::now();
+                }
                 self.topics.existing()
             } else {
                 BTreeMap::new()

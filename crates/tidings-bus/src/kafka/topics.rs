@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -15,6 +16,11 @@ use super::{Config, MAX_MESSAGE_BYTES, PATIENCE};
 /// So many topics that may exist by now are asked for at once: a catalogue may carry hundreds that nobody has
 /// published to yet.
 const ASKED_AT_ONCE: usize = 16;
+/// A topic that did not exist is not asked for again so soon: lists, streams and dispatchers look again all the time.
+const MISSING_FOR: Duration = Duration::from_secs(1);
+/// Between two looks whether a topic that was just made has leaders, and how often is looked.
+const LEADERS_PAUSE: Duration = Duration::from_millis(25);
+const LEADERS_LOOKS: usize = 60;
 
 /// Topics that are known to exist, with their partitions, and those that may.
 pub(super) struct Topics {
@@ -27,6 +33,8 @@ pub(super) struct Topics {
     /// Configuration of a topic made here.
     settings: Vec<(&'static str, String)>,
     known: RwLock<BTreeMap<Topic, u32>>,
+    /// When each was last found not to exist.
+    missing: Mutex<BTreeMap<Topic, Instant>>,
     /// Ours, whether they exist yet or not.
     carried: Mutex<BTreeSet<Topic>>,
     /// Held while a topic is made, so that one is made once.
@@ -53,6 +61,7 @@ impl Topics {
             replication: config.replication,
             settings: settings(config),
             known: RwLock::default(),
+            missing: Mutex::default(),
             carried: Mutex::new(config.topics.iter().cloned().collect()),
             making: tokio::sync::Mutex::new(()),
         })
@@ -85,18 +94,45 @@ impl Topics {
         known.clone()
     }
 
+    /// Asks the brokers about a topic again when it is next needed: it went away, or is another by now.
+    pub(super) fn forget(&self, topic: &Topic) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.remove(topic).is_some() {
+            tracing::warn!(%topic, "the topic is not on the brokers any more");
+        }
+    }
+
+    /// Asks about every topic again when it is next needed, however lately it was found not to exist.
+    pub(super) fn forget_missing(&self) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.clear();
+    }
+
     /// How many partitions a topic has; `None` if it does not exist.
     pub(super) async fn look_up(&self, topic: &Topic) -> Result<Option<u32>, KafkaError> {
         if let Some(partitions) = self.partitions(topic) {
             return Ok(Some(partitions));
         }
+        if self.was_missing(topic) {
+            return Ok(None);
+        }
+        let found = self.asked(topic).await?;
+        Ok(found.map(|found| found.partitions))
+    }
+
+    fn was_missing(&self, topic: &Topic) -> bool {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = missing.get(topic);
+        since.is_some_and(|since| since.elapsed() < MISSING_FOR)
+    }
+
+    /// What brokers say of a topic now.
+    async fn asked(&self, topic: &Topic) -> Result<Option<Found>, KafkaError> {
         let (client, name) = (Arc::clone(&self.client), self.name(topic).into_owned());
         let asked = tokio::task::spawn_blocking(move || ask(&client, &name)).await;
-        let partitions = asked.map_err(|_| KafkaError::Canceled)??;
-        if let Some(partitions) = partitions {
-            self.note(topic, partitions);
-        }
-        Ok(partitions)
+        let found = asked.map_err(|_| KafkaError::Canceled)??;
+        self.note(topic, found);
+        Ok(found)
     }
 
     /// How many partitions a topic has, making it if it does not exist.
@@ -110,17 +146,20 @@ impl Topics {
             return Err(missing);
         };
         let _one_at_a_time = self.making.lock().await;
-        // Whoever waited here for another to make it is done.
+        // Whoever waited here for another to make it is done; so is who was told of a moment ago.
         if let Some(partitions) = self.partitions(topic) {
             return Ok(partitions);
         }
+        if let Some(found) = self.asked(topic).await? {
+            return Ok(found.partitions);
+        }
         self.make(admin, topic).await?;
-        // What is made is not known to every broker at once.
-        for _ in 0..20 {
-            if let Some(partitions) = self.look_up(topic).await? {
-                return Ok(partitions);
+        // What is made is not known to every broker at once, nor led.
+        for _ in 0..LEADERS_LOOKS {
+            if let Some(found) = self.asked(topic).await?.filter(|found| found.led) {
+                return Ok(found.partitions);
             }
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+            tokio::time::sleep(LEADERS_PAUSE).await;
         }
         Err(missing)
     }
@@ -150,21 +189,41 @@ impl Topics {
         }
     }
 
-    fn note(&self, topic: &Topic, partitions: u32) {
+    fn note(&self, topic: &Topic, found: Option<Found>) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = found else {
+            missing.retain(|_, since| since.elapsed() < MISSING_FOR);
+            missing.insert(topic.clone(), Instant::now());
+            return;
+        };
+        missing.remove(topic);
+        drop(missing);
         self.carry([topic.clone()]);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(topic.clone(), partitions);
+        known.insert(topic.clone(), found.partitions);
+    }
+
+    fn carried(&self) -> Vec<Topic> {
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.iter().cloned().collect()
+    }
+
+    /// Asks for those of ours that do not exist as far as is known. It blocks.
+    pub(super) fn look_for_missing(&self) -> Result<(), KafkaError> {
+        for topic in self.carried() {
+            if self.partitions(&topic).is_none() && !self.was_missing(&topic) {
+                self.note(&topic, ask(&self.client, &self.name(&topic))?);
+            }
+        }
+        Ok(())
     }
 
     /// Every topic of ours that exists, with its partitions.
     pub(super) async fn list(&self) -> Result<Vec<(Topic, u32)>, KafkaError> {
-        let carried: Vec<Topic> = {
-            let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
-            carried.iter().cloned().collect()
-        };
+        let carried = self.carried();
         let unknown = carried
             .iter()
-            .filter(|topic| self.partitions(topic).is_none());
+            .filter(|topic| self.partitions(topic).is_none() && !self.was_missing(topic));
         let unknown: Vec<&Topic> = unknown.collect();
         for some in unknown.chunks(ASKED_AT_ONCE) {
             let asking: Vec<_> = some
@@ -175,9 +234,8 @@ impl Topics {
                 })
                 .collect();
             for (topic, asked) in some.iter().zip(asking) {
-                if let Some(partitions) = asked.await.map_err(|_| KafkaError::Canceled)?? {
-                    self.note(topic, partitions);
-                }
+                let found = asked.await.map_err(|_| KafkaError::Canceled)??;
+                self.note(topic, found);
             }
         }
         let existing = carried.into_iter().filter_map(|topic| {
@@ -197,13 +255,21 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
     settings
 }
 
+/// A topic as brokers see it.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    partitions: u32,
+    /// Whether each partition has a leader. One without holds up its own tenants only.
+    led: bool,
+}
+
 /// Asks a broker. It blocks.
-fn ask(client: &ThreadedProducer<Quiet>, topic: &str) -> Result<Option<u32>, KafkaError> {
+fn ask(client: &ThreadedProducer<Quiet>, topic: &str) -> Result<Option<Found>, KafkaError> {
     let metadata = client.client().fetch_metadata(Some(topic), PATIENCE)?;
     let Some(found) = metadata.topics().first() else {
         return Ok(None);
     };
     let led = found.partitions().iter().all(|one| one.leader() >= 0);
-    let count = u32::try_from(found.partitions().len()).unwrap_or_default();
-    Ok((found.error().is_none() && count > 0 && led).then_some(count))
+    let partitions = u32::try_from(found.partitions().len()).unwrap_or_default();
+    Ok((found.error().is_none() && partitions > 0).then_some(Found { partitions, led }))
 }

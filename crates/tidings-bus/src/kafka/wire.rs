@@ -8,7 +8,7 @@ use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
 use tidings_event::{TenantId, Topic};
 use uuid::Uuid;
 
-use crate::{Headers, ReadError, Record, Stored};
+use crate::{Headers, Record, Stored};
 
 /// What the event is found by.
 const EVENT_ID: &str = "tidings-event-id";
@@ -55,11 +55,13 @@ fn is_structured(content_type: Option<&str>) -> bool {
     content_type.is_some_and(|content_type| content_type.starts_with(STRUCTURED))
 }
 
-/// The record of a message; `None` if it was not written by Tidings.
+/// The record of a message; `None` if it was not written by Tidings, or what is wrong with one that seems to be.
+///
+/// Whoever copies a record may add headers. Ours are all text: one that is not is another's, and left out.
 pub(super) fn stored(
     message: &BorrowedMessage<'_>,
     topic: &Topic,
-) -> Result<Option<Stored>, ReadError> {
+) -> Result<Option<Stored>, &'static str> {
     let (Some(given), Ok(partition), Ok(offset)) = (
         message.headers(),
         u32::try_from(message.partition()),
@@ -70,17 +72,13 @@ pub(super) fn stored(
     let Some(event_id) = text(given.iter(), EVENT_ID) else {
         return Ok(None);
     };
-    let corrupt = |what: &str| {
-        ReadError::Corrupt(format!(
-            "topic {topic}, partition {partition}, offset {offset}: {what}"
-        ))
-    };
     let structured = is_structured(text(given.iter(), CONTENT_TYPE));
     let mut headers = Headers::with_capacity(512);
     let mut tenant = None;
     for header in given.iter() {
-        let value = std::str::from_utf8(header.value.unwrap_or_default())
-            .map_err(|_| corrupt("a header is not UTF-8"))?;
+        let Ok(value) = std::str::from_utf8(header.value.unwrap_or_default()) else {
+            continue;
+        };
         match header.key {
             EVENT_ID => {}
             TENANT => tenant = Some(value),
@@ -93,12 +91,10 @@ pub(super) fn stored(
     let tenant = tenant.or_else(|| headers.get(CE_TENANT));
     let tenant: TenantId = tenant
         .and_then(|tenant| tenant.parse().ok())
-        .ok_or_else(|| corrupt("it names no tenant"))?;
-    let event_id: Uuid = event_id
-        .parse()
-        .map_err(|_| corrupt("its event id is not a UUID"))?;
+        .ok_or("it names no tenant")?;
+    let event_id: Uuid = event_id.parse().map_err(|_| "its event id is not a UUID")?;
     let key = std::str::from_utf8(message.key().unwrap_or_default())
-        .map_err(|_| corrupt("its key is not UTF-8"))?;
+        .map_err(|_| "its key is not UTF-8")?;
     Ok(Some(Stored {
         topic: topic.clone(),
         partition,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidings_bus::{Partition, Read, Stored, partition_of};
 use tidings_event::{EventType, Topic};
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::queue::{Delivery, Origin, Queue, ROOM_BELOW, StreamId};
 use super::record::Ledger;
+use super::schedule::ms;
 use super::standing::Stood;
 use super::target::Carried;
 use crate::envelope;
@@ -20,15 +22,26 @@ use crate::subscription::Subscription;
 
 /// The most records that are read of a partition at once.
 const PAGE: usize = 500;
-/// A page of so many bytes may have been cut there.
-const FULL_PAGE: usize = 8 * 1024 * 1024;
 /// The most records that catching up looks at in one go, however few of them are its own.
 const SCAN: usize = 5_000;
+/// How long a partition is left alone that could not be read.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+/// After so many that cannot be read a turn goes on without the others: each may have taken long to fail.
+const FAILURES: usize = 2;
 /// The most queues that catch up in one turn.
 const CATCHING_UP: usize = 32;
 
 /// An event and who wants it.
 type Matched = (Arc<Carried>, Vec<Arc<Subscription>>);
+
+/// The event of a record. One that is none, which others may write to a topic, is passed over and told of.
+fn readable(record: &Stored) -> Option<Arc<Carried>> {
+    let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
+    let read = envelope::read(record).inspect_err(|error| {
+        tracing::error!(%topic, partition, offset, %error, "a record is passed over");
+    });
+    Some(Arc::new(Carried::new(read.ok()?)))
+}
 
 impl Dispatcher {
     /// Reads what has been appended and gives it to all who keep up.
@@ -36,7 +49,11 @@ impl Dispatcher {
         self.read_to_end = true;
         if self.tail.has_changed().unwrap_or(true) {
             self.tail.mark_unchanged();
-            for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
+            let topics = self.bus.topics().await.map_err(|error| {
+                self.tail.mark_changed();
+                unreadable(error)
+            })?;
+            for (topic, partitions) in topics {
                 for number in 0..partitions {
                     let topic = topic.clone();
                     let stream = self.stream(Partition { topic, number });
@@ -45,12 +62,34 @@ impl Dispatcher {
             }
         }
         self.choose_streams();
-        for stream in 0..self.streams.len() {
-            if self.streams[stream].wanted && self.streams[stream].more {
-                self.read_stream(stream).await?;
+        let mut failures = 0;
+        for stream in (self.reads_from..self.streams.len()).chain(0..self.reads_from) {
+            let one = &self.streams[stream];
+            if !one.wanted || !one.more || self.is_left_alone(stream) {
+                continue;
+            }
+            if let Err(refusal) = self.read_stream(stream).await {
+                self.leave_alone(stream, &refusal);
+                failures += 1;
+                if failures == FAILURES {
+                    self.reads_from = stream + 1;
+                    break;
+                }
             }
         }
         Ok(())
+    }
+
+    pub(super) fn is_left_alone(&self, stream: StreamId) -> bool {
+        self.clock.now_ms() < self.streams[stream].again_at_ms
+    }
+
+    /// What cannot be read holds up nobody else: a partition of Kafka may be without a leader.
+    pub(super) fn leave_alone(&mut self, stream: StreamId, refusal: &Refusal) {
+        let stream = &mut self.streams[stream];
+        let (topic, partition) = (&stream.partition.topic, stream.partition.number);
+        tracing::warn!(%topic, partition, detail = refusal.detail, "a partition's deliveries pause");
+        stream.again_at_ms = self.clock.now_ms() + ms(LEFT_ALONE);
     }
 
     /// Only partitions are read that hold events of tenants with subscriptions.
@@ -88,16 +127,11 @@ impl Dispatcher {
         };
         let partition = self.streams[stream].partition.clone();
         let page = self.bus.read(partition, read).await.map_err(unreadable)?;
-        // A page also ends at what it holds in bytes, or after records that are not ours.
-        let looked_at = usize::try_from(page.next.saturating_sub(from)).unwrap_or(usize::MAX);
-        let bytes: usize = page.records.iter().map(|record| record.value.len()).sum();
-        let records = page.records.len();
-        let more = records == PAGE || looked_at > records || bytes > FULL_PAGE;
-        self.streams[stream].more = more;
-        self.read_to_end &= !more;
+        self.streams[stream].more = page.more;
+        self.read_to_end &= !page.more;
         for record in page.records {
             self.streams[stream].head = record.offset;
-            self.give(stream, &record)?;
+            self.give(stream, &record);
         }
         self.streams[stream].head = page.next.max(from);
         Ok(())
@@ -116,10 +150,10 @@ impl Dispatcher {
     }
 
     /// Gives a record to all who want it and keep up.
-    fn give(&mut self, stream: StreamId, record: &Stored) -> Result<(), Refusal> {
+    fn give(&mut self, stream: StreamId, record: &Stored) {
         self.renew_recent();
-        let Some((event, wanting)) = self.matched(record)? else {
-            return Ok(());
+        let Some((event, wanting)) = self.matched(record) else {
+            return;
         };
         let offset = record.offset;
         self.streams[stream].recent.push(offset, &event);
@@ -147,33 +181,24 @@ impl Dispatcher {
                 *self.streams[stream].outstanding.entry(offset).or_default() += 1;
             }
         }
-        Ok(())
     }
 
     /// The event of a record and the subscriptions whose types it fits; nothing when there are none.
-    fn matched(&self, record: &Stored) -> Result<Option<Matched>, Refusal> {
+    fn matched(&self, record: &Stored) -> Option<Matched> {
         if !self.share.holds(&record.tenant) {
-            return Ok(None);
+            return None;
         }
         let event_type = record.headers.get("ce_type").map(EventType::recorded);
         let Some(Ok(event_type)) = event_type else {
             // Not one of ours, or damaged: reading it as an event says what is wrong.
-            let read = envelope::read(record);
-            return match read {
-                Ok(_) => Ok(None),
-                Err(error) => {
-                    tracing::error!(%error, "a record is passed over");
-                    Ok(None)
-                }
-            };
+            let _none_wants_it = readable(record);
+            return None;
         };
         let wanting = self.in_force.wanting(&record.tenant, &event_type);
         if wanting.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let event = envelope::read(record)
-            .map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
-        Ok(Some((Arc::new(Carried::new(event)), wanting)))
+        readable(record).map(|event| (event, wanting))
     }
 
     /// Puts an event into a subscription's queue. False when it needs no ticking off: a row is or will be
@@ -289,7 +314,7 @@ impl Dispatcher {
     ) -> Result<bool, Refusal> {
         self.renew_recent();
         let head = self.streams[stream].head;
-        if place > head {
+        if place > head || self.is_left_alone(stream) {
             return Ok(false);
         }
         let mut next = place;
@@ -303,18 +328,23 @@ impl Dispatcher {
                 scan: SCAN,
             };
             let partition = self.streams[stream].partition.clone();
-            let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+            let page = match self.bus.read(partition, read).await {
+                Ok(page) => page,
+                Err(error) => {
+                    self.leave_alone(stream, &unreadable(error));
+                    return Ok(true);
+                }
+            };
             next = page.next.max(place);
             for record in page.records.iter().filter(|record| record.offset < head) {
                 if !self.has_room(subscription.id) {
                     next = record.offset;
                     break;
                 }
-                let event = envelope::read(record)
-                    .map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
-                if subscription.filter.matches(&Subject::new(&event)) {
-                    let origin = Origin::Own(stream, record.offset);
-                    self.take_to_hand(subscription, &Arc::new(Carried::new(event)), origin);
+                let wanted =
+                    |event: &Arc<Carried>| subscription.filter.matches(&Subject::new(event));
+                if let Some(event) = readable(record).filter(wanted) {
+                    self.take_to_hand(subscription, &event, Origin::Own(stream, record.offset));
                 }
             }
         }

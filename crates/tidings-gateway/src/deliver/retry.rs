@@ -1,15 +1,15 @@
-//! Retry: what is due again, and what may follow behind it.
+//! Retry: what is due again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tidings_bus::{Partition, Read};
+use tidings_bus::{Partition, Read, ReadError};
 use tidings_store::PendingRow;
 use uuid::Uuid;
 
 use super::Dispatcher;
 use super::counted::Word;
-use super::queue::{Delivery, Origin, Queue};
+use super::queue::{Delivery, Origin};
 use super::record::{self, FailedIn, PendingDetail};
 use super::schedule::ms;
 use super::standing::{Stood, accounted};
@@ -33,15 +33,8 @@ const FEW_OF_QUEUE: usize = 8;
 const AT_ONCE: usize = 16;
 /// So many subscriptions are looked at at once for what others have left.
 const WAITING_PAGE: u32 = 1_000;
-/// A key behind which events wait though nothing of it is at hand is looked at this often: what it waited for may have
-/// been dropped.
-const LOOK_AT_LANE: std::time::Duration = std::time::Duration::from_secs(5);
-/// So many keys are looked at so at once.
-const LANES_AT_ONCE: usize = 64;
 /// So many of a lane are taken to hand at once.
 const AHEAD: usize = 64;
-/// So many rows of a lane are read at once to find those.
-const LANE_PAGE: u32 = 128;
 /// When a subscription is looked at again that gets nothing now, unless it changes.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// When one is looked at again that has enough at hand, unless it drains before.
@@ -165,24 +158,6 @@ impl Dispatcher {
         }
     }
 
-    fn look_at_idle_lanes(&mut self, now: i64) {
-        let mut found = Vec::new();
-        for (id, queue) in &mut self.queues {
-            let mut idle = Vec::new();
-            for (name, lane) in &mut queue.lanes {
-                if found.len() + idle.len() == LANES_AT_ONCE {
-                    break;
-                }
-                if lane.blocked && !lane.busy && now - lane.looked_at_ms > ms(LOOK_AT_LANE) {
-                    lane.looked_at_ms = now;
-                    idle.push((*id, name.clone()));
-                }
-            }
-            found.extend(idle);
-        }
-        self.lanes_to_advance.extend(found);
-    }
-
     pub(super) fn is_in_motion(&self, key: (Uuid, u64)) -> bool {
         [&self.flush, &*self.being_written]
             .into_iter()
@@ -195,7 +170,7 @@ impl Dispatcher {
 
     /// Takes a pending delivery to hand, or puts it off when its subscription gets nothing now. What failed with it in
     /// one message comes with it.
-    async fn resume(&mut self, row: PendingRow) -> Result<(), Refusal> {
+    pub(super) async fn resume(&mut self, row: PendingRow) -> Result<(), Refusal> {
         let detail = detail_of(&row)?;
         let known = self.in_force.get(row.subscription);
         let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
@@ -210,9 +185,9 @@ impl Dispatcher {
             None => None,
         };
         let Some(together) = together else {
-            return self
-                .take_up(vec![(row, without_batch(detail))], &subscription)
-                .await;
+            let alone = vec![(row, without_batch(detail))];
+            self.take_up(alone, &subscription).await;
+            return Ok(());
         };
         let id = row.subscription;
         let is_elsewhere = |row: &PendingRow| self.at_hand.contains(&(id, row.sequence));
@@ -222,7 +197,8 @@ impl Dispatcher {
             // Some of them are newer than what was read. They are looked at again.
             return Ok(());
         }
-        self.take_up(together, &subscription).await
+        self.take_up(together, &subscription).await;
+        Ok(())
     }
 
     /// Numbers of a subscription of which something newer than what is read is on its way to the store.
@@ -266,12 +242,12 @@ impl Dispatcher {
         Ok(Some(together))
     }
 
-    /// Takes pending deliveries to hand, all or none of them.
+    /// Takes pending deliveries to hand, all or none of them. What cannot be read now is put off.
     async fn take_up(
         &mut self,
         rows: Vec<(PendingRow, PendingDetail)>,
         subscription: &Arc<Subscription>,
-    ) -> Result<(), Refusal> {
+    ) {
         let now = self.clock.now_ms();
         let queue = self.queue(subscription);
         if !queue.has_room() || queue.pending_at_hand() >= MOST_OF_QUEUE {
@@ -285,18 +261,35 @@ impl Dispatcher {
                 let row = let_go(row.clone(), detail.clone(), now);
                 self.flush.pending.push(row);
             }
-            return Ok(());
+            return;
         }
         // First all that can fail: a part of a message must not go without the rest.
         let mut events = Vec::with_capacity(rows.len());
         for (row, detail) in &rows {
-            events.push(self.event_of(row, detail).await?);
+            match self.event_of(row, detail).await {
+                Ok(event) => events.push(event),
+                Err(refusal) => {
+                    tracing::debug!(detail = refusal.detail, "deliveries are put off");
+                    self.leave_for_later(rows);
+                    return;
+                }
+            }
         }
         for (row, event) in rows.into_iter().zip(events) {
             self.take_up_one(row, event, subscription, now);
         }
         self.line_up(subscription.id);
-        Ok(())
+    }
+
+    /// Behind what can be read meanwhile.
+    fn leave_for_later(&mut self, rows: Vec<(PendingRow, PendingDetail)>) {
+        let (at, alone) = (self.clock.now_ms() + ms(AGAIN), rows.len() == 1);
+        let put_off = rows.into_iter().map(|(row, _)| PendingRow {
+            next_at_ms: at,
+            state: if alone { "waiting".into() } else { row.state },
+            ..row
+        });
+        self.flush.pending.extend(put_off);
     }
 
     fn take_up_one(
@@ -432,7 +425,16 @@ impl Dispatcher {
             limit,
             scan: 4 * limit,
         };
-        let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+        let stream = self.stream(partition.clone());
+        if self.is_left_alone(stream) {
+            let why = "its partition could not be read a moment ago".to_owned();
+            return Err(unreadable(ReadError::Unavailable(why)));
+        }
+        let page = self.bus.read(partition, read).await.map_err(|error| {
+            let refusal = unreadable(error);
+            self.leave_alone(stream, &refusal);
+            refusal
+        })?;
         let mut found = None;
         for record in &page.records {
             let event = envelope::read(record)
@@ -446,86 +448,6 @@ impl Dispatcher {
             }
         }
         Ok(found)
-    }
-
-    /// Lets the next of each lane go whose first is settled and written.
-    pub(super) async fn advance_lanes(&mut self) -> Result<(), Refusal> {
-        if self.writing.is_some() || self.lanes_to_advance.is_empty() {
-            return Ok(());
-        }
-        let mut lanes: Vec<_> = std::mem::take(&mut self.lanes_to_advance)
-            .into_iter()
-            .collect();
-        while let Some((id, lane)) = lanes.pop() {
-            if let Err(refusal) = self.advance(id, &lane).await {
-                self.lanes_to_advance.extend(lanes);
-                self.lanes_to_advance.insert((id, lane));
-                return Err(refusal);
-            }
-        }
-        Ok(())
-    }
-
-    async fn advance(&mut self, id: Uuid, lane: &str) -> Result<(), Refusal> {
-        if self
-            .queues
-            .get(&id)
-            .is_some_and(|queue| queue.works_on(lane))
-        {
-            return Ok(());
-        }
-        let mut next = self.unsettled_of(id, lane).await?.into_iter().peekable();
-        let of_lane =
-            |row: &PendingRow| row.subscription == id && row.lane.as_deref() == Some(lane);
-        let unwritten = self.flush.pending.iter().any(of_lane);
-        match next.peek() {
-            // It has just failed: what was read is older, and it waits for its time.
-            Some(row) if self.is_in_motion((id, row.sequence)) => {}
-            Some(row) if row.state == "behind" => {
-                let behind: Vec<_> = next.take_while(|row| row.state == "behind").collect();
-                for row in behind {
-                    self.resume(row).await?;
-                    let room = |queue: &Queue| {
-                        let enough = queue.pending_at_hand() + 1 >= MOST_OF_QUEUE;
-                        queue.has_room() && queue.works_on(lane) && !enough
-                    };
-                    if !self.queues.get(&id).is_some_and(room) {
-                        break;
-                    }
-                }
-            }
-            // It waits for its time, or for somebody to release it.
-            Some(_) => {}
-            None if unwritten => {
-                self.lanes_to_advance.insert((id, lane.to_owned()));
-            }
-            None => {
-                if let Some(queue) = self.queues.get_mut(&id) {
-                    queue.lanes.remove(lane);
-                }
-                self.line_up(id);
-            }
-        }
-        Ok(())
-    }
-
-    /// The first rows of a lane that are not settled. What is settled since the last write is in the store yet.
-    async fn unsettled_of(&self, id: Uuid, lane: &str) -> Result<Vec<PendingRow>, Refusal> {
-        let mut after = 0;
-        loop {
-            let rows = self.store.deliveries();
-            let found = rows.pending_of(id, Some(lane), after, LANE_PAGE).await;
-            let found = found.map_err(store_fault)?;
-            let full = found.len() == LANE_PAGE as usize;
-            after = found.last().map_or(after, |row| row.sequence);
-            let unsettled = found
-                .into_iter()
-                .filter(|row| !self.flush.settled.contains(&(id, row.sequence)));
-            let unsettled: Vec<_> = unsettled.collect();
-            if !unsettled.is_empty() || !full {
-                return Ok(unsettled);
-            }
-        }
     }
 
     /// Forgets attempts, replays and chat messages that are older than they are kept for.

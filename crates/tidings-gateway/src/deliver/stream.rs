@@ -29,6 +29,8 @@ pub(super) struct Stream {
     pub(super) wanted: bool,
     /// Whether there may be more than was read.
     pub(super) more: bool,
+    /// Not read before this time, in ms since 1970: the last reading failed.
+    pub(super) again_at_ms: i64,
     /// What was read last, for those who are behind a little.
     pub(super) recent: Recent,
 }

@@ -19,6 +19,7 @@ mod disabling;
 mod ledgers;
 mod many;
 mod panics;
+mod unled;
 
 const NOW: i64 = 1_700_000_000_000;
 

@@ -140,6 +140,13 @@ pub(super) fn key_reused(indexes: Vec<usize>, alone: bool) -> Refusal {
     Refusal::of_batch(all, alone).unwrap_or_else(reused)
 }
 
+/// Whoever keeps the keys did not answer in time.
+pub(super) fn too_late() -> Refusal {
+    refused(&ReceiptsError::Unavailable {
+        retry_after: std::time::Duration::from_secs(1),
+    })
+}
+
 fn refused(error: &ReceiptsError) -> Refusal {
     tracing::warn!(%error, "an idempotency key could not be claimed");
     let refusal = Refusal::new(

@@ -90,6 +90,12 @@ impl Line {
         self.single(&redis::cmd(name)).await
     }
 
+    /// By which policy the server evicts keys when its memory is full, if it does.
+    pub(super) async fn evicting(&self) -> Result<Option<String>, ReceiptsError> {
+        let info = self.single(&memory()).await?;
+        Ok(evicting(&String::from_utf8_lossy(&info)))
+    }
+
     /// What stands under a key, empty when nothing does.
     pub(super) async fn get(&self, key: &str) -> Result<Vec<u8>, ReceiptsError> {
         self.single(redis::cmd("GET").arg(key)).await
@@ -153,6 +159,20 @@ impl Line {
                 .arg(source)
                 .query_async(&mut connection)
                 .await?;
+        }
+        match memory()
+            .query_async::<String>(&mut connection)
+            .await
+            .map(|info| evicting(&info))
+        {
+            Ok(None) => {}
+            Ok(Some(policy)) => tracing::warn!(
+                policy,
+                "the server of the idempotency keys forgets keys when its memory is full, and their events could be \
+                 appended twice: set its maxmemory-policy to noeviction"
+            ),
+            // Not everybody may ask.
+            Err(error) => tracing::debug!(%error, "the server does not say whether it evicts keys"),
         }
         let connected = Arc::new(Connected { connection, hashes });
         let mut current = self
@@ -220,6 +240,23 @@ fn without_errors(values: Vec<Value>) -> Result<Vec<Value>, RedisError> {
     values.into_iter().map(Value::extract_error).collect()
 }
 
+fn memory() -> Cmd {
+    let mut info = redis::cmd("INFO");
+    info.arg("memory");
+    info
+}
+
+/// The policy of a server with a bound on its memory, unless it then refuses to write.
+fn evicting(info: &str) -> Option<String> {
+    let of = |name: &str| {
+        let mut lines = info.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    };
+    let bounded = of("maxmemory").is_some_and(|bytes| bytes != "0");
+    let policy = of("maxmemory_policy").filter(|policy| bounded && *policy != "noeviction");
+    policy.map(str::to_owned)
+}
+
 fn bytes(value: Value) -> Result<Vec<u8>, ReceiptsError> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
@@ -228,5 +265,26 @@ fn bytes(value: Value) -> Result<Vec<u8>, ReceiptsError> {
         Value::Okay => Ok(b"OK".to_vec()),
         Value::Nil => Ok(Vec::new()),
         other => Err(ReceiptsError::Unreadable(format!("{other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_evicts_when_its_memory_is_bounded_and_its_policy_says_so() {
+        for (bytes, policy, evicts) in [
+            ("0", "allkeys-lru", false),
+            ("1048576", "allkeys-lru", true),
+            ("1048576", "volatile-ttl", true),
+            ("1048576", "noeviction", false),
+        ] {
+            let info = format!(
+                "# Memory\r\nused_memory:1\r\nmaxmemory:{bytes}\r\nmaxmemory_policy:{policy}\r\n"
+            );
+            assert_eq!(evicting(&info), evicts.then(|| policy.to_owned()), "{info}");
+        }
+        assert_eq!(evicting(""), None);
     }
 }

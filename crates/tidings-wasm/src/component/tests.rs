@@ -98,7 +98,7 @@ fn what_it_publishes_goes_to_the_publisher_of_its_event() {
     );
     assert_eq!(*kept.0.lock().unwrap(), [caused]);
 
-    let unread = MISBEHAVING.replace(r#"{\22n\22:1}"#, r#"{\22n\22:1,"#);
+    let unread = MISBEHAVING.replace(r"{\22n\22:1}", r"{\22n\22:1,");
     let said = does(&compile(Limits::default(), &unread).unwrap(), "!p").unwrap_err();
     assert!(said.contains("the payload is not JSON"), "{said}");
 }

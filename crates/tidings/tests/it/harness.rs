@@ -130,14 +130,28 @@ impl Server {
             "there is no {}: run `cargo build -p tidings --examples`",
             binary.display()
         );
-        Self::start_binary(&binary, folder, &["--config", &file.to_string_lossy()])
+        Self::start_binary(&binary, folder, &["--config", &file.to_string_lossy()], &[])
+    }
+
+    /// On an empty folder, with a configuration file and variables beside it.
+    pub(crate) fn start_with_variables(config: &str, variables: &[(&str, &str)]) -> Self {
+        let folder = Folder::new();
+        let file = folder.path().join("tidings.toml");
+        std::fs::write(&file, config).expect("a file");
+        let extra = ["--config", &file.to_string_lossy()];
+        Self::start_binary(Path::new(BINARY), folder, &extra, variables)
     }
 
     pub(crate) fn start_in(folder: Folder, extra: &[&str]) -> Self {
-        Self::start_binary(Path::new(BINARY), folder, extra)
+        Self::start_binary(Path::new(BINARY), folder, extra, &[])
     }
 
-    fn start_binary(binary: &Path, folder: Folder, extra: &[&str]) -> Self {
+    fn start_binary(
+        binary: &Path,
+        folder: Folder,
+        extra: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut command = Command::new(binary);
         let file = folder.path().join("tidings.toml");
         let chosen = std::fs::read_to_string(file).is_ok_and(|config| config.contains(OWN_PARTS));
@@ -159,6 +173,7 @@ impl Server {
             .args(["--listen", "127.0.0.1:0"])
             .args(extra)
             .env("TIDINGS_LOG__LEVEL", "error")
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary starts");

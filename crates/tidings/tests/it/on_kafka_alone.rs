@@ -1,10 +1,26 @@
 //! A Kafka and nothing else: idempotency keys are in the data folder, and a restart forgets none.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::events::Stream;
 use crate::harness::{BINARY, ON_ITS_FOLDER, PUBLISH, Server};
+
+fn brokers() -> String {
+    let brokers = std::env::var("TIDINGS_TEST_KAFKA");
+    brokers.expect("`scripts/test` starts the servers that tests need")
+}
+
+/// With topics of its own: the broker is shared with other tests, and a run by hand leaves topics behind.
+fn on_kafka(prefix: &str) -> String {
+    let (brokers, run) = (brokers(), std::process::id());
+    format!(
+        "{ON_ITS_FOLDER}bus.kind = 'kafka'\nbus.kafka.brokers = '{brokers}'\n\
+         bus.kafka.topic_prefix = '{prefix}-{run}.'\n"
+    )
+}
 
 fn publish(server: &Server, token: &str, text: &str) -> (u16, Value) {
     let body = json!({ "type": "demo.greeting.sent", "data": { "text": text } });
@@ -17,14 +33,7 @@ fn publish(server: &Server, token: &str, text: &str) -> (u16, Value) {
 
 #[test]
 fn a_key_is_honoured_across_a_restart_without_valkey_or_postgresql() {
-    let brokers = std::env::var("TIDINGS_TEST_KAFKA");
-    let brokers = brokers.expect("`scripts/test` starts the servers that tests need");
-    // The broker is shared with other tests, and a run by hand leaves topics behind.
-    let prefix = format!("alone-{}.", std::process::id());
-    let server = Server::start_with(&format!(
-        "{ON_ITS_FOLDER}bus.kind = 'kafka'\nbus.kafka.brokers = '{brokers}'\n\
-         bus.kafka.topic_prefix = '{prefix}'\n"
-    ));
+    let server = Server::start_with(&on_kafka("alone"));
     let token = server.token(&["--tenant", "acme", "--module", "demo"]);
     let (status, first) = publish(&server, &token, "hello");
     assert_eq!(status, 201, "{first}");
@@ -62,4 +71,55 @@ fn a_second_process_on_the_folder_is_refused() {
     // What the first one left is free, however it ended.
     let second = first.killed_and_restarted();
     assert_eq!(second.call("GET", "/healthz").send().status, 200);
+}
+
+/// The variables of source E, over whatever the file says.
+#[test]
+fn kafka_enabled_and_kafka_brokers_choose_the_bus() {
+    let prefix = format!("variables-{}.", std::process::id());
+    let configuration = format!("{ON_ITS_FOLDER}bus.kafka.topic_prefix = '{prefix}'\n");
+    let brokers = brokers();
+    for (enabled, skipped) in [("true", Value::Null), ("false", Value::Bool(true))] {
+        let variables = [("KAFKA_ENABLED", enabled), ("KAFKA_BROKERS", &*brokers)];
+        let server = Server::start_with_variables(&configuration, &variables);
+        let token = server.token(&["--tenant", "acme", "--module", "demo"]);
+        let (status, receipt) = publish(&server, &token, "hello");
+        assert_eq!(&receipt["skipped"], &skipped, "{status} {receipt}");
+        assert!(!server.folder.path().join("bus.db").exists());
+    }
+}
+
+/// The broker would make the topic for whoever asks for it.
+#[test]
+fn no_topic_is_made_where_none_is_to_be() {
+    let configuration = on_kafka("unmade") + "bus.kafka.create_topics = false\n";
+    let server = Server::start_with(&configuration);
+    let token = server.token(&["--tenant", "acme", "--module", "demo"]);
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let (status, refused) = publish(&server, &token, "hello");
+        let said = (status, refused["code"].as_str());
+        assert_eq!(said, (503, Some("events.broker.unavailable")), "{refused}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert_eq!(server.count(&token), 0);
+    }
+}
+
+#[test]
+fn a_stream_shows_what_is_published_at_another_replica() {
+    let configuration = on_kafka("streams");
+    let [one, two] = [(); 2].map(|()| Server::start_with(&configuration));
+    let token = |server: &Server| server.token(&["--tenant", "acme", "--module", "demo"]);
+    let mut stream = Stream::open(&two, &token(&two), None);
+    // The first makes the topic, which the other replica has to hear of.
+    for text in ["first", "second"] {
+        let body = json!({ "type": "demo.greeting.sent", "data": { "text": text } });
+        one.post(PUBLISH, &token(&one), &body).expect(201);
+        let (_, event) = stream.next();
+        assert_eq!(event["data"]["text"], text, "{event}");
+    }
 }
