@@ -108,6 +108,16 @@ async fn the_limit_holds_whoever_asks_at_once() {
     .await;
 }
 
+fn becomes(id: u128, state: EmitState, next_at_ms: Option<i64>) -> EmitNote {
+    EmitNote {
+        event_id: id_of(id),
+        state,
+        error: None,
+        place: None,
+        next_at_ms,
+    }
+}
+
 #[tokio::test]
 async fn what_becomes_of_an_emit_is_noted_and_listed() {
     on_each_database(async |store| {
@@ -115,13 +125,6 @@ async fn what_becomes_of_an_emit_is_noted_and_listed() {
         let tenant: TenantId = "acme".parse().unwrap();
         let wanted: Vec<_> = (1..=4).map(|id| admission(row(id, None), None)).collect();
         room.admit(&wanted, &[]).await.unwrap();
-        let becomes = |id: u128, state, next_at_ms| EmitNote {
-            event_id: id_of(id),
-            state,
-            error: None,
-            place: None,
-            next_at_ms,
-        };
         let place = Some(EmitPlace {
             partition: 3,
             offset: 9,
