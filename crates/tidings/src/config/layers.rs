@@ -59,7 +59,10 @@ impl Provider for Texts {
 
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
         let mut texts = Dict::new();
-        for (name, text) in std::env::vars() {
+        for (name, text) in std::env::vars_os() {
+            let (Some(name), Some(text)) = (name.to_str(), text.to_str()) else {
+                continue;
+            };
             let Some(name) = name.strip_prefix("TIDINGS_") else {
                 continue;
             };
@@ -68,7 +71,7 @@ impl Provider for Texts {
                 .iter()
                 .any(|section| key.starts_with(section))
             {
-                merge(&mut texts, &key, text);
+                merge(&mut texts, &key, text.to_owned());
             }
         }
         Ok(Profile::Default.collect(texts))

@@ -70,8 +70,8 @@ fn a_gateway_on_a_backup_goes_on_where_the_copied_one_was() {
 #[test]
 fn a_folder_whose_key_of_secrets_is_lost_is_not_served_with_a_new_one() {
     let server = Server::start_with(ON_ITS_FOLDER);
-    let data = server.folder.path().to_owned();
-    server.kill();
+    let folder = server.killed();
+    let data = folder.path();
     std::fs::remove_file(data.join("secrets.key")).expect("it is there");
     let path = data.to_string_lossy();
     let config = data.join("tidings.toml");

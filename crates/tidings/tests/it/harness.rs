@@ -213,11 +213,16 @@ impl Server {
         Self::start_in(folder, &["--config", &file])
     }
 
-    /// Killed with -9, and started again over the same folder.
-    pub(crate) fn killed_and_restarted(mut self) -> Self {
+    /// Killed with -9; its folder.
+    pub(crate) fn killed(mut self) -> Folder {
         self.kill();
         self.child.wait().expect("it ends");
-        let folder = std::mem::replace(&mut self.folder, Folder(PathBuf::new()));
+        std::mem::replace(&mut self.folder, Folder(PathBuf::new()))
+    }
+
+    /// Killed with -9, and started again over the same folder.
+    pub(crate) fn killed_and_restarted(self) -> Self {
+        let folder = self.killed();
         let file = folder.path().join("tidings.toml");
         let file = file.to_string_lossy().into_owned();
         Self::start_in(folder, &["--config", &file])
