@@ -30,7 +30,7 @@ pub struct Limits {
     /// Open connections; more wait to be accepted.
     pub connections: usize,
     /// The time to send a request's head, which is also how long an idle connection stays open, and one whose client
-    /// takes no byte of its answer.
+    /// takes no byte of what is sent to it.
     pub header_timeout: Duration,
     /// The time that requests in flight get after a shutdown begins.
     pub drain: Duration,

@@ -180,6 +180,8 @@ impl Shared {
 
     /// Makes known what was just committed.
     fn publish(&self, image: &Image) {
+        // Before the names: whoever knows a topic finds what it holds.
+        self.note_heads(image);
         if self.names().by_slot.len() != image.names.len() {
             let by_name = image
                 .topics
@@ -192,7 +194,6 @@ impl Shared {
             });
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
         }
-        self.note_heads(image);
         self.tail.send_modify(|commits| *commits += 1);
     }
 

@@ -221,8 +221,14 @@ impl Readers {
         if sought.places.is_empty() {
             return Ok(None);
         }
+        let topics: Vec<Topic> = sought.places.values().cloned().collect();
         let searched = self.with(move |this, consumer| Search::new(this, consumer, &sought)?.run());
-        searched.await.map_err(unavailable)
+        let searched = searched.await;
+        if searched.as_ref().is_err_and(is_gone) {
+            // Which of them is deleted is found out when they are looked up again.
+            topics.iter().for_each(|topic| self.topics.forget(topic));
+        }
+        searched.map_err(unavailable)
     }
 
     fn page(
@@ -232,20 +238,21 @@ impl Readers {
         place: Place,
         read: &Read,
     ) -> KafkaResult<Page> {
-        let bounds = bounds(consumer, &place)?;
-        let from = read.from.max(bounds.start);
+        let held = bounds(consumer, &place)?;
+        let from = read.from.max(held.start);
         let mut page = Page {
             records: Vec::new(),
             next: from,
-            more: from < bounds.end,
+            more: from < held.end,
         };
-        if from >= bounds.end || read.limit == 0 {
+        if from >= held.end || read.limit == 0 {
             return Ok(page);
         }
         assign(consumer, [(&place, from)])?;
         let until = Instant::now() + PATIENCE;
         let (mut looked_at, mut bytes) = (0, 0);
-        while page.next < bounds.end
+        let mut ends = Ends::default();
+        while page.next < held.end
             && looked_at < read.scan
             && page.records.len() < read.limit
             && bytes < PAGE_BYTES
@@ -253,10 +260,11 @@ impl Readers {
             let message = match next(consumer, until) {
                 Ok(Next::Message(message)) => message,
                 // What is left before the end are no records: marks of transactions take offsets too.
-                Ok(Next::End(_)) => {
-                    page.next = bounds.end;
+                Ok(Next::End(_)) if ends.is_the(consumer, &place, (page.next, held.end))? => {
+                    page.next = held.end;
                     break;
                 }
+                Ok(Next::End(_)) => continue,
                 // What came in time is worth more than nothing: large events on a slow line would never be read.
                 Err(error) if looked_at > 0 => {
                     tracing::debug!(%error, %topic, looked_at, "a page ends early");
@@ -264,6 +272,7 @@ impl Readers {
                 }
                 Err(error) => return Err(error),
             };
+            ends = Ends::default();
             looked_at += 1;
             bytes += message.payload_len() + message.key_len();
             page.next = u64::try_from(message.offset()).unwrap_or_default() + 1;
@@ -271,7 +280,7 @@ impl Readers {
             page.records
                 .extend(self.stored(&message, topic).filter(ours));
         }
-        page.more = page.next < bounds.end;
+        page.more = page.next < held.end;
         Ok(page)
     }
 
@@ -292,6 +301,32 @@ impl Readers {
             tracing::error!(%topic, partition, offset, why, so_far, "a record cannot be read and is passed over");
         }
         None
+    }
+}
+
+/// Whether a partition really ends where a fetch has found no more. A leader that has just become one may not know yet how
+/// far its partition goes, and a fetch ends early.
+#[derive(Default)]
+pub(super) struct Ends(bool);
+
+impl Ends {
+    /// Of an end that was told of: true once the leader knew of all that the partition holds before the fetch. The first time
+    /// what is left is fetched again.
+    pub(super) fn is_the(
+        &mut self,
+        consumer: &Consumer,
+        place: &Place,
+        (next, end): (u64, u64),
+    ) -> KafkaResult<bool> {
+        if std::mem::replace(&mut self.0, true) {
+            return Ok(true);
+        }
+        if bounds(consumer, place)?.end < end {
+            let leader = RDKafkaErrorCode::LeaderNotAvailable;
+            return Err(KafkaError::MessageConsumption(leader));
+        }
+        assign(consumer, [(place, next)])?;
+        Ok(false)
     }
 }
 

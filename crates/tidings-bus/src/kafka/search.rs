@@ -16,7 +16,7 @@ use tidings_event::{TenantId, Topic};
 use uuid::Uuid;
 
 use super::PATIENCE;
-use super::reader::{Consumer, Next, Place, Readers, assign, at, next};
+use super::reader::{Consumer, Ends, Next, Place, Readers, assign, at, next};
 use crate::Stored;
 
 /// How far behind its own time a record may stand: what a delivery and two replicas' clocks differ by.
@@ -118,14 +118,20 @@ impl<'s> Search<'s> {
     fn rest(mut self, until: Instant) -> KafkaResult<Option<Stored>> {
         while let Some(place) = self.open.keys().next().cloned() {
             assign(self.consumer, [(&place, self.open[&place].next)])?;
-            while self.open.contains_key(&place) {
+            let mut ends = Ends::default();
+            while let Some(left) = self.open.get(&place).map(|it| (it.next, it.end)) {
                 match next(self.consumer, until)? {
                     Next::Message(message) => {
+                        ends = Ends::default();
                         if let Some(found) = self.look_at(&message)? {
                             return Ok(Some(found));
                         }
                     }
-                    Next::End(_) => drop(self.open.remove(&place)),
+                    Next::End(_) => {
+                        if ends.is_the(self.consumer, &place, left)? {
+                            self.open.remove(&place);
+                        }
+                    }
                 }
             }
         }

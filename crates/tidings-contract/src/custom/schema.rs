@@ -4,7 +4,7 @@ use jsonschema::{PatternOptions, Regex, ValidatorMap};
 use serde_json::Value;
 
 use super::canonical::{canonical, schema_hash};
-use super::effort::effort;
+use super::effort::{LIGHT, Patterns, effort};
 use super::outline::outline;
 use super::refusal::quoted;
 use super::{Code, Refusal};
@@ -56,6 +56,8 @@ pub struct Schema {
     hash: String,
     flavour: Flavour,
     pattern_bytes: usize,
+    /// Regular expressions that are not light.
+    patterns: std::sync::Arc<Patterns>,
     schemas: usize,
     size: usize,
 }
@@ -98,7 +100,10 @@ impl Schema {
             );
             Refusal::new(Code::InvalidJsonSchema, place.clone(), detail)
         })?;
+        let weighed = outline.patterns.iter();
+        let weighed = weighed.filter_map(|(_, it)| Some((it.clone(), weight(it)?)));
         Ok(Self {
+            patterns: std::sync::Arc::new(weighed.collect()),
             hash: schema_hash(&document),
             document: std::sync::Arc::new(document),
             contract,
@@ -131,13 +136,15 @@ impl Schema {
 
     /// Whether a payload of so many bytes may take more than a millisecond to be held to it.
     pub fn may_take_long(&self, bytes: usize) -> bool {
-        (self.schemas + self.size / 64).saturating_mul(bytes) > 1 << 20
+        let heavy = if self.patterns.is_empty() { 0 } else { 1_000 };
+        (self.schemas + self.size / 64 + heavy).saturating_mul(bytes) > 1 << 20
     }
 
     /// About how many steps it takes to hold a payload to it, 50 ns each; `None` where it is not done for anybody: beyond
     /// a million.
     pub fn effort(&self, payload: &Value) -> Option<usize> {
-        effort(&self.document, payload).ok().map(|it| it.steps)
+        let effort = effort(&self.document, &self.patterns, payload);
+        effort.ok().map(|it| it.steps)
     }
 
     /// What speaks against a payload, 20 violations at most; nothing if it fits. Takes some milliseconds and megabytes at
@@ -151,7 +158,7 @@ impl Schema {
                 detail: detail.to_owned(),
             }]
         };
-        let Ok(effort) = effort(&self.document, payload) else {
+        let Ok(effort) = effort(&self.document, &self.patterns, payload) else {
             let detail = "it takes too many steps to hold the payload to the schema: make one of them smaller";
             return alone("at most a million steps", detail);
         };
@@ -196,6 +203,14 @@ fn engine(bytes: usize) -> PatternOptions<Regex> {
     PatternOptions::regex()
         .size_limit(bytes)
         .dfa_size_limit(bytes)
+}
+
+/// What a regular expression takes when compiled, if it is more than is usual: less than four times too much.
+fn weight(pattern: &str) -> Option<usize> {
+    let sizes = std::iter::successors(Some(LIGHT), |size| Some(4 * size));
+    let mut sizes = sizes.take_while(|size| *size < LARGEST_PATTERN);
+    let found = sizes.find(|size| compiles(pattern, *size));
+    Some(found.unwrap_or(LARGEST_PATTERN)).filter(|size| *size > LIGHT)
 }
 
 fn compiles(pattern: &str, bytes: usize) -> bool {

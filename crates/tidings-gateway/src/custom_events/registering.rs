@@ -325,5 +325,5 @@ struct Incomplete;
 fn too_busy() -> Refusal {
     let detail =
         "The organisation's custom events are being changed elsewhere all the time; try again.";
-    Refusal::new(Code::BrokerUnavailable, Rule::Append, detail).retry_after(Duration::from_secs(1))
+    Refusal::new(Code::RateLimited, Rule::RateLimit, detail).retry_after(Duration::from_secs(1))
 }

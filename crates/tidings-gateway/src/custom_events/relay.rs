@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidings_bus::ReadError;
 use tidings_event::Topic;
 use tidings_store::{
     CursorRow, EmitNote, EmitPlace, EmitRow, EmitState, Replicas, Share, StoreError,
@@ -136,8 +137,14 @@ async fn brought(emits: &Emits, row: &EmitRow) -> (EmitNote, bool) {
         }
         Err(error) => {
             tracing::warn!(event_id = %row.event_id, %error, "it is not known whether an emit is on the bus");
+            let away = matches!(error, ReadError::Unavailable(_));
+            let wait_ms = if away {
+                FIRST_AGAIN_MS
+            } else {
+                DAMAGED_AGAIN_MS
+            };
             let error = Some(error.to_string());
-            (note(row.state, row.place, error, DAMAGED_AGAIN_MS), false)
+            (note(row.state, row.place, error, wait_ms), away)
         }
     }
 }

@@ -10,11 +10,10 @@ use super::Flags;
 use super::layers::layers;
 
 /// What the name of a key ends with whose value is not shown.
-const SECRET: [&str; 6] = [
+const SECRET: [&str; 5] = [
     "secret",
     "password",
     "key.pem",
-    "key_pem",
     "secrets.key",
     "oauthbearer.config",
 ];
@@ -52,7 +51,8 @@ pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
 
 fn shown(path: &str, value: &Value) -> Result<String> {
     let value = serde_json::to_value(value)?;
-    let named = path.trim_end_matches('"');
+    // A variable has underscores for the dots of librdkafka's names.
+    let named = path.trim_end_matches('"').replace('_', ".");
     let secret = SECRET.iter().any(|ending| named.ends_with(ending));
     Ok(match (path, value.as_str()) {
         _ if secret && value != "" => "\"(hidden)\"".to_owned(),
@@ -126,7 +126,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tidings.toml");
         let text = "bus.kafka.properties.'security.protocol' = 'SASL_SSL'\n\
-                    bus.kafka.properties.'sasl.password' = 's3cr3t'\n";
+                    bus.kafka.properties.'sasl.password' = 's3cr3t'\n\
+                    bus.kafka.properties.sasl_oauthbearer_config = 's3cr3t'\n\
+                    auth.shared_secret = 's3cr3t'\n";
         std::fs::write(&file, text).unwrap();
         let described = describe(Some(&file), &Flags::default()).unwrap();
         let line = "bus.kafka.properties.\"security.protocol\" = \"SASL_SSL\"  # file";
