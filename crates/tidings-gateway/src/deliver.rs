@@ -172,6 +172,7 @@ struct Dispatcher {
     looked_up_to: Option<Uuid>,
     looked_at_ms: i64,
     forgot_at_ms: i64,
+    forgetting: Option<JoinHandle<()>>,
     read_to_end: bool,
     /// The stream that is read first in the next turn.
     reads_from: StreamId,
@@ -229,6 +230,7 @@ impl Dispatcher {
             looked_up_to: None,
             looked_at_ms: now,
             forgot_at_ms: 0,
+            forgetting: None,
             read_to_end: false,
             reads_from: 0,
             tail,
@@ -317,7 +319,8 @@ impl Dispatcher {
         self.start();
         self.write();
         self.tell();
-        self.forget_old().await
+        self.forget_old();
+        Ok(())
     }
 
     fn tell(&mut self) {
@@ -417,7 +420,9 @@ impl Dispatcher {
                     let before = std::mem::replace(&mut queue.subscription, subscription.clone());
                     queue.standing.because(None, now);
                     let resumes = before.state != State::Active && queue.is_active();
-                    if resumes
+                    // Noted as soon as it stands: when it is resumed another process may look after it.
+                    if !queue.is_active()
+                        || resumes
                         || before.document.get("target") != subscription.document.get("target")
                     {
                         // What was is no reason to give up what is.

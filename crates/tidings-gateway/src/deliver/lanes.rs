@@ -74,7 +74,12 @@ impl Dispatcher {
             Some(row) if row.state == "behind" => {
                 let behind: Vec<_> = next.take_while(|row| row.state == "behind").collect();
                 for row in behind {
+                    let key = (id, row.sequence);
                     self.resume(row).await?;
+                    // What comes behind one that cannot be had now waits with it.
+                    if !self.at_hand.contains(&key) {
+                        break;
+                    }
                     let room = |queue: &Queue| {
                         let enough = queue.pending_at_hand() + 1 >= MOST_OF_QUEUE;
                         queue.has_room() && queue.works_on(lane) && !enough

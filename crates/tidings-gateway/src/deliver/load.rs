@@ -2,20 +2,50 @@
 
 use std::collections::HashMap;
 
-use tidings_bus::Partition;
+use tidings_bus::{Partition, partition_of};
+use tidings_event::Topic;
+use tidings_store::ProgressRow;
 use uuid::Uuid;
 
 use super::Dispatcher;
-use super::queue::{Numbers, StreamId};
+use super::queue::{Numbers, Places, StreamId};
 use crate::events::unreadable;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 
 impl Dispatcher {
+    /// The places of a subscription. One that cannot be read now keeps where it stands, in the store too: all others go on
+    /// without it, and when it can be read again it is to get what came meanwhile.
+    fn places_kept(
+        &mut self,
+        row: &ProgressRow,
+        mut places: Places,
+        topics: &[(Topic, u32)],
+    ) -> Places {
+        if !places.at.is_empty() || !self.in_force.is_unreadable(row.subscription) {
+            return places;
+        }
+        for (topic, partitions) in topics {
+            let number = partition_of(row.tenant.as_str().as_bytes(), *partitions);
+            let stream = self.stream(Partition {
+                topic: topic.clone(),
+                number,
+            });
+            let head = self.streams[stream].head;
+            places.at.push((topic.to_string(), number, head));
+        }
+        self.flush.progress.push(ProgressRow {
+            places: serde_json::to_string(&places).expect("plain members become JSON"),
+            ..row.clone()
+        });
+        places
+    }
+
     /// Reads cursors, places, numbers and lanes, and makes the queues that have something to catch up with.
     pub(super) async fn load(&mut self) -> Result<(), Refusal> {
-        for (topic, partitions) in self.bus.topics().await.map_err(unreadable)? {
-            for number in 0..partitions {
+        let topics = self.bus.topics().await.map_err(unreadable)?;
+        for (topic, partitions) in &topics {
+            for number in 0..*partitions {
                 let topic = topic.clone();
                 self.stream(Partition { topic, number });
             }
@@ -49,6 +79,7 @@ impl Dispatcher {
             let places = serde_json::from_str(&row.places);
             let places =
                 places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;
+            let places = self.places_kept(&row, places, &topics);
             self.saved
                 .insert(row.subscription, (Numbers::new(row.sequence), places));
         }

@@ -49,6 +49,9 @@ pub(super) struct Replaying {
 }
 
 /// A replay that runs.
+/// How long a replay pauses that could not go on.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+
 struct Running {
     row: ReplayRow,
     plan: Plan,
@@ -57,6 +60,8 @@ struct Running {
     ended: u64,
     /// When the next may go, by its rate.
     next_at_us: i64,
+    /// It could not go on a moment ago.
+    left_alone_until_ms: i64,
     /// What history is sent through.
     copy: Option<Arc<Subscription>>,
 }
@@ -128,9 +133,14 @@ impl Dispatcher {
             let Some(mut running) = self.replays.running.remove(&id) else {
                 continue;
             };
-            let fed = self.feed(&mut running).await;
+            if running.left_alone_until_ms <= now
+                && let Err(refusal) = self.feed(&mut running).await
+            {
+                // What it cannot read holds up nothing but itself.
+                tracing::warn!(replay = %id, detail = refusal.detail, "a replay pauses");
+                running.left_alone_until_ms = now + ms(LEFT_ALONE);
+            }
             self.replays.running.insert(id, running);
-            fed?;
         }
         Ok(())
     }
@@ -187,6 +197,7 @@ impl Dispatcher {
             sent: row.sent,
             ended: row.delivered + row.failed,
             next_at_us: 0,
+            left_alone_until_ms: 0,
             copy: None,
             plan,
             place,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tidings_bus::{Partition, Read, ReadError};
-use tidings_store::PendingRow;
+use tidings_store::{PendingRow, Store, StoreError};
 use uuid::Uuid;
 
 use super::Dispatcher;
@@ -121,7 +121,7 @@ impl Dispatcher {
             self.full.insert(id);
             return Err(SOON);
         }
-        Ok(most + has + queue.in_flight)
+        Ok(most + has + queue.in_flight + self.in_motion_of(id).len())
     }
 
     async fn take_due(&mut self, chosen: &[(Uuid, u32)], now: i64) -> Result<(), Refusal> {
@@ -130,20 +130,23 @@ impl Dispatcher {
         for (id, limit) in chosen {
             let of_it = found.iter().filter(|row| row.subscription == *id);
             let (due, later): (Vec<_>, Vec<_>) = of_it.partition(|row| row.next_at_ms <= now);
-            let next = if due.len() < *limit as usize {
-                later.first().map(|row| row.next_at_ms)
-            } else {
-                Some(now)
-            };
-            if let Some(next) = next {
-                self.waiting.sooner(*id, next);
-            }
+            let in_motion = self.in_motion_of(*id);
+            let (more, mut taken) = (due.len() >= *limit as usize, false);
             for row in due {
                 let key = (row.subscription, row.sequence);
                 // A row that is about to be written, or removed, is newer than what was read.
-                if !self.at_hand.contains(&key) && !self.is_in_motion(key) {
+                if !self.at_hand.contains(&key) && !in_motion.contains(&row.sequence) {
+                    taken = true;
                     self.resume(row.clone()).await?;
                 }
+            }
+            let next = match later.first() {
+                _ if more && taken => Some(now),
+                _ if more => Some(now + ms(SOON)),
+                later => later.map(|row| row.next_at_ms),
+            };
+            if let Some(next) = next {
+                self.waiting.sooner(*id, next);
             }
         }
         Ok(())
@@ -281,8 +284,15 @@ impl Dispatcher {
         self.line_up(subscription.id);
     }
 
-    /// Behind what can be read meanwhile.
+    /// Behind what can be read meanwhile. One that others of its key stand before stays where it is: they let it go.
     fn leave_for_later(&mut self, rows: Vec<(PendingRow, PendingDetail)>) {
+        if let [(row, _)] = &rows[..]
+            && let Some(lane) = &row.lane
+            && let Some(queue) = self.queues.get(&row.subscription)
+            && queue.works_on(lane)
+        {
+            return;
+        }
         let (at, alone) = (self.clock.now_ms() + ms(AGAIN), rows.len() == 1);
         let put_off = rows.into_iter().map(|(row, _)| PendingRow {
             next_at_ms: at,
@@ -451,34 +461,39 @@ impl Dispatcher {
     }
 
     /// Forgets attempts, replays and chat messages that are older than they are kept for.
-    pub(super) async fn forget_old(&mut self) -> Result<(), Refusal> {
+    pub(super) fn forget_old(&mut self) {
         let now = self.clock.now_ms();
         // One does it for all.
         if self.share.number != 0 || now - self.forgot_at_ms < ms(FORGET_EVERY) {
-            return Ok(());
+            return;
+        }
+        // What there is may take long, and nobody waits for it. It ends by itself, or when the store is closed.
+        if self.forgetting.as_ref().is_some_and(|it| !it.is_finished()) {
+            return;
         }
         self.forgot_at_ms = now;
         let before = now - ms(self.config.attempts_retention);
-        let forgotten = self
-            .store
-            .deliveries()
-            .forget_attempts(before)
-            .await
-            .map_err(store_fault)?;
-        let causes = self.store.causes().forget(before).await;
-        let forgotten = forgotten + causes.map_err(store_fault)?;
-        if forgotten > 0 {
-            tracing::info!(forgotten, "old attempts and causes are forgotten");
-        }
-        let replays = self.store.replays().forget(before).await;
-        replays.map_err(store_fault)?;
-        let messages = self.store.chat().forget(now - ms(chat::KEPT)).await;
-        let messages = messages.map_err(store_fault)?;
-        if messages > 0 {
-            tracing::info!(messages, "old chat messages are forgotten");
-        }
-        Ok(())
+        let store = self.store.clone();
+        self.forgetting = Some(tokio::spawn(async move {
+            if let Err(error) = forget(&store, before, now - ms(chat::KEPT)).await {
+                tracing::warn!(%error, "what is old stays for now");
+            }
+        }));
     }
+}
+
+async fn forget(store: &Store, before_ms: i64, messages_before_ms: i64) -> Result<(), StoreError> {
+    let attempts = store.deliveries().forget_attempts(before_ms).await?;
+    let causes = store.causes().forget(before_ms).await?;
+    if attempts + causes > 0 {
+        tracing::info!(attempts, causes, "old attempts and causes are forgotten");
+    }
+    store.replays().forget(before_ms).await?;
+    let messages = store.chat().forget(messages_before_ms).await?;
+    if messages > 0 {
+        tracing::info!(messages, "old chat messages are forgotten");
+    }
+    Ok(())
 }
 
 /// A delivery that waited behind others or was parked, and waits no more.

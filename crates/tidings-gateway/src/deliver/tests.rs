@@ -118,6 +118,16 @@ impl House {
         self.dispatcher = Some(Dispatcher::open(means, Share::ALL).await.unwrap());
     }
 
+    /// All of the process anew, on the same log and store.
+    async fn reopen(&mut self) {
+        let dispatcher = self.dispatcher.take().unwrap();
+        let (bus, store) = (dispatcher.bus.clone(), dispatcher.store.clone());
+        drop(dispatcher);
+        let parts = crate::in_memory::parts_on(bus, store, &self.clock).await;
+        self.gateway = Gateway::open(parts).await.unwrap();
+        self.crash().await;
+    }
+
     /// So many events, with crashes after attempts that ended, of which nothing was written down.
     async fn publish_among_crashes(&mut self, events: u64) {
         for n in 0..events {
@@ -529,6 +539,8 @@ async fn chat_messages_are_forgotten_after_a_year() {
     for (later, kept) in [(year, true), (year + ms(Duration::from_hours(1)), false)] {
         house.clock.set(NOW + later);
         house.settle().await;
+        let forgetting = house.dispatcher.as_mut().unwrap().forgetting.take();
+        forgetting.unwrap().await.unwrap();
         let has = store.chat().has_channel(&workspace, "deals").await.unwrap();
         assert_eq!(has, kept);
     }

@@ -93,8 +93,11 @@ pub(super) fn secrets_of(webhook: &Webhook, token: Option<String>) -> Vec<Zeroiz
         .filter_map(|secret| {
             let quoted = serde_json::to_string(secret.as_str()).ok()?;
             let inner = quoted.strip_prefix('"')?.strip_suffix('"')?;
-            Some(Zeroizing::new(inner.to_owned()))
+            // Some writers escape the slash too, as JSON lets them.
+            let slashed = Zeroizing::new(inner.replace('/', "\\/"));
+            Some([Zeroizing::new(inner.to_owned()), slashed])
         })
+        .flatten()
         .collect();
     secrets.extend(in_json);
     secrets.retain(|secret| !secret.is_empty());

@@ -51,7 +51,8 @@ async fn what_fails_for_five_days_is_disabled_once_though_the_process_restarts()
     house.pass(Duration::from_hours(1)).await;
     assert_eq!(house.got().len(), sent);
 
-    // Resumed, it has its five days again.
+    // Resumed, it has its five days again, whoever looks after it now.
+    house.crash().await;
     room.change(&caller("acme"), id, Change::Resume)
         .await
         .unwrap();

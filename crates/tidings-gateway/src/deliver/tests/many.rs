@@ -252,6 +252,43 @@ async fn one_that_cannot_be_read_gets_nothing_loses_nothing_and_hides_no_other()
 }
 
 #[tokio::test]
+async fn one_that_cannot_be_read_for_a_while_gets_what_came_meanwhile() {
+    let mut house = House::new().await;
+    let id = house.subscribe("acme", json!({})).await;
+    house.subscribe("globex", json!({})).await;
+    house.publish("acme", json!({ "n": 0 })).await;
+    house.settle().await;
+    let store = house.dispatcher.as_ref().unwrap().store.clone();
+    let rows = store
+        .subscriptions()
+        .changed_after(-1, None, 10)
+        .await
+        .unwrap();
+    let row = rows.into_iter().find(|row| row.id == id).unwrap();
+    let bad = tidings_store::SubscriptionRow {
+        secrets: "not what it was".into(),
+        revision: row.revision + 1,
+        ..row.clone()
+    };
+    assert!(store.subscriptions().put(&bad, &[]).await.unwrap());
+    house.reopen().await;
+    for n in 1..4 {
+        house.publish("acme", json!({ "n": n })).await;
+        house.settle().await;
+    }
+    assert_eq!(house.got().len(), 1);
+    let good = tidings_store::SubscriptionRow {
+        revision: row.revision + 2,
+        ..row
+    };
+    assert!(store.subscriptions().put(&good, &[]).await.unwrap());
+    house.reopen().await;
+    house.settle().await;
+    let sequences: Vec<u64> = house.got().iter().map(|got| got.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
 async fn what_the_log_no_longer_holds_ends_with_an_attempt_that_says_so() {
     let mut house = House::new().await;
     let id = house.subscribe("acme", json!({})).await;
