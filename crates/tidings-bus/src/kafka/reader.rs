@@ -226,7 +226,9 @@ impl Readers {
         let searched = searched.await;
         if searched.as_ref().is_err_and(is_gone) {
             // Which of them is deleted is found out when they are looked up again.
-            topics.iter().for_each(|topic| self.topics.forget(topic));
+            for topic in &topics {
+                self.topics.forget(topic);
+            }
         }
         searched.map_err(unavailable)
     }
