@@ -73,7 +73,7 @@ fn in_an_event(folder: &Path, tokens: &Tokens) {
     let errors = answers.iter().filter(|(_, status, _)| *status == 500);
     let codes: Vec<&str> = errors.filter_map(|(_, _, code)| code.as_str()).collect();
     assert_eq!(codes, ["INTERNAL"], "{answers:?}");
-    assert!(server.log().contains("offset"), "{}", server.log());
+    assert!(server.logs("offset"), "{}", server.log());
 }
 
 /// A server with manifests, API keys and events.

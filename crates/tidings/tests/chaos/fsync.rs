@@ -53,7 +53,7 @@ fn nothing_is_acknowledged_after_a_failed_fsync() {
         ready.body
     );
     assert!(
-        server.log().contains("the storage of the bus failed"),
+        server.logs("the storage of the bus failed"),
         "{}",
         server.log()
     );
