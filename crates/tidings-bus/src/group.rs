@@ -1,8 +1,8 @@
 //! Processes that share a topic's partitions among them, seen from one of them.
 //!
 //! Whoever works on a partition [holds](Membership::hold) it. A partition that goes to another process leaves
-//! [`Membership::shares`] first; the other gets it when it is [let go](Membership::let_go), or when its holder
-//! has not let go in time.
+//! [`Membership::shares`] first; the other gets it when it is [released](Membership::release), or when its holder
+//! has not released it in time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -30,7 +30,7 @@ struct State {
 #[derive(Debug, Default)]
 pub struct Desk {
     state: Mutex<State>,
-    let_go: Condvar,
+    released: Condvar,
     changed: watch::Sender<()>,
 }
 
@@ -53,7 +53,7 @@ impl Desk {
             .partitions
             .retain(|it| !partitions.contains(it));
         self.changed.send_replace(());
-        let waited = self.let_go.wait_timeout_while(state, patience, |state| {
+        let waited = self.released.wait_timeout_while(state, patience, |state| {
             state.held.iter().any(|it| partitions.contains(it))
         });
         let (_state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -79,7 +79,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let state = self.desk.state.lock();
         state.unwrap_or_else(PoisonError::into_inner).held.clear();
-        self.desk.let_go.notify_all();
+        self.desk.released.notify_all();
     }
 }
 
@@ -113,12 +113,12 @@ impl Membership {
     }
 
     /// Ends to work on a partition: another may have it.
-    pub fn let_go(&self, partition: u32) {
+    pub fn release(&self, partition: u32) {
         let state = self.desk.state.lock();
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         state.held.remove(&partition);
         drop(state);
-        self.desk.let_go.notify_all();
+        self.desk.released.notify_all();
     }
 
     /// Ready when [`shares`](Self::shares) has changed since this was last ready.
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_partition_is_given_up_only_when_it_is_let_go() {
+    async fn a_partition_is_given_up_only_when_it_is_released() {
         let desk = Arc::new(Desk::default());
         let mut membership = Membership::new(Arc::clone(&desk), ());
         desk.give([1, 2], 4);
@@ -149,7 +149,7 @@ mod tests {
         membership.changed().await;
         assert_eq!(membership.shares().partitions, BTreeSet::from([2]));
         assert!(!taken.is_finished());
-        membership.let_go(1);
+        membership.release(1);
         assert!(taken.join().unwrap());
         assert!(!membership.hold(1));
         assert!(membership.hold(2));

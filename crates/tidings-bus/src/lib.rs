@@ -119,6 +119,14 @@ pub enum ReadError {
     /// What is stored is not what was written. The text names the place; nothing of it is served.
     #[error("the log is damaged: {0}")]
     Corrupt(String),
+    /// One record is not what was written, or is gone. Those before it and behind it can be read.
+    #[error("the log is damaged: {fault}")]
+    Damaged {
+        /// Which, in its partition. A stretch that begins there answers this, one before it ends there.
+        offset: u64,
+        /// The place, and what is wrong with it.
+        fault: String,
+    },
     /// The bus cannot be reached.
     #[error("the bus is not available: {0}")]
     Unavailable(String),

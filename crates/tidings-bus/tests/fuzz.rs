@@ -166,7 +166,7 @@ async fn judge(bus: &Embedded, is_clean: bool, least: usize) {
     let written = &SOUND.written;
     let log = match served(bus).await {
         Ok(log) => log,
-        Err(ReadError::Corrupt(why)) => {
+        Err(ReadError::Corrupt(why) | ReadError::Damaged { fault: why, .. }) => {
             assert!(!why.is_empty() && !is_clean, "clean to verify, but: {why}");
             return;
         }
@@ -185,7 +185,9 @@ async fn judge(bus: &Embedded, is_clean: bool, least: usize) {
                 !is_clean || !log.contains_key(place),
                 "{place:?} is not found"
             ),
-            Err(ReadError::Corrupt(_)) => assert!(!is_clean, "{found:?}"),
+            Err(ReadError::Corrupt(_) | ReadError::Damaged { .. }) => {
+                assert!(!is_clean, "{found:?}");
+            }
             Err(other) => panic!("damage is called something else: {other}"),
         }
     }

@@ -176,7 +176,7 @@ async fn members_of_a_group_share_the_partitions_and_take_over_from_who_leaves()
             assert_eq!(both[1].shares().partitions, BTreeSet::new());
             for partition in 0..4 {
                 if !kept.contains(&partition) {
-                    both[0].let_go(partition);
+                    both[0].release(partition);
                 }
             }
             break;

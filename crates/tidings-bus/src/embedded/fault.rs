@@ -13,6 +13,9 @@ pub(super) enum Fault {
     /// A row is not what was written. The text names table and row.
     #[error("{0}")]
     Corrupt(String),
+    /// The row of one event is not what was written. The text names table and row.
+    #[error("{fault}")]
+    Damaged { offset: u64, fault: String },
     /// SQLite's own report.
     #[error("{0}")]
     Sqlite(#[from] Error),
@@ -23,6 +26,7 @@ impl Fault {
     pub(super) fn into_read(self, place: &str) -> ReadError {
         match self {
             Self::Corrupt(text) => ReadError::Corrupt(text),
+            Self::Damaged { offset, fault } => ReadError::Damaged { offset, fault },
             Self::Sqlite(error) if is_damage(&error) => {
                 ReadError::Corrupt(format!("{place}: {error}"))
             }

@@ -325,6 +325,7 @@ impl Embedded {
             clock: config.now_ms,
             checkpointer,
             unmoved_bytes: 0,
+            behind_since_ms: None,
         };
         let writer = std::thread::Builder::new()
             .name("bus-writer".into())
@@ -417,12 +418,9 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         self.queue = None;
         self.readers.close();
-        if self
-            .writer
-            .take()
-            .is_some_and(|writer| writer.join().is_err())
-        {
-            tracing::error!("the writer thread of the bus panicked");
+        if let Some(writer) = self.writer.take() {
+            // It tells of a panic itself.
+            let _ = writer.join();
         }
     }
 }

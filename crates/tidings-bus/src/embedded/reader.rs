@@ -148,20 +148,25 @@ pub(super) fn read(
         next: read.from.max(bounds.start),
         ..Page::default()
     };
-    let last = bounds.end.min(page.next.saturating_add(read.scan as u64));
-    let mut bytes = 0;
+    let (first, mut bytes) = (page.next, 0);
+    let last = bounds.end.min(first.saturating_add(read.scan as u64));
     while page.next < last && page.records.len() < read.limit && bytes < PAGE_BYTES {
         let bucket = target.span(connection, page.next)?.bucket;
-        walk(connection, target, bucket, page.next..last, |seen| {
-            page.next = seen.offset() + 1;
+        let walked = walk(connection, target, bucket, page.next..last, |seen| {
             bytes += seen.value.len() + seen.headers.len();
             let tenant = read.tenant.as_ref();
             if tenant.is_none_or(|tenant| tenant.as_str() == seen.tenant) {
                 page.records
                     .push(seen.stored(&target.topic, target.partition)?);
             }
+            page.next = seen.offset() + 1;
             Some(page.records.len() < read.limit && bytes < PAGE_BYTES)
-        })?;
+        });
+        match walked {
+            // What stands before it is served. Whoever goes on is told.
+            Err(ReadError::Damaged { .. }) if page.next > first => break,
+            walked => walked?,
+        }
     }
     page.more = page.next < bounds.end;
     Ok(page)
@@ -193,9 +198,12 @@ fn walk(
             if offset != expected {
                 break;
             }
-            let go_on = seen(row).and_then(&mut each).ok_or_else(|| {
-                Fault::Corrupt(format!("{}: {DAMAGED}", target.at(&table, offset)))
-            })?;
+            let go_on = seen(row)
+                .and_then(&mut each)
+                .ok_or_else(|| Fault::Damaged {
+                    offset,
+                    fault: format!("{}: {DAMAGED}", target.at(&table, offset)),
+                })?;
             expected += 1;
             if !go_on {
                 return Ok(());
@@ -205,8 +213,10 @@ fn walk(
             || load_span(connection, target.slot, expected)?
                 .is_some_and(|span| span.bucket != bucket);
         if expected == range.start || !moved_on {
-            let text = format!("{}: the event is missing", target.at(&table, expected));
-            return Err(Fault::Corrupt(text));
+            return Err(Fault::Damaged {
+                offset: expected,
+                fault: format!("{}: the event is missing", target.at(&table, expected)),
+            });
         }
         Ok(())
     };
@@ -354,7 +364,8 @@ fn fetch(
                 partition,
                 offset,
             );
-            Fault::Corrupt(format!("{place}: {DAMAGED}"))
+            let fault = format!("{place}: {DAMAGED}");
+            Fault::Damaged { offset, fault }
         })
 }
 

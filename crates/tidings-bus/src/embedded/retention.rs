@@ -46,8 +46,8 @@ fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
-/// Opens a new bucket or generation when the newest is full or old, within the transaction that is
-/// open.
+/// Opens a new bucket or generation when the newest is full or old, or was opened by a clock that was ahead, within the
+/// transaction that is open.
 pub(super) fn roll(
     connection: &Connection,
     image: &mut Image,
@@ -55,7 +55,7 @@ pub(super) fn roll(
     now_ms: i64,
 ) -> Result<(), Fault> {
     let full = image.buckets.last().is_none_or(|bucket| {
-        bucket.bytes >= limits.bucket_bytes || now_ms - bucket.opened_ms >= limits.bucket_ms
+        bucket.bytes >= limits.bucket_bytes || is_over(bucket.opened_ms, limits.bucket_ms, now_ms)
     });
     if full {
         image.add_bucket(connection, now_ms)?;
@@ -67,7 +67,7 @@ pub(super) fn roll(
     let old = image
         .generations
         .last()
-        .is_none_or(|generation| now_ms - generation.opened_ms >= limits.key_ttl_ms);
+        .is_none_or(|generation| is_over(generation.opened_ms, limits.key_ttl_ms, now_ms));
     if old {
         image.add_generation(connection, now_ms)?;
         let id = image.generations.last().expect("just added").id;
@@ -76,29 +76,43 @@ pub(super) fn roll(
     Ok(())
 }
 
+/// Whether a stretch of time that began then has passed. One that begins in the future is over: it is not its clock's.
+fn is_over(opened_ms: i64, length_ms: i64, now_ms: i64) -> bool {
+    now_ms < opened_ms || now_ms - opened_ms >= length_ms
+}
+
 /// Whether [`drop_oldest`] has something to do.
 pub(super) fn is_due(image: &Image, limits: Limits, now_ms: i64) -> bool {
     oldest_bucket_is_due(image, limits, now_ms) || oldest_generation_is_due(image, limits, now_ms)
 }
 
-/// A bucket's events are as young as the opening of the next; the newest bucket is never dropped.
+/// The newest bucket is never dropped.
 fn oldest_bucket_is_due(image: &Image, limits: Limits, now_ms: i64) -> bool {
-    let [_, next, ..] = &image.buckets[..] else {
+    let opened = image.buckets.iter();
+    let closed_ms = closed_ms(opened.map(|bucket| bucket.opened_ms), now_ms);
+    let Some(closed_ms) = closed_ms else {
         return false;
     };
-    let aged = limits
-        .age_ms
-        .is_some_and(|age| now_ms - next.opened_ms >= age);
+    let aged = limits.age_ms.is_some_and(|age| now_ms - closed_ms >= age);
     aged || limits
         .bytes
         .is_some_and(|limit| image.buckets.iter().map(|bucket| bucket.bytes).sum::<u64>() > limit)
 }
 
 fn oldest_generation_is_due(image: &Image, limits: Limits, now_ms: i64) -> bool {
-    let [_, next, ..] = &image.generations[..] else {
-        return false;
-    };
-    now_ms - next.opened_ms >= limits.key_ttl_ms
+    let opened = image.generations.iter();
+    let closed_ms = closed_ms(opened.map(|generation| generation.opened_ms), now_ms);
+    closed_ms.is_some_and(|closed_ms| now_ms - closed_ms >= limits.key_ttl_ms)
+}
+
+/// When nothing went into the first any more: when the next was opened. One that a clock opened which was behind the first's
+/// tells nothing, and one that a clock opened which was ahead tells it too late, unless the first's was ahead itself.
+fn closed_ms(mut opened_ms: impl Iterator<Item = i64>, now_ms: i64) -> Option<i64> {
+    let first = opened_ms.next()?;
+    let was_ahead = first > now_ms;
+    opened_ms
+        .filter(|opened| was_ahead || *opened >= first)
+        .min()
 }
 
 /// Drops the oldest bucket and generation that are due, within the transaction that is open.

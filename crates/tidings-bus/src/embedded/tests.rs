@@ -269,6 +269,20 @@ async fn a_full_disk_refuses_whole_and_recovers() {
 }
 
 #[tokio::test]
+async fn a_writer_that_panics_poisons_the_storage() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open(folder.path(), &Manual::new());
+    inject(&bus, Injection::Panic);
+    while bus.health() == Health::Ready {
+        tokio::task::yield_now().await;
+    }
+    let poisoned = Health::Poisoned("the writer panicked".into());
+    assert_eq!(bus.health(), poisoned);
+    let refused = bus.append(vec![record(0, 10)]).await;
+    assert_eq!(refused, Err(AppendError::Poisoned));
+}
+
+#[tokio::test]
 async fn after_a_failed_commit_nothing_is_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Manual::new();
@@ -531,4 +545,55 @@ async fn a_file_that_ends_early_is_damaged_and_not_just_out_of_reach() {
             assert!(matches!(error, ReadError::Corrupt(_)), "{error}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_stands_around_a_damaged_event_is_served_and_the_damage_is_named() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Manual::new());
+    let bus = open(folder.path(), &clock);
+    let of = |value: &'static str| Record {
+        key: "same".into(),
+        value: Bytes::from_static(value.as_bytes()),
+        ..record(1, 0)
+    };
+    let records = ["first", "second", "third"].map(of).to_vec();
+    let damaged = records[1].clone();
+    let appended = bus.append(records).await.unwrap();
+    bus.close();
+    let path = folder.path().join(schema::FILE);
+    let mut file = fs::read(&path).unwrap();
+    let at = file.windows(6).position(|it| it == b"second").unwrap();
+    file[at] ^= 1;
+    fs::write(&path, file).unwrap();
+
+    let bus = open(folder.path(), &clock);
+    let Appended::At(Position { partition, .. }) = &appended[0] else {
+        panic!("{appended:?}");
+    };
+    let partition = Partition {
+        topic: damaged.topic,
+        number: *partition,
+    };
+    let read = async |from| {
+        let read = Read {
+            from,
+            tenant: None,
+            limit: 9,
+            scan: 9,
+        };
+        bus.read(partition.clone(), read).await
+    };
+    let before = read(0).await.unwrap();
+    assert_eq!(
+        (before.records.len(), before.next, before.more),
+        (1, 1, true)
+    );
+    let error = read(1).await.unwrap_err();
+    assert!(
+        matches!(error, ReadError::Damaged { offset: 1, .. }),
+        "{error}"
+    );
+    assert_eq!(read(2).await.unwrap().records[0].value, "third");
+    let found = bus.find(damaged.tenant, damaged.event_id).await;
+    assert_eq!(found.map(drop), Err(error));
 }

@@ -1,5 +1,6 @@
 //! The one thread that writes: takes all that waits, commits once, answers all.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -28,6 +29,10 @@ const LARGE_GROUP: usize = 8;
 const COMMIT_BYTES: usize = 32 << 10;
 /// How often an idle writer looks for what retention should drop.
 const IDLE: Duration = Duration::from_secs(30);
+/// A clock that goes back by less is waited for.
+const STEP_BACK_MS: i64 = 5 * 60 * 1000;
+/// A clock that stays behind for so long is right: one that is wrong after a start is set within minutes.
+const BELIEVED_AFTER_MS: i64 = 60 * 60 * 1000;
 /// When a caller may try again after a passing failure.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -49,6 +54,8 @@ pub(super) enum Injection {
     MaxPages(u32),
     /// The next commit fails.
     FailCommit,
+    /// The writer has a defect.
+    Panic,
 }
 
 /// What one caller appends.
@@ -76,11 +83,20 @@ pub(super) struct Writer {
     pub(super) clock: Clock,
     pub(super) checkpointer: Checkpointer,
     pub(super) unmoved_bytes: usize,
+    /// Since when the clock has been far behind the latest time.
+    pub(super) behind_since_ms: Option<i64>,
 }
 
 impl Writer {
-    /// Serves until every sender is gone.
-    pub(super) fn run(mut self) {
+    /// Serves until every sender is gone. Should it panic, the storage is poisoned: nobody else would notice.
+    pub(super) fn run(self) {
+        let shared = Arc::clone(&self.shared);
+        if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            shared.poison("the writer panicked");
+        }
+    }
+
+    fn work(mut self) {
         loop {
             match self.queue.recv_timeout(IDLE) {
                 Ok(job) => self.serve(job),
@@ -295,9 +311,23 @@ impl Writer {
         }
     }
 
-    /// The time, which never runs backwards here: buckets and generations rely on it.
+    /// The time. It stands still while the clock goes back a little, or for a while. A clock that was far ahead is followed
+    /// back, or keys and events that should go would stay for as long as it was ahead.
     fn now(&mut self) -> i64 {
         let now_ms = (self.clock)();
+        let ahead_ms = self.image.latest_ms.saturating_sub(now_ms);
+        if self.image.latest_ms == i64::MIN || ahead_ms <= STEP_BACK_MS {
+            self.behind_since_ms = None;
+        } else {
+            let since_ms = self
+                .behind_since_ms
+                .map_or(now_ms, |since| since.min(now_ms));
+            self.behind_since_ms = Some(since_ms);
+            if now_ms - since_ms >= BELIEVED_AFTER_MS {
+                tracing::warn!(ahead_ms, "the clock was ahead; the log follows it back");
+                self.image.latest_ms = now_ms;
+            }
+        }
         self.image.latest_ms = self.image.latest_ms.max(now_ms);
         self.image.latest_ms
     }
@@ -312,6 +342,7 @@ impl Writer {
             Injection::FailCommit => {
                 self.connection.commit_hook(Some(|| true)).unwrap();
             }
+            Injection::Panic => panic!("a defect"),
         }
     }
 }

@@ -1,17 +1,18 @@
 //! A real Apache Kafka as the bus, through librdkafka.
 //!
 //! [`producer`] appends with an idempotent producer and `acks=all`; [`reader`] reads with a few consumers
-//! that belong to no group, and [`search`] finds one event with them; [`topics`] knows which topics are ours and makes them; [`tail`] watches for what
-//! other replicas append; [`member`] shares deliveries
-//! out among replicas; [`login`] is what a client does besides; [`health`] tells a broker that is gone from one that is slow. How a record looks
-//! on the wire is in [`wire`].
+//! that belong to no group, and [`search`] finds one event with them; [`topics`] knows which topics are ours
+//! and makes them; [`tail`] watches for what other replicas append; [`member`] shares deliveries out among
+//! replicas; [`login`] is what a client does besides; [`health`] tells a broker that is gone from one that is
+//! slow. How a record looks on the wire is in [`wire`].
 //!
 //! What Kafka cannot promise as the embedded log does:
 //! - Records of a batch for one partition are handed over together, so they stand adjacent and in order
 //!   among this replica's. They are atomic as far as they fit into one Kafka record batch
 //!   (`batch.size`, `max.message.bytes`); where one is cut, the answer is [`AppendError::Unknown`].
 //! - Keys are not kept here ([`Bus::keeps_receipts`] is false).
-//! - An event is found by its UUID v7's time, which must be its record's timestamp, in its tenant's partitions.
+//! - An event is found by its UUID v7's time, which must be its record's timestamp, in its tenant's partitions; one that
+//!   was appended long after that time only where little stands before it ([`search`]).
 
 pub mod bare;
 mod health;

@@ -43,7 +43,7 @@ pub(super) struct Readers {
     topics: Arc<Topics>,
     state: Arc<State>,
     idle: Mutex<Vec<Consumer>>,
-    places: Semaphore,
+    places: Arc<Semaphore>,
     /// Records that could not be read, with their offsets.
     told: Mutex<HashSet<(Place, i64)>>,
 }
@@ -77,7 +77,7 @@ impl Readers {
             topics,
             state,
             idle: Mutex::default(),
-            places: Semaphore::new(CONSUMERS),
+            places: Arc::new(Semaphore::new(CONSUMERS)),
             told: Mutex::default(),
         })
     }
@@ -91,13 +91,12 @@ impl Readers {
             let nobody = RDKafkaErrorCode::AllBrokersDown;
             return Err(KafkaError::MetadataFetch(nobody));
         }
-        let _place = self
-            .places
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let place = place.expect("the semaphore is never closed");
         let this = Arc::clone(self);
         let asked = tokio::task::spawn_blocking(move || {
+            // Until the consumer is idle again, whether or not anybody still waits for the answer.
+            let _place = place;
             let idle = this.idle().pop();
             let made = idle.map_or_else(|| this.config.create_with_context(this.quiet.clone()), Ok);
             let consumer = made?;
@@ -439,4 +438,44 @@ fn is_passing(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::UnknownPartition
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_hangs_up_makes_room_only_when_its_question_has_ended() {
+        // Nobody listens there, and nothing is asked of a broker.
+        let config = Config::new("127.0.0.1:1");
+        let topics = Arc::new(Topics::new(&config).unwrap());
+        let readers = Readers::new(&config, topics, Arc::default());
+        let (open, gate) = mpsc::channel::<()>();
+        let (gate, begun) = (Arc::new(Mutex::new(gate)), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..CONSUMERS * 3 {
+            let (gate, begun) = (gate.clone(), begun.clone());
+            let asked = readers.with(move |_, _| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let gate = gate.lock().unwrap();
+                assert!(gate.recv().is_err(), "it opens when the other end goes");
+                Ok(())
+            });
+            assert!(timeout(Duration::ZERO, asked).await.is_err());
+        }
+        while begun.load(Ordering::SeqCst) < CONSUMERS {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(readers.places.available_permits(), 0);
+        drop(open);
+        let all = u32::try_from(CONSUMERS).unwrap();
+        let all = readers.places.acquire_many(all).await.unwrap();
+        assert_eq!(begun.load(Ordering::SeqCst), CONSUMERS);
+        assert_eq!(readers.idle().len(), CONSUMERS);
+        drop(all);
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! All partitions are read at once, from the first record that is as young to where they ended when the search began.
 //! A partition is given up where records are younger by more than what a delivery and two replicas' clocks differ by.
-//! Only a key that was retried later than that, under the id of its first try, leaves an event further on: some
-//! records more are looked at for it. A search that cannot say answers an error, never that the event is not there.
+//! Only what is appended later than that under an id of before, a key that was retried or an emit that waited for the bus,
+//! stands further on: some records more are looked at for it, and whoever knows where it stands reads it there. A search that cannot say answers an error, never that the event is not there.
 
 use std::collections::HashMap;
 use std::time::Instant;

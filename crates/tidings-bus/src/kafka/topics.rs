@@ -39,6 +39,8 @@ pub(super) struct Topics {
     carried: Mutex<BTreeSet<Topic>>,
     /// Held while a topic is made, so that one is made once.
     making: tokio::sync::Mutex<()>,
+    /// Those that may exist by now are asked for by one at a time.
+    listing: Together<KafkaError>,
 }
 
 impl std::fmt::Debug for Topics {
@@ -64,6 +66,7 @@ impl Topics {
             missing: Mutex::default(),
             carried: Mutex::new(config.topics.iter().cloned().collect()),
             making: tokio::sync::Mutex::new(()),
+            listing: Together::default(),
         })
     }
 
@@ -218,14 +221,30 @@ impl Topics {
         Ok(())
     }
 
+    fn unknown<'t>(&self, carried: &'t [Topic]) -> Vec<&'t Topic> {
+        let topics = carried.iter();
+        topics
+            .filter(|topic| self.partitions(topic).is_none() && !self.was_missing(topic))
+            .collect()
+    }
+
     /// Every topic of ours that exists, with its partitions.
     pub(super) async fn list(&self) -> Result<Vec<(Topic, u32)>, KafkaError> {
         let carried = self.carried();
-        let unknown = carried
-            .iter()
-            .filter(|topic| self.partitions(topic).is_none() && !self.was_missing(topic));
-        let unknown: Vec<&Topic> = unknown.collect();
-        for some in unknown.chunks(ASKED_AT_ONCE) {
+        if !self.unknown(&carried).is_empty() {
+            self.listing.once(self.ask_for_unknown()).await?;
+        }
+        let existing = carried.into_iter().filter_map(|topic| {
+            self.partitions(&topic)
+                .map(|partitions| (topic, partitions))
+        });
+        Ok(existing.collect())
+    }
+
+    /// Asks for what is carried by now: whoever came before the question is answered by it too.
+    async fn ask_for_unknown(&self) -> Result<(), KafkaError> {
+        let carried = self.carried();
+        for some in self.unknown(&carried).chunks(ASKED_AT_ONCE) {
             let asking: Vec<_> = some
                 .iter()
                 .map(|topic| {
@@ -238,11 +257,37 @@ impl Topics {
                 self.note(topic, found);
             }
         }
-        let existing = carried.into_iter().filter_map(|topic| {
-            self.partitions(&topic)
-                .map(|partitions| (topic, partitions))
-        });
-        Ok(existing.collect())
+        Ok(())
+    }
+}
+
+/// A question that many may have at once: one asks it, and whoever came before that is answered too, well or not.
+struct Together<E> {
+    /// When the last question was begun, and what it came to.
+    answered: tokio::sync::Mutex<Option<(Instant, Result<(), E>)>>,
+}
+
+impl<E> Default for Together<E> {
+    fn default() -> Self {
+        Self {
+            answered: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+impl<E: Clone> Together<E> {
+    async fn once(&self, ask: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+        let came = Instant::now();
+        let mut answered = self.answered.lock().await;
+        if let Some((begun, answer)) = &*answered
+            && *begun > came
+        {
+            return answer.clone();
+        }
+        let begun = Instant::now();
+        let answer = ask.await;
+        *answered = Some((begun, answer.clone()));
+        answer
     }
 }
 
@@ -272,4 +317,45 @@ fn ask(client: &ThreadedProducer<Quiet>, topic: &str) -> Result<Option<Found>, K
     let led = found.partitions().iter().all(|one| one.leader() >= 0);
     let partitions = u32::try_from(found.partitions().len()).unwrap_or_default();
     Ok((found.error().is_none() && partitions > 0).then_some(Found { partitions, led }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_ask_twice_at_most() {
+        let (together, asked) = (Together::default(), Cell::new(0));
+        let (open, gate) = tokio::sync::watch::channel(false);
+        let one = async |fails: bool| {
+            let asking = together.once(async {
+                asked.set(asked.get() + 1);
+                let mut gate = gate.clone();
+                gate.wait_for(|open| *open).await.unwrap();
+                if fails { Err(()) } else { Ok(()) }
+            });
+            asking.await
+        };
+        // The first may not know what has changed since it began; the second asks for all others.
+        let opened = async || {
+            tokio::task::yield_now().await;
+            open.send(true).unwrap();
+            Ok::<(), ()>(())
+        };
+        let all = tokio::join!(one(false), one(false), one(false), one(false), opened());
+        assert_eq!(all, (Ok(()), Ok(()), Ok(()), Ok(()), Ok(())));
+        assert_eq!(asked.get(), 2);
+        assert_eq!(one(true).await, Err(()));
+        assert_eq!(asked.get(), 3, "who comes later asks anew");
+        open.send(false).unwrap();
+        let after = tokio::join!(one(true), one(true), one(false), opened());
+        assert_eq!(after, (Err(()), Err(()), Err(()), Ok(())));
+        assert_eq!(
+            asked.get(),
+            5,
+            "nobody waits for one failure after the other"
+        );
+    }
 }
