@@ -152,7 +152,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::suite::on_each_database;
+    use crate::suite::{on_each_database, waiting};
 
     fn row(name: &str, version: i64) -> CatalogRow {
         CatalogRow {
@@ -208,7 +208,7 @@ mod tests {
                 assert!(!catalogs.put(&late, &[told(2)]).await.unwrap());
             }
             assert_eq!(catalogs.list().await.unwrap(), [row("shop", 1)]);
-            assert_eq!(store.outbox().waiting(9).await.unwrap(), [told(1)]);
+            assert_eq!(waiting(&store, 9).await, [told(1)]);
             let absent = "none".parse().unwrap();
             assert!(!catalogs.delete(&absent, &[told(3)]).await.unwrap());
             assert!(
@@ -217,7 +217,7 @@ mod tests {
                     .await
                     .unwrap()
             );
-            let waiting = store.outbox().waiting(9).await.unwrap();
+            let waiting = waiting(&store, 9).await;
             assert_eq!(waiting, [told(1), told(4)]);
         })
         .await;

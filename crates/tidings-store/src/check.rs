@@ -1,15 +1,40 @@
 //! Whether a store file is whole: its pages, its indexes and the form of its tables. Rows prove themselves (`seal`).
 
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
 use sqlx::{Pool, Row as _, Sqlite};
 
 use crate::pool::Connections;
-use crate::{SQLITE_MIGRATIONS, Store, StoreError, attempting};
+use crate::{SQLITE_MIGRATIONS, Store, StoreError, attempting, reading};
 
 /// What SQLite's own check finds.
 pub(crate) async fn broken(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
     let lines = sqlx::query_scalar("PRAGMA integrity_check").fetch_all(pool);
     let lines: Vec<String> = lines.await.map_err(attempting("check the store"))?;
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+/// Looks at a large file while it is in use. It ends by itself, and loses nothing when the process ends first.
+pub(crate) async fn check_later(path: PathBuf, finding: Arc<OnceLock<(PathBuf, String)>>) {
+    let looked = async {
+        let pool = reading(&path).await?;
+        let found = broken(&pool).await;
+        pool.close().await;
+        found
+    };
+    let found = match looked.await {
+        Ok(found) => found.into_iter().next(),
+        Err(error) => {
+            tracing::warn!(%error, "whether the store is whole could not be looked at");
+            return;
+        }
+    };
+    if let Some(found) = found {
+        tracing::error!(found, "the store is damaged; run `tidings doctor`");
+        // Nobody else sets it.
+        let _ = finding.set((path, found));
+    }
 }
 
 /// The steps of its form that this version would not go on from.

@@ -373,7 +373,7 @@ impl Sealed for CustomEventTenantRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::on_each_database;
+    use crate::suite::{on_each_database, waiting};
 
     fn row(name: &str, version: VersionNumbers, status: &str) -> CustomEventRow {
         CustomEventRow {
@@ -485,7 +485,7 @@ mod tests {
                 assert!(!room.change(&acme, &late).await.unwrap());
             }
             assert_eq!(room.count(&acme).await.unwrap(), 1);
-            assert_eq!(store.outbox().waiting(9).await.unwrap(), [told(1)]);
+            assert_eq!(waiting(&store, 9).await, [told(1)]);
             // The key is taken: nothing of the change is made, and the revision stays.
             let again = adding(1, row("made", [1, 0, 0], "draft"), 3);
             assert!(room.change(&acme, &again).await.is_err());

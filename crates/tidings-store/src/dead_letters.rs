@@ -1,13 +1,17 @@
 //! Deliveries that were given up (source C, `dead_letter_event`).
 
+mod summaries;
+
 use std::collections::BTreeMap;
 
+use futures_util::TryStreamExt as _;
 use sqlx::QueryBuilder;
 use tidings_event::{EventType, TenantId};
 use uuid::Uuid;
 
 use crate::deliveries::Reopened;
-use crate::pool::{Columns, Connections, on_either};
+use crate::found::{Found, page};
+use crate::pool::{Columns, Connections, forget, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, recorded, whole};
 
@@ -59,7 +63,7 @@ macro_rules! dead_letters {
         for rows in $crate::pool::pieces(&$flush.dead) {
             // One delivery has one open letter: the newest. It may be written a second time, when it was not known
             // whether it was the first.
-            let of: Vec<_> = rows.iter().map(|row| (row.subscription, row.sequence)).collect();
+            let of: Vec<_> = rows.iter().map(|row| (row.subscription, row.sequence, row.event_id)).collect();
             let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
             let mut builder = QueryBuilder::new(
                 "UPDATE dead_letter_event SET state = 'closed' WHERE state <> 'closed'",
@@ -68,11 +72,14 @@ macro_rules! dead_letters {
             $crate::dead_letters::among!(builder, " AND id NOT IN (", &ids, text);
             builder.push(" AND (");
             let mut of_one = builder.separated(" OR ");
-            for (subscription, sequence) in of {
+            for (subscription, sequence, event) in of {
                 of_one.push("(subscription = ");
                 of_one.push_bind_unseparated(subscription.to_string());
                 of_one.push_unseparated(" AND sequence = ");
                 of_one.push_bind_unseparated($crate::deliveries::number(sequence));
+                // What runs before the acknowledgement is numbered by its offset, which is one of each topic.
+                of_one.push_unseparated(" AND event_id = ");
+                of_one.push_bind_unseparated(event.to_string());
                 of_one.push_unseparated(")");
             }
             builder.push(")");
@@ -117,6 +124,8 @@ macro_rules! dead_letters {
 }
 
 pub(crate) use {among, dead_letters, put};
+
+pub use summaries::DeadLetterSummary;
 
 /// The letters by the state that they get, the last word on each.
 pub(crate) fn by_state(states: &[(Uuid, &'static str)]) -> BTreeMap<&'static str, Vec<Uuid>> {
@@ -230,11 +239,10 @@ macro_rules! conditions {
         if let Some(state) = $query.state {
             $builder.push(" AND state = ").push_bind(state);
         }
-        if let Some(after) = $query.after {
-            $builder.push(" AND id > ").push_bind(after.to_string());
-        }
     };
 }
+
+use conditions;
 
 impl<'a> DeadLetters<'a> {
     pub(crate) fn new(connections: &'a Connections) -> Self {
@@ -246,18 +254,35 @@ impl<'a> DeadLetters<'a> {
         &self,
         tenant: &TenantId,
         query: &DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterRow>, StoreError> {
-        on_either!(self.connections, "list dead letters", connection => {
-            let mut builder = QueryBuilder::new("SELECT * FROM dead_letter_event WHERE tenant = ");
-            builder.push_bind(tenant.as_str());
-            conditions!(builder, query);
-            builder.push(" ORDER BY id LIMIT ").push_bind(i64::from(query.limit));
-            builder
-                .build()
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(DeadLetterRow::from_row).collect())
-        })?
+    ) -> Result<Found<DeadLetterRow>, StoreError> {
+        self.found(tenant, query).await
+    }
+
+    /// What is wanted of them. The rows are read whole, for their checksums cover the events too, and let go one by one.
+    async fn found<T: From<DeadLetterRow>>(
+        &self,
+        tenant: &TenantId,
+        query: &DeadLetterQuery,
+    ) -> Result<Found<T>, StoreError> {
+        let after = query.after.map(|id| id.to_string());
+        page(after, query.limit, async |after: Option<String>, limit| {
+            on_either!(self.connections, "list dead letters", connection => {
+                let mut builder = QueryBuilder::new("SELECT * FROM dead_letter_event WHERE tenant = ");
+                builder.push_bind(tenant.as_str());
+                conditions!(builder, query);
+                if let Some(after) = after.as_deref() {
+                    builder.push(" AND id > ").push_bind(after);
+                }
+                builder.push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
+                let mut rows = builder.build().fetch(connection);
+                let mut found = Vec::new();
+                while let Some(row) = rows.try_next().await? {
+                    found.push((Some(row.text("id")?), DeadLetterRow::from_row(&row).map(T::from)));
+                }
+                Ok(found)
+            })
+        })
+        .await
     }
 
     /// The tenant's dead letter of this id.
@@ -275,6 +300,20 @@ impl<'a> DeadLetters<'a> {
                 .map(|row| row.as_ref().map(DeadLetterRow::from_row))
         })?
         .transpose()
+    }
+
+    /// Forgets closed ones that were given up before a time, with their events. Open ones stay: only their tenant removes
+    /// them.
+    pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
+        let query = "DELETE FROM dead_letter_event WHERE id IN (SELECT id FROM dead_letter_event \
+             WHERE state = 'closed' AND created_at_ms < $1 LIMIT $2)";
+        forget(
+            self.connections,
+            "forget closed dead letters",
+            query,
+            before_ms,
+        )
+        .await
     }
 
     /// Removes the tenant's dead letter. False when there is none.

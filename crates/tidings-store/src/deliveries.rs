@@ -6,6 +6,7 @@
 mod batches;
 mod due;
 mod flush;
+mod parked;
 mod rows;
 
 use sqlx::QueryBuilder;
@@ -13,10 +14,11 @@ use tidings_event::{TenantId, Topic, partition_of, slot_of};
 use uuid::Uuid;
 
 use crate::StoreError;
-use crate::pool::{Connections, forget, on_either, pieces};
+use crate::found::{Found, page, placed};
+use crate::pool::{Columns as _, Connections, forget, on_either, pieces};
 use crate::seal::Sealed;
 
-pub use due::Waiting;
+pub use due::{Due, Waiting};
 pub use flush::{Flush, Reopened};
 
 /// A share of the tenants: those whose slot leaves this rest.
@@ -204,7 +206,7 @@ impl<'a> Deliveries<'a> {
     }
 
     /// First attempts of deliveries beyond their subscription's progress: what a crash would otherwise repeat.
-    pub async fn beyond_progress(&self, share: Share) -> Result<Vec<AttemptRow>, StoreError> {
+    pub async fn beyond_progress(&self, share: Share) -> Result<Found<AttemptRow>, StoreError> {
         let query = "SELECT attempts.* FROM delivery_attempts AS attempts \
              JOIN delivery_progress AS progress ON progress.subscription = attempts.subscription \
              WHERE attempts.sequence > progress.sequence AND attempts.number = 1 \
@@ -216,14 +218,14 @@ impl<'a> Deliveries<'a> {
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(AttemptRow::from_row).collect())
-        })?
+        })
     }
 
     /// Pending deliveries beyond their subscription's progress, some of which were never tried.
     pub async fn pending_beyond_progress(
         &self,
         share: Share,
-    ) -> Result<Vec<PendingRow>, StoreError> {
+    ) -> Result<Found<PendingRow>, StoreError> {
         let query = "SELECT pending.* FROM pending_deliveries AS pending \
              JOIN delivery_progress AS progress ON progress.subscription = pending.subscription \
              WHERE pending.sequence > progress.sequence AND progress.slot % $1 = $2";
@@ -234,7 +236,7 @@ impl<'a> Deliveries<'a> {
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(PendingRow::from_row).collect())
-        })?
+        })
     }
 
     /// Pending deliveries of a subscription, in the order of their numbers; of one lane, if it is named.
@@ -244,19 +246,22 @@ impl<'a> Deliveries<'a> {
         lane: Option<&str>,
         after: u64,
         limit: u32,
-    ) -> Result<Vec<PendingRow>, StoreError> {
+    ) -> Result<Found<PendingRow>, StoreError> {
         let query = "SELECT * FROM pending_deliveries WHERE subscription = $1 AND sequence > $2 \
              AND (CAST($3 AS TEXT) IS NULL OR lane = $3) ORDER BY sequence LIMIT $4";
-        on_either!(self.connections, "read pending deliveries", connection => {
-            sqlx::query(query)
-                .bind(subscription.to_string())
-                .bind(number(after))
-                .bind(lane)
-                .bind(i64::from(limit))
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(PendingRow::from_row).collect())
-        })?
+        page(number(after), limit, async |after, limit| {
+            on_either!(self.connections, "read pending deliveries", connection => {
+                let rows = sqlx::query(query)
+                    .bind(subscription.to_string())
+                    .bind(after)
+                    .bind(lane)
+                    .bind(i64::from(limit))
+                    .fetch_all(connection)
+                    .await?;
+                placed(&rows, |row| row.integer("sequence"))
+            })
+        })
+        .await
     }
 
     /// Pending deliveries of an event of the tenant.
@@ -264,7 +269,7 @@ impl<'a> Deliveries<'a> {
         &self,
         tenant: &TenantId,
         event_id: Uuid,
-    ) -> Result<Vec<PendingRow>, StoreError> {
+    ) -> Result<Found<PendingRow>, StoreError> {
         let query = "SELECT * FROM pending_deliveries WHERE event_id = $1 AND tenant = $2 \
              ORDER BY subscription, sequence";
         on_either!(self.connections, "read pending deliveries", connection => {
@@ -274,7 +279,7 @@ impl<'a> Deliveries<'a> {
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(PendingRow::from_row).collect())
-        })?
+        })
     }
 
     /// Every attempt to deliver an event of the tenant.
@@ -282,7 +287,7 @@ impl<'a> Deliveries<'a> {
         &self,
         tenant: &TenantId,
         event_id: Uuid,
-    ) -> Result<Vec<AttemptRow>, StoreError> {
+    ) -> Result<Found<AttemptRow>, StoreError> {
         let query = "SELECT * FROM delivery_attempts WHERE event_id = $1 AND tenant = $2 \
              ORDER BY subscription, sequence, number";
         on_either!(self.connections, "read attempts", connection => {
@@ -292,7 +297,7 @@ impl<'a> Deliveries<'a> {
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(AttemptRow::from_row).collect())
-        })?
+        })
     }
 
     /// Attempts of a subscription after a sequence number and the number of an attempt of it, in order.
@@ -301,19 +306,23 @@ impl<'a> Deliveries<'a> {
         subscription: Uuid,
         after: (u64, u32),
         limit: u32,
-    ) -> Result<Vec<AttemptRow>, StoreError> {
+    ) -> Result<Found<AttemptRow>, StoreError> {
         let query = "SELECT * FROM delivery_attempts WHERE subscription = $1 \
              AND (sequence, number) > ($2, $3) ORDER BY sequence, number LIMIT $4";
-        on_either!(self.connections, "read attempts", connection => {
-            sqlx::query(query)
-                .bind(subscription.to_string())
-                .bind(number(after.0))
-                .bind(i64::from(after.1))
-                .bind(i64::from(limit))
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(AttemptRow::from_row).collect())
-        })?
+        let after = (number(after.0), i64::from(after.1));
+        page(after, limit, async |after, limit| {
+            on_either!(self.connections, "read attempts", connection => {
+                let rows = sqlx::query(query)
+                    .bind(subscription.to_string())
+                    .bind(after.0)
+                    .bind(after.1)
+                    .bind(i64::from(limit))
+                    .fetch_all(connection)
+                    .await?;
+                placed(&rows, |row| Ok((row.integer("sequence")?, row.integer("number")?)))
+            })
+        })
+        .await
     }
 
     /// Forgets attempts that began before a time.

@@ -173,6 +173,32 @@ macro_rules! known {
     }};
 }
 
+/// What a month's row says, and whether it was counted anew: of one that is damaged nobody could emit any more, and the emits
+/// themselves are there.
+macro_rules! counted {
+    ($connection:expr, $row:expr) => {
+        match UsageRow::from_row($row) {
+            Ok(row) => Ok((row, false)),
+            Err(error) => match rows::of_damaged($row) {
+                None => Err(error),
+                Some((tenant, month, (first, last))) => {
+                    let query = "SELECT count(*) FROM custom_event_emits \
+                         WHERE tenant = $1 AND event_id >= $2 AND event_id < $3";
+                    let emits: i64 = sqlx::query_scalar(query)
+                        .bind(tenant.as_str())
+                        .bind(first.to_string())
+                        .bind(last.to_string())
+                        .fetch_one(&mut *$connection)
+                        .await?;
+                    tracing::error!(%error, %tenant, month, emits, "a month's emits are counted anew");
+                    let emits = emits.unsigned_abs();
+                    Ok((UsageRow { tenant, month, emits }, true))
+                }
+            },
+        }
+    };
+}
+
 /// What was counted, each row locked until the transaction ends.
 macro_rules! usages {
     ($transaction:expr, $admissions:expr) => {{
@@ -202,16 +228,15 @@ macro_rules! usages {
                  RETURNING *",
             );
             for row in builder.build().fetch_all(&mut *$transaction).await? {
-                match UsageRow::from_row(&row) {
-                    Ok(row) => {
-                        let of_row = usages.iter_mut().find(|((tenant, month), _)| {
-                            **tenant == row.tenant && *month == row.month
-                        });
-                        if let Some((_, (emits, _))) = of_row {
-                            *emits = row.emits;
-                        }
-                    }
+                let (row, anew) = match counted!($transaction, &row) {
+                    Ok(counted) => counted,
                     Err(error) => return Ok(Err(error)),
+                };
+                let of_row = usages
+                    .iter_mut()
+                    .find(|((tenant, month), _)| **tenant == row.tenant && *month == row.month);
+                if let Some((_, usage)) = of_row {
+                    *usage = (row.emits, anew);
                 }
             }
         }
@@ -300,12 +325,13 @@ macro_rules! note {
             });
             builder.push(
                 ") UPDATE custom_event_emits SET state = noted.state, error = noted.error, \
-                 payload = CASE noted.state WHEN 'failed' THEN custom_event_emits.payload END, \
+                 payload = CASE WHEN noted.state IN ('queued', 'failed') \
+                 THEN custom_event_emits.payload END, \
                  partition = noted.partition, position = noted.position, \
                  next_at_ms = noted.next_at_ms FROM noted \
                  WHERE custom_event_emits.event_id = noted.event_id \
                  AND (custom_event_emits.state IN ('queued', 'failed') \
-                 OR (custom_event_emits.state = 'relayed' AND noted.state <> 'failed') \
+                 OR (custom_event_emits.state = 'relayed' AND noted.state NOT IN ('queued', 'failed')) \
                  OR (custom_event_emits.state = 'undelivered' \
                  AND noted.state IN ('delivered', 'undelivered')))",
             );
@@ -358,7 +384,7 @@ impl<'a> Emits<'a> {
 
     /// Accepts emits, up to the limits of their months, and notes what has become of earlier ones; all of it or
     /// nothing. One answer for each admission, in order. Replicas may do this at once. A damaged row fails whatever is
-    /// decided on it.
+    /// decided on it; that of a month's count is counted anew and mended.
     pub async fn admit(
         &self,
         admissions: &[Admission],
@@ -497,22 +523,20 @@ impl<'a> Emits<'a> {
 
     /// How many emits of a tenant were accepted in a month, `2026-11`.
     pub async fn usage(&self, tenant: &TenantId, month: &str) -> Result<u64, StoreError> {
-        let row = on_either!(self.connections, "read how many emits there were", connection => {
-            sqlx::query("SELECT * FROM custom_event_usage WHERE tenant = $1 AND month = $2")
-                .bind(tenant.as_str())
-                .bind(month)
-                .fetch_optional(connection)
-                .await
-                .map(|row| row.as_ref().map(UsageRow::from_row))
-        })?;
-        Ok(row.transpose()?.map_or(0, |row| row.emits))
+        on_either!(self.connections, "read how many emits there were", connection => {
+            let query = "SELECT * FROM custom_event_usage WHERE tenant = $1 AND month = $2";
+            let found = sqlx::query(query).bind(tenant.as_str()).bind(month);
+            match found.fetch_optional(&mut *connection).await? {
+                None => Ok(Ok(0)),
+                Some(row) => Ok(counted!(connection, &row).map(|(row, _)| row.emits)),
+            }
+        })?
     }
 
     /// Removes emits that were accepted before a time and are on the bus, or never will be; answers how many. With them go
     /// the counters of the months before `month`, `2026-11`.
     pub async fn forget(&self, before_ms: i64, month: &str) -> Result<u64, StoreError> {
-        // An event's id begins with its time, so that rows stand in the order of both.
-        let first = Uuid::from_u128(u128::from(before_ms.max(0).unsigned_abs()) << 80);
+        let first = rows::first_at(before_ms);
         let query = "DELETE FROM custom_event_usage WHERE (tenant, month) IN (\
              SELECT tenant, month FROM custom_event_usage WHERE month < $1 LIMIT $2)";
         forget(self.connections, "remove old counts of emits", query, month).await?;

@@ -1,5 +1,6 @@
 //! Why the store could not do what was asked, and what follows from it.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// SQLite's primary result code for "database or disk is full".
@@ -68,31 +69,28 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What the database calls the failure of a statement.
+    fn code(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Statement {
+                source: sqlx::Error::Database(fault),
+                ..
+            } => fault.code(),
+            _ => None,
+        }
+    }
+
     /// Whether the disk has no room: what to tell the caller differs from other failures.
     pub fn is_full(&self) -> bool {
-        let Self::Statement {
-            source: sqlx::Error::Database(fault),
-            ..
-        } = self
-        else {
-            return false;
-        };
-        let code = fault.code().and_then(|code| code.parse::<i32>().ok());
+        let code = self.code().and_then(|code| code.parse::<i32>().ok());
         code.is_some_and(|code| code & 0xff == SQLITE_FULL)
     }
 
     /// Whether the database will never take what it was given: a text that it cannot hold, a rule that it breaks.
     pub fn is_refused(&self) -> bool {
-        let Self::Statement {
-            source: sqlx::Error::Database(fault),
-            ..
-        } = self
-        else {
-            return false;
-        };
         // PostgreSQL's classes of data exceptions, integrity constraints and exceeded limits; SQLite's rows that are too
         // big, constraints and mismatches.
-        let code = fault.code().unwrap_or_default();
+        let code = self.code().unwrap_or_default();
         let of_postgres = ["22", "23", "54"]
             .iter()
             .any(|class| code.starts_with(class));

@@ -37,7 +37,7 @@ pub struct ExtensionSubscriptionRow {
     pub extension: ExtensionId,
     /// Which events.
     pub event_key: EventType,
-    /// The subscription that delivers them; none in process.
+    /// The subscription that delivers them. It is named here before it is made, so that it may not be there yet.
     pub subscription: Option<Uuid>,
     /// When it was made, in milliseconds since 1970.
     pub created_at_ms: i64,

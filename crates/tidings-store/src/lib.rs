@@ -11,6 +11,7 @@ pub mod deliveries;
 pub mod emits;
 mod error;
 pub mod extensions;
+mod found;
 pub mod manifests;
 pub mod outbox;
 mod pool;
@@ -26,9 +27,10 @@ pub mod workspaces;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use check::{broken, changed_form, unknown_migrations};
+use check::{broken, changed_form, check_later, unknown_migrations};
 use pool::{Connections, PATIENCE, on_either};
 pub(crate) use pool::{parsed, recorded, whole};
 use sqlx::migrate::Migrator;
@@ -41,13 +43,14 @@ pub use catalogs::{CatalogRow, Catalogs};
 pub use causes::{CauseRow, Causes};
 pub use chat::{Chat, ChatMessageRow};
 pub use custom_events::{CustomEventChange, CustomEventQuery, CustomEventRow, CustomEvents};
-pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetters};
+pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary, DeadLetters};
 pub use deliveries::{
-    AttemptRow, CursorRow, Deliveries, Flush, PendingRow, ProgressRow, Reopened, Share,
+    AttemptRow, CursorRow, Deliveries, Due, Flush, PendingRow, ProgressRow, Reopened, Share,
 };
 pub use emits::{Admission, Admitted, EmitNote, EmitPlace, EmitQuery, EmitRow, EmitState, Emits};
 pub use error::StoreError;
 pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
+pub use found::Found;
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
@@ -67,6 +70,9 @@ const SQLITE_CONNECTIONS: u32 = 4;
 /// Connections to PostgreSQL of one process: six replicas fit into its default limit of 100.
 const POSTGRES_CONNECTIONS: u32 = 16;
 
+/// A file of more bytes is looked at whole after it is opened: a start must not wait for that.
+const CHECKED_FIRST_BYTES: u64 = 64 << 20;
+
 /// How long a statement of SQLite waits for another's write, and a caller for a connection.
 const SQLITE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -74,6 +80,8 @@ const SQLITE_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Store {
     connections: Connections,
+    /// What was found to be broken after the file was opened.
+    broken: Arc<OnceLock<(PathBuf, String)>>,
 }
 
 impl Store {
@@ -90,9 +98,7 @@ impl Store {
             .map_err(StoreError::Connect)?;
         let migrated = POSTGRES_MIGRATIONS.run(&pool).await;
         migrated.map_err(StoreError::Migrate)?;
-        Ok(Self {
-            connections: Connections::Postgres(pool),
-        })
+        Ok(Self::on(Connections::Postgres(pool)))
     }
 
     /// Whether the server behind such a URL answers. Changes nothing there, not even its tables.
@@ -108,9 +114,14 @@ impl Store {
     }
 
     /// Opens the file, making it if there is none, and brings its tables up to date. Refuses one
-    /// whose pages or indexes are not whole; a row is proved whenever it is read.
+    /// whose pages or indexes are not whole, or says so in its [`health`](Self::health) soon after, where the file is
+    /// too large to be read at each start; a row is proved whenever it is read.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let path = path.as_ref();
+        Self::open_checking(path.as_ref(), CHECKED_FIRST_BYTES).await
+    }
+
+    async fn open_checking(path: &Path, at_most: u64) -> Result<Self, StoreError> {
+        let bytes = tokio::fs::metadata(path).await.map_or(0, |file| file.len());
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -129,7 +140,8 @@ impl Store {
                 path: path.to_owned(),
                 source,
             })?;
-        if let Some(finding) = broken(&pool).await?.into_iter().next() {
+        let at_once = bytes <= at_most;
+        if at_once && let Some(finding) = broken(&pool).await?.into_iter().next() {
             let path = path.to_owned();
             return Err(StoreError::Broken { path, finding });
         }
@@ -138,22 +150,16 @@ impl Store {
             let path = path.to_owned();
             return Err(StoreError::Broken { path, finding });
         }
+        if !at_once {
+            tokio::spawn(check_later(path.to_owned(), store.broken.clone()));
+        }
         Ok(store)
     }
 
     /// What is wrong with a store file: its pages, its indexes, its rows. Only reads; the file may
     /// be in use.
     pub async fn verify(path: &Path) -> Result<Vec<String>, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .read_only(true)
-            .busy_timeout(SQLITE_PATIENCE);
-        let pool = SqlitePoolOptions::new().max_connections(1);
-        let pool = pool.connect_with(options).await;
-        let pool = pool.map_err(|source| StoreError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
+        let pool = reading(path).await?;
         let mut findings = broken(&pool).await?;
         findings.extend(unknown_migrations(&pool).await?);
         findings.extend(changed_form(&pool).await?);
@@ -183,13 +189,18 @@ impl Store {
         Self::migrated(pool).await
     }
 
+    fn on(connections: Connections) -> Self {
+        Self {
+            connections,
+            broken: Arc::default(),
+        }
+    }
+
     async fn migrated(pool: Pool<Sqlite>) -> Result<Self, StoreError> {
         let migrated = SQLITE_MIGRATIONS.run(&pool).await;
         migrated.map_err(StoreError::Migrate)?;
         seal::seal_old_rows(&pool).await?;
-        Ok(Self {
-            connections: Connections::Sqlite(pool),
-        })
+        Ok(Self::on(Connections::Sqlite(pool)))
     }
 
     /// Which event was published because of which.
@@ -285,22 +296,20 @@ impl Store {
 
     /// Whether the store answers. Within 2 s when PostgreSQL is gone.
     pub async fn health(&self) -> Result<(), StoreError> {
+        if let Some((path, finding)) = self.broken.get().cloned() {
+            return Err(StoreError::Broken { path, finding });
+        }
         on_either!(&self.connections, "answer", connection => {
             connection.execute("SELECT 1").await.map(drop)
         })
     }
 
-    /// Writes a consistent copy while the store is in use. The target must not exist; once this
-    /// returns well the copy is durable, and after a failure no part of one is left.
-    pub async fn backup(&self, target: &Path) -> Result<(), StoreError> {
+    /// Writes a consistent copy of a store file, which may be in use by any version of Tidings, and is only read. The target
+    /// must not exist; once this returns well the copy is durable, and after a failure no part of one is left.
+    pub async fn copy(file: &Path, target: &Path) -> Result<(), StoreError> {
         let failed = |reason: String| StoreError::Backup {
             path: target.to_owned(),
             reason,
-        };
-        let Connections::Sqlite(pool) = &self.connections else {
-            return Err(failed(
-                "the store is on PostgreSQL, whose backups are its operator's own".into(),
-            ));
         };
         let text = target
             .to_str()
@@ -314,7 +323,10 @@ impl Store {
                 "a file of this name exists; name one that does not".into(),
             ));
         }
-        let copied = sqlx::query("VACUUM INTO $1").bind(text).execute(pool).await;
+        let pool = reading(file).await?;
+        let copied = sqlx::query("VACUUM INTO $1").bind(text).execute(&pool);
+        let copied = copied.await;
+        pool.close().await;
         if let Err(error) = copied {
             // The failure is reported; that an incomplete copy may stay behind changes nothing
             // about it.
@@ -333,6 +345,20 @@ impl Store {
             Connections::Postgres(pool) => pool.close().await,
         }
     }
+}
+
+/// A connection that only reads a store file.
+async fn reading(path: &Path) -> Result<Pool<Sqlite>, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(SQLITE_PATIENCE);
+    let pool = SqlitePoolOptions::new().max_connections(1);
+    let pool = pool.connect_with(options).await;
+    pool.map_err(|source| StoreError::Open {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Flushes the file and the folder's entry for it to the disk: `VACUUM INTO` promises neither.
@@ -354,6 +380,8 @@ fn attempting(doing: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use sqlx::Row;
 
     use super::*;
@@ -414,15 +442,78 @@ mod tests {
     #[tokio::test]
     async fn a_backup_opens_as_a_store_and_overwrites_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("store.db")).await.unwrap();
+        let path = folder.path().join("store.db");
+        let store = Store::open(&path).await.unwrap();
         with_one_manifest(&store).await;
         let target = folder.path().join("it's a copy.db");
-        store.backup(&target).await.unwrap();
+        Store::copy(&path, &target).await.unwrap();
         assert!(holds_that_manifest(&Store::open(&target).await.unwrap()).await);
 
-        let refused = store.backup(&target).await.unwrap_err();
+        let refused = Store::copy(&path, &target).await.unwrap_err();
         assert!(refused.to_string().contains("exists"), "{refused}");
         assert!(holds_that_manifest(&Store::open(&target).await.unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn a_copy_leaves_a_store_of_an_older_version_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, target) = (
+            folder.path().join("store.db"),
+            folder.path().join("copy.db"),
+        );
+        Store::open(&path).await.unwrap().close().await;
+        let file = format!("sqlite:{}", path.display());
+        let mut older = sqlx::SqliteConnection::connect(&file).await.unwrap();
+        let forget = "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
+        older.execute(forget).await.unwrap();
+        let before = Store::verify(&path).await.unwrap();
+        Store::copy(&path, &target).await.unwrap();
+        for file in [&path, &target] {
+            let count = "SELECT count(*) FROM _sqlx_migrations";
+            let pool = reading(file).await.unwrap();
+            let done: i64 = sqlx::query_scalar(count).fetch_one(&pool).await.unwrap();
+            assert_eq!(
+                usize::try_from(done).unwrap() + 1,
+                SQLITE_MIGRATIONS.iter().count()
+            );
+            assert_eq!(Store::verify(file).await.unwrap(), before);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_file_is_looked_at_after_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let store = Store::open(&path).await.unwrap();
+        with_one_manifest(&store).await;
+        store.close().await;
+        let file = format!("sqlite:{}", path.display());
+        let mut raw = sqlx::SqliteConnection::connect(&file).await.unwrap();
+        let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'attempts_of_event'";
+        let root: u64 = sqlx::query_scalar(root).fetch_one(&mut raw).await.unwrap();
+        let size: u64 = sqlx::query_scalar("PRAGMA page_size")
+            .fetch_one(&mut raw)
+            .await
+            .unwrap();
+        raw.close().await.unwrap();
+        // The page of an index that nobody has asked for yet is no page any more.
+        let written = std::fs::File::options().write(true).open(&path).unwrap();
+        written.write_all_at(&[0xff], (root - 1) * size).unwrap();
+
+        let refused = Store::open(&path).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Broken { .. }), "{refused}");
+        let store = Store::open_checking(&path, 0).await.unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                match store.health().await {
+                    Ok(()) => tokio::task::yield_now().await,
+                    Err(error) => return error,
+                }
+            }
+        });
+        let found = waited.await.unwrap();
+        assert!(matches!(found, StoreError::Broken { .. }), "{found}");
+        assert!(holds_that_manifest(&store).await, "what is whole is read");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use sqlx::Connection;
 use tidings_event::{EventType, Service, TenantId};
 use uuid::Uuid;
 
+use crate::found::placed;
 use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed, SealedLate};
 use crate::{StoreError, attempting, parsed, recorded};
@@ -69,15 +70,22 @@ impl<'a> Outbox<'a> {
         })
     }
 
-    /// The oldest events that wait, at most so many.
-    pub async fn waiting(&self, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+    /// The oldest events that wait behind a position, at most so many, each with its own; of one that is damaged, what is
+    /// wrong with it. The first position is 1.
+    pub async fn waiting(
+        &self,
+        behind: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, Result<OutboxRow, StoreError>)>, StoreError> {
         on_either!(self.connections, "read the outbox", connection => {
-            sqlx::query("SELECT * FROM outbox ORDER BY position LIMIT $1")
+            let query = "SELECT * FROM outbox WHERE position > $1 ORDER BY position LIMIT $2";
+            let rows = sqlx::query(query)
+                .bind(behind)
                 .bind(i64::from(limit))
                 .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(OutboxRow::from_row).collect())
-        })?
+                .await?;
+            placed(&rows, |row| row.integer("position"))
+        })
     }
 
     /// Takes out an event that is on the bus. Nothing happens when it is gone already.
@@ -130,7 +138,7 @@ mod tests {
     use tidings_event::ModuleId;
 
     use super::*;
-    use crate::suite::{key, on_each_database};
+    use crate::suite::{key, on_each_database, waiting};
 
     fn event(number: u8) -> OutboxRow {
         OutboxRow {
@@ -164,11 +172,30 @@ mod tests {
             outbox.add(&[event(6), event(7)]).await.unwrap();
             assert!(outbox.add(&[event(8), event(7)]).await.is_err());
             let all = [1, 2, 3, 4, 5, 6, 7].map(event);
-            assert_eq!(outbox.waiting(9).await.unwrap(), all);
-            assert_eq!(outbox.waiting(2).await.unwrap(), all[..2]);
+            assert_eq!(waiting(&store, 9).await, all);
+            assert_eq!(waiting(&store, 2).await, all[..2]);
             outbox.remove(event(2).id).await.unwrap();
             outbox.remove(event(2).id).await.unwrap();
-            assert_eq!(outbox.waiting(2).await.unwrap(), [event(1), event(3)]);
+            assert_eq!(waiting(&store, 2).await, [event(1), event(3)]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_damaged_event_stands_in_nobodys_way() {
+        on_each_database(async |store| {
+            let outbox = store.outbox();
+            outbox.add(&[event(1), event(2), event(3)]).await.unwrap();
+            let damaged = on_either!(&store.connections, "damage a row", connection => {
+                let damage = "UPDATE outbox SET data = '{}' WHERE position = 2";
+                sqlx::query(damage).execute(connection).await.map(drop)
+            });
+            damaged.unwrap();
+            let waiting = outbox.waiting(0, 9).await.unwrap();
+            let sound: Vec<_> = waiting.iter().map(|(_, row)| row.as_ref().ok()).collect();
+            assert_eq!(sound, [Some(&event(1)), None, Some(&event(3))]);
+            let behind = outbox.waiting(waiting[1].0, 9).await.unwrap();
+            assert_eq!(behind.len(), 1);
         })
         .await;
     }
@@ -197,7 +224,7 @@ mod tests {
                 .revoke(&acme, key().id, 3, &[event(3)])
                 .await;
             assert!(!again.unwrap());
-            assert_eq!(store.outbox().waiting(9).await.unwrap(), []);
+            assert_eq!(waiting(&store, 9).await, []);
         })
         .await;
     }
@@ -229,7 +256,7 @@ mod tests {
             let rows = manifests.list().await.unwrap();
             assert_eq!((rows.len(), rows[0].version.as_str()), (1, "1.0.0"));
             assert!(store.api_keys().all_active().await.unwrap().is_empty());
-            assert_eq!(store.outbox().waiting(9).await.unwrap(), [event(1)]);
+            assert_eq!(waiting(&store, 9).await, [event(1)]);
         })
         .await;
     }

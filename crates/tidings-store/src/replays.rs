@@ -5,6 +5,7 @@ use tidings_event::TenantId;
 use uuid::Uuid;
 
 use crate::deliveries::number;
+use crate::found::{Found, page, placed};
 use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, whole};
@@ -208,29 +209,32 @@ impl<'a> Replays<'a> {
         tenant: &TenantId,
         before: Option<Uuid>,
         limit: u32,
-    ) -> Result<Vec<ReplayRow>, StoreError> {
+    ) -> Result<Found<ReplayRow>, StoreError> {
         let query = "SELECT * FROM replays WHERE tenant = $1 AND id < $2 ORDER BY id DESC LIMIT $3";
         let before = before.unwrap_or(Uuid::max()).to_string();
-        on_either!(self.connections, "list replays", connection => {
-            sqlx::query(query)
-                .bind(tenant.as_str())
-                .bind(before.as_str())
-                .bind(i64::from(limit))
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(ReplayRow::from_row).collect())
-        })?
+        page(before, limit, async |before: String, limit| {
+            on_either!(self.connections, "list replays", connection => {
+                let rows = sqlx::query(query)
+                    .bind(tenant.as_str())
+                    .bind(before.as_str())
+                    .bind(i64::from(limit))
+                    .fetch_all(connection)
+                    .await?;
+                placed(&rows, |row| row.text("id"))
+            })
+        })
+        .await
     }
 
     /// Everybody's that have not ended. The installation delivers for all tenants; nothing of this is shown to any.
-    pub async fn running(&self) -> Result<Vec<ReplayRow>, StoreError> {
+    pub async fn running(&self) -> Result<Found<ReplayRow>, StoreError> {
         let query = "SELECT * FROM replays WHERE state IN ('planned', 'running') ORDER BY id";
         on_either!(self.connections, "read what is replayed", connection => {
             sqlx::query(query)
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(ReplayRow::from_row).collect())
-        })?
+        })
     }
 
     /// Takes a step with the tenant's replay. Answers the row after it; `None` when there is none.
@@ -390,10 +394,10 @@ mod tests {
             let ids = |rows: Vec<ReplayRow>| -> Vec<u128> {
                 rows.iter().map(|row| row.id.as_u128()).collect()
             };
-            assert_eq!(ids(room.list(&acme, None, 9).await.unwrap()), [2, 1]);
+            assert_eq!(ids(room.list(&acme, None, 9).await.unwrap().rows), [2, 1]);
             let before = Some(Uuid::from_u128(2));
-            assert_eq!(ids(room.list(&acme, before, 9).await.unwrap()), [1]);
-            assert_eq!(ids(room.running().await.unwrap()), [1, 2, 3]);
+            assert_eq!(ids(room.list(&acme, before, 9).await.unwrap().rows), [1]);
+            assert_eq!(ids(room.running().await.unwrap().rows), [1, 2, 3]);
             let id = Uuid::from_u128(1);
             assert_eq!(room.get(&globex, id).await.unwrap(), None);
 

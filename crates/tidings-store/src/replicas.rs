@@ -25,8 +25,9 @@ impl Replicas {
         Self { pool }
     }
 
-    /// Moves with each committed change of a manifest, a catalogue or an API key. A version read before the rows is never
-    /// newer than they are.
+    /// Moves with each committed change of what replicas keep in memory: manifests, catalogues, API keys, tenants,
+    /// workspaces and their members, subscriptions and registrations of custom events. A version read before the rows is
+    /// never newer than they are.
     pub async fn version(&self) -> Result<i64, StoreError> {
         let asked = on_postgres!(&self.pool, "ask for changes", connection => {
             connection.fetch_one("SELECT version FROM changes").await

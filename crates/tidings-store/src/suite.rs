@@ -6,7 +6,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::receipts::{ReceiptKey, Receipts, Reservation};
-use crate::{ApiKeyRow, Store};
+use crate::{ApiKeyRow, OutboxRow, Store};
 
 /// A key of the tenant `acme`.
 pub(crate) fn key() -> ApiKeyRow {
@@ -29,6 +29,12 @@ pub(crate) async fn on_each_database(test: impl AsyncFn(Store)) {
     let store = on_postgres().await;
     test(store.clone()).await;
     store.close().await;
+}
+
+/// The oldest events that wait for the bus.
+pub(crate) async fn waiting(store: &Store, limit: u32) -> Vec<OutboxRow> {
+    let rows = store.outbox().waiting(0, limit).await.unwrap();
+    rows.into_iter().map(|(_, row)| row.unwrap()).collect()
 }
 
 /// A new store on PostgreSQL.
@@ -110,20 +116,6 @@ mod postgres {
         assert!(
             text.contains("PostgreSQL") && !text.contains("s3cret"),
             "{text}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_backup_is_refused_with_the_reason() {
-        let store = on_postgres().await;
-        let folder = tempfile::tempdir().unwrap();
-        let refused = store
-            .backup(&folder.path().join("copy.db"))
-            .await
-            .unwrap_err();
-        assert!(
-            refused.to_string().contains("its operator's own"),
-            "{refused}"
         );
     }
 }

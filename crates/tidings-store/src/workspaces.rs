@@ -13,7 +13,7 @@ use crate::{StoreError, attempting, parsed};
 pub struct TenantRow {
     /// Its id, as in credentials.
     pub id: TenantId,
-    /// What it is called by in the names of its events.
+    /// Its namespace while it is given none.
     pub slug: String,
     /// `FREE`, `BASIC`, `PRO` or `ENTERPRISE`.
     pub plan: String,
@@ -62,49 +62,64 @@ impl<'a> Workspaces<'a> {
 
     /// Keeps a tenant unless there is one of its id. False when there is.
     pub async fn add_tenant(&self, row: &TenantRow) -> Result<bool, StoreError> {
-        self.write_tenant(row, " ON CONFLICT (id) DO NOTHING", &[])
-            .await
+        self.put_tenant(row, None, &[]).await
     }
 
-    /// Writes a tenant, with the events that tell of it. One that is there keeps the time it was made at.
+    /// Writes a tenant, with the events that tell of it. False when it is not as it was `before`, by then, and `None` is
+    /// that there was none: then nothing is written.
     pub async fn put_tenant(
         &self,
         row: &TenantRow,
-        events: &[OutboxRow],
-    ) -> Result<(), StoreError> {
-        let replace = " ON CONFLICT (id) DO UPDATE SET slug = excluded.slug, \
-             plan = excluded.plan, namespaces = excluded.namespaces, \
-             created_at_ms = excluded.created_at_ms, updated_at_ms = excluded.updated_at_ms, \
-             crc = excluded.crc";
-        self.write_tenant(row, replace, events).await.map(drop)
-    }
-
-    async fn write_tenant(
-        &self,
-        row: &TenantRow,
-        conflict: &'static str,
+        before: Option<&TenantRow>,
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
-        let query = format!(
-            "INSERT INTO tenants \
-             (id, slug, plan, namespaces, created_at_ms, updated_at_ms, crc) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7){conflict}"
-        );
+        let query = match before {
+            None => {
+                "INSERT INTO tenants (id, slug, plan, namespaces, created_at_ms, updated_at_ms, crc) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING"
+            }
+            Some(_) => {
+                "UPDATE tenants SET slug = $2, plan = $3, namespaces = $4, created_at_ms = $5, \
+                 updated_at_ms = $6, crc = $7 WHERE id = $1 AND slug = $8 AND plan = $9 \
+                 AND namespaces = $10 AND updated_at_ms = $11"
+            }
+        };
         on_either!(self.connections, "write a tenant", connection => {
             let mut transaction = connection.begin().await?;
-            let done = sqlx::query(sqlx::AssertSqlSafe(query))
+            let mut writing = sqlx::query(query)
                 .bind(row.id.as_str())
                 .bind(&row.slug)
                 .bind(&row.plan)
                 .bind(&row.namespaces)
                 .bind(row.created_at_ms)
                 .bind(row.updated_at_ms)
-                .bind(row.seal())
-                .execute(&mut *transaction)
-                .await?;
+                .bind(row.seal());
+            if let Some(before) = before {
+                writing = writing
+                    .bind(&before.slug)
+                    .bind(&before.plan)
+                    .bind(&before.namespaces)
+                    .bind(before.updated_at_ms);
+            }
+            if writing.execute(&mut *transaction).await?.rows_affected() == 0 {
+                return transaction.rollback().await.map(|()| false);
+            }
             outbox::write!(transaction, events);
-            transaction.commit().await.map(|()| done.rows_affected() == 1)
+            transaction.commit().await.map(|()| true)
         })
+    }
+
+    /// The tenant of this id.
+    pub async fn tenant(&self, id: &TenantId) -> Result<Option<TenantRow>, StoreError> {
+        let query = "SELECT * FROM tenants WHERE id = $1";
+        on_either!(self.connections, "read a tenant", connection => {
+            sqlx::query(query)
+                .bind(id.as_str())
+                .fetch_optional(connection)
+                .await
+                .map(|row| row.as_ref().map(TenantRow::from_row))
+        })?
+        .transpose()
     }
 
     /// Every tenant.
@@ -286,6 +301,8 @@ impl Sealed for MemberRow {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
     use crate::suite::on_each_database;
 
@@ -303,8 +320,18 @@ mod tests {
             };
             assert!(room.add_tenant(&tenant("first")).await.unwrap());
             assert!(!room.add_tenant(&tenant("second")).await.unwrap());
-            room.put_tenant(&tenant("third"), &[]).await.unwrap();
-            assert_eq!(room.tenants().await.unwrap(), [tenant("third")]);
+            let (first, third) = (tenant("first"), tenant("third"));
+            let written = room.put_tenant(&third, Some(&first), &[]).await;
+            assert!(written.unwrap());
+            // Whoever has seen it as it was comes too late.
+            for seen in [Some(&first), None] {
+                let late = room.put_tenant(&tenant("fourth"), seen, &[]).await;
+                assert!(!late.unwrap());
+            }
+            assert_eq!(room.tenants().await.unwrap(), slice::from_ref(&third));
+            assert_eq!(room.tenant(&third.id).await.unwrap(), Some(third));
+            let globex = "globex".parse().unwrap();
+            assert_eq!(room.tenant(&globex).await.unwrap(), None);
 
             let workspace = |tenant: &str| WorkspaceRow {
                 id: "ws-1".parse().unwrap(),

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::{Deliveries, PendingRow, number};
 use crate::StoreError;
+use crate::found::Found;
 use crate::pool::{on_either, pieces};
 use crate::seal::Sealed as _;
 
@@ -15,8 +16,8 @@ impl Deliveries<'_> {
         &self,
         subscription: Uuid,
         sequences: &[u64],
-    ) -> Result<Vec<PendingRow>, StoreError> {
-        let mut found = Vec::with_capacity(sequences.len());
+    ) -> Result<Found<PendingRow>, StoreError> {
+        let mut found = Found::nothing();
         for sequences in pieces(sequences) {
             let rows = on_either!(self.connections, "read pending deliveries", connection => {
                 let mut builder =
@@ -31,9 +32,11 @@ impl Deliveries<'_> {
                     .build()
                     .fetch_all(connection)
                     .await
-                    .map(|rows| rows.iter().map(PendingRow::from_row).collect::<Result<Vec<_>, _>>())
+                    .map(|rows| rows.iter().map(PendingRow::from_row).collect::<Vec<_>>())
             })?;
-            found.extend(rows?);
+            for row in rows {
+                found.add(row);
+            }
         }
         Ok(found)
     }

@@ -6,6 +6,7 @@ use sqlx::QueryBuilder;
 use uuid::Uuid;
 
 use super::{Deliveries, PendingRow, Share};
+use crate::found::{Found, page};
 use crate::pool::{Columns, on_either};
 use crate::seal::Sealed as _;
 use crate::{StoreError, parsed, whole};
@@ -31,6 +32,30 @@ impl Waiting {
     }
 }
 
+/// A pending delivery whose time has come, or is the next to come.
+#[derive(Debug)]
+pub struct Due {
+    /// Whose, as the row has it.
+    pub subscription: String,
+    /// Its number there, as the row has it.
+    pub sequence: i64,
+    /// Its time, in milliseconds since 1970.
+    pub next_at_ms: i64,
+    /// The row, or what is wrong with it.
+    pub row: Result<PendingRow, StoreError>,
+}
+
+impl Due {
+    fn read(row: &impl Columns) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            subscription: row.text("subscription")?,
+            sequence: row.integer("sequence")?,
+            next_at_ms: row.integer("next_at_ms")?,
+            row: PendingRow::from_row(row),
+        })
+    }
+}
+
 impl Deliveries<'_> {
     /// Subscriptions after an id that have something waiting for its time, in the order of their ids, of every share.
     /// Costs as much for one with a million rows as for one with a single row.
@@ -38,7 +63,7 @@ impl Deliveries<'_> {
         &self,
         after: Option<Uuid>,
         limit: u32,
-    ) -> Result<Vec<Waiting>, StoreError> {
+    ) -> Result<Found<Waiting>, StoreError> {
         let query = "WITH RECURSIVE found (subscription, place) AS ( \
                SELECT MIN(subscription), 1 FROM pending_deliveries \
                WHERE state = 'waiting' AND subscription > $1 \
@@ -54,23 +79,30 @@ impl Deliveries<'_> {
                  WHERE its.subscription = found.subscription LIMIT 1) AS slot \
              FROM found WHERE subscription IS NOT NULL";
         let after = after.map_or_else(String::new, |id| id.to_string());
-        on_either!(self.connections, "read who waits", connection => {
-            sqlx::query(query)
-                .bind(after.as_str())
-                .bind(i64::from(limit))
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(waiting).collect())
-        })?
+        page(after, limit, async |after: String, limit| {
+            on_either!(self.connections, "read who waits", connection => {
+                let rows = sqlx::query(query)
+                    .bind(after.as_str())
+                    .bind(i64::from(limit))
+                    .fetch_all(connection)
+                    .await?;
+                let rows = rows
+                    .iter()
+                    .map(|row| Ok((row.text("subscription")?, waiting(row))));
+                rows.collect::<Result<Vec<_>, sqlx::Error>>()
+            })
+        })
+        .await
     }
 
     /// Pending deliveries that are due, of each of these subscriptions the earliest, at most as many as are named with
-    /// it; and after them the first that is not due yet, from which the next time is known.
+    /// it; and after them the first that is not due yet, from which the next time is known. A damaged one is found
+    /// again and again, and takes the place of another, until it is [put off](Self::put_off).
     pub async fn due(
         &self,
         subscriptions: &[(Uuid, u32)],
         now_ms: i64,
-    ) -> Result<Vec<PendingRow>, StoreError> {
+    ) -> Result<Vec<Due>, StoreError> {
         if subscriptions.is_empty() {
             return Ok(Vec::new());
         }
@@ -90,17 +122,34 @@ impl Deliveries<'_> {
                         .push(") AS one");
                 }
             }
-            builder
-                .build()
-                .fetch_all(connection)
+            let rows = builder.build().fetch_all(connection).await?;
+            rows.iter().map(Due::read).collect::<Result<Vec<_>, _>>()
+        })
+    }
+
+    /// Looks at a pending delivery again at a time, whatever its row says.
+    pub async fn put_off(
+        &self,
+        subscription: &str,
+        sequence: i64,
+        next_at_ms: i64,
+    ) -> Result<(), StoreError> {
+        let query = "UPDATE pending_deliveries SET next_at_ms = $3 \
+             WHERE subscription = $1 AND sequence = $2";
+        on_either!(self.connections, "put a pending delivery off", connection => {
+            sqlx::query(query)
+                .bind(subscription)
+                .bind(sequence)
+                .bind(next_at_ms)
+                .execute(connection)
                 .await
-                .map(|rows| rows.iter().map(PendingRow::from_row).collect())
-        })?
+                .map(drop)
+        })
     }
 
     /// The lanes of every subscription of a share that have something pending, each with whether all of it is
     /// behind something that is settled by now. Read in pages, since there may be any number of rows.
-    pub async fn lanes(&self, share: Share) -> Result<Vec<(Uuid, String, bool)>, StoreError> {
+    pub async fn lanes(&self, share: Share) -> Result<Found<(Uuid, String, bool)>, StoreError> {
         let query = "SELECT subscription, sequence, lane, state FROM pending_deliveries \
              WHERE (subscription, sequence) > ($1, $2) AND lane IS NOT NULL AND slot % $3 = $4 \
              ORDER BY subscription, sequence LIMIT $5";
@@ -142,7 +191,7 @@ impl Deliveries<'_> {
             });
             parsed.map(|id| (id, lane, headless))
         });
-        lanes.collect()
+        Ok(lanes.collect())
     }
 }
 

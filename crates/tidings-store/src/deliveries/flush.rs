@@ -167,10 +167,11 @@ macro_rules! write_flush {
                     .push_bind(row.detail.as_str())
                     .push_bind(row.seal());
             });
-            // After a crash an attempt may be made again under the same number.
+            // After a crash an attempt may be made again under the same number; and what runs before the acknowledgement
+            // is numbered by its offset, which is one of each topic. The row is the last one's, whole.
             builder.push(
                 " ON CONFLICT (subscription, sequence, number) DO UPDATE SET \
-                 started_at_ms = excluded.started_at_ms, outcome = excluded.outcome, \
+                 tenant = excluded.tenant, event_id = excluded.event_id, started_at_ms = excluded.started_at_ms, outcome = excluded.outcome, \
                  detail = excluded.detail, crc = excluded.crc",
             );
             builder.build().execute(&mut *$transaction).await?;
@@ -195,7 +196,8 @@ macro_rules! write_flush {
                     .push_bind(row.seal());
             });
             builder.push(
-                " ON CONFLICT (subscription, sequence) DO UPDATE SET lane = excluded.lane, \
+                " ON CONFLICT (subscription, sequence) DO UPDATE SET tenant = excluded.tenant, \
+                 slot = excluded.slot, event_id = excluded.event_id, lane = excluded.lane, \
                  attempts = excluded.attempts, state = excluded.state, \
                  next_at_ms = excluded.next_at_ms, detail = excluded.detail, crc = excluded.crc",
             );

@@ -1,8 +1,13 @@
 //! A flush, read back in every way.
 
 use super::*;
+use crate::Store;
 use crate::dead_letters::{DeadLetterQuery, DeadLetterRow};
 use crate::suite::on_each_database;
+
+fn whole<T>(found: Result<Found<T>, StoreError>) -> Vec<T> {
+    found.unwrap().whole().unwrap()
+}
 
 fn tenant() -> TenantId {
     "acme".parse().unwrap()
@@ -84,19 +89,25 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
         room.flush(&flush).await.unwrap();
         assert_eq!(room.cursors().await.unwrap(), flush.cursors);
         assert_eq!(room.progress(all).await.unwrap(), [progress]);
-        assert_eq!(room.beyond_progress(all).await.unwrap(), [attempt(2, 1)]);
+        assert_eq!(whole(room.beyond_progress(all).await), [attempt(2, 1)]);
         let one = Uuid::from_u128(1);
         // Of what is not due, the first.
         let both = [pending(2, "waiting", 15), pending(1, "waiting", 20)];
-        assert_eq!(room.due(&[(one, 9)], 15).await.unwrap(), both);
-        assert_eq!(room.due(&[(one, 1)], 20).await.unwrap(), both[..1]);
-        assert_eq!(room.due(&[(one, 9)], 20).await.unwrap(), both);
-        let waiting = room.waiting(None, 9).await.unwrap();
+        let due = async |limit, now_ms| {
+            let due = room.due(&[(one, limit)], now_ms).await.unwrap();
+            due.into_iter()
+                .map(|it| it.row.unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(due(9, 15).await, both);
+        assert_eq!(due(1, 20).await, both[..1]);
+        assert_eq!(due(9, 20).await, both);
+        let waiting = whole(room.waiting(None, 9).await);
         assert_eq!(waiting.len(), 1);
         assert_eq!((waiting[0].subscription, waiting[0].next_at_ms), (one, 15));
-        assert_eq!(room.waiting(Some(one), 9).await.unwrap(), []);
+        assert_eq!(whole(room.waiting(Some(one), 9).await), []);
         assert_eq!(
-            room.lanes(all).await.unwrap(),
+            whole(room.lanes(all).await),
             [(Uuid::from_u128(1), "k".to_owned(), false)]
         );
         let other = Share {
@@ -104,26 +115,20 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             of: 2,
         };
         assert_eq!(room.progress(other).await.unwrap(), []);
-        assert_eq!(room.beyond_progress(other).await.unwrap(), []);
-        assert_eq!(room.pending_beyond_progress(other).await.unwrap(), []);
+        assert_eq!(whole(room.beyond_progress(other).await), []);
+        assert_eq!(whole(room.pending_beyond_progress(other).await), []);
         assert!(waiting[0].is_of(all) && !waiting[0].is_of(other));
-        assert_eq!(room.lanes(other).await.unwrap(), []);
-        let lane = room.pending_of(one, Some("k"), 2, 9).await.unwrap();
+        assert_eq!(whole(room.lanes(other).await), []);
+        let lane = whole(room.pending_of(one, Some("k"), 2, 9).await);
         assert_eq!(lane, [pending(3, "behind", 0)]);
-        assert_eq!(room.pending_of(one, None, 0, 2).await.unwrap().len(), 2);
+        assert_eq!(whole(room.pending_of(one, None, 0, 2).await).len(), 2);
         let (two, globex) = (Uuid::from_u128(102), "globex".parse().unwrap());
-        assert_eq!(
-            room.attempts_of_event(&tenant(), two).await.unwrap().len(),
-            2
-        );
-        assert_eq!(room.attempts_of_event(&globex, two).await.unwrap(), []);
-        assert_eq!(
-            room.pending_of_event(&tenant(), two).await.unwrap().len(),
-            1
-        );
-        assert_eq!(room.pending_of_event(&globex, two).await.unwrap(), []);
+        assert_eq!(whole(room.attempts_of_event(&tenant(), two).await).len(), 2);
+        assert_eq!(whole(room.attempts_of_event(&globex, two).await), []);
+        assert_eq!(whole(room.pending_of_event(&tenant(), two).await).len(), 1);
+        assert_eq!(whole(room.pending_of_event(&globex, two).await), []);
         let after = async |sequence, number| {
-            let rows = room.attempts_of(one, (sequence, number), 9).await.unwrap();
+            let rows = whole(room.attempts_of(one, (sequence, number), 9).await);
             rows.iter()
                 .map(|it| (it.sequence, it.number))
                 .collect::<Vec<_>>()
@@ -136,11 +141,8 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             ..Flush::default()
         };
         room.flush(&settled).await.unwrap();
-        assert_eq!(room.waiting(None, 9).await.unwrap(), []);
-        assert_eq!(
-            room.lanes(all).await.unwrap(),
-            [(one, "k".to_owned(), true)]
-        );
+        assert_eq!(whole(room.waiting(None, 9).await), []);
+        assert_eq!(whole(room.lanes(all).await), [(one, "k".to_owned(), true)]);
         assert_eq!(room.forget_attempts(10).await.unwrap(), 0);
         assert_eq!(room.forget_attempts(11).await.unwrap(), 3);
     })
@@ -159,7 +161,7 @@ async fn dead_letters_are_found_by_each_filter_and_by_their_tenant_alone() {
         let room = store.dead_letters();
         let found = async |query: DeadLetterQuery| {
             let query = DeadLetterQuery { limit: 9, ..query };
-            let rows = room.list(&tenant(), &query).await.unwrap();
+            let rows = whole(room.list(&tenant(), &query).await);
             rows.iter().map(|row| row.id.as_u128()).collect::<Vec<_>>()
         };
         let any = DeadLetterQuery::default;
@@ -266,7 +268,7 @@ async fn who_has_much_pending_does_not_stand_before_others() {
         let mut found = Vec::new();
         let mut after = None;
         loop {
-            let page = room.waiting(after, 16).await.unwrap();
+            let page = whole(room.waiting(after, 16).await);
             after = page.last().map(|it| it.subscription);
             found.extend(page.iter().map(|it| it.subscription.as_u128()));
             if page.len() < 16 {
@@ -277,12 +279,9 @@ async fn who_has_much_pending_does_not_stand_before_others() {
         let asked: Vec<_> = (1..=32).map(|id| (Uuid::from_u128(id), 5)).collect();
         let due = room.due(&asked, 10).await.unwrap();
         assert_eq!(due.len(), 5 + 31);
-        assert_eq!(
-            due.iter()
-                .filter(|row| row.subscription.as_u128() == 1)
-                .count(),
-            5
-        );
+        let first = asked[0].0.to_string();
+        let of_first = due.iter().filter(|it| it.subscription == first);
+        assert_eq!(of_first.count(), 5);
     })
     .await;
 }
@@ -314,9 +313,9 @@ async fn a_row_that_is_refused_for_good_keeps_no_other_from_being_written() {
         assert_eq!((pending, dead.len()), (vec![&bad], 1));
     }
     let one = Uuid::from_u128(1);
-    let kept = room.pending_of(one, None, 0, 99).await.unwrap();
+    let kept = whole(room.pending_of(one, None, 0, 99).await);
     assert_eq!(kept.len(), 19);
-    assert_eq!(room.attempts_of(one, (0, 0), 9).await.unwrap().len(), 1);
+    assert_eq!(whole(room.attempts_of(one, (0, 0), 9).await).len(), 1);
     store.close().await;
 }
 
@@ -354,6 +353,65 @@ async fn a_letter_written_twice_is_one_that_is_open() {
             found.state.as_str(),
         );
         assert_eq!(shown, (16, "status 503", "open"));
+    })
+    .await;
+}
+
+/// Changes a column of rows as a disk would: without their checksums.
+async fn damage(store: &Store, change: &'static str) {
+    let room = store.deliveries();
+    on_either!(room.connections, "damage a row", connection => {
+        sqlx::query(change).execute(connection).await.map(drop)
+    })
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_row_hides_no_other_of_its_list() {
+    on_each_database(async |store| {
+        let room = store.deliveries();
+        let one = Uuid::from_u128(1);
+        let flush = Flush {
+            attempts: (1..6).map(|sequence| attempt(sequence, 1)).collect(),
+            pending: (1..6).map(|it| pending(it, "waiting", 10)).collect(),
+            dead: (1..6).map(|id| dead(id, "no")).collect(),
+            ..Flush::default()
+        };
+        room.flush(&flush).await.unwrap();
+        for change in [
+            "UPDATE pending_deliveries SET detail = 'x' WHERE sequence IN (1, 2, 4)",
+            "UPDATE delivery_attempts SET detail = 'x' WHERE sequence IN (1, 2, 4)",
+            "UPDATE dead_letter_event SET event_id = 'x' WHERE sequence IN (7, 8, 10)",
+        ] {
+            damage(&store, change).await;
+        }
+
+        let due = room.due(&[(one, 9)], 10).await.unwrap();
+        let sound: Vec<(i64, bool)> = due.iter().map(|it| (it.sequence, it.row.is_ok())).collect();
+        let all = [(1, false), (2, false), (3, true), (4, false), (5, true)];
+        assert_eq!(sound, all);
+        room.put_off(&due[0].subscription, 1, 20).await.unwrap();
+        let next = room.due(&[(one, 1)], 10).await.unwrap();
+        assert_eq!((next[0].sequence, next[1].sequence), (2, 1));
+        assert_eq!(next[1].next_at_ms, 20);
+
+        // A page is filled with what is sound.
+        let found = room.pending_of(one, None, 0, 1).await.unwrap();
+        assert_eq!((found.rows[0].sequence, found.damaged.len()), (3, 2));
+        let told = found.damaged[0].to_string();
+        assert!(
+            told.contains("pending_deliveries") && told.contains("/1"),
+            "{told}"
+        );
+        assert!(found.whole().is_err());
+        let found = room.attempts_of(one, (3, 1), 9).await.unwrap();
+        assert_eq!((found.rows[0].sequence, found.damaged.len()), (5, 1));
+        let query = DeadLetterQuery {
+            limit: 2,
+            ..DeadLetterQuery::default()
+        };
+        let found = store.dead_letters().list(&tenant(), &query).await.unwrap();
+        assert_eq!((found.rows.len(), found.damaged.len()), (2, 3));
     })
     .await;
 }

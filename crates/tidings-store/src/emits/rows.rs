@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use tidings_event::TenantId;
+use tidings_event::event::rfc3339;
+use uuid::Uuid;
 
 use super::{EmitPlace, EmitRow, EmitState};
 use crate::deliveries::number;
@@ -79,6 +81,27 @@ impl Sealed for UsageRow {
             emits: whole(row, name, "emits")?,
         })
     }
+}
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+/// Of a century from 1970 on.
+const DAYS: i64 = 36_525;
+
+/// Whose a damaged count is, of which month, and between which ids its emits stand; `None` when that cannot be told either.
+pub(super) fn of_damaged(row: &impl Columns) -> Option<(TenantId, String, (Uuid, Uuid))> {
+    let tenant = row.text("tenant").ok()?.parse().ok()?;
+    let month = row.text("month").ok()?;
+    // Day by day: that takes a moment, once.
+    let is_in = |at_ms: &i64| rfc3339(*at_ms).starts_with(&month);
+    let mut days = (0..DAYS).map(|day| day * DAY_MS);
+    let begins = days.find(is_in)?;
+    let ends = days.find(|at_ms| !is_in(at_ms))?;
+    Some((tenant, month, (first_at(begins), first_at(ends))))
+}
+
+/// The first id of a time: an event's id begins with it, so that rows stand in the order of both.
+pub(super) fn first_at(at_ms: i64) -> Uuid {
+    Uuid::from_u128(u128::from(at_ms.max(0).unsigned_abs()) << 80)
 }
 
 impl Sealed for EmitRow {

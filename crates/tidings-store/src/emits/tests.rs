@@ -218,3 +218,69 @@ async fn what_becomes_of_an_emit_is_noted_and_listed() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_emit_that_is_not_on_the_bus_keeps_its_payload_whatever_is_noted_of_it() {
+    on_each_database(async |store| {
+        let (room, tenant) = (store.emits(), "acme".parse().unwrap());
+        let wanted = [admission(row(1, None), None)];
+        room.admit(&wanted, &[]).await.unwrap();
+        let noted = async |state| {
+            let notes = [becomes(1, state, Some(30))];
+            room.admit(&[], &notes).await.unwrap();
+            let found = room.of_event(&tenant, id_of(1)).await.unwrap().unwrap();
+            (found.state, found.payload)
+        };
+        for state in [EmitState::Queued, EmitState::Failed, EmitState::Queued] {
+            assert_eq!(noted(state).await, (state, Some("{}".into())));
+        }
+        let on_the_bus = (EmitState::Relayed, None);
+        assert_eq!(noted(EmitState::Relayed).await, on_the_bus);
+        assert_eq!(noted(EmitState::Queued).await, on_the_bus);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_damaged_count_is_made_anew_from_the_emits_of_its_month() {
+    // 2026-10-31T23:59:59.999Z, 2026-11-01T00:00:00Z, 2026-11-30T23:59:59.999Z, 2026-12-01T00:00:00Z.
+    let times: [i64; 4] = [
+        1_793_491_199_999,
+        1_793_491_200_000,
+        1_796_083_199_999,
+        1_796_083_200_000,
+    ];
+    on_each_database(async |store| {
+        let (room, tenant) = (store.emits(), "acme".parse().unwrap());
+        let at = |number: u128, at_ms: i64| {
+            let event_id = Uuid::from_u128(rows::first_at(at_ms).as_u128() | number);
+            EmitRow {
+                event_id,
+                idempotency_key: event_id.to_string(),
+                created_at_ms: at_ms,
+                ..row(1, None)
+            }
+        };
+        let earlier = times.map(|at_ms| admission(at(1, at_ms), None));
+        room.admit(&earlier, &[]).await.unwrap();
+        let damage = "UPDATE custom_event_usage SET emits = 9 WHERE tenant = 'acme'";
+        on_either!(&store.connections, "damage a row", connection => {
+            sqlx::query(damage).execute(connection).await.map(drop)
+        })
+        .unwrap();
+        assert_eq!(room.usage(&tenant, "2026-11").await.unwrap(), 2);
+        let wanted = [
+            admission(at(2, times[1]), Some(3)),
+            admission(at(3, times[1]), Some(3)),
+        ];
+        let admitted = room.admit(&wanted, &[]).await.unwrap();
+        assert_eq!(admitted, [Admitted::New, Admitted::OverLimit]);
+        let mended = on_either!(&store.connections, "read a row", connection => {
+            let rows = sqlx::query(UsageRow::ALL).fetch_all(connection).await;
+            rows.map(|rows| rows.iter().map(UsageRow::from_row).collect::<Result<Vec<_>, _>>())
+        });
+        let mended = mended.unwrap().unwrap();
+        assert_eq!((mended.len(), mended[0].emits), (1, 3));
+    })
+    .await;
+}

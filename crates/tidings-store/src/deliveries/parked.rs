@@ -1,0 +1,121 @@
+//! Keys that are parked, and how much waits behind each.
+
+use std::collections::BTreeMap;
+
+use sqlx::QueryBuilder;
+use uuid::Uuid;
+
+use super::{Deliveries, PendingRow, number};
+use crate::StoreError;
+use crate::found::{Found, page, placed};
+use crate::pool::{Columns, on_either, pieces};
+
+impl Deliveries<'_> {
+    /// The parked heads of a subscription's keys after a sequence number, in the order of their numbers.
+    pub async fn parked(
+        &self,
+        subscription: Uuid,
+        after: u64,
+        limit: u32,
+    ) -> Result<Found<PendingRow>, StoreError> {
+        let query = "SELECT * FROM pending_deliveries WHERE state = 'parked' AND subscription = $1 \
+             AND sequence > $2 AND lane IS NOT NULL ORDER BY sequence LIMIT $3";
+        page(number(after), limit, async |after, limit| {
+            on_either!(self.connections, "read parked keys", connection => {
+                let rows = sqlx::query(query)
+                    .bind(subscription.to_string())
+                    .bind(after)
+                    .bind(i64::from(limit))
+                    .fetch_all(connection)
+                    .await?;
+                placed(&rows, |row| row.integer("sequence"))
+            })
+        })
+        .await
+    }
+
+    /// How many of a subscription's deliveries are behind others of these keys; a key that has none is not answered.
+    pub async fn behind(
+        &self,
+        subscription: Uuid,
+        lanes: &[&str],
+    ) -> Result<BTreeMap<String, u64>, StoreError> {
+        let mut behind = BTreeMap::new();
+        for lanes in pieces(lanes) {
+            let counted: Vec<(String, i64)> = on_either!(self.connections, "count what is behind", connection => {
+                let mut builder = QueryBuilder::new(
+                    "SELECT lane, COUNT(*) AS behind FROM pending_deliveries \
+                     WHERE state = 'behind' AND subscription = ",
+                );
+                builder.push_bind(subscription.to_string()).push(" AND lane IN (");
+                let mut listed = builder.separated(", ");
+                for lane in lanes {
+                    listed.push_bind(*lane);
+                }
+                builder.push(") GROUP BY lane");
+                let rows = builder.build().fetch_all(connection).await;
+                rows.and_then(|rows| {
+                    let rows = rows.iter().map(|row| Ok((row.text("lane")?, row.integer("behind")?)));
+                    rows.collect()
+                })
+            })?;
+            let counted = counted.into_iter();
+            behind.extend(counted.map(|(lane, count)| (lane, count.unsigned_abs())));
+        }
+        Ok(behind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Flush;
+    use crate::suite::on_each_database;
+
+    fn row(sequence: u64, lane: &str, state: &str) -> PendingRow {
+        PendingRow {
+            subscription: Uuid::from_u128(1),
+            sequence,
+            tenant: "acme".parse().unwrap(),
+            event_id: Uuid::from_u128(sequence.into()),
+            lane: Some(lane.to_owned()),
+            attempts: 1,
+            state: state.to_owned(),
+            next_at_ms: 10,
+            detail: "{}".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn parked_keys_are_found_page_by_page_whatever_else_is_pending() {
+        on_each_database(async |store| {
+            let room = store.deliveries();
+            let waits = (1..20).map(|sequence| row(sequence, "w", "waiting"));
+            let parked = [row(30, "b", "parked"), row(31, "a", "parked")];
+            let behind = [
+                row(32, "b", "behind"),
+                row(33, "b", "behind"),
+                row(34, "w", "behind"),
+            ];
+            let flush = Flush {
+                pending: waits.chain(parked.clone()).chain(behind).collect(),
+                ..Flush::default()
+            };
+            room.flush(&flush).await.unwrap();
+            let one = Uuid::from_u128(1);
+            let [first, second] = parked;
+            assert_eq!(room.parked(one, 0, 1).await.unwrap().rows, [first]);
+            assert_eq!(room.parked(one, 30, 9).await.unwrap().rows, [second]);
+            let behind = room.behind(one, &["a", "b"]).await.unwrap();
+            assert_eq!(
+                behind.into_iter().collect::<Vec<_>>(),
+                [("b".to_owned(), 2)]
+            );
+            assert_eq!(
+                room.behind(Uuid::from_u128(2), &["b"]).await.unwrap().len(),
+                0
+            );
+        })
+        .await;
+    }
+}
