@@ -217,13 +217,14 @@ impl Client {
         self.get(&["v1", "tenants", tenant]).await?.json()
     }
 
-    /// Writes a tenant, for operators. Its slug stays if not given, or is made from its id; no namespaces are its slug alone.
+    /// Writes a tenant, for operators. What is `None` stays as it is; a new tenant has a slug made from its id, the plan `FREE`
+    /// and its slug as its namespace, which an empty list is too.
     pub async fn put_tenant(
         &self,
         tenant: &str,
         slug: Option<&str>,
-        plan: &str,
-        namespaces: &[String],
+        plan: Option<&str>,
+        namespaces: Option<&[String]>,
     ) -> Result<Value, Error> {
         let body = json!({ "slug": slug, "plan": plan, "namespaces": namespaces });
         let url = self.url(&["v1", "tenants", tenant]);

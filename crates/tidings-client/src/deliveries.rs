@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::client::Client;
@@ -43,9 +44,15 @@ const SUBSCRIPTIONS: [&str; 2] = ["v1", "subscriptions"];
 const DEAD_LETTERS: [&str; 2] = ["v1", "dead-letters"];
 
 impl Client {
-    /// The tenant's subscriptions.
-    pub async fn list_subscriptions(&self) -> Result<Page<Value>, Error> {
-        self.get(&SUBSCRIPTIONS).await?.json()
+    /// A page of the tenant's subscriptions, oldest first, from where the page before ended; of 1 to 1,000, or 100.
+    pub async fn list_subscriptions(
+        &self,
+        limit: Option<u32>,
+        cursor: Option<&str>,
+    ) -> Result<Page<Value>, Error> {
+        let limit = limit.map(|limit| limit.to_string());
+        let parameters = [("limit", limit.as_deref()), ("cursor", cursor)];
+        self.list(&SUBSCRIPTIONS, &parameters).await
     }
 
     /// A subscription.
@@ -129,8 +136,8 @@ impl Client {
         self.list(&DEAD_LETTERS, &parameters).await
     }
 
-    /// A dead letter with its event.
-    pub async fn get_dead_letter(&self, id: &str) -> Result<Value, Error> {
+    /// A dead letter with its event, as the server wrote it: no number of its data loses digits.
+    pub async fn get_dead_letter(&self, id: &str) -> Result<Box<RawValue>, Error> {
         self.get(&["v1", "dead-letters", id]).await?.json()
     }
 

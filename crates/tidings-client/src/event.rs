@@ -84,7 +84,7 @@ pub struct Receipt {
 }
 
 /// An event as the server holds it: CloudEvents attributes and where it stands.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// The id that URLs take.
@@ -96,9 +96,10 @@ pub struct Event {
     /// The type.
     #[serde(rename = "type")]
     pub event_type: String,
-    /// The data, if it is JSON; other data is `data_base64` among the attributes.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub data: Value,
+    /// The data as its publisher wrote it, if it is JSON: no number has lost digits on the way. Other
+    /// data is `data_base64` among the attributes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Box<RawValue>>,
     /// The topic it stands in.
     pub topic: String,
     /// The partition it stands in.
@@ -110,6 +111,13 @@ pub struct Event {
     /// Every further attribute.
     #[serde(flatten)]
     pub attributes: Map<String, Value>,
+}
+
+impl Event {
+    /// The data as a type of the caller's, which decides what a number keeps; `null` if there is none.
+    pub fn read_data<'e, T: Deserialize<'e>>(&'e self) -> serde_json::Result<T> {
+        serde_json::from_str(self.data.as_deref().map_or("null", RawValue::get))
+    }
 }
 
 /// Which events to list. Nothing set: all of the tenant's.

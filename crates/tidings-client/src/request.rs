@@ -15,7 +15,8 @@ use crate::error::{Error, Problem};
 /// How long one try may take, from connecting to the answer's last byte.
 const TRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The largest answer that is read; the largest page of the largest events stays below it.
+/// The largest answer that is read. A page of events ends at about 16 MiB as the log holds them; as
+/// JSON that is 100 MiB at worst, with each byte escaped.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
 /// The bus is away: told at once, nothing is buffered (source A).

@@ -28,6 +28,8 @@ pub(crate) struct Decoder {
     /// The id of the last message, or of a later block that had an id and no data. Holds until the
     /// next.
     pub(crate) last_id: Option<String>,
+    /// Whether a comment came, which is how a server says that it is there.
+    pub(crate) has_beaten: bool,
 }
 
 impl Decoder {
@@ -44,6 +46,7 @@ impl Decoder {
     pub(crate) fn next(&mut self) -> Option<Message> {
         while let Some(line) = self.line() {
             if !line.is_empty() {
+                self.has_beaten |= line.starts_with(':');
                 self.field(&line);
                 continue;
             }

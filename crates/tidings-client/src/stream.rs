@@ -27,7 +27,7 @@ pub struct StreamQuery {
 }
 
 /// An event and where the stream stands after it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct StreamedEvent {
     /// What to go on after, in another stream.
     pub cursor: String,
@@ -105,8 +105,11 @@ impl EventStream {
                 self.cursor = Some(cursor.clone());
                 return Ok(Some(StreamedEvent { cursor, event }));
             }
-            // A server may tell where the stream stands without an event, at its beginning for
-            // example.
+            // The stream works, and may be idle for as long as its tenant is. A position alone says only that it has begun.
+            if std::mem::take(&mut decoder.has_beaten) {
+                self.failures = 0;
+            }
+            // The server tells where a stream stands at its beginning, before any event.
             if let Some(cursor) = &decoder.last_id {
                 self.cursor = Some(cursor.clone());
             }

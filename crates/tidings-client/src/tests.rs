@@ -182,6 +182,17 @@ async fn an_outage_of_the_bus_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn a_key_that_an_earlier_try_still_has_is_tried_again() {
+    let busy = || problem(503, "IDEMPOTENCY_KEY_IN_USE", Some("0"));
+    let (server, client) = Server::answering([broken(), busy(), receipt()]).await;
+    let receipt = client.publish(&greeting()).await.unwrap();
+    for asked in server.asked() {
+        assert_eq!(asked.header("idempotency-key"), receipt.idempotency_key);
+    }
+    assert_eq!(server.asked().len(), 3);
+}
+
+#[tokio::test]
 async fn a_repeated_key_is_told() {
     let mut replayed = receipt();
     replayed
@@ -338,8 +349,8 @@ async fn every_method_asks_its_endpoint() {
     };
     let events = client.list_events(&query).await.unwrap();
     assert_eq!(
-        (events.items, events.next_cursor),
-        (vec![one], Some("c2".into()))
+        (json!(events.items), events.next_cursor),
+        (json!([one]), Some("c2".into()))
     );
     assert_eq!(
         client.explain(&greeting()).await.unwrap()["verdict"],
@@ -383,6 +394,35 @@ async fn every_method_asks_its_endpoint() {
 }
 
 #[tokio::test]
+async fn data_is_what_its_publisher_wrote() {
+    let data = r#"{"z":12345678901234567890.123456789,"a":1e400,"m":1.10}"#;
+    let text = event("e1").to_string().replace(r#"{"x":1}"#, data);
+    let page = format!(r#"{{"items":[{text}],"nextCursor":null}}"#);
+    let streamed = format!("id: c1\nevent: event\ndata: {text}\n\n");
+    let answers = [text.clone(), page, streamed].map(|text| Response::new(Body::from(text)));
+    let (_server, client) = Server::answering(answers).await;
+    let listed = EventQuery::default();
+    let events = [
+        client.get_event("e1").await.unwrap(),
+        client.list_events(&listed).await.unwrap().items.remove(0),
+        client
+            .stream(StreamQuery::default())
+            .next()
+            .await
+            .unwrap()
+            .event,
+    ];
+    for event in events {
+        assert_eq!(event.data.as_ref().map(|data| data.get()), Some(data));
+        let written = serde_json::to_string(&event).unwrap();
+        assert!(written.contains(data), "{written}");
+        let read: std::collections::HashMap<String, &serde_json::value::RawValue> =
+            event.read_data().unwrap();
+        assert_eq!(read["a"].get(), "1e400");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_goes_on_after_the_last_event_it_gave() {
     let message = |id: &str| format!("id: c{id}\nevent: event\ndata: {}\n\n", event(id));
     let stream = |text: String| Response::new(Body::from(text));
@@ -420,6 +460,23 @@ async fn a_stream_goes_on_after_the_last_event_it_gave() {
     assert_eq!(after, ["", "c2", "c2", "c3"]);
     assert_eq!(asked[0].line, "GET /base/v1/events/stream?type=a.b");
     assert_eq!(asked[0].header("accept"), "text/event-stream");
+}
+
+#[tokio::test]
+async fn an_idle_stream_is_resumed_for_ever_from_where_it_began() {
+    let message = format!("id: c7\nevent: event\ndata: {}\n\n", event("7"));
+    let begun = "id: c6\n\n".to_owned();
+    // More often than a stream that never begins is asked.
+    let idle = (0..9).map(|_| ": heartbeat\n\n".to_owned());
+    let texts = [begun].into_iter().chain(idle).chain([message]);
+    let (server, client) =
+        Server::answering(texts.map(|text| Response::new(Body::from(text)))).await;
+    let next = client.stream(StreamQuery::default()).next().await.unwrap();
+    assert_eq!(next.cursor, "c7");
+    let asked = server.asked();
+    assert_eq!(asked.len(), 11);
+    let from = |asked: &Asked| asked.header("last-event-id") == "c6";
+    assert!(!from(&asked[0]) && asked[1..].iter().all(from), "{asked:?}");
 }
 
 #[tokio::test]

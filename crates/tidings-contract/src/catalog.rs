@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use tidings_event::EventType;
+use tidings_event::event::essence;
 
 use crate::Contract;
 use crate::reference::{escaped, foreign, resolve, schemas_below};
@@ -368,8 +369,7 @@ impl<'d> Reading<'d> {
 
 /// Whether a content type is that of structured mode, whatever its parameters (RFC 9110, section 8.3.1).
 fn is_structured(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case(STRUCTURED)
+    essence(content_type) == STRUCTURED
 }
 
 fn text(value: &Value, name: &str) -> String {

@@ -5,8 +5,9 @@
 //! at members, types, enumerations and what is required; what they cannot judge they call breaking for both.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::catalog::{Catalog, Channel};
 use crate::reference::{escaped, layers, schemas_below};
@@ -160,6 +161,7 @@ impl<'s> Walk<'s> {
     }
 
     fn compare_layer(&mut self, old: &'s Value, new: &'s Value, path: &str) {
+        let (old, new) = (in_keywords(old), in_keywords(new));
         let pair = (std::ptr::from_ref(old), std::ptr::from_ref(new));
         if self.above.contains(&pair) {
             return;
@@ -258,6 +260,17 @@ fn says<'s>(document: &'s Value, schema: &'s Value) -> Option<Vec<&'s Value>> {
     });
     layers.extend(last);
     Some(layers)
+}
+
+/// A schema in keywords: `true` accepts anything and `false` nothing.
+fn in_keywords(schema: &Value) -> &Value {
+    static ANYTHING: LazyLock<Value> = LazyLock::new(|| json!({}));
+    static NOTHING: LazyLock<Value> = LazyLock::new(|| json!({ "not": {} }));
+    match schema {
+        Value::Bool(true) => &ANYTHING,
+        Value::Bool(false) => &NOTHING,
+        _ => schema,
+    }
 }
 
 fn below(document: &Value, value: Option<&Value>) -> Map<String, Value> {
@@ -367,8 +380,6 @@ const JUDGED: [&str; 7] = [
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn catalog(data: &Value) -> Catalog {
@@ -527,6 +538,31 @@ mod tests {
         document["channels"]["a"]["messages"]["m"]["x-tidings-subject"] = json!("{tenantid}");
         let named = Catalog::parse(&document.to_string()).unwrap();
         assert_eq!(of(&plain, &named), [(String::new(), Broken::Receivers)]);
+    }
+
+    #[test]
+    fn a_schema_that_is_true_or_false_is_compared_as_what_it_says() {
+        let with = |member: &Value| catalog(&json!({ "properties": { "a": member } }));
+        let check = |old: &Value, new: &Value, expected: &[Broken]| {
+            for (old, new, path) in [
+                (with(old), with(new), "/a"),
+                (catalog(old), catalog(new), ""),
+            ] {
+                let found = diff(&old, &new);
+                let found: Vec<_> = found.iter().map(|it| (&*it.path, it.broken)).collect();
+                let expected: Vec<_> = expected.iter().map(|broken| (path, *broken)).collect();
+                assert_eq!(found, expected);
+                let first = |catalog: &Catalog| catalog.channels.values().next().unwrap().clone();
+                assert_eq!(agree(&first(&old), &first(&new)), expected.is_empty());
+            }
+        };
+        let text = json!({ "type": "string" });
+        check(&text, &json!(true), &[Broken::Receivers]);
+        check(&json!(true), &text, &[Broken::Senders]);
+        check(&json!(true), &json!(false), &[Broken::Everybody]);
+        check(&json!(false), &json!(true), &[Broken::Everybody]);
+        check(&json!(true), &json!({}), &[]);
+        check(&json!({ "not": {} }), &json!(false), &[]);
     }
 
     #[test]

@@ -64,6 +64,9 @@ pub enum EgressError {
     /// The client itself could not be made.
     #[error("no HTTP client can be made: {0}")]
     Setup(#[source] reqwest::Error),
+    /// What the receiver wants to be shown could not be had elsewhere; it was not asked itself.
+    #[error("{0}")]
+    NoCredential(String),
     /// The certificate cannot be used.
     #[error("the client certificate cannot be used: {0}")]
     Identity(#[from] InvalidIdentity),

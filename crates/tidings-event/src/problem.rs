@@ -78,6 +78,10 @@ codes! {
     Internal = "INTERNAL", 500, "internal", "Something went wrong on our side";
     /// The bus cannot be reached; nothing was appended or the outcome is unknown.
     BrokerUnavailable = "events.broker.unavailable", 503, "broker-unavailable", "The bus is not available";
+    /// Another publish has the key, and it is not known yet what becomes of it.
+    IdempotencyKeyInUse = "IDEMPOTENCY_KEY_IN_USE", 503, "idempotency-key-in-use", "Another publish has the idempotency key";
+    /// Request bodies hold as much memory as they may.
+    Overloaded = "OVERLOADED", 503, "overloaded", "Too much is sent at once";
     /// No room.
     StorageFull = "STORAGE_FULL", 507, "storage-full", "The storage is full";
     /// The namespace of a custom event fails its rule.
@@ -179,7 +183,7 @@ pages! {
     "invalid-idempotency-key", "batch-too-large", "event-payload-too-large", "invalid-schema-version",
     "invalid-request", "target-not-allowed", "unauthenticated", "forbidden", "workspace-forbidden", "csrf-rejected", "not-found", "method-not-allowed",
     "unsupported-media-type", "idempotency-key-reused", "event-schema-violation", "rate-limited",
-    "internal", "broker-unavailable", "storage-full",
+    "internal", "broker-unavailable", "idempotency-key-in-use", "overloaded", "storage-full",
     "invalid-namespace", "reserved-namespace", "namespace-not-allowed", "invalid-name",
     "invalid-version-format", "cannot-register-generic-event", "version-already-exists",
     "version-downgrade", "version-invalid-jump", "patch-must-be-byte-equal",

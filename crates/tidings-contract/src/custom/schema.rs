@@ -131,7 +131,13 @@ impl Schema {
 
     /// Whether a payload fits. One that it would take too long to find that out of does not.
     pub fn accepts(&self, payload: &Value) -> bool {
-        self.effort(payload).is_some() && self.contract.accepts(payload)
+        self.tried(payload).0
+    }
+
+    /// The same, with the [`effort`](Self::effort) that it took.
+    pub fn tried(&self, payload: &Value) -> (bool, Option<usize>) {
+        let effort = self.effort(payload);
+        (effort.is_some() && self.contract.accepts(payload), effort)
     }
 
     /// Whether a payload of so many bytes may take more than a millisecond to be held to it.
