@@ -3,6 +3,9 @@
 //! Cast: the room [`Workspaces`]. Workspaces and members lie in the rulebook, where the line asks who may
 //! publish; tenants lie here, in memory too, because each request asks whether its tenant is known.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,7 +14,7 @@ use serde_json::{Value, json};
 use tidings_contract::custom::{Namespace, RESERVED_NAMESPACES};
 use tidings_event::{Code, TenantId, WorkspaceId};
 use tidings_store::{MemberRow, OutboxRow, Store, TenantRow, WorkspaceRow};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::access::Caller;
 use crate::audit::{self, Actor};
@@ -34,16 +37,19 @@ const MADE_WITHIN: Duration = Duration::from_millis(1_800);
 /// The most namespaces of a tenant.
 const MAX_NAMESPACES: usize = 100;
 
-/// What an operator says of a tenant.
+/// How often a tenant is written again that other replicas keep writing in between.
+const TRIES: usize = 10;
+
+/// What an operator says of a tenant. What is not given stays as it is.
 #[derive(Debug, Clone)]
 pub struct NewTenant {
-    /// What it is called by in the names of its events: as a tenant's id, 1 to 128 characters. If not given it stays, and of a
-    /// new tenant is made from its id.
+    /// Its namespace while it is given none: as a tenant's id, 1 to 128 characters. Of a new tenant it is made from its id.
     pub slug: Option<String>,
-    /// The word for a [`Plan`].
-    pub plan: String,
-    /// What it may name events under (source D's regex, none that is reserved); at most 100. None is its slug alone.
-    pub namespaces: Vec<String>,
+    /// The word for a [`Plan`]; a new tenant is on the Free one.
+    pub plan: Option<String>,
+    /// What it may name events under (source D's regex, none that is reserved); at most 100. An empty list, and that of a new
+    /// tenant, is its slug alone.
+    pub namespaces: Option<Vec<String>>,
 }
 
 /// A tenant in force.
@@ -51,7 +57,7 @@ pub struct NewTenant {
 pub struct Tenant {
     /// Its id, as in credentials.
     pub id: TenantId,
-    /// What it is called by in the names of its events.
+    /// Its namespace while it is given none.
     pub slug: String,
     /// The word for a [`Plan`].
     pub plan: String,
@@ -165,35 +171,61 @@ impl Workspaces {
             ));
         }
         check(&new)?;
-        let now = self.clock.now_ms();
-        let before = self.known(id);
-        let row = TenantRow {
-            id: id.clone(),
-            slug: match (new.slug, &before) {
-                (Some(slug), _) => slug,
-                (None, Some(before)) => before.slug.clone(),
-                (None, None) => self.free_slug(id),
-            },
-            plan: new.plan,
-            namespaces: json!(new.namespaces).to_string(),
-            created_at_ms: before.map_or(now, |before| before.created_at_ms),
-            updated_at_ms: now,
-        };
-        let target = json!({
-            "kind": "tenant", "id": id.as_str(), "slug": row.slug, "plan": row.plan,
-            "namespaces": new.namespaces,
-        });
-        let events = self.told(caller, id, "tenant.written", &target)?;
-        let room = self.clone();
+        let (room, caller, id) = (self.clone(), caller.clone(), id.clone());
         to_its_end(async move {
-            let _alone = room.changing.lock().await;
-            let written = room.store.workspaces().put_tenant(&row, &events).await;
-            written.map_err(store_fault)?;
-            let tenant = room.learn(read_tenant(row)?);
-            room.outbox.deliver().await;
-            Ok(tenant)
+            let alone = room.changing.lock().await;
+            for _ in 0..TRIES {
+                // Memory may be behind what another replica has written.
+                let before = room.store.workspaces().tenant(&id).await;
+                let before = before.map_err(store_fault)?;
+                let row = room.after(&id, before.as_ref(), &new);
+                let events = room.written(&caller, &row)?;
+                let rows = room.store.workspaces();
+                let written = rows.put_tenant(&row, before.as_ref(), &events).await;
+                if !written.map_err(store_fault)? {
+                    continue;
+                }
+                let tenant = room.learn(read_tenant(row)?);
+                drop(alone);
+                room.outbox.deliver().await;
+                return Ok(tenant);
+            }
+            let detail = "The tenant is being written elsewhere all the time; try again.";
+            let refusal = Refusal::new(Code::RateLimited, Rule::RateLimit, detail);
+            Err(refusal.retry_after(Duration::from_secs(1)))
         })
         .await
+    }
+
+    /// A tenant as it is with what an operator says of it.
+    fn after(&self, id: &TenantId, before: Option<&TenantRow>, new: &NewTenant) -> TenantRow {
+        let now = self.clock.now_ms();
+        let stands = before.cloned().unwrap_or_else(|| TenantRow {
+            id: id.clone(),
+            slug: self.free_slug(id),
+            plan: Plan::Free.as_str().to_owned(),
+            namespaces: "[]".to_owned(),
+            created_at_ms: now,
+            updated_at_ms: now,
+        });
+        let namespaces = new.namespaces.as_ref();
+        TenantRow {
+            slug: new.slug.clone().unwrap_or(stands.slug),
+            plan: new.plan.clone().unwrap_or(stands.plan),
+            namespaces: namespaces.map_or(stands.namespaces, |it| json!(it).to_string()),
+            // Each writing has its own time: by it one that came between is known.
+            updated_at_ms: now.max(before.map_or(now, |before| before.updated_at_ms + 1)),
+            ..stands
+        }
+    }
+
+    fn written(&self, caller: &Caller, row: &TenantRow) -> Result<Vec<OutboxRow>, Refusal> {
+        let namespaces: Value = serde_json::from_str(&row.namespaces).map_err(unread)?;
+        let target = json!({
+            "kind": "tenant", "id": row.id.as_str(), "slug": row.slug, "plan": row.plan,
+            "namespaces": namespaces,
+        });
+        self.told(caller, &row.id, "tenant.written", &target)
     }
 
     /// Makes a workspace of a tenant, for its ADMINs and operators. Answers whether there was none before.
@@ -221,10 +253,10 @@ impl Workspaces {
         let events = self.told(caller, tenant, "workspace.created", &target)?;
         let (room, refused) = (self.clone(), no_workspace(caller));
         to_its_end(async move {
-            let _alone = room.changing.lock().await;
+            let alone = room.changing.lock().await;
             let added = room.store.workspaces().add(&row, &events).await;
             let added = added.map_err(store_fault)?;
-            room.changed().await?;
+            room.changed(alone).await?;
             let rulebook = room.shelf.rulebook();
             let stands = rulebook.workspaces().get(&row.id);
             if stands.is_some_and(|stands| stands.tenant == row.tenant) {
@@ -264,10 +296,10 @@ impl Workspaces {
         let events = self.told(caller, tenant, "workspace-member.written", &target)?;
         let room = self.clone();
         to_its_end(async move {
-            let _alone = room.changing.lock().await;
+            let alone = room.changing.lock().await;
             let written = room.store.workspaces().put_member(&row, &events).await;
             written.map_err(store_fault)?;
-            room.changed().await
+            room.changed(alone).await
         })
         .await
     }
@@ -285,13 +317,13 @@ impl Workspaces {
         let events = self.told(caller, tenant, "workspace-member.removed", &target)?;
         let (room, id, user) = (self.clone(), id.clone(), user.to_owned());
         to_its_end(async move {
-            let _alone = room.changing.lock().await;
+            let alone = room.changing.lock().await;
             let rows = room.store.workspaces();
             let removed = rows.delete_member(&id, &user, &events).await;
             if !removed.map_err(store_fault)? {
                 return Err(Refusal::not_found("member"));
             }
-            room.changed().await
+            room.changed(alone).await
         })
         .await
     }
@@ -361,9 +393,11 @@ impl Workspaces {
         tenant
     }
 
-    /// The change is made: it is put in force and told of, whichever of the two fails.
-    async fn changed(&self) -> Result<(), Refusal> {
+    /// The change is made: it is put in force and told of, whichever of the two fails. Others may change meanwhile what
+    /// waits for the bus.
+    async fn changed(&self, alone: MutexGuard<'_, ()>) -> Result<(), Refusal> {
         let in_force = self.put_in_force().await;
+        drop(alone);
         self.outbox.deliver().await;
         in_force
     }
@@ -423,12 +457,13 @@ fn check(new: &NewTenant) -> Result<(), Refusal> {
         return Err(Refusal::invalid("slug", detail));
     }
     let plans = Plan::ALL.map(Plan::as_str);
-    if !plans.contains(&new.plan.as_str()) {
+    if !new.plan.iter().all(|plan| plans.contains(&plan.as_str())) {
         let detail = format!("'plan' must be {}.", plans.join(", "));
         return Err(Refusal::invalid("plan", detail));
     }
     let open = |name: &String| Namespace::parse(name).is_ok_and(|name| !name.is_reserved());
-    if new.namespaces.len() > MAX_NAMESPACES || !new.namespaces.iter().all(open) {
+    let namespaces = new.namespaces.as_deref().unwrap_or_default();
+    if namespaces.len() > MAX_NAMESPACES || !namespaces.iter().all(open) {
         let detail = format!(
             "'namespaces' holds at most {MAX_NAMESPACES} names of 2 to 31 small letters, digits, _ or -, that begin with \
              a letter and are not reserved."
@@ -438,10 +473,13 @@ fn check(new: &NewTenant) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn unread(error: serde_json::Error) -> Refusal {
+    Refusal::fault("Reading a tenant", &error)
+}
+
 fn read_tenant(row: TenantRow) -> Result<Tenant, Refusal> {
     let namespaces = serde_json::from_str(&row.namespaces);
-    let mut namespaces: Vec<String> =
-        namespaces.map_err(|error| Refusal::fault("Reading a tenant", &error))?;
+    let mut namespaces: Vec<String> = namespaces.map_err(unread)?;
     if namespaces.is_empty() {
         namespaces.push(row.slug.clone());
     }
@@ -491,28 +529,4 @@ pub fn role(text: &str) -> Result<Role, Refusal> {
         )
         .field("role")
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slug_is_made_of_an_id() {
-        let check = |id: &str, taken: &[&str], slug: &str| {
-            let made = slug_of(&id.parse().unwrap(), |slug| taken.contains(&slug));
-            assert_eq!(made, slug, "{id}");
-        };
-        check("acme", &[], "acme");
-        check("Acme.Corp@EU", &[], "acme-corp-eu");
-        check("org_x", &[], "org_x");
-        check("1st", &[], "t-1st");
-        check(&"a".repeat(40), &[], &"a".repeat(31));
-        check("Events", &[], "events-org");
-        check("acme", &["acme"], "acme-2");
-        check("acme", &["acme", "acme-2"], "acme-3");
-        check("events", &["events-org"], "events-org-2");
-        let (long, cut) = ("a".repeat(31), "a".repeat(29) + "-2");
-        check(&long, &[&long], &cut);
-    }
 }

@@ -23,6 +23,7 @@ use super::appended::{UNTIL_RELAYED, command, draft, draft_again, told, unread};
 use super::emit_request::{fingerprint, measure, shape};
 use super::lifecycle::clipped;
 use super::registry::aside;
+use super::relay::LONGEST_HELD_MS;
 use super::{EmitRequest, LifecycleEvent, Registered, Registry};
 use crate::access::{Caller, on_behalf_of};
 use crate::clock::Clock;
@@ -272,7 +273,9 @@ impl Emits {
             .await?;
         let draft = draft(&row, Some(&registered), request.content());
         let command = Command::one(caller.clone(), draft, None);
-        let explanation = self.line.explain(command).await;
+        let line = self.line.clone();
+        let judged = aside("Explaining an emit", move || Ok(line.judge(command))).await?;
+        let explanation = self.line.explained(judged).await;
         let limit = self.registry.plan(&tenant).monthly_emits();
         let used = self
             .store
@@ -367,7 +370,7 @@ impl Emits {
                     state: EmitState::Failed,
                     error: Some(refusal.detail.clone()),
                     place: None,
-                    next_at_ms: again.then_some(now + age.clamp(FIRST_AGAIN_MS, 60_000)),
+                    next_at_ms: again.then_some(now + age.clamp(FIRST_AGAIN_MS, LONGEST_HELD_MS)),
                 }
             }
         }

@@ -146,8 +146,9 @@ fn tried(records: &[Stored], schema: &Schema, mut left: usize) -> Result<(Fit, u
         let payload: Value = serde_json::from_slice(event.data.as_bytes())
             .map_err(|error| Refusal::fault("Reading an emit", &error))?;
         fit.tried += 1;
-        fit.failing += usize::from(!schema.accepts(&payload));
-        left = left.saturating_sub(schema.effort(&payload).unwrap_or(left));
+        let (fits, effort) = schema.tried(&payload);
+        fit.failing += usize::from(!fits);
+        left = left.saturating_sub(effort.unwrap_or(left));
     }
     Ok((fit, left))
 }

@@ -36,9 +36,13 @@ impl Registry {
             if let Some(refusal) = verdict.refusal() {
                 if self.may_tell(tenant, LifecycleEvent::ValidationFailed) {
                     let told = self.refused(tenant, &request, &verdict, &standing);
-                    let kept = self.store.outbox().add(&told).await;
-                    kept.map_err(store_fault)?;
-                    self.outbox.leave();
+                    match self.store.outbox().add(&told).await {
+                        Ok(()) => self.outbox.leave(),
+                        // What it is refused for is the answer, whether or not it can be told.
+                        Err(error) => {
+                            tracing::warn!(%error, "a refused registration is not told of");
+                        }
+                    }
                 }
                 return Err(refusal);
             }
@@ -241,7 +245,6 @@ impl Registry {
         gone.collect()
     }
 
-    /// What tells of a refused registration, in source D's order.
     /// Whether one more such event may be told of a tenant: refusals cost nothing, and must not fill its log.
     pub(super) fn may_tell(&self, tenant: &TenantId, event: LifecycleEvent) -> bool {
         let most = match event {
@@ -256,6 +259,7 @@ impl Registry {
         *count <= most
     }
 
+    /// What tells of a refused registration, in source D's order.
     fn refused(
         &self,
         tenant: &TenantId,

@@ -104,6 +104,8 @@ pub struct Diff {
     pub class: Option<Class>,
     /// A payload that the one accepts and the other refuses, if one was found.
     pub counter_example: Option<serde_json::Value>,
+    /// What the newer one accepts.
+    pub newer: Schema,
 }
 
 /// The room.
@@ -240,6 +242,7 @@ impl Registry {
                 differences,
                 class,
                 counter_example: breaking.then(|| counter_example(&old, &new)).flatten(),
+                newer: new,
             })
         })
         .await

@@ -4,12 +4,15 @@
 //! Loop: [`relay`], which its caller spawns and joins. Replicas on one store take turns; should a turn be outlived, both do
 //! the same, and what is appended twice is known to the bus by its key.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_bus::ReadError;
-use tidings_event::Topic;
+use tidings_event::{Code, TenantId, Topic};
 use tidings_store::{
     CursorRow, EmitNote, EmitPlace, EmitRow, EmitState, Replicas, Share, StoreError,
 };
@@ -17,6 +20,8 @@ use uuid::Uuid;
 
 use super::LifecycleEvent;
 use super::emits::{Emits, FIRST_AGAIN_MS, month};
+use crate::damaged::DAMAGED_AGAIN_MS;
+use crate::publish::refusal::Refusal;
 use crate::rulebook::Route;
 
 /// How often it is looked for emits that are due.
@@ -25,14 +30,17 @@ const EVERY: Duration = Duration::from_millis(500);
 const PAGE: u32 = 200;
 /// The longest wait before the deliveries of an emit are looked at again.
 const LONGEST_WAIT_MS: i64 = 10 * 60 * 1_000;
-/// When an emit is looked at again whose row, or whose deliveries' rows, cannot be read.
-const DAMAGED_AGAIN_MS: i64 = 60 * 60 * 1_000;
+/// The longest wait before the bus is asked again to take an emit.
+pub(super) const LONGEST_HELD_MS: i64 = 60_000;
 /// So long after an emit the bus knows its key for certain: it keeps keys for a day (source A).
 const KEY_IS_KNOWN_MS: i64 = 20 * 60 * 60 * 1_000;
 /// How long a turn lasts that is not lengthened.
 const TURN: Duration = Duration::from_secs(10);
 /// What the turn is called in the store.
 const TURN_NAME: &str = "emits";
+/// So many tenants fail one after the other before the bus is taken to be away: one alone may be on a partition that has
+/// no leader.
+const MOST_FAILED: usize = 4;
 /// How often old emits are removed.
 const FORGET_EVERY_MS: i64 = 10 * 60 * 1_000;
 
@@ -72,20 +80,47 @@ async fn work(emits: &Emits, retention: Duration) {
     }
 }
 
+/// Tenants of whose emits the bus does not take any now.
+#[derive(Default)]
+struct Held {
+    tenants: HashSet<TenantId>,
+    /// How many have failed since one did not.
+    in_a_row: usize,
+}
+
+impl Held {
+    fn note(&mut self, tenant: &TenantId, away: bool) {
+        if !away {
+            self.in_a_row = 0;
+        } else if self.tenants.insert(tenant.clone()) {
+            self.in_a_row += 1;
+        }
+    }
+
+    /// Whether the others would fare no better.
+    fn is_everybody(&self) -> bool {
+        self.in_a_row >= MOST_FAILED
+    }
+}
+
 /// Looks at emits that are due: at those that are not on the bus first, so that nobody's slow deliveries keep them
 /// waiting. Whether there may be more.
 async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, StoreError> {
     let waiting = [EmitState::Queued, EmitState::Failed];
     let (left, full) = due(emits, &waiting).await?;
-    let mut notes = Vec::new();
+    let (mut notes, mut held) = (Vec::new(), Held::default());
     for row in left {
         if !has_turn(turns).await? {
             return Ok(false);
         }
+        if held.tenants.contains(&row.tenant) {
+            notes.push(later(emits, &row));
+            continue;
+        }
         let (note, away) = brought(emits, &row).await;
         notes.push(note);
-        if away {
-            // The others would fare no better.
+        held.note(&row.tenant, away);
+        if held.is_everybody() {
             emits.store.emits().admit(&[], &notes).await?;
             return Ok(false);
         }
@@ -98,14 +133,39 @@ async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, S
             if !has_turn(turns).await? {
                 return Ok(false);
             }
-            notes.push(followed(emits, &cursors, &row).await?);
+            if held.tenants.contains(&row.tenant) {
+                notes.push(later(emits, &row));
+                continue;
+            }
+            notes.push(followed(emits, &cursors, &row, &mut held).await?);
+            if held.is_everybody() {
+                break;
+            }
         }
     }
     emits.store.emits().admit(&[], &notes).await?;
-    Ok(full || more)
+    Ok((full || more) && !held.is_everybody())
 }
 
-/// What is to be noted of an emit that was not known to be on the bus, and whether the bus is away.
+/// What is to be noted of an emit of a tenant that is held: a page of them keeps nobody else's from being looked at.
+fn later(emits: &Emits, row: &EmitRow) -> EmitNote {
+    let now = emits.clock.now_ms();
+    let wait_ms = (now - row.created_at_ms).clamp(FIRST_AGAIN_MS, LONGEST_HELD_MS);
+    EmitNote {
+        event_id: row.event_id,
+        state: row.state,
+        error: row.error.clone(),
+        place: row.place,
+        next_at_ms: Some(now + wait_ms),
+    }
+}
+
+/// Whether a refusal says that the bus takes nothing of the tenant now, and not that something is wrong with the emit.
+fn is_away(refusal: &Refusal) -> bool {
+    matches!(refusal.code, Code::BrokerUnavailable | Code::StorageFull)
+}
+
+/// What is to be noted of an emit that was not known to be on the bus, and whether the bus is away for its tenant.
 async fn brought(emits: &Emits, row: &EmitRow) -> (EmitNote, bool) {
     let now = emits.clock.now_ms();
     // Its process may have died between the append and the note of it, longer ago than the bus knows its key.
@@ -124,7 +184,7 @@ async fn brought(emits: &Emits, row: &EmitRow) -> (EmitNote, bool) {
     match stands {
         Ok(None) => {
             let published = emits.appended(row).await;
-            let away = published.as_ref().is_err_and(|it| it.code.status() >= 500);
+            let away = published.as_ref().is_err_and(is_away);
             (emits.note_of(row, &published), away)
         }
         Ok(Some(stored)) => {
@@ -180,6 +240,7 @@ async fn followed(
     emits: &Emits,
     cursors: &[CursorRow],
     row: &EmitRow,
+    held: &mut Held,
 ) -> Result<EmitNote, StoreError> {
     let now = emits.clock.now_ms();
     let open = |wait_ms: i64| EmitNote {
@@ -221,6 +282,7 @@ async fn followed(
             detail = refusal.detail,
             "what has become of an emit is told later"
         );
+        held.note(&row.tenant, is_away(&refusal));
         return Ok(open(FIRST_AGAIN_MS));
     }
     let given_up = state == EmitState::Undelivered;
@@ -259,8 +321,14 @@ async fn fate(emits: &Emits, cursors: &[CursorRow], row: &EmitRow) -> Result<Fat
         }
     }
     // Before the attempts: what is given up between the two is seen by its attempt.
-    let pending = rows.pending_of_event(&row.tenant, row.event_id).await?;
-    let attempts = rows.attempts_of_event(&row.tenant, row.event_id).await?;
+    let pending = rows
+        .pending_of_event(&row.tenant, row.event_id)
+        .await?
+        .whole()?;
+    let attempts = rows
+        .attempts_of_event(&row.tenant, row.event_id)
+        .await?
+        .whole()?;
     let done = |word: &'static str| {
         let ended = attempts.iter().filter(move |it| it.outcome == word);
         ended

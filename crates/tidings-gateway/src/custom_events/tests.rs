@@ -45,7 +45,10 @@ async fn on_plan(gateway: &Gateway, store: &Store, plan: Plan) {
         created_at_ms: NOW,
         updated_at_ms: NOW,
     };
-    store.workspaces().put_tenant(&row, &[]).await.unwrap();
+    let rows = store.workspaces();
+    let before = rows.tenant(&row.id).await.unwrap();
+    let written = rows.put_tenant(&row, before.as_ref(), &[]).await;
+    assert!(written.unwrap());
     gateway.workspaces.reload().await.unwrap();
 }
 
@@ -168,7 +171,8 @@ async fn every_tenant_has_the_generic_event_and_is_told_so_once() {
     let caller = on_behalf_of(Service::Audit, acme());
     let made = room.register(&caller, request("made", "1.0.0", Status::Draft));
     made.await.unwrap();
-    let waiting = store.outbox().waiting(9).await.unwrap();
+    let waiting = store.outbox().waiting(0, 9).await.unwrap();
+    let waiting: Vec<_> = waiting.into_iter().map(|(_, row)| row.unwrap()).collect();
     let types: Vec<&str> = waiting.iter().map(|row| row.event_type.as_str()).collect();
     let expected = [
         LifecycleEvent::GenericSeeded,

@@ -205,20 +205,32 @@ fn documents(request: &Request) -> (Documents, Option<Fault>) {
     }
 }
 
-/// What the schemas of all versions of an event may take together, in bytes: they are read whenever one is judged.
-const MAX_SCHEMAS_BYTES: usize = 8 << 20;
+/// What all versions of an event may take together, in bytes: they are read whenever one is judged.
+const MAX_VERSIONS_BYTES: usize = 8 << 20;
+/// What a version takes beside its texts, in bytes: many small ones are long to read too.
+const VERSION_BYTES: usize = 1024;
+
+fn bytes_of(schema: &str, example: Option<&str>, description: Option<&str>) -> usize {
+    let texts = [Some(schema), example, description];
+    texts.into_iter().flatten().map(str::len).sum::<usize>() + VERSION_BYTES
+}
 
 /// Whether the plan has room for this event, and the event for this version.
 fn room(request: &Request, standing: &Standing) -> Option<Fault> {
     let plan = standing.plan;
-    let schemas = standing.rows.iter().map(|row| row.payload_schema.len());
-    let bytes = request.schema.len() + schemas.sum::<usize>();
-    if bytes > MAX_SCHEMAS_BYTES {
+    let versions = standing.rows.iter().map(|row| {
+        let (example, description) = (row.payload_example.as_deref(), row.description.as_deref());
+        bytes_of(&row.payload_schema, example, description)
+    });
+    let (example, description) = (request.example.as_deref(), request.description.as_deref());
+    let bytes = bytes_of(&request.schema, example, description) + versions.sum::<usize>();
+    if bytes > MAX_VERSIONS_BYTES {
         let detail = format!(
-            "The schemas of all versions of an event take {MAX_SCHEMAS_BYTES} bytes at most; go on under another name."
+            "All versions of an event take {MAX_VERSIONS_BYTES} bytes at most, each its schema, example and description \
+             and {VERSION_BYTES} bytes more; go on under another name."
         );
         return Some(Fault {
-            expected: Some(format!("at most {MAX_SCHEMAS_BYTES} bytes")),
+            expected: Some(format!("at most {MAX_VERSIONS_BYTES} bytes")),
             got: Some(format!("{bytes} bytes")),
             ..Fault::at(Code::RegistrationQuotaExceeded, "", detail)
         });
@@ -331,32 +343,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_has_room_for_so_many_bytes_of_schemas() {
+    fn an_event_has_room_for_so_many_bytes_of_versions() {
         let tenant: TenantId = "acme".parse().unwrap();
-        let row = CustomEventRow {
-            payload_schema: " ".repeat(MAX_SCHEMAS_BYTES - 10),
+        let text = |bytes: usize| " ".repeat(bytes);
+        let row = |schema, example, description| CustomEventRow {
+            payload_schema: text(schema),
+            payload_example: Some(text(example)),
+            description: Some(text(description)),
             ..crate::custom_events::generic::row(&tenant, 0)
         };
-        let standing = Standing {
+        let standing = |rows| Standing {
             revision: 1,
             plan: Plan::Enterprise,
             namespaces: Vec::new(),
             events: 1,
-            rows: vec![row],
+            rows,
         };
-        let mut request = Request {
+        let request = |schema, example, description| Request {
             namespace: "a".into(),
             name: "b".into(),
             version: "1.0.1".into(),
             status: Status::Draft,
-            description: None,
-            schema: " ".repeat(10).into(),
-            example: None,
+            description: Some(text(description)),
+            schema: text(schema).into(),
+            example: Some(text(example).into()),
         };
-        assert!(room(&request, &standing).is_none());
-        request.schema = " ".repeat(11).into();
-        let fault = room(&request, &standing).unwrap();
-        assert_eq!(fault.code, Code::RegistrationQuotaExceeded);
+        let left = 10 + 2 * VERSION_BYTES;
+        let most = MAX_VERSIONS_BYTES - left;
+        let full = [(most, 0, 0), (0, most, 0), (0, 0, most), (most - 2, 1, 1)];
+        for (schema, example, description) in full {
+            let standing = standing(vec![row(schema, example, description)]);
+            assert!(room(&request(8, 1, 1), &standing).is_none());
+            for (schema, example, description) in [(9, 1, 1), (8, 2, 1), (8, 1, 2)] {
+                let fault = room(&request(schema, example, description), &standing).unwrap();
+                assert_eq!(fault.code, Code::RegistrationQuotaExceeded);
+            }
+        }
+        let many = standing(vec![row(0, 0, 0); MAX_VERSIONS_BYTES / VERSION_BYTES]);
+        assert!(room(&request(0, 0, 0), &many).is_some());
     }
 
     #[test]

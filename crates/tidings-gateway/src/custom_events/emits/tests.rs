@@ -3,7 +3,8 @@
 use tidings_event::json::RawJson;
 
 use super::*;
-use crate::in_memory;
+use crate::Gateway;
+use crate::in_memory::{self, Troubled};
 
 /// A second before December.
 const NOVEMBER: i64 = 1_764_547_199_000;
@@ -41,4 +42,31 @@ async fn the_month_begins_anew_at_midnight_of_its_first_and_a_refused_emit_does_
     let again = emits.emit(&caller, request(Some("k"))).await.unwrap();
     assert_eq!((again.event_id, again.repeated), (first.event_id, true));
     assert_eq!(used().await, 1);
+}
+
+#[tokio::test]
+async fn an_emit_that_the_bus_does_not_find_by_its_time_is_read_where_it_stands() {
+    let (clock, store) = (Clock::manual(NOVEMBER), Store::in_memory().await.unwrap());
+    let bus = Arc::new(Troubled::new(Arc::new(in_memory::bus(&clock))));
+    let parts = in_memory::parts_on(bus.clone(), store.clone(), &clock).await;
+    let gateway = Gateway::open(parts).await.unwrap();
+    let tenant: TenantId = "acme".parse().unwrap();
+    let caller = on_behalf_of(Service::Audit, tenant.clone());
+    let emitted = gateway.emits.emit(&caller, request(None)).await.unwrap();
+    let is_noted = async || {
+        let row = store.emits().of_event(&tenant, emitted.event_id).await;
+        row.unwrap().is_some_and(|row| row.place.is_some())
+    };
+    while !is_noted().await {
+        tokio::task::yield_now().await;
+    }
+    bus.finds_nothing();
+    let found = gateway.events.get(&caller, emitted.event_id).await.unwrap();
+    assert_eq!(found.event.event_id, emitted.event_id);
+    assert_eq!(found.topic.as_str(), "platform.custom.events");
+    let other = on_behalf_of(Service::Audit, "globex".parse().unwrap());
+    for (caller, id) in [(&caller, Uuid::now_v7()), (&other, emitted.event_id)] {
+        let refused = gateway.events.get(caller, id).await.unwrap_err();
+        assert_eq!(refused.code, Code::NotFound);
+    }
 }

@@ -1,0 +1,91 @@
+//! How a tenant is written, and what a slug is made of.
+
+use super::*;
+use crate::access::{Access, Claims};
+use crate::in_memory;
+
+const NOW: i64 = 1_700_000_000_000;
+
+async fn operator(access: &Access) -> Caller {
+    let claims = Claims {
+        subject: "root".into(),
+        tenant: None,
+        module: None,
+        service: None,
+        admin: false,
+        operator: true,
+        issuer: None,
+        audience: None,
+    };
+    let key = access.local_key().unwrap();
+    let token = key.mint(&claims, Duration::from_mins(1), NOW);
+    let bearer = format!("Bearer {token}");
+    access.authenticate(Some(&bearer), NOW).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_an_operator_does_not_say_stays_as_another_replica_has_written_it() {
+    let (clock, store) = (Clock::manual(NOW), Store::in_memory().await.unwrap());
+    let bus = Arc::new(in_memory::bus(&clock));
+    let parts = in_memory::parts_on(bus, store.clone(), &clock).await;
+    let gateway = crate::Gateway::open(parts).await.unwrap();
+    let (operator, room) = (operator(&gateway.access).await, gateway.workspaces);
+    let id: TenantId = "acme".parse().unwrap();
+    let written = TenantRow {
+        id: id.clone(),
+        slug: "corp".into(),
+        plan: "PRO".into(),
+        namespaces: r#"["shop"]"#.into(),
+        created_at_ms: 3,
+        updated_at_ms: NOW + 1,
+    };
+    // This one has not looked since.
+    let elsewhere = store.workspaces().put_tenant(&written, None, &[]).await;
+    assert!(elsewhere.unwrap());
+    assert_eq!(room.known(&id), None);
+    let put = async |slug: Option<&str>, plan: Option<&str>, namespaces: Option<&[&str]>| {
+        let new = NewTenant {
+            slug: slug.map(str::to_owned),
+            plan: plan.map(str::to_owned),
+            namespaces: namespaces.map(|all| all.iter().map(|it| (*it).to_owned()).collect()),
+        };
+        let tenant = room.put_tenant(&operator, &id, new).await.unwrap();
+        assert_eq!(tenant.created_at_ms, 3);
+        (
+            tenant.slug.clone(),
+            tenant.plan.clone(),
+            tenant.namespaces.clone(),
+        )
+    };
+    let as_told = |slug: &str, plan: &str, namespace: &str| {
+        (slug.to_owned(), plan.to_owned(), vec![namespace.to_owned()])
+    };
+    assert_eq!(put(None, None, None).await, as_told("corp", "PRO", "shop"));
+    let on_basic = put(None, Some("BASIC"), None).await;
+    assert_eq!(on_basic, as_told("corp", "BASIC", "shop"));
+    let renamed = put(Some("acme-corp"), None, None).await;
+    assert_eq!(renamed, as_told("acme-corp", "BASIC", "shop"));
+    let alone = put(None, None, Some(&[])).await;
+    assert_eq!(alone, as_told("acme-corp", "BASIC", "acme-corp"));
+    let again = put(Some("other"), None, None).await;
+    assert_eq!(again, as_told("other", "BASIC", "other"));
+}
+
+#[test]
+fn a_slug_is_made_of_an_id() {
+    let check = |id: &str, taken: &[&str], slug: &str| {
+        let made = slug_of(&id.parse().unwrap(), |slug| taken.contains(&slug));
+        assert_eq!(made, slug, "{id}");
+    };
+    check("acme", &[], "acme");
+    check("Acme.Corp@EU", &[], "acme-corp-eu");
+    check("org_x", &[], "org_x");
+    check("1st", &[], "t-1st");
+    check(&"a".repeat(40), &[], &"a".repeat(31));
+    check("Events", &[], "events-org");
+    check("acme", &["acme"], "acme-2");
+    check("acme", &["acme", "acme-2"], "acme-3");
+    check("events", &["events-org"], "events-org-2");
+    let (long, cut) = ("a".repeat(31), "a".repeat(29) + "-2");
+    check(&long, &[&long], &cut);
+}
