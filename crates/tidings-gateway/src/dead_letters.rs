@@ -2,19 +2,24 @@
 
 use tidings_event::{Event, TenantId, cloudevents};
 use tidings_store::{AttemptRow, Flush, PendingRow, Store};
-pub use tidings_store::{DeadLetterQuery, DeadLetterRow};
+pub use tidings_store::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary};
 use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
+use crate::damaged::sound;
 use crate::deliver::record::{self, PendingDetail, Replayed, Waits};
-use crate::events::Events;
+use crate::events::{Events, all_open_to};
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::subscriptions::{administered, reader};
 
 /// The most dead letters of one page.
 pub const MAX_PAGE: u32 = 1_000;
+/// So many events are read at once to see to whom they are open.
+const EVENTS_AT_ONCE: u32 = 16;
+/// A page ends when so many bytes of events were read for it.
+const EVENTS_OF_PAGE: usize = 16 << 20;
 
 /// The room.
 #[derive(Clone)]
@@ -39,14 +44,46 @@ impl DeadLetters {
         &self,
         caller: &Caller,
         query: &DeadLetterQuery,
-    ) -> Result<(Vec<DeadLetterRow>, Option<Uuid>), Refusal> {
+    ) -> Result<(Vec<DeadLetterSummary>, Option<Uuid>), Refusal> {
         let tenant = reader(caller)?;
-        let letters = self.store.dead_letters().list(&tenant, query).await;
-        let mut letters = letters.map_err(store_fault)?;
+        if !all_open_to(caller) {
+            return self.list_open(caller, &tenant, query.clone()).await;
+        }
+        let letters = self.store.dead_letters().summaries(&tenant, query).await;
+        let letters = sound(letters)?;
         let full = letters.len() == query.limit as usize;
         let next = letters.last().filter(|_| full).map(|last| last.id);
-        letters.retain(|letter| self.is_open_to(caller, letter));
         Ok((letters, next))
+    }
+
+    /// Those whose events are open to the caller, which the events themselves say.
+    async fn list_open(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        mut query: DeadLetterQuery,
+    ) -> Result<(Vec<DeadLetterSummary>, Option<Uuid>), Refusal> {
+        let (mut open, mut left, mut bytes) = (Vec::new(), query.limit, 0);
+        loop {
+            query.limit = EVENTS_AT_ONCE.min(left);
+            left -= query.limit;
+            let letters = self.store.dead_letters().list(tenant, &query).await;
+            let letters = sound(letters)?;
+            let full = letters.len() == query.limit as usize;
+            for letter in letters {
+                query.after = Some(letter.id);
+                bytes += letter.event.len();
+                if self.is_open_to(caller, &letter) {
+                    open.push(letter.into());
+                }
+            }
+            if !full {
+                return Ok((open, None));
+            }
+            if left == 0 || bytes >= EVENTS_OF_PAGE {
+                return Ok((open, query.after));
+            }
+        }
     }
 
     /// One of the tenant's.
@@ -67,7 +104,7 @@ impl DeadLetters {
     /// that it is in then: one that is closed stays so.
     pub async fn replay(&self, caller: &Caller, id: Uuid) -> Result<String, Refusal> {
         let letter = self.owned(&administered(caller)?, id).await?;
-        self.again(&letter).await
+        self.again(&letter.into()).await
     }
 
     /// Removes one.
@@ -80,18 +117,15 @@ impl DeadLetters {
         Err(Refusal::not_found("dead letter"))
     }
 
-    /// Attempts of a subscription of the tenant, in the order of its sequence numbers.
+    /// Every attempt to deliver an event of the tenant: by subscription, and in the order of their numbers.
     pub async fn attempts_of_event(
         &self,
         caller: &Caller,
         event_id: Uuid,
     ) -> Result<Vec<AttemptRow>, Refusal> {
         let tenant = reader(caller)?;
-        self.store
-            .deliveries()
-            .attempts_of_event(&tenant, event_id)
-            .await
-            .map_err(store_fault)
+        let rows = self.store.deliveries();
+        sound(rows.attempts_of_event(&tenant, event_id).await)
     }
 
     /// What is still to be delivered of an event of the tenant, each with what is to be told of it.
@@ -104,7 +138,7 @@ impl DeadLetters {
         let rows = self.store.deliveries();
         let rows = rows.pending_of_event(&tenant, event_id).await;
         let now = self.clock.now_ms();
-        let told = rows.map_err(store_fault)?.into_iter().map(|row| {
+        let told = sound(rows)?.into_iter().map(|row| {
             let waits = record::waits(&row, now)?;
             Ok((row, waits))
         });
@@ -127,7 +161,7 @@ impl DeadLetters {
     }
 
     /// One transaction: it is pending again, and replaying. The dispatcher finds it.
-    async fn again(&self, letter: &DeadLetterRow) -> Result<String, Refusal> {
+    async fn again(&self, letter: &DeadLetterSummary) -> Result<String, Refusal> {
         if letter.state != "open" {
             return Ok(letter.state.clone());
         }
@@ -143,7 +177,7 @@ impl DeadLetters {
 
 /// A dead letter's delivery, to be tried again at a time from the beginning of its schedule.
 pub(crate) fn pending(
-    letter: &DeadLetterRow,
+    letter: &DeadLetterSummary,
     now_ms: i64,
     at_ms: i64,
     replay: Option<Uuid>,
@@ -193,4 +227,60 @@ pub(crate) fn event_of(letter: &DeadLetterRow) -> Option<Event> {
         extensions: incoming.extensions,
         data: incoming.data,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::user;
+    use crate::in_memory;
+
+    const NOW: i64 = 1_700_000_000_000;
+
+    #[tokio::test]
+    async fn a_page_for_whom_not_everything_is_open_ends_by_the_bytes_that_were_read() {
+        let clock = Clock::manual(NOW);
+        let store = Store::in_memory().await.unwrap();
+        let bus = std::sync::Arc::new(in_memory::bus(&clock));
+        let parts = in_memory::parts_on(bus, store.clone(), &clock).await;
+        let gateway = crate::Gateway::open(parts).await.unwrap();
+        let dead = (1..=20).map(|id| DeadLetterRow {
+            id: Uuid::from_u128(id),
+            tenant: "acme".parse().unwrap(),
+            subscription: Uuid::from_u128(1),
+            sequence: 1,
+            event_id: Uuid::from_u128(id),
+            event_type: "crm.a.b".parse().unwrap(),
+            event: "x".repeat(1 << 20),
+            attempts: 1,
+            last_error: "no".to_owned(),
+            created_at_ms: NOW,
+            state: "open".to_owned(),
+        });
+        let flush = Flush {
+            dead: dead.collect(),
+            ..Flush::default()
+        };
+        store.deliveries().flush(&flush).await.unwrap();
+        let pages = async |admin: bool| {
+            let caller = user("acme", "ada", admin);
+            let (mut pages, mut after) = (Vec::new(), None);
+            loop {
+                let query = DeadLetterQuery {
+                    after,
+                    limit: 100,
+                    ..DeadLetterQuery::default()
+                };
+                let (page, next) = gateway.dead_letters.list(&caller, &query).await.unwrap();
+                pages.push((page.len(), next.map(|id| id.as_u128())));
+                let Some(next) = next else {
+                    return pages;
+                };
+                after = Some(next);
+            }
+        };
+        assert_eq!(pages(true).await, [(20, None)]);
+        // What cannot be read as an event is open to nobody who is not to see everything.
+        assert_eq!(pages(false).await, [(0, Some(16)), (0, None)]);
+    }
 }

@@ -13,11 +13,14 @@
 
 mod attempt;
 pub mod counted;
+mod damaged;
 mod flush;
 mod gather;
+mod hosts;
 mod lanes;
 mod load;
 pub(crate) mod now;
+pub(crate) mod on_the_way;
 mod queue;
 mod read;
 pub mod record;
@@ -25,6 +28,7 @@ mod replay;
 mod retry;
 mod schedule;
 mod share;
+mod skip;
 mod standing;
 mod stream;
 pub mod target;
@@ -54,6 +58,7 @@ use crate::subscription::State;
 use crate::subscriptions::{Changes, InForce, Subscriptions};
 use attempt::Ended;
 use counted::{Counted, Motion, Part};
+use on_the_way::OnTheWay;
 use queue::{Numbers, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
 use stream::{BySize, RECENT, RECENT_BYTES, Recent, Stream};
@@ -115,6 +120,7 @@ pub(crate) struct Means {
     pub(crate) clock: Clock,
     pub(crate) config: Config,
     pub(crate) counted: Arc<Counted>,
+    pub(crate) on_the_way: on_the_way::Bytes,
 }
 
 /// All that is in motion of one share of the tenants.
@@ -139,12 +145,15 @@ struct Dispatcher {
     /// Queues with places of their own.
     behind: BTreeSet<Uuid>,
     turns: Turns<TenantId, Uuid>,
-    tenants: HashMap<TenantId, usize>,
+    on_the_way: OnTheWay,
     breakers: HashMap<(TenantId, String), Breaker>,
+    /// When those of hosts that nothing is sent to any more were last forgotten.
+    breakers_looked_at_ms: i64,
     /// When to look at a queue again that could not go on.
     wakes: BTreeSet<(i64, Uuid)>,
     /// What is sent again.
     replays: replay::Replaying,
+    skipping: skip::Skipping,
     in_flight: JoinSet<Ended>,
     /// Events that were read once more, for deliveries that wait.
     again: Cache<(TenantId, Uuid), Arc<Carried>, BySize>,
@@ -173,6 +182,8 @@ struct Dispatcher {
     looked_at_ms: i64,
     forgot_at_ms: i64,
     forgetting: Option<JoinHandle<()>>,
+    /// What is damaged and was told of.
+    told: damaged::Told,
     read_to_end: bool,
     /// The stream that is read first in the next turn.
     reads_from: StreamId,
@@ -210,10 +221,12 @@ impl Dispatcher {
             saved_lanes: HashMap::new(),
             behind: BTreeSet::new(),
             turns: Turns::default(),
-            tenants: HashMap::new(),
+            on_the_way: OnTheWay::new(means.on_the_way),
             breakers: HashMap::new(),
+            breakers_looked_at_ms: 0,
             wakes: BTreeSet::new(),
             replays: replay::Replaying::default(),
+            skipping: skip::Skipping::default(),
             in_flight: JoinSet::new(),
             again: Cache::with_weighter(RECENT, RECENT_BYTES as u64, BySize),
             at_hand: HashSet::new(),
@@ -231,6 +244,7 @@ impl Dispatcher {
             looked_at_ms: now,
             forgot_at_ms: 0,
             forgetting: None,
+            told: damaged::Told::default(),
             read_to_end: false,
             reads_from: 0,
             tail,
@@ -314,6 +328,7 @@ impl Dispatcher {
         self.read().await?;
         self.catch_up().await?;
         self.replay().await?;
+        self.end_skipped().await?;
         self.due().await?;
         self.advance_lanes().await?;
         self.start();
@@ -414,8 +429,11 @@ impl Dispatcher {
             match self.in_force.get(id) {
                 None => self.forget(id),
                 Some(subscription) => {
-                    let moved = |queue: &Queue| queue.start != subscription.start.number;
-                    let moved = self.queues.get(&id).is_some_and(moved);
+                    let start = subscription.start.number;
+                    let moved = self.queues.get(&id).is_some_and(|it| it.start != start);
+                    // Nothing was at hand of it since a start: it begins where it is told to.
+                    let saved = self.saved.get(&id);
+                    let begins = saved.is_some_and(|(_, places)| places.start != start);
                     let queue = self.queue(&subscription);
                     let before = std::mem::replace(&mut queue.subscription, subscription.clone());
                     queue.standing.because(None, now);
@@ -431,6 +449,9 @@ impl Dispatcher {
                     self.moved.insert(id);
                     if moved {
                         self.restart(id);
+                    }
+                    if moved || begins {
+                        self.skip(id);
                     }
                     if subscription.state == State::Active {
                         self.waiting.wake(id, now);

@@ -2,21 +2,27 @@
 //!
 //! Cast: the room [`Extensions`]. An extension's row is one model with the tenant's own subscriptions: for each event it
 //! is to get, the room keeps a subscription of the dispatcher's that stands for it, whether its target is an external
-//! service or a plugin in this process.
+//! service or a plugin in this process. The row names it before it is made, so that none is ever without a row; and all of
+//! it is read from the store, where another replica may have written a moment ago.
+
+#[cfg(test)]
+mod tests;
+mod turn;
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidings_event::{EventType, ExtensionId};
 pub use tidings_store::{AttemptRow, ExtensionRow, ExtensionSubscriptionRow};
-use tidings_store::{DeadLetterQuery, DeadLetterRow, Store};
-use tokio::sync::Mutex;
+use tidings_store::{DeadLetterQuery, DeadLetterSummary, Store};
+use turn::Turns;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
+use crate::damaged::sound;
 use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
 use crate::plugins::InProcess;
@@ -69,8 +75,7 @@ pub struct Extensions {
     outbox: Arc<Outbox>,
     clock: Clock,
     in_process: Arc<InProcess>,
-    /// One change at a time: an extension and its subscriptions are several rows.
-    changing: Mutex<()>,
+    turns: Turns,
 }
 
 impl Extensions {
@@ -83,13 +88,13 @@ impl Extensions {
         in_process: Arc<InProcess>,
     ) -> Self {
         Self {
+            turns: Turns::new(&store, clock.clone()),
             store,
             workspaces,
             subscriptions,
             outbox,
             clock,
             in_process,
-            changing: Mutex::default(),
         }
     }
 
@@ -113,7 +118,12 @@ impl Extensions {
         };
         self.check(&row)?;
         let (room, caller) = (self.clone(), caller.clone());
-        to_its_end(async move { room.write(&caller, &workspace, row, new.replay_from).await }).await
+        to_its_end(async move {
+            let id = row.id.clone();
+            let written = Box::pin(room.write(&caller, &workspace, row, new.replay_from));
+            room.turns.alone(&workspace, &id, written).await
+        })
+        .await
     }
 
     async fn write(
@@ -123,7 +133,6 @@ impl Extensions {
         row: ExtensionRow,
         from: Option<From>,
     ) -> Result<ExtensionRow, Refusal> {
-        let _alone = self.changing.lock().await;
         let rows = self.store.extensions();
         let before = rows.get(&row.workspace, &row.id).await;
         let before = before.map_err(store_fault)?;
@@ -134,21 +143,26 @@ impl Extensions {
             let detail = "The kind of an extension does not change; delete it and make it anew.";
             return Err(Refusal::invalid("kind", detail));
         }
-        let all = rows.subscriptions(&row.workspace, Some(&row.id)).await;
-        for one in all.map_err(store_fault)? {
-            let owner = owner(&one);
-            if let Some(known) = self.subscriptions.owned_by(&workspace.tenant, &owner) {
-                let (url, active) = (events_url(&row), row.installed && row.enabled);
-                let url = url.as_deref();
-                let arranged = self
-                    .subscriptions
-                    .arrange(caller, &known, url, active, from);
-                arranged.await?;
+        let all = self.all(workspace, &row.id).await?;
+        self.clear(caller, workspace, &row.id, &all).await?;
+        let active = row.installed && row.enabled;
+        for one in &all {
+            // What is missing is made when it is to get something: until then nothing is in the way of stopping it.
+            let stands = self.subscriptions.kept(&workspace.tenant, one.subscription);
+            if active || stands.await?.is_some() {
+                let made = self.deliver(caller, workspace, &row, (one, &all), from);
+                made.await?;
             }
         }
         if before.is_none() && row.kind == IN_PROCESS {
-            self.subscribe_handlers(caller, workspace, &row, from)
-                .await?;
+            let handled = self.in_process.plugins.keys(&row.id);
+            let handled = handled.iter().flat_map(|keys| keys.keys());
+            let new = handled.filter(|key| all.iter().all(|one| one.event_key != **key));
+            for event_key in new {
+                let one = self.unmade(workspace, &row.id, event_key);
+                let made = self.deliver(caller, workspace, &row, (&one, &all), from);
+                made.await?;
+            }
         }
         let target = json!({
             "kind": "extension", "workspace": row.workspace.as_str(), "id": row.id.as_str(),
@@ -164,31 +178,20 @@ impl Extensions {
         Ok(row)
     }
 
-    /// A new extension in process gets what its plugin handles.
-    async fn subscribe_handlers(
+    /// What an extension is to get, which nothing delivers yet.
+    fn unmade(
         &self,
-        caller: &Caller,
         workspace: &Workspace,
-        extension: &ExtensionRow,
-        from: Option<From>,
-    ) -> Result<(), Refusal> {
-        let keys = self.in_process.plugins.keys(&extension.id);
-        for event_key in keys.iter().flat_map(|keys| keys.keys()) {
-            let mut row = ExtensionSubscriptionRow {
-                workspace: workspace.id.clone(),
-                extension: extension.id.clone(),
-                event_key: event_key.clone(),
-                subscription: None,
-                created_at_ms: self.clock.now_ms(),
-            };
-            let made = self
-                .deliver(caller, workspace, extension, &row, from)
-                .await?;
-            row.subscription = Some(made.0);
-            let kept = self.store.extensions().put_subscription(&row).await;
-            kept.map_err(store_fault)?;
+        extension: &ExtensionId,
+        event_key: &EventType,
+    ) -> ExtensionSubscriptionRow {
+        ExtensionSubscriptionRow {
+            workspace: workspace.id.clone(),
+            extension: extension.clone(),
+            event_key: event_key.clone(),
+            subscription: None,
+            created_at_ms: self.clock.now_ms(),
         }
-        Ok(())
     }
 
     /// An extension, for those to whom the workspace is open.
@@ -212,27 +215,37 @@ impl Extensions {
         let workspace = self.workspaces.administered(caller, workspace)?;
         let (room, caller, id) = (self.clone(), caller.clone(), id.clone());
         to_its_end(async move {
-            let _alone = room.changing.lock().await;
-            room.one(&workspace, &id).await?;
-            let rows = room.store.extensions();
-            let all = rows.subscriptions(&workspace.id, Some(&id)).await;
-            for one in all.map_err(store_fault)? {
-                room.stop(&caller, &workspace, &one).await?;
-            }
-            let target = json!({
-                "kind": "extension", "workspace": workspace.id.as_str(), "id": id.as_str(),
-            });
-            let (actor, tenant) = (Actor::Caller(caller.clone()), workspace.tenant.clone());
-            let event = audit::row(&room.outbox, tenant, "extension.removed", &actor, &target);
-            room.outbox.check(&event)?;
-            let removed = rows.delete(&workspace.id, &id, &[event]).await;
-            if !removed.map_err(store_fault)? {
-                return Err(Refusal::not_found("extension"));
-            }
-            room.outbox.deliver().await;
-            Ok(())
+            let removed = Box::pin(room.remove(&caller, &workspace, &id));
+            room.turns.alone(&workspace, &id, removed).await
         })
         .await
+    }
+
+    async fn remove(
+        &self,
+        caller: &Caller,
+        workspace: &Workspace,
+        id: &ExtensionId,
+    ) -> Result<(), Refusal> {
+        self.one(workspace, id).await?;
+        let all = self.all(workspace, id).await?;
+        self.clear(caller, workspace, id, &all).await?;
+        for one in &all {
+            self.stop(caller, workspace, one).await?;
+        }
+        let target = json!({
+            "kind": "extension", "workspace": workspace.id.as_str(), "id": id.as_str(),
+        });
+        let (actor, tenant) = (Actor::Caller(caller.clone()), workspace.tenant.clone());
+        let event = audit::row(&self.outbox, tenant, "extension.removed", &actor, &target);
+        self.outbox.check(&event)?;
+        let rows = self.store.extensions();
+        let removed = rows.delete(&workspace.id, id, &[event]).await;
+        if !removed.map_err(store_fault)? {
+            return Err(Refusal::not_found("extension"));
+        }
+        self.outbox.deliver().await;
+        Ok(())
     }
 
     /// Has an extension get an event. Repeating it changes nothing, unless `from` is given.
@@ -248,49 +261,48 @@ impl Extensions {
         let (room, caller) = (self.clone(), caller.clone());
         let (id, event_key) = (id.clone(), event_key.clone());
         to_its_end(async move {
-            let _alone = room.changing.lock().await;
-            let extension = room.one(&workspace, &id).await?;
-            let all = room.store.extensions();
-            let all = all.subscriptions(&workspace.id, Some(&id)).await;
-            let all = all.map_err(store_fault)?;
-            let stands = all.iter().find(|one| one.event_key == event_key);
-            if stands.is_none() && all.len() >= MAX_SUBSCRIPTIONS {
-                let detail =
-                    format!("An extension subscribes to at most {MAX_SUBSCRIPTIONS} events.");
-                return Err(Refusal::invalid("eventKey", detail));
-            }
-            let mut row = stands.cloned().unwrap_or(ExtensionSubscriptionRow {
-                workspace: workspace.id.clone(),
-                extension: id,
-                event_key,
-                subscription: None,
-                created_at_ms: room.clock.now_ms(),
-            });
-            room.handled(&extension, &row.event_key)?;
-            let made = room.deliver(&caller, &workspace, &extension, &row, from);
-            let (subscription, secret) = made.await?;
-            row.subscription = Some(subscription);
-            let kept = room.store.extensions().put_subscription(&row).await;
-            kept.map_err(store_fault)?;
-            Ok(Subscribed { row, secret })
+            let one = (&id, &event_key);
+            let subscribed = Box::pin(room.get_one(&caller, &workspace, one, from));
+            room.turns.alone(&workspace, &id, subscribed).await
         })
         .await
     }
 
-    /// The dispatcher's subscription that stands for a row, made if there is none.
+    async fn get_one(
+        &self,
+        caller: &Caller,
+        workspace: &Workspace,
+        (id, event_key): (&ExtensionId, &EventType),
+        from: Option<From>,
+    ) -> Result<Subscribed, Refusal> {
+        let extension = self.one(workspace, id).await?;
+        let all = self.all(workspace, id).await?;
+        let stands = all.iter().find(|one| one.event_key == *event_key);
+        if stands.is_none() && all.len() >= MAX_SUBSCRIPTIONS {
+            let detail = format!("An extension subscribes to at most {MAX_SUBSCRIPTIONS} events.");
+            return Err(Refusal::invalid("eventKey", detail));
+        }
+        let row = stands.cloned();
+        let row = row.unwrap_or_else(|| self.unmade(workspace, id, event_key));
+        self.handled(&extension, &row.event_key)?;
+        self.deliver(caller, workspace, &extension, (&row, &all), from)
+            .await
+    }
+
+    /// Brings the subscription that stands for a row to where its extension is, or makes it; with the secret of those that
+    /// the extension has.
     async fn deliver(
         &self,
         caller: &Caller,
         workspace: &Workspace,
         extension: &ExtensionRow,
-        row: &ExtensionSubscriptionRow,
+        (row, all): (&ExtensionSubscriptionRow, &[ExtensionSubscriptionRow]),
         from: Option<From>,
-    ) -> Result<(Uuid, Option<Zeroizing<String>>), Refusal> {
-        let owner = owner(row);
+    ) -> Result<Subscribed, Refusal> {
+        let mut row = row.clone();
         let active = extension.installed && extension.enabled;
-        // One without a row is of a request that ended between the two writes.
-        let known = self.subscriptions.owned_by(&workspace.tenant, &owner);
-        let subscription = if let Some(known) = known {
+        let known = self.subscriptions.kept(&workspace.tenant, row.subscription);
+        let subscription = if let Some(known) = known.await? {
             let url = events_url(extension);
             let url = url.as_deref();
             let arranged = self
@@ -299,9 +311,15 @@ impl Extensions {
             arranged.await?;
             known
         } else {
+            let id = self.clock.new_id();
+            row.subscription = Some(id);
+            let kept = self.store.extensions().put_subscription(&row).await;
+            kept.map_err(store_fault)?;
             let new = OfExtension {
+                id,
                 document: document(extension, row.event_key.as_str()),
-                owner,
+                owner: owner(&row),
+                siblings: all.iter().filter_map(|one| one.subscription).collect(),
                 tenant: workspace.tenant.clone(),
                 active,
                 from: from.unwrap_or(From::Now),
@@ -311,7 +329,7 @@ impl Extensions {
         let newest = subscription.signing.first();
         let newest = newest.filter(|_| extension.kind == EXTERNAL);
         let secret = newest.map(|(secret, _)| secret.to_verifying_text());
-        Ok((subscription.id, secret))
+        Ok(Subscribed { row, secret })
     }
 
     /// One of the events that an extension is to get.
@@ -338,12 +356,14 @@ impl Extensions {
         let (room, caller) = (self.clone(), caller.clone());
         let (id, event_key) = (id.clone(), event_key.clone());
         to_its_end(async move {
-            let _alone = room.changing.lock().await;
-            let row = room.row(&workspace, &id, &event_key).await?;
-            room.stop(&caller, &workspace, &row).await?;
-            let rows = room.store.extensions();
-            let removed = rows.delete_subscription(&workspace.id, &id, &event_key);
-            removed.await.map(drop).map_err(store_fault)
+            let removed = Box::pin(async {
+                let row = room.row(&workspace, &id, &event_key).await?;
+                room.stop(&caller, &workspace, &row).await?;
+                let rows = room.store.extensions();
+                let removed = rows.delete_subscription(&workspace.id, &id, &event_key);
+                removed.await.map(drop).map_err(store_fault)
+            });
+            room.turns.alone(&workspace, &id, removed).await
         })
         .await
     }
@@ -360,10 +380,8 @@ impl Extensions {
     ) -> Result<Vec<(EventType, AttemptRow)>, Refusal> {
         let workspace = self.workspaces.open_to(caller, workspace)?;
         self.one(&workspace, id).await?;
-        let rows = self.store.extensions();
-        let rows = rows.subscriptions(&workspace.id, Some(id)).await;
         let mut attempts = Vec::new();
-        for row in rows.map_err(store_fault)? {
+        for row in self.all(&workspace, id).await? {
             let begin = match &after {
                 Some((key, ..)) if row.event_key < *key => continue,
                 Some((key, sequence, number)) if row.event_key == *key => (*sequence, *number),
@@ -375,7 +393,7 @@ impl Extensions {
             };
             let deliveries = self.store.deliveries();
             let found = deliveries.attempts_of(subscription, begin, left).await;
-            let found = found.map_err(store_fault)?.into_iter();
+            let found = sound(found)?.into_iter();
             attempts.extend(found.map(|attempt| (row.event_key.clone(), attempt)));
         }
         Ok(attempts)
@@ -387,7 +405,7 @@ impl Extensions {
         caller: &Caller,
         workspace: &str,
         mut query: DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterRow>, Refusal> {
+    ) -> Result<Vec<DeadLetterSummary>, Refusal> {
         let workspace = self.workspaces.open_to(caller, workspace)?;
         let rows = self.store.extensions();
         let rows = rows.subscriptions(&workspace.id, None).await;
@@ -403,8 +421,8 @@ impl Extensions {
         }
         query.subscriptions = own;
         let letters = self.store.dead_letters();
-        let letters = letters.list(&workspace.tenant, &query).await;
-        letters.map_err(store_fault)
+        let letters = letters.summaries(&workspace.tenant, &query).await;
+        sound(letters)
     }
 
     async fn stop(
@@ -413,12 +431,42 @@ impl Extensions {
         workspace: &Workspace,
         row: &ExtensionSubscriptionRow,
     ) -> Result<(), Refusal> {
-        let known = self.subscriptions.owned_by(&workspace.tenant, &owner(row));
-        if let Some(id) = known.map(|known| known.id).or(row.subscription) {
+        if let Some(id) = row.subscription {
             let deleted = self.subscriptions.delete_of(caller, &workspace.tenant, id);
             deleted.await?;
         }
         Ok(())
+    }
+
+    /// Takes away what stands for an extension without a row, as a crash of an earlier release may have left it: nobody
+    /// sees it, and it would get events for ever.
+    async fn clear(
+        &self,
+        caller: &Caller,
+        workspace: &Workspace,
+        id: &ExtensionId,
+        rows: &[ExtensionSubscriptionRow],
+    ) -> Result<(), Refusal> {
+        let own = self.subscriptions.of_extension(workspace, id).into_iter();
+        let without = own.filter(|own| rows.iter().all(|row| row.subscription != Some(*own)));
+        for left in without {
+            let deleted = self
+                .subscriptions
+                .delete_of(caller, &workspace.tenant, left);
+            deleted.await?;
+        }
+        Ok(())
+    }
+
+    /// What an extension is to get.
+    async fn all(
+        &self,
+        workspace: &Workspace,
+        id: &ExtensionId,
+    ) -> Result<Vec<ExtensionSubscriptionRow>, Refusal> {
+        let rows = self.store.extensions();
+        let rows = rows.subscriptions(&workspace.id, Some(id)).await;
+        rows.map_err(store_fault)
     }
 
     async fn one(&self, workspace: &Workspace, id: &ExtensionId) -> Result<ExtensionRow, Refusal> {
@@ -433,9 +481,7 @@ impl Extensions {
         id: &ExtensionId,
         event_key: &EventType,
     ) -> Result<ExtensionSubscriptionRow, Refusal> {
-        let rows = self.store.extensions();
-        let rows = rows.subscriptions(&workspace.id, Some(id)).await;
-        let mut rows = rows.map_err(store_fault)?.into_iter();
+        let mut rows = self.all(workspace, id).await?.into_iter();
         rows.find(|row| row.event_key == *event_key)
             .ok_or_else(|| Refusal::not_found("subscription"))
     }

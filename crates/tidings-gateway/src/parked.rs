@@ -4,25 +4,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidings_bus::Bus;
+use tidings_bus::{Bus, ReadError};
 use tidings_store::{DeadLetterRow, Flush, PendingRow, Store};
 use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
+use crate::damaged::sound;
 use crate::deliver::record::{self, PendingDetail};
 use crate::deliver::{detail_of, let_go};
+use crate::envelope;
 use crate::events::{Events, Placed, unreadable};
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::subscription::storable;
 use crate::subscriptions::{Subscriptions, administered};
 
-/// The most pending deliveries that are looked through for parked keys.
-const MOST: u32 = 10_000;
 /// Why a delivery was given up that its owner has dropped.
 const DROPPED: &str = "it was dropped from its parked key";
-/// The most events of one page.
+/// The most events or keys of one page.
 pub const MAX_PAGE: u32 = 1_000;
 
 /// A key that waits.
@@ -33,7 +33,7 @@ pub struct ParkedKey {
     /// The delivery that its attempts were used up for.
     pub head: PendingRow,
     /// How many wait behind it.
-    pub behind: usize,
+    pub behind: u64,
 }
 
 /// The room.
@@ -60,25 +60,28 @@ impl Parked {
         }
     }
 
-    /// The parked keys of one of the tenant's subscriptions.
-    pub async fn list(&self, caller: &Caller, id: Uuid) -> Result<Vec<ParkedKey>, Refusal> {
+    /// The parked keys of one of the tenant's subscriptions whose heads come after a sequence number, in the order of those;
+    /// and the number to go on from, where there may be more.
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+        after: u64,
+        limit: u32,
+    ) -> Result<(Vec<ParkedKey>, Option<u64>), Refusal> {
         self.subscriptions.get(caller, id)?;
-        let rows = self.store.deliveries().pending_of(id, None, 0, MOST).await;
-        let mut lanes: BTreeMap<String, Vec<PendingRow>> = BTreeMap::new();
-        for row in rows.map_err(store_fault)? {
-            if let Some(lane) = row.lane.clone() {
-                lanes.entry(lane).or_default().push(row);
-            }
-        }
-        let parked = lanes.into_iter().filter_map(|(key, mut rows)| {
-            let head = rows.remove(0);
-            (head.state == "parked").then_some(ParkedKey {
-                key,
-                head,
-                behind: rows.len(),
-            })
+        let rows = self.store.deliveries();
+        let heads = sound(rows.parked(id, after, limit).await)?;
+        let last = heads.last().filter(|_| heads.len() == limit as usize);
+        let next = last.map(|last| last.sequence);
+        let lanes: Vec<&str> = heads.iter().filter_map(|it| it.lane.as_deref()).collect();
+        let behind = rows.behind(id, &lanes).await.map_err(store_fault)?;
+        let parked = heads.into_iter().filter_map(|head| {
+            let key = head.lane.clone()?;
+            let behind = behind.get(&key).copied().unwrap_or(0);
+            Some(ParkedKey { key, head, behind })
         });
-        Ok(parked.collect())
+        Ok((parked.collect(), next))
     }
 
     /// Tries the head of a parked key again, from the beginning of its schedule; the others follow in order.
@@ -98,9 +101,14 @@ impl Parked {
         let mut flush = Flush::default();
         flush.settled.push((id, head.sequence));
         let found = self.bus.find(head.tenant.clone(), head.event_id).await;
-        if let Some(record) = found.map_err(unreadable)? {
-            let event = crate::envelope::read(&record)
-                .map_err(|error| Refusal::fault("Reading an event", &error))?;
+        let found = match found {
+            Err(error @ ReadError::Damaged { .. }) => {
+                tracing::error!(%error, "a parked event is dropped without a dead letter");
+                None
+            }
+            found => found.map_err(unreadable)?,
+        };
+        if let Some(event) = found.as_ref().and_then(envelope::readable) {
             flush.dead.push(DeadLetterRow {
                 id: self.clock.new_id(),
                 tenant: head.tenant,
@@ -149,9 +157,9 @@ impl Parked {
         // Several attempts are of one delivery, so that some more rows are read than deliveries answered.
         let most = limit.saturating_mul(4);
         let tried = rows.attempts_of(id, (after, u32::MAX), most).await;
-        let tried = tried.map_err(store_fault)?;
+        let tried = sound(tried)?;
         let waiting = rows.pending_of(id, None, after, limit).await;
-        let waiting = waiting.map_err(store_fault)?;
+        let waiting = sound(waiting)?;
         // Behind the last that was read of either there may be others of its kind.
         let tried_to = tried.last().filter(|_| tried.len() == most as usize);
         let waits_to = waiting.last().filter(|_| waiting.len() == limit as usize);
@@ -194,7 +202,7 @@ impl Parked {
             .deliveries()
             .pending_of(id, Some(&key), 0, 2)
             .await;
-        let rows = rows.map_err(store_fault)?;
+        let rows = sound(rows)?;
         let parked = rows
             .first()
             .is_some_and(|head| head.state == "parked" && head.tenant == tenant);

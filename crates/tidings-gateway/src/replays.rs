@@ -6,6 +6,7 @@
 pub mod history;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tidings_bus::Bus;
@@ -13,10 +14,12 @@ use tidings_egress::Client;
 use tidings_event::{Code, TenantId};
 pub use tidings_store::ReplayRow;
 use tidings_store::{DeadLetterQuery, ReplayStep, Store};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
+use crate::damaged::sound;
 use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::subscriptions::{Subscriptions, administered, reader};
@@ -24,10 +27,14 @@ use history::{History, Log, Place, Wanted};
 
 /// The most that run for one tenant at once.
 const MOST_AT_ONCE: usize = 16;
-/// The most events that a plan counts; the total of a larger one is not known.
-const MOST_COUNTED: u64 = 1_000_000;
-/// The most dead letters that are counted at once.
-const PAGE: u32 = 1_000;
+/// The most records of the log that a plan looks at within its request; the total of a longer one is not known.
+const MOST_SCANNED: u64 = 500_000;
+/// The most dead letters that a plan counts; the total of a larger one is not known.
+const MOST_LETTERS_COUNTED: u32 = 100_000;
+/// So many plans are counted at once: each reads the log for as long as its request lasts.
+const SURVEYS_AT_ONCE: usize = 2;
+/// When to come back for a plan that finds others being counted.
+const NEXT_SURVEY: Duration = Duration::from_secs(5);
 /// The highest rate, per second.
 pub const MAX_RATE: u32 = 10_000;
 /// The most replays of one page.
@@ -129,6 +136,8 @@ pub struct Replays {
     egress: Client,
     subscriptions: Arc<Subscriptions>,
     clock: Clock,
+    surveys: Arc<Semaphore>,
+    most_scanned: u64,
 }
 
 impl Replays {
@@ -145,6 +154,8 @@ impl Replays {
             egress,
             subscriptions,
             clock,
+            surveys: Arc::new(Semaphore::new(SURVEYS_AT_ONCE)),
+            most_scanned: MOST_SCANNED,
         }
     }
 
@@ -179,22 +190,17 @@ impl Replays {
     pub async fn of_dead_letters(
         &self,
         caller: &Caller,
-        letters: DeadLetters,
+        mut letters: DeadLetters,
     ) -> Result<ReplayRow, Refusal> {
         let tenant = administered(caller)?;
         checked_rate(letters.rate)?;
-        let (mut total, mut after) = (0, None);
-        loop {
-            let query = letters.query(after, PAGE);
-            let page = self.store.dead_letters().list(&tenant, &query).await;
-            let page = page.map_err(store_fault)?;
-            total += page.len() as u64;
-            after = page.last().map(|last| last.id);
-            if page.len() < PAGE as usize || total >= MOST_COUNTED {
-                break;
-            }
-        }
-        let total = (total < MOST_COUNTED).then_some(total);
+        // What is given up from now on is not part of it: it would follow what it has itself sent in vain.
+        let begun = self.clock.now_ms() + 1;
+        letters.until_ms = Some(letters.until_ms.map_or(begun, |until| until.min(begun)));
+        let query = letters.query(None, MOST_LETTERS_COUNTED);
+        let total = self.store.dead_letters().count(&tenant, &query).await;
+        let total = total.map_err(store_fault)?;
+        let total = Some(total).filter(|total| *total < u64::from(MOST_LETTERS_COUNTED));
         self.keep(tenant, None, &Plan::DeadLetters(letters), total)
             .await
     }
@@ -215,8 +221,7 @@ impl Replays {
         limit: u32,
     ) -> Result<Vec<ReplayRow>, Refusal> {
         let tenant = reader(caller)?;
-        let found = self.store.replays().list(&tenant, before, limit).await;
-        found.map_err(store_fault)
+        sound(self.store.replays().list(&tenant, before, limit).await)
     }
 
     /// Stops one where it is. What is on its way arrives. One that has ended stays as it is.
@@ -257,14 +262,14 @@ impl Replays {
         plan: &Plan,
         total: Option<u64>,
     ) -> Result<ReplayRow, Refusal> {
-        let running = self.store.replays().running().await.map_err(store_fault)?;
+        let running = sound(self.store.replays().running().await)?;
         let of_tenant = running.iter().filter(|row| row.tenant == tenant).count();
         if of_tenant >= MOST_AT_ONCE {
             let detail = format!(
                 "{MOST_AT_ONCE} replays of this tenant run already; wait for one or cancel it."
             );
             let refusal = Refusal::new(Code::RateLimited, Rule::Shape, detail);
-            return Err(refusal.retry_after(std::time::Duration::from_mins(1)));
+            return Err(refusal.retry_after(Duration::from_mins(1)));
         }
         let row = ReplayRow {
             id: self.clock.new_id(),
@@ -336,17 +341,21 @@ impl Replays {
         history: &History,
     ) -> Result<Survey, Refusal> {
         let subscription = self.subscriptions.get(caller, subscription)?;
+        let Ok(_alone) = self.surveys.try_acquire() else {
+            let detail = "Other replays are being planned; try again when they are.";
+            let refusal = Refusal::new(Code::RateLimited, Rule::Shape, detail);
+            return Err(refusal.retry_after(NEXT_SURVEY));
+        };
         let log = Log {
             bus: &*self.bus,
             store: &self.store,
         };
-        let (mut survey, mut place, mut seen) = (Survey::default(), Place::default(), 0);
-        while !place.exhausted && seen < MOST_COUNTED {
+        let (mut survey, mut place) = (Survey::default(), Place::default());
+        while !place.exhausted && history.scanned(&place) < self.most_scanned {
             let page = log
                 .page(&subscription, history, &mut place, history::PAGE)
                 .await?;
             for found in page {
-                seen += 1;
                 let differs = match (found.number.is_some(), found.matches) {
                     (false, true) => Some(&mut survey.added),
                     (true, false) => Some(&mut survey.dropped),
@@ -379,4 +388,83 @@ fn checked_rate(rate: Option<u32>) -> Result<(), Refusal> {
         return Err(Refusal::invalid("rate", detail));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tidings_event::Service;
+
+    use super::*;
+    use crate::access::{on_behalf_of, user};
+    use crate::in_memory;
+    use crate::publish::command::Command;
+    use crate::subscriptions::From;
+
+    const NOW: i64 = 1_700_000_000_000;
+
+    fn admin() -> Caller {
+        user("acme", "ada", true)
+    }
+
+    #[tokio::test]
+    async fn letters_that_are_made_after_a_replay_has_begun_are_not_of_it() {
+        let gateway = in_memory::gateway(&Clock::manual(NOW)).await;
+        for (asked, until) in [
+            (None, NOW + 1),
+            (Some(NOW + 99), NOW + 1),
+            (Some(NOW - 9), NOW - 9),
+        ] {
+            let letters = DeadLetters {
+                until_ms: asked,
+                ..DeadLetters::default()
+            };
+            let row = gateway.replays.of_dead_letters(&admin(), letters).await;
+            let Plan::DeadLetters(kept) = Plan::read(&row.unwrap().plan).unwrap() else {
+                panic!("it is about dead letters");
+            };
+            assert_eq!(kept.until_ms, Some(until));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plan_looks_at_so_much_of_the_log_and_so_many_are_made_at_once() {
+        let gateway = in_memory::gateway(&Clock::manual(NOW)).await;
+        let document = json!({
+            "name": "all", "target": { "kind": "webhook", "url": "http://127.0.0.1:9" },
+        });
+        let owner = admin();
+        let made = gateway.subscriptions.create(&owner, document, From::Now);
+        let (subscription, _) = made.await.unwrap();
+        let caller = on_behalf_of(Service::Audit, "acme".parse().unwrap());
+        for n in 0..600 {
+            let draft = in_memory::draft(&json!({ "n": n }).to_string());
+            let command = Command::one(caller.clone(), draft, None);
+            gateway.publish(command).await.unwrap();
+        }
+        let surveyed = async |replays: &Replays| {
+            let wanted = Wanted {
+                from: From::Beginning,
+                until_ms: None,
+                types: vec!["audit.test.*".parse().unwrap()],
+                rate: None,
+                routing: Routing::Now,
+                shadow: None,
+            };
+            replays.survey(&admin(), subscription.id, wanted).await
+        };
+        let mut replays = gateway.replays.clone();
+        let whole = surveyed(&replays).await.unwrap();
+        assert_eq!((whole.count, whole.complete), (600, true));
+        replays.most_scanned = 100;
+        let part = surveyed(&replays).await.unwrap();
+        assert!(part.count < 600 && !part.complete, "{part:?}");
+
+        let taken = replays.surveys.clone().try_acquire_many_owned(2).unwrap();
+        let refusal = surveyed(&gateway.replays).await.unwrap_err();
+        assert_eq!(refusal.code, Code::RateLimited);
+        assert_eq!(refusal.retry_after, Some(NEXT_SURVEY));
+        drop(taken);
+        surveyed(&gateway.replays).await.unwrap();
+    }
 }

@@ -159,6 +159,9 @@ pub(crate) struct Start {
     pub(crate) number: u32,
     /// Offsets by topic; a topic that is not here did not exist, so all of it is wanted.
     pub(crate) places: std::collections::BTreeMap<String, u64>,
+    /// The revision before which it was routed what its owner has skipped by going on from another place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) skipped: Option<u32>,
     /// The extension that it stands for, if it is not its tenant's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<Owner>,

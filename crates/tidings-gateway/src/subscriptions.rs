@@ -8,6 +8,7 @@ mod handshake;
 mod in_force;
 mod merge_patch;
 pub(crate) mod of_extensions;
+mod share;
 mod stored;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::subscription::{Start, State, Subscription};
 
 pub(crate) use in_force::Changes;
 pub use in_force::InForce;
+use share::Shares;
 use stored::{Secrets, SigningSecret, split, stored};
 
 /// How many rows are read at once.
@@ -68,7 +70,7 @@ pub enum Change {
     Pause,
     /// What has waited flows, and what comes after.
     Resume,
-    /// It goes on from another place.
+    /// It goes on from another place, and what waits of before ends.
     Seek(From),
     /// Something happened, so that nothing is sent until its owner resumes it.
     Disable(String),
@@ -93,6 +95,7 @@ pub struct Subscriptions {
     clock: Clock,
     in_force: Arc<InForce>,
     in_process: Arc<InProcess>,
+    shares: Shares,
 }
 
 impl Subscriptions {
@@ -115,6 +118,7 @@ impl Subscriptions {
             clock,
             in_force: in_process.in_force(),
             in_process,
+            shares: Shares::new(usize::MAX),
         };
         room.follow(&mut (-1, None)).await?;
         if room.in_force.has_only_unreadable() {
@@ -122,6 +126,14 @@ impl Subscriptions {
             return Err(Refusal::new(Code::Internal, Rule::Append, detail));
         }
         Ok(room)
+    }
+
+    /// A tenant may have so many of its own, and as many of its workspaces' extensions.
+    pub(crate) fn at_most(self, of_tenant: usize) -> Self {
+        Self {
+            shares: Shares::new(of_tenant),
+            ..self
+        }
     }
 
     /// What the dispatcher matches against.
@@ -167,6 +179,7 @@ impl Subscriptions {
         let tenant = administered(caller)?;
         let wanted = self.usable(document).await?;
         of_extensions::only_theirs(&wanted, None)?;
+        let taken = self.room_for(&tenant, false)?;
         let state = match wanted.enabled {
             Some(false) => State::Disabled,
             _ => State::Active,
@@ -198,7 +211,10 @@ impl Subscriptions {
         row.document = stored(wanted.document, &start);
         let actor = Actor::Caller(caller.clone());
         let room = self.clone();
-        let made = to_its_end(async move { room.keep(row, &actor, "subscription.created").await });
+        let made = to_its_end(async move {
+            let _taken = taken;
+            room.keep(row, &actor, "subscription.created").await
+        });
         let made = made.await?.ok_or_else(|| {
             Refusal::new(
                 Code::Internal,
@@ -211,7 +227,22 @@ impl Subscriptions {
         Ok((made, secret))
     }
 
-    /// The tenant's subscriptions after an id.
+    /// So many of the tenant's subscriptions after an id, oldest first; and where the next page begins, if there are more.
+    pub fn page(
+        &self,
+        caller: &Caller,
+        after: Option<Uuid>,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Subscription>>, Option<Uuid>), Refusal> {
+        let mut page = self.list(caller)?;
+        page.retain(|it| after.is_none_or(|after| it.id > after));
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let next = page.last().filter(|_| more).map(|last| last.id);
+        Ok((page, next))
+    }
+
+    /// The tenant's subscriptions, oldest first.
     pub fn list(&self, caller: &Caller) -> Result<Vec<Arc<Subscription>>, Refusal> {
         let mut all = self.in_force.of(&reader(caller)?);
         all.retain(|it| it.start.owner.is_none());
@@ -323,6 +354,8 @@ impl Subscriptions {
             let mut row = self.row(tenant, id).await?;
             row.state = "deleted".into();
             row.secrets = String::new();
+            // What is left is the word that it is gone: its headers and filter are nobody's business any more.
+            row.document = "{}".into();
             row.revision += 1;
             row.updated_at_ms = self.clock.now_ms();
             let events = self.told(&row, actor, "subscription.deleted")?;
@@ -353,21 +386,18 @@ impl Subscriptions {
                 let wanted = self.usable(whole).await?;
                 of_extensions::only_theirs(&wanted, start.owner.as_ref())?;
                 match wanted.enabled {
-                    Some(false) => row.state = State::Disabled.as_str().into(),
-                    Some(true) => {
-                        row.state = State::Active.as_str().into();
-                        row.reason = None;
+                    // From now on it is its owner who keeps it so, and nothing that happened to it.
+                    Some(false) => {
+                        (row.state, row.reason) = (State::Disabled.as_str().into(), None);
                     }
+                    Some(true) => (row.state, row.reason) = (State::Active.as_str().into(), None),
                     None => {}
                 }
                 secrets.take(&wanted.target);
                 document = wanted.document;
             }
-            Change::Pause => row.state = State::Paused.as_str().into(),
-            Change::Resume => {
-                row.state = State::Active.as_str().into();
-                row.reason = None;
-            }
+            Change::Pause => (row.state, row.reason) = (State::Paused.as_str().into(), None),
+            Change::Resume => (row.state, row.reason) = (State::Active.as_str().into(), None),
             Change::Disable(reason) => {
                 row.state = State::Disabled.as_str().into();
                 row.reason = Some(reason.clone());
@@ -376,6 +406,7 @@ impl Subscriptions {
                 start = Start {
                     number: start.number + 1,
                     places: self.places(&row.tenant, *from).await?,
+                    skipped: Some(row.revision + 1),
                     ..start
                 };
             }

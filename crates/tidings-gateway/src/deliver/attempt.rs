@@ -13,16 +13,13 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::counted::Word;
 use super::gather::Choice;
+use super::on_the_way::MOST_OF_TENANT;
 use super::queue::{Delivery, Held, Origin, StreamId};
 use super::record::{self, FailedIn, InBatch, Made};
 use super::schedule::{ms, next_wait};
 use super::target::{Handover, Outcome, Verdict, batch};
 use crate::subscription::{OnExhausted, storable};
 
-/// The most attempts on their way, of one share.
-const MOST: usize = 1_024;
-/// The most of one tenant, so that silent receivers of one cannot take all.
-const MOST_OF_TENANT: usize = 256;
 /// The most of one subscription once half of its tenant's are on their way, so that one silent receiver cannot
 /// take all of them either.
 const MOST_WHEN_CROWDED: usize = 8;
@@ -32,11 +29,11 @@ pub(super) struct Ended {
     subscription: Uuid,
     /// As it was when it was sent.
     revision: u32,
-    tenant: TenantId,
-    host: String,
+    pub(super) tenant: TenantId,
+    pub(super) host: String,
     /// What went in one message, by its numbers: one, where the subscription takes no batches.
     deliveries: Vec<Delivery>,
-    made: Made,
+    pub(super) made: Made,
 }
 
 impl Ended {
@@ -107,13 +104,8 @@ impl Dispatcher {
             self.wakes.pop_first();
             self.line_up(id);
         }
-        while self.in_flight.len() < MOST {
-            let tenants = &self.tenants;
-            let may = |tenant: &TenantId| {
-                tenants
-                    .get(tenant)
-                    .is_none_or(|count| *count < MOST_OF_TENANT)
-            };
+        while self.on_the_way.has_room(self.in_flight.len()) {
+            let may = |tenant: &TenantId| self.on_the_way.has_room_for(tenant);
             let Some(id) = self.turns.pop(may) else {
                 break;
             };
@@ -138,8 +130,8 @@ impl Dispatcher {
         let (beside, not_before) = self.of_the_original(id, now);
         let queue = self.queues.get_mut(&id).ok_or(Standstill::Idle)?;
         queue.lined_up = false;
-        let of_tenant = self.tenants.get(&queue.subscription.tenant).copied();
-        let crowded = of_tenant.is_some_and(|count| count >= MOST_OF_TENANT / 2);
+        let (of_tenant, _) = self.on_the_way.of(&queue.subscription.tenant);
+        let crowded = of_tenant >= MOST_OF_TENANT / 2;
         let share = if crowded {
             MOST_WHEN_CROWDED
         } else {
@@ -213,7 +205,7 @@ impl Dispatcher {
             subscription,
         };
         self.count_at_original(&handover.subscription, now, true);
-        *self.tenants.entry(tenant.clone()).or_default() += 1;
+        self.on_the_way.begins(&tenant, &deliveries);
         let (target, revision) = (self.target.clone(), handover.subscription.revision);
         self.in_flight.spawn(async move {
             let begun = Instant::now();
@@ -252,12 +244,7 @@ impl Dispatcher {
             }
         };
         let now = self.clock.now_ms();
-        if let Some(count) = self.tenants.get_mut(&ended.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.tenants.remove(&ended.tenant);
-            }
-        }
+        self.on_the_way.ends(&ended.tenant, &ended.deliveries);
         for delivery in &mut ended.deliveries {
             ended.made.account(&mut delivery.ledger);
         }
@@ -284,12 +271,12 @@ impl Dispatcher {
                 }
                 self.delivered(ended);
             }
-            Verdict::Failed { .. } => self.failed(ended, now),
+            Verdict::Failed { .. } | Verdict::Unasked => self.failed(ended, now),
             Verdict::Gone if subscription.is_shadow() => self.give_up(ended, now),
             Verdict::Gone => {
                 let reason = "the receiver answered with status 410";
                 self.disable(subscription.addressed(), &ended, reason);
-                self.put_off(ended, now + ms(super::LOOK_AGAIN));
+                self.put_off(ended, (now + ms(super::LOOK_AGAIN), now));
             }
         }
         if let Some(queue) = self.queues.get_mut(&id) {
@@ -300,31 +287,6 @@ impl Dispatcher {
         self.count_at_original(&subscription, now, false);
         self.has_drained(id);
         self.line_up(id);
-    }
-
-    fn note_host(&mut self, ended: &Ended, now: i64) {
-        let place = (ended.tenant.clone(), ended.host.clone());
-        let unreachable = matches!(
-            ended.made.outcome.verdict,
-            Verdict::Failed {
-                unreachable: true,
-                ..
-            }
-        );
-        if unreachable {
-            if self.breakers.entry(place).or_default().failed(now) {
-                tracing::warn!(
-                    tenant = ended.tenant.as_str(),
-                    host = ended.host,
-                    "the breaker opens"
-                );
-            }
-        } else if let Some(breaker) = self.breakers.get_mut(&place) {
-            breaker.succeeded();
-            if breaker.is_idle() {
-                self.breakers.remove(&place);
-            }
-        }
     }
 
     fn delivered(&mut self, ended: Ended) {
@@ -377,14 +339,14 @@ impl Dispatcher {
                 } else {
                     ended
                 };
-                self.put_off(rest, next);
+                self.put_off(rest, (next, now));
             }
             None => self.give_up(ended, now),
         }
     }
 
-    /// It is to be tried again, at a time: what was in one message goes in one again.
-    fn put_off(&mut self, ended: Ended, at_ms: i64) {
+    /// It is to be tried again at a time, and waits from now on, both in ms since 1970: what was in one message goes in one again.
+    fn put_off(&mut self, ended: Ended, (at_ms, now): (i64, i64)) {
         let id = ended.subscription;
         let queue = self.queues.get(&id);
         let batched = queue.is_some_and(|queue| queue.subscription.delivery.batch.is_some());
@@ -400,20 +362,20 @@ impl Dispatcher {
                 lead,
                 members: std::mem::take(&mut members),
             });
-            self.leave_pending(id, &delivery, delivery.attempts + 1, state, at_ms);
+            self.leave_pending(id, &delivery, delivery.attempts + 1, state, (at_ms, now));
         }
     }
 
-    /// Leaves a delivery to the store, and with it those behind it.
+    /// Leaves a delivery to the store from now on until it is due, both in ms since 1970, and with it those behind it.
     fn leave_pending(
         &mut self,
         id: Uuid,
         delivery: &Delivery,
         attempts: u32,
         state: &str,
-        at_ms: i64,
+        times: (i64, i64),
     ) {
-        let row = self.pending_row(delivery, id, attempts, state, at_ms);
+        let row = self.pending_row(delivery, id, attempts, state, times);
         self.flush.pending.push(row);
         self.at_hand.remove(&(id, delivery.sequence));
         self.tick_off(id, delivery.origin);
@@ -435,12 +397,12 @@ impl Dispatcher {
             if let (true, Some(lane)) = (parks, delivery.lane.clone()) {
                 if parked.insert(lane) {
                     self.note(id, &delivery, made, Word::GaveUp);
-                    self.leave_pending(id, &delivery, attempts, "parked", now);
+                    self.leave_pending(id, &delivery, attempts, "parked", (now, now));
                 } else {
                     // It goes behind the one of its key that it came with, and has its schedule before it then.
                     self.note(id, &delivery, made, Word::Failed);
                     delivery.base = attempts;
-                    self.leave_pending(id, &delivery, attempts, "behind", now);
+                    self.leave_pending(id, &delivery, attempts, "behind", (now, now));
                 }
                 continue;
             }
@@ -515,7 +477,7 @@ impl Dispatcher {
                 continue;
             }
             behind.account(stood, now);
-            let row = self.pending_row(&behind, id, 0, "behind", now);
+            let row = self.pending_row(&behind, id, 0, "behind", (now, now));
             self.flush.pending.push(row);
             self.tick_off(id, behind.origin);
         }

@@ -53,6 +53,7 @@ pub struct Counted {
     attempts: [AtomicU64; Word::ALL.len()],
     dead_letters: AtomicU64,
     restarts: AtomicU64,
+    damaged: AtomicU64,
     motion: [AtomicU64; 4],
 }
 
@@ -70,6 +71,11 @@ impl Counted {
     /// How often a dispatcher had to be replaced because it panicked.
     pub fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Damaged rows and records that were passed over.
+    pub fn damages(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// What is in motion, of all shares together. A second old at most.
@@ -90,6 +96,10 @@ impl Counted {
 
     pub(crate) fn restart(&self) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn dead_letter(&self) {

@@ -8,7 +8,7 @@ use tokio::task::JoinError;
 
 use super::queue::Places;
 use super::schedule::ms;
-use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER};
+use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER, detail_of};
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 
@@ -153,12 +153,21 @@ impl Dispatcher {
         self.begin_writing(AFTER_FAILURE);
     }
 
-    /// A row that the store will never take. A delivery that it stood for is given up, and its attempts say so.
+    /// A row that the store will never take. A delivery that it stood for is given up, and its attempts say so. An earlier
+    /// row of it goes, and what waits behind it may follow.
     fn was_left_out(&mut self, piece: &Flush, error: &str) {
         tracing::error!(error, row = ?piece, "the store does not take a row; it is left out");
         let now = self.clock.now_ms();
         for row in &piece.pending {
             self.end_without_attempt(row, "the store does not take what is kept of it", now);
+            self.flush.settled.push((row.subscription, row.sequence));
+            if let Ok(Some(dead)) = detail_of(row).map(|detail| detail.dead_letter) {
+                self.flush.dead_states.push((dead, "open"));
+            }
+            if let Some(lane) = &row.lane {
+                let lane = (row.subscription, lane.clone());
+                self.lanes_to_advance.insert(lane);
+            }
         }
     }
 }

@@ -7,7 +7,6 @@ use super::Dispatcher;
 use super::queue::Queue;
 use super::retry::MOST_OF_QUEUE;
 use super::schedule::ms;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 
 /// A key behind which events wait though nothing of it is at hand is looked at this often: what it waited for may have
@@ -105,12 +104,13 @@ impl Dispatcher {
     }
 
     /// The first rows of a lane that are not settled. What is settled since the last write is in the store yet.
-    async fn unsettled_of(&self, id: Uuid, lane: &str) -> Result<Vec<PendingRow>, Refusal> {
+    async fn unsettled_of(&mut self, id: Uuid, lane: &str) -> Result<Vec<PendingRow>, Refusal> {
         let mut after = 0;
         loop {
-            let rows = self.store.deliveries();
+            let store = self.store.clone();
+            let rows = store.deliveries();
             let found = rows.pending_of(id, Some(lane), after, LANE_PAGE).await;
-            let found = found.map_err(store_fault)?;
+            let found = self.sound(found)?;
             let full = found.len() == LANE_PAGE as usize;
             after = found.last().map_or(after, |row| row.sequence);
             let unsettled = found

@@ -83,21 +83,20 @@ impl Dispatcher {
             self.saved
                 .insert(row.subscription, (Numbers::new(row.sequence), places));
         }
-        for row in rows.beyond_progress(share).await.map_err(store_fault)? {
+        let tried = rows.beyond_progress(share).await;
+        for row in self.sound(tried)? {
             if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
                 numbers.known(row.event_id, row.sequence);
             }
         }
-        for row in rows
-            .pending_beyond_progress(share)
-            .await
-            .map_err(store_fault)?
-        {
+        let pending = rows.pending_beyond_progress(share).await;
+        for row in self.sound(pending)? {
             if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
                 numbers.known(row.event_id, row.sequence);
             }
         }
-        for (subscription, lane, headless) in rows.lanes(share).await.map_err(store_fault)? {
+        let lanes = rows.lanes(share).await;
+        for (subscription, lane, headless) in self.sound(lanes)? {
             if headless {
                 // Its first was settled, and the crash came before its next was taken to hand.
                 self.lanes_to_advance.insert((subscription, lane.clone()));
@@ -114,6 +113,9 @@ impl Dispatcher {
         self.changes.take();
         let all = self.in_force.all();
         for subscription in all.iter().filter(|it| share.holds(&it.tenant)) {
+            if subscription.start.skipped.is_some() {
+                self.skip(subscription.id);
+            }
             // One that has never got anything begins at its start.
             let new = !self.saved.contains_key(&subscription.id);
             if new || behind.contains(&subscription.id) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{Partition, Read, Stored, partition_of};
+use tidings_bus::{Page, Partition, Read, ReadError, Stored, partition_of};
 use tidings_event::{EventType, Topic};
 use tidings_filter::Subject;
 use uuid::Uuid;
@@ -24,8 +24,8 @@ use crate::subscription::Subscription;
 const PAGE: usize = 500;
 /// The most records that catching up looks at in one go, however few of them are its own.
 const SCAN: usize = 5_000;
-/// How long a partition is left alone that could not be read.
-const LEFT_ALONE: Duration = Duration::from_secs(5);
+/// How long a partition is left alone that could not be read, and a replay that could not go on.
+pub(super) const LEFT_ALONE: Duration = Duration::from_secs(5);
 /// After so many that cannot be read a turn goes on without the others: each may have taken long to fail.
 const FAILURES: usize = 2;
 /// The most queues that catch up in one turn.
@@ -34,13 +34,9 @@ const CATCHING_UP: usize = 32;
 /// An event and who wants it.
 type Matched = (Arc<Carried>, Vec<Arc<Subscription>>);
 
-/// The event of a record. One that is none, which others may write to a topic, is passed over and told of.
-fn readable(record: &Stored) -> Option<Arc<Carried>> {
-    let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
-    let read = envelope::read(record).inspect_err(|error| {
-        tracing::error!(%topic, partition, offset, %error, "a record is passed over");
-    });
-    Some(Arc::new(Carried::new(read.ok()?)))
+/// The event of a record.
+pub(super) fn readable(record: &Stored) -> Option<Arc<Carried>> {
+    envelope::readable(record).map(|event| Arc::new(Carried::new(event)))
 }
 
 impl Dispatcher {
@@ -126,7 +122,15 @@ impl Dispatcher {
             scan: PAGE,
         };
         let partition = self.streams[stream].partition.clone();
-        let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+        let page = match self.bus.read(partition, read).await {
+            Err(error @ ReadError::Damaged { offset, .. }) => {
+                self.tell_damaged(&error);
+                self.streams[stream].head = from.max(offset + 1);
+                self.read_to_end = false;
+                return Ok(());
+            }
+            page => page.map_err(unreadable)?,
+        };
         self.streams[stream].more = page.more;
         self.read_to_end &= !page.more;
         for record in page.records {
@@ -255,7 +259,7 @@ impl Dispatcher {
         if taken {
             queue.push(delivery);
         } else {
-            let row = self.pending_row(&delivery, id, 0, "behind", now);
+            let row = self.pending_row(&delivery, id, 0, "behind", (now, now));
             self.flush.pending.push(row);
         }
         self.moved.insert(id);
@@ -330,6 +334,13 @@ impl Dispatcher {
             let partition = self.streams[stream].partition.clone();
             let page = match self.bus.read(partition, read).await {
                 Ok(page) => page,
+                Err(error @ ReadError::Damaged { offset, .. }) => {
+                    self.tell_damaged(&error);
+                    Page {
+                        next: offset + 1,
+                        ..Page::default()
+                    }
+                }
                 Err(error) => {
                     self.leave_alone(stream, &unreadable(error));
                     return Ok(true);

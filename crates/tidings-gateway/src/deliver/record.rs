@@ -106,7 +106,8 @@ pub(crate) struct PendingDetail {
     pub(crate) revision: u32,
     /// Attempts before the schedule began anew, by a replay.
     pub(crate) base: u32,
-    /// When it first failed or came behind another, in ms since 1970.
+    /// What its age counts from, in ms since 1970: when it was read from the log, or was last sent again or released by
+    /// somebody.
     pub(crate) since_ms: i64,
     /// The dead letter that it closes.
     pub(crate) dead_letter: Option<Uuid>,
@@ -189,8 +190,8 @@ pub(super) fn attempt(
     } = made;
     let word = match outcome.verdict {
         Verdict::Delivered => "delivered",
-        Verdict::Failed { .. } | Verdict::Gone if last => "gave-up",
-        Verdict::Failed { .. } | Verdict::Gone => "failed",
+        Verdict::Failed { .. } | Verdict::Unasked | Verdict::Gone if last => "gave-up",
+        Verdict::Failed { .. } | Verdict::Unasked | Verdict::Gone => "failed",
     };
     let detail = AttemptDetail {
         revision: delivery.revision,
@@ -281,7 +282,7 @@ pub(super) fn pending(
     at: Option<(String, u32, u64)>,
     attempts: u32,
     state: &str,
-    (next_at_ms, now_ms): (i64, i64),
+    (next_at_ms, left_ms): (i64, i64),
 ) -> PendingRow {
     let detail = PendingDetail {
         revision: delivery.revision,
@@ -292,7 +293,7 @@ pub(super) fn pending(
         replay: delivery.replay,
         batch: delivery.batch.clone(),
         ledger: delivery.ledger,
-        left_ms: now_ms,
+        left_ms,
     };
     PendingRow {
         subscription,

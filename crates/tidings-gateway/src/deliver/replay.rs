@@ -12,11 +12,11 @@ use tidings_event::Event;
 use tidings_store::{PendingRow, ReplayRow};
 use uuid::Uuid;
 
+use super::read::LEFT_ALONE;
 use super::record::{PendingDetail, Replayed};
 use super::schedule::ms;
 use super::{Dispatcher, LOOK_AGAIN};
 use crate::dead_letters;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::replays::history::{self, History, Place};
 use crate::replays::{DeadLetters, Plan, Routing};
@@ -49,9 +49,6 @@ pub(super) struct Replaying {
 }
 
 /// A replay that runs.
-/// How long a replay pauses that could not go on.
-const LEFT_ALONE: Duration = Duration::from_secs(5);
-
 struct Running {
     row: ReplayRow,
     plan: Plan,
@@ -156,18 +153,26 @@ impl Dispatcher {
                 self.queues.remove(&id);
             }
         }
-        let mut rows = self.store.replays().running().await.map_err(store_fault)?;
+        let store = self.store.clone();
+        let mut rows = self.sound(store.replays().running().await)?;
         rows.retain(|row| self.share.holds(&row.tenant));
         let known: Vec<Uuid> = self.replays.running.keys().copied().collect();
         for id in known {
             if !rows.iter().any(|row| row.id == id) {
-                self.let_go(id);
+                self.stop_replay(id);
             }
         }
         for row in rows {
             let id = row.id;
             let ended = row.delivered + row.failed;
-            let done = ended >= row.sent && Place::read(&row.place)?.exhausted;
+            let place = match Place::read(&row.place) {
+                Ok(place) => place,
+                Err(refusal) => {
+                    self.tell_damaged(&format!("replay {id}: {}", refusal.detail));
+                    continue;
+                }
+            };
+            let done = ended >= row.sent && place.exhausted;
             if let Some(running) = self.replays.running.get_mut(&id) {
                 running.ended = running.ended.max(ended);
             } else {
@@ -178,20 +183,24 @@ impl Dispatcher {
                         || flush.pending.iter().any(|row| row.subscription == id)
                 });
                 if !unwritten {
-                    self.begin(row).await?;
+                    match Plan::read(&row.plan) {
+                        Ok(plan) => self.begin(row, plan, place).await?,
+                        Err(refusal) => {
+                            self.tell_damaged(&format!("replay {id}: {}", refusal.detail));
+                        }
+                    }
                 }
             }
             if done {
                 self.flush.replay(id, self.clock.now_ms()).state = Some("done");
-                self.let_go(id);
+                self.stop_replay(id);
                 self.flush.forgotten.push(id);
             }
         }
         Ok(())
     }
 
-    async fn begin(&mut self, row: ReplayRow) -> Result<(), Refusal> {
-        let (plan, mut place) = (Plan::read(&row.plan)?, Place::read(&row.place)?);
+    async fn begin(&mut self, row: ReplayRow, plan: Plan, mut place: Place) -> Result<(), Refusal> {
         place.reason = None;
         let mut running = Running {
             sent: row.sent,
@@ -208,11 +217,12 @@ impl Dispatcher {
         if !self.follow_original(&mut running) {
             return Ok(());
         }
-        let rows = self.store.deliveries();
+        let store = self.store.clone();
+        let rows = store.deliveries();
         let most = u32::try_from(2 * MOST).unwrap_or(u32::MAX);
         let pending = rows.pending_of(id, None, 0, most).await;
         let now = self.clock.now_ms();
-        for mut row in pending.map_err(store_fault)? {
+        for mut row in self.sound(pending)? {
             if let (Some(lane), Some(queue)) = (&row.lane, self.queues.get_mut(&id)) {
                 // Whose turn it was may have been let go.
                 self.lanes_to_advance.insert((id, lane.clone()));
@@ -254,7 +264,7 @@ impl Dispatcher {
             let step = self.flush.replay(id, self.clock.now_ms());
             step.state = Some("cancelled");
             step.place = Some(running.place.write());
-            self.let_go(id);
+            self.stop_replay(id);
             self.flush.forgotten.push(id);
             return false;
         }
@@ -282,7 +292,7 @@ impl Dispatcher {
     }
 
     /// A replay does not run any more. What it has not sent stays in the store.
-    fn let_go(&mut self, id: Uuid) {
+    fn stop_replay(&mut self, id: Uuid) {
         self.replays.running.remove(&id);
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
@@ -306,12 +316,13 @@ impl Dispatcher {
         let Some(id) = self.replays.gone.pop_front() else {
             return Ok(());
         };
-        let rows = self.store.deliveries();
-        let page = match rows.pending_of(id, None, 0, GONE_PAGE).await {
+        let store = self.store.clone();
+        let page = store.deliveries().pending_of(id, None, 0, GONE_PAGE).await;
+        let page = match self.sound(page) {
             Ok(page) => page,
-            Err(error) => {
+            Err(refusal) => {
                 self.replays.gone.push_front(id);
-                return Err(store_fault(error));
+                return Err(refusal);
             }
         };
         let in_motion = self.flush.pending.iter().any(|row| row.subscription == id);
@@ -440,9 +451,10 @@ impl Dispatcher {
         let now = self.clock.now_ms();
         let limit = u32::try_from(room).unwrap_or(u32::MAX);
         let query = letters.query(running.place.after, limit);
-        let room_of_letters = self.store.dead_letters();
-        let found = room_of_letters.list(&running.row.tenant, &query).await;
-        let found = found.map_err(store_fault)?;
+        let store = self.store.clone();
+        let room_of_letters = store.dead_letters();
+        let found = room_of_letters.summaries(&running.row.tenant, &query).await;
+        let found = self.sound(found)?;
         running.place.exhausted = found.len() < room;
         if let Some(last) = found.last() {
             running.place.after = Some(last.id);

@@ -10,12 +10,12 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::counted::Word;
 use super::queue::{Delivery, Origin};
+use super::read::readable;
 use super::record::{self, FailedIn, PendingDetail};
 use super::schedule::ms;
 use super::standing::{Stood, accounted};
 use super::target::Carried;
 use crate::chat;
-use crate::envelope;
 use crate::events::unreadable;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
@@ -39,8 +39,13 @@ const AHEAD: usize = 64;
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// When one is looked at again that has enough at hand, unless it drains before.
 const SOON: std::time::Duration = std::time::Duration::from_millis(500);
+/// What is said of a delivery whose event cannot be read.
+const DAMAGED: &str = "the log is damaged where the event stands";
 /// How often old attempts are forgotten.
 const FORGET_EVERY: std::time::Duration = std::time::Duration::from_mins(10);
+
+/// Why there is no event to deliver.
+struct Gone(&'static str);
 
 impl Dispatcher {
     /// Takes to hand what is due, of some subscriptions at a time, the longest due first.
@@ -67,9 +72,10 @@ impl Dispatcher {
     /// Finds some of the subscriptions of which others have left something pending in the store. True when those were the
     /// last of all, and the next time begins anew.
     pub(super) async fn look_who_waits(&mut self) -> Result<bool, Refusal> {
-        let rows = self.store.deliveries();
-        let found = rows.waiting(self.looked_up_to, WAITING_PAGE).await;
-        let found = found.map_err(store_fault)?;
+        let store = self.store.clone();
+        let found = store.deliveries();
+        let found = found.waiting(self.looked_up_to, WAITING_PAGE).await;
+        let found = self.sound(found)?;
         let all = found.len() < WAITING_PAGE as usize;
         self.looked_up_to = found.last().map(|it| it.subscription).filter(|_| !all);
         for it in found.iter().filter(|it| it.is_of(self.share)) {
@@ -128,16 +134,21 @@ impl Dispatcher {
         let found = self.store.deliveries().due(chosen, now).await;
         let found = found.map_err(store_fault)?;
         for (id, limit) in chosen {
-            let of_it = found.iter().filter(|row| row.subscription == *id);
+            let name = id.to_string();
+            let of_it = found.iter().filter(|row| row.subscription == name);
             let (due, later): (Vec<_>, Vec<_>) = of_it.partition(|row| row.next_at_ms <= now);
             let in_motion = self.in_motion_of(*id);
             let (more, mut taken) = (due.len() >= *limit as usize, false);
-            for row in due {
-                let key = (row.subscription, row.sequence);
+            for it in due {
+                let sequence = it.sequence.unsigned_abs();
                 // A row that is about to be written, or removed, is newer than what was read.
-                if !self.at_hand.contains(&key) && !in_motion.contains(&row.sequence) {
-                    taken = true;
-                    self.resume(row.clone()).await?;
+                if self.at_hand.contains(&(*id, sequence)) || in_motion.contains(&sequence) {
+                    continue;
+                }
+                taken = true;
+                match &it.row {
+                    Ok(row) => self.resume(row.clone()).await?,
+                    Err(error) => self.put_aside(it, error).await?,
                 }
             }
             let next = match later.first() {
@@ -174,7 +185,13 @@ impl Dispatcher {
     /// Takes a pending delivery to hand, or puts it off when its subscription gets nothing now. What failed with it in
     /// one message comes with it.
     pub(super) async fn resume(&mut self, row: PendingRow) -> Result<(), Refusal> {
-        let detail = detail_of(&row)?;
+        let detail = match detail_of(&row) {
+            Ok(detail) => detail,
+            Err(refusal) => {
+                self.put_aside_unread(row, &refusal);
+                return Ok(());
+            }
+        };
         let known = self.in_force.get(row.subscription);
         let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
             if !self.in_force.is_unreadable(row.subscription) {
@@ -182,6 +199,9 @@ impl Dispatcher {
             }
             return Ok(());
         };
+        if self.ends_skipped(&subscription, &row) {
+            return Ok(());
+        }
         let batched = subscription.delivery.batch.is_some();
         let together = match detail.batch.as_ref().filter(|_| batched) {
             Some(batch) => self.failed_with(&row, batch).await?,
@@ -205,7 +225,7 @@ impl Dispatcher {
     }
 
     /// Numbers of a subscription of which something newer than what is read is on its way to the store.
-    fn in_motion_of(&self, id: Uuid) -> HashSet<u64> {
+    pub(super) fn in_motion_of(&self, id: Uuid) -> HashSet<u64> {
         let flushes = [&self.flush, &*self.being_written];
         let keys = flushes.into_iter().flat_map(|flush| {
             let pending = flush.pending.iter();
@@ -218,15 +238,15 @@ impl Dispatcher {
 
     /// The rows of the batch that a row failed in; nothing if that is no more, so that it goes on without.
     async fn failed_with(
-        &self,
+        &mut self,
         row: &PendingRow,
         batch: &FailedIn,
     ) -> Result<Option<Vec<(PendingRow, PendingDetail)>>, Refusal> {
         let id = row.subscription;
-        let rows = self.store.deliveries();
-        let lead = rows.pending_among(id, &[batch.lead]).await;
-        let lead = lead.map_err(store_fault)?;
-        let Some(lead) = lead.first().map(detail_of).transpose()? else {
+        let store = self.store.clone();
+        let rows = store.deliveries();
+        let lead = self.sound(rows.pending_among(id, &[batch.lead]).await)?;
+        let Some(Ok(lead)) = lead.first().map(detail_of) else {
             return Ok(None);
         };
         let members = lead.batch.map(|batch| batch.members).unwrap_or_default();
@@ -235,8 +255,11 @@ impl Dispatcher {
         }
         let found = rows.pending_among(id, &members).await;
         let mut together = Vec::with_capacity(members.len());
-        for row in found.map_err(store_fault)? {
-            let detail = detail_of(&row)?;
+        for row in self.sound(found)? {
+            // One that cannot be read is put off when its own time has come.
+            let Ok(detail) = detail_of(&row) else {
+                continue;
+            };
             let its_lead = detail.batch.as_ref().map(|batch| batch.lead);
             if row.state != "parked" && its_lead == Some(batch.lead) {
                 together.push((row, detail));
@@ -305,22 +328,24 @@ impl Dispatcher {
     fn take_up_one(
         &mut self,
         (row, detail): (PendingRow, PendingDetail),
-        event: Option<Arc<Carried>>,
+        event: Result<Arc<Carried>, Gone>,
         subscription: &Arc<Subscription>,
         now: i64,
     ) {
-        let Some(event) = event else {
-            tracing::warn!(
-                subscription = %row.subscription, sequence = row.sequence, event_id = %row.event_id,
-                "the log no longer holds an event that was to be delivered"
-            );
-            let error = "the log no longer holds the event";
-            self.end_without_attempt(&row, error, now);
-            self.flush.settled.push((row.subscription, row.sequence));
-            if let Some(lane) = row.lane {
-                self.lanes_to_advance.insert((row.subscription, lane));
+        let event = match event {
+            Ok(event) => event,
+            Err(Gone(error)) => {
+                tracing::warn!(
+                    subscription = %row.subscription, sequence = row.sequence, event_id = %row.event_id, error,
+                    "an event that was to be delivered is not"
+                );
+                self.end_without_attempt(&row, error, now);
+                self.flush.settled.push((row.subscription, row.sequence));
+                if let Some(lane) = row.lane {
+                    self.lanes_to_advance.insert((row.subscription, lane));
+                }
+                return;
             }
-            return;
         };
         self.at_hand.insert((row.subscription, row.sequence));
         let place = detail.at.clone().and_then(|(topic, number, offset)| {
@@ -362,21 +387,20 @@ impl Dispatcher {
         self.flush.attempts.push(attempt);
     }
 
-    /// A delivery that has to wait, in one of the three states of its row.
+    /// A delivery that has to wait, in one of the three states of its row: when it is due, and since when it waits.
     pub(super) fn pending_row(
         &self,
         delivery: &Delivery,
         id: Uuid,
         attempts: u32,
         state: &str,
-        next_at_ms: i64,
+        times: (i64, i64),
     ) -> PendingRow {
         let at = delivery.place.map(|(stream, offset)| {
             let partition = &self.streams[stream].partition;
             (partition.topic.to_string(), partition.number, offset)
         });
-        let now = self.clock.now_ms();
-        record::pending(delivery, id, at, attempts, state, (next_at_ms, now))
+        record::pending(delivery, id, at, attempts, state, times)
     }
 
     /// The event of a pending delivery: from the log, or from the dead letter that is replayed.
@@ -384,26 +408,29 @@ impl Dispatcher {
         &mut self,
         row: &PendingRow,
         detail: &PendingDetail,
-    ) -> Result<Option<Arc<Carried>>, Refusal> {
+    ) -> Result<Result<Arc<Carried>, Gone>, Refusal> {
         if let Some(event) = self.read_again(row, detail).await? {
-            return Ok(Some(event));
+            return Ok(Ok(event));
         }
-        let found = self.bus.find(row.tenant.clone(), row.event_id).await;
-        if let Some(record) = found.map_err(unreadable)? {
-            let event = envelope::read(&record);
-            let event =
-                event.map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
-            return Ok(Some(Arc::new(Carried::new(event))));
-        }
+        let gone = match self.bus.find(row.tenant.clone(), row.event_id).await {
+            Ok(Some(record)) => match readable(&record) {
+                Some(event) => return Ok(Ok(event)),
+                None => Gone(DAMAGED),
+            },
+            Ok(None) => Gone("the log no longer holds the event"),
+            Err(error @ ReadError::Damaged { .. }) => {
+                self.tell_damaged(&error);
+                Gone(DAMAGED)
+            }
+            Err(error) => return Err(unreadable(error)),
+        };
         let Some(dead) = detail.dead_letter else {
-            return Ok(None);
+            return Ok(Err(gone));
         };
         let letter = self.store.dead_letters().get(&row.tenant, dead).await;
-        let Some(letter) = letter.map_err(store_fault)? else {
-            return Ok(None);
-        };
-        let event = crate::dead_letters::event_of(&letter);
-        Ok(event.map(|event| Arc::new(Carried::new(event))))
+        let letter = letter.map_err(store_fault)?;
+        let event = letter.as_ref().and_then(crate::dead_letters::event_of);
+        Ok(event.map(|event| Arc::new(Carried::new(event))).ok_or(gone))
     }
 
     /// The event of a pending delivery from where it stands. Those after it are read with it when its key's order is
@@ -440,16 +467,20 @@ impl Dispatcher {
             let why = "its partition could not be read a moment ago".to_owned();
             return Err(unreadable(ReadError::Unavailable(why)));
         }
-        let page = self.bus.read(partition, read).await.map_err(|error| {
-            let refusal = unreadable(error);
-            self.leave_alone(stream, &refusal);
-            refusal
-        })?;
+        let page = match self.bus.read(partition, read).await {
+            Ok(page) => page,
+            Err(error @ ReadError::Damaged { .. }) => {
+                self.tell_damaged(&error);
+                return Ok(None);
+            }
+            Err(error) => {
+                let refusal = unreadable(error);
+                self.leave_alone(stream, &refusal);
+                return Err(refusal);
+            }
+        };
         let mut found = None;
-        for record in &page.records {
-            let event = envelope::read(record)
-                .map_err(|error| Refusal::fault("Reading an event to deliver", &error))?;
-            let event = Arc::new(Carried::new(event));
+        for event in page.records.iter().filter_map(readable) {
             if event.event_id == row.event_id {
                 found = Some(event);
             } else {
@@ -460,7 +491,7 @@ impl Dispatcher {
         Ok(found)
     }
 
-    /// Forgets attempts, replays and chat messages that are older than they are kept for.
+    /// Forgets attempts, replays, closed dead letters and chat messages that are older than they are kept for.
     pub(super) fn forget_old(&mut self) {
         let now = self.clock.now_ms();
         // One does it for all.
@@ -489,6 +520,10 @@ async fn forget(store: &Store, before_ms: i64, messages_before_ms: i64) -> Resul
         tracing::info!(attempts, causes, "old attempts and causes are forgotten");
     }
     store.replays().forget(before_ms).await?;
+    let letters = store.dead_letters().forget(before_ms).await?;
+    if letters > 0 {
+        tracing::info!(letters, "old dead letters that are closed are forgotten");
+    }
     let messages = store.chat().forget(messages_before_ms).await?;
     if messages > 0 {
         tracing::info!(messages, "old chat messages are forgotten");

@@ -14,6 +14,9 @@ const OPEN: Duration = Duration::from_secs(5);
 /// It never stays open longer than this.
 const LONGEST_OPEN: Duration = Duration::from_mins(5);
 
+/// So long after its last failure a host has nothing against it any more, in ms: twice as long as any breaker stays open.
+pub(super) const FORGOTTEN_AFTER_MS: i64 = 600_000;
+
 /// Milliseconds, for sums with times.
 pub(super) fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
@@ -59,6 +62,7 @@ pub(super) struct Breaker {
     open_until_ms: Option<i64>,
     opened: u32,
     trying: bool,
+    failed_at_ms: i64,
 }
 
 impl Breaker {
@@ -81,9 +85,20 @@ impl Breaker {
         *self = Self::default();
     }
 
+    /// The one that was to go did not reach the host: another may try.
+    pub(super) fn was_not_asked(&mut self) {
+        self.trying = false;
+    }
+
+    /// Whether nothing has failed there for so long that it says nothing any more, and nobody is trying.
+    pub(super) fn is_old(&self, now_ms: i64) -> bool {
+        !self.trying && now_ms - self.failed_at_ms >= FORGOTTEN_AFTER_MS
+    }
+
     /// The host has failed. True when that opened the breaker.
     pub(super) fn failed(&mut self, now_ms: i64) -> bool {
         self.failures = self.failures.saturating_add(1);
+        self.failed_at_ms = now_ms;
         let trial = std::mem::take(&mut self.trying);
         let opens = trial || (self.open_until_ms.is_none() && self.failures >= FAILURES);
         if opens {
@@ -212,7 +227,11 @@ mod tests {
         assert_eq!(breaker.admit(1), Err(5_000));
         assert_eq!(breaker.admit(5_000), Ok(()));
         assert!(breaker.admit(5_000).is_err(), "one trial at a time");
+        breaker.was_not_asked();
+        assert_eq!(breaker.admit(5_000), Ok(()), "another tries");
         assert!(!breaker.failed(5_000));
+        assert!(!breaker.is_old(5_000 + FORGOTTEN_AFTER_MS - 1));
+        assert!(breaker.is_old(5_000 + FORGOTTEN_AFTER_MS));
         assert_eq!(breaker.admit(14_999), Err(15_000), "twice as long");
         assert_eq!(breaker.admit(15_000), Ok(()));
         breaker.succeeded();

@@ -88,7 +88,7 @@ impl Deliveries {
                     Ok(share) => {
                         busy.remove(&share.number);
                         running.remove(&share);
-                        membership.let_go(share.number);
+                        membership.release(share.number);
                     }
                     Err(error) => tracing::error!(%error, "a dispatcher did not come to an end"),
                 },

@@ -121,6 +121,15 @@ impl Outcome {
             ..Self::delivered()
         }
     }
+
+    /// A hand-over that failed before the target was asked.
+    pub fn unasked(sentence: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Unasked,
+            error: Some(sentence.into()),
+            ..Self::delivered()
+        }
+    }
 }
 
 /// What follows from a hand-over.
@@ -135,6 +144,8 @@ pub enum Verdict {
         /// Whether the target as such did not work, so that others sent there would fare no better.
         unreachable: bool,
     },
+    /// It was not asked, for want of what it is to be shown: that says nothing of it. Later it may be.
+    Unasked,
     /// The target wants nothing of this subscription any more.
     Gone,
 }

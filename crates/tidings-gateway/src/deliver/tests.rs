@@ -11,14 +11,16 @@ use super::target::{Handover, Outcome, Verdict};
 use super::*;
 use crate::Gateway;
 use crate::access::on_behalf_of;
-use crate::publish::command::{Command, Draft};
+use crate::publish::command::Command;
 use crate::subscriptions::{Change, From};
 
 mod batches;
+mod damaged;
 mod disabling;
 mod ledgers;
 mod many;
 mod panics;
+mod skipped;
 mod unled;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -180,18 +182,12 @@ impl House {
     }
 
     async fn publish(&self, tenant: &str, data: Value) {
-        let (data, fingerprint) = tidings_event::json::RawJson::parse(&data.to_string()).unwrap();
-        let draft = Draft {
-            event_type: "audit.test.made".into(),
-            schema_version: None,
-            data: tidings_event::Data::Json(data),
-            fingerprint,
-            idempotency_key: None,
-            workspace: None,
-            cause: None,
-            custom: None,
-            cloud: None,
-        };
+        self.publish_as("audit.test.made", tenant, data).await;
+    }
+
+    async fn publish_as(&self, event_type: &str, tenant: &str, data: Value) {
+        let mut draft = crate::in_memory::draft(&data.to_string());
+        draft.event_type = event_type.into();
         let command = Command::one(caller(tenant), draft, None);
         self.gateway.publish(command).await.unwrap();
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use tidings_bus::{Bus, Partition, Read, partition_of};
+use tidings_bus::{Bus, Partition, Read, ReadError, partition_of};
 use tidings_egress::Target;
 use tidings_event::{Event, TypePattern};
 use tidings_filter::Subject;
@@ -12,7 +12,7 @@ use tidings_store::Store;
 use uuid::Uuid;
 
 use super::Routing;
-use crate::envelope;
+use crate::envelope::readable;
 use crate::events::unreadable;
 use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
@@ -57,6 +57,18 @@ pub struct History {
     /// To this URL instead of the subscription's.
     #[serde(with = "text")]
     pub shadow: Option<Target>,
+}
+
+impl History {
+    /// How much of its stretches lies before a place, in offsets: what of it was looked at, or is gone.
+    pub(super) fn scanned(&self, place: &Place) -> u64 {
+        let stretches = self.stretches.iter();
+        let passed = stretches.filter_map(|(topic, (from, end))| {
+            let next = place.next.get(topic)?;
+            Some(next.min(end).saturating_sub(*from))
+        });
+        passed.sum()
+    }
 }
 
 /// How far a replay has come.
@@ -133,14 +145,22 @@ impl Log<'_> {
             scan: SCAN,
         };
         let page = self.bus.read(Partition { topic, number }, read).await;
-        let page = page.map_err(unreadable)?;
+        let page = match page {
+            Err(error @ ReadError::Damaged { offset, .. }) => {
+                tracing::error!(%error, "a record is not sent again");
+                place.next.insert(name.clone(), offset + 1);
+                return Ok(Vec::new());
+            }
+            page => page.map_err(unreadable)?,
+        };
         // Retention may have taken what was there.
         let reached = if page.next > from { page.next } else { *end };
         place.next.insert(name.clone(), reached);
         let mut events = Vec::new();
         for record in page.records.iter().filter(|record| record.offset < *end) {
-            let event = envelope::read(record)
-                .map_err(|error| Refusal::fault("Reading an event to send again", &error))?;
+            let Some(event) = readable(record) else {
+                continue;
+            };
             let types = &history.types;
             if types.is_empty() || types.iter().any(|wanted| wanted.matches(&event.event_type)) {
                 events.push(event);

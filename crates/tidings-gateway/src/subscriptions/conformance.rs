@@ -239,7 +239,10 @@ pub(super) fn hold_back(
         row.state = State::Disabled.as_str().into();
         row.reason = Some(UNTESTED.into());
     } else if !waits && row.reason.as_deref() == Some(UNTESTED) {
-        row.state = State::Active.as_str().into();
+        // One that its owner has paused since begins when its owner resumes it.
+        if row.state == State::Disabled.as_str() {
+            row.state = State::Active.as_str().into();
+        }
         row.reason = None;
     }
 }

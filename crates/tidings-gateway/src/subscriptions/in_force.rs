@@ -1,6 +1,6 @@
 //! What the dispatcher matches events against: every subscription, changed by difference.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use tidings_event::{EventType, TenantId};
@@ -8,8 +8,10 @@ use tidings_filter::Index;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::of_extensions::Owner;
 use crate::subscription::Subscription;
+
+/// So many that were taken out are remembered: far more than are deleted while a single change is on its way.
+const MOST_GONE: usize = 10_000;
 
 /// The subscriptions in force.
 #[derive(Default)]
@@ -42,11 +44,33 @@ impl Changes {
     }
 }
 
+/// Those that were taken out last: what was read or written of them before that comes too late, and an id is never given
+/// again.
+#[derive(Default)]
+struct Gone {
+    ids: HashSet<Uuid>,
+    oldest_first: VecDeque<Uuid>,
+}
+
+impl Gone {
+    fn add(&mut self, id: Uuid) {
+        if !self.ids.insert(id) {
+            return;
+        }
+        self.oldest_first.push_back(id);
+        if self.oldest_first.len() > MOST_GONE
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Known {
     by_id: HashMap<Uuid, Arc<Subscription>>,
     by_tenant: HashMap<TenantId, BTreeSet<Uuid>>,
-    by_owner: HashMap<Owner, Uuid>,
+    gone: Gone,
     /// Those that are kept and cannot be read: they get nothing, and nothing of theirs is thrown away.
     unreadable: HashSet<Uuid>,
     index: Index<Uuid>,
@@ -95,13 +119,6 @@ impl InForce {
         ids.map(|id| known.by_id[id].clone()).collect()
     }
 
-    /// The one that stands for an extension's.
-    pub(super) fn owned_by(&self, tenant: &TenantId, owner: &Owner) -> Option<Arc<Subscription>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let found = known.by_id.get(known.by_owner.get(owner)?)?;
-        Some(found.clone()).filter(|it| it.tenant == *tenant)
-    }
-
     /// Takes note of one that is kept and cannot be read. As far as it was known before, it stays as it was.
     pub(super) fn put_unreadable(&self, id: Uuid) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +137,7 @@ impl InForce {
         known.by_id.is_empty() && !known.unreadable.is_empty()
     }
 
-    /// Puts a subscription in force, or takes it out. An older revision than the known one is passed over.
+    /// Puts a subscription in force, or takes it out for good. An older revision than the known one is passed over.
     pub(super) fn put(&self, id: Uuid, subscription: Option<Subscription>) {
         {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -130,6 +147,11 @@ impl InForce {
                 .as_ref()
                 .is_some_and(|before| before.revision >= revision)
             {
+                return;
+            }
+            if subscription.is_none() {
+                known.gone.add(id);
+            } else if known.gone.ids.contains(&id) {
                 return;
             }
             known.version += 1;
@@ -142,11 +164,6 @@ impl InForce {
                         known.by_tenant.remove(&before.tenant);
                     }
                 }
-                if let Some(owner) = &before.start.owner
-                    && known.by_owner.get(owner) == Some(&id)
-                {
-                    known.by_owner.remove(owner);
-                }
                 known
                     .index
                     .remove(&before.tenant, before.filter.types(), &id);
@@ -157,9 +174,6 @@ impl InForce {
                     .insert(&subscription.tenant, subscription.filter.types(), &id);
                 let tenant = subscription.tenant.clone();
                 known.by_tenant.entry(tenant).or_default().insert(id);
-                if let Some(owner) = subscription.start.owner.clone() {
-                    known.by_owner.insert(owner, id);
-                }
                 known.by_id.insert(id, Arc::new(subscription));
             }
         }
@@ -184,5 +198,45 @@ impl InForce {
         let mut followers = followers.unwrap_or_else(PoisonError::into_inner);
         followers.push(Arc::downgrade(&news));
         Changes(news)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::access::user;
+    use crate::clock::Clock;
+    use crate::in_memory;
+    use crate::subscriptions::From;
+
+    #[tokio::test]
+    async fn what_was_read_before_a_subscription_was_deleted_does_not_bring_it_back() {
+        let gateway = in_memory::gateway(&Clock::manual(1_700_000_000_000)).await;
+        let (room, owner) = (&gateway.subscriptions, user("acme", "ada", true));
+        let document = json!({
+            "name": "orders", "target": { "kind": "webhook", "url": "http://127.0.0.1:9" },
+        });
+        let (made, _) = room.create(&owner, document, From::Now).await.unwrap();
+        room.delete(&owner, made.id).await.unwrap();
+        room.in_force.put(made.id, Some((*made).clone()));
+        assert!(room.in_force.get(made.id).is_none());
+        assert_eq!(room.in_force.of(&made.tenant).len(), 0);
+    }
+
+    #[test]
+    fn so_many_that_are_gone_are_remembered_and_no_more() {
+        let mut gone = Gone::default();
+        for id in 0..=MOST_GONE as u128 {
+            gone.add(Uuid::from_u128(id));
+            gone.add(Uuid::from_u128(id));
+        }
+        assert!(!gone.ids.contains(&Uuid::from_u128(0)));
+        assert!(gone.ids.contains(&Uuid::from_u128(1)));
+        assert_eq!(
+            (gone.ids.len(), gone.oldest_first.len()),
+            (MOST_GONE, MOST_GONE)
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidings_egress::Secret;
-use tidings_event::{Code, TenantId};
+use tidings_event::{Code, ExtensionId, TenantId};
 use tidings_filter::Filter;
 use tidings_store::SubscriptionRow;
 use uuid::Uuid;
@@ -15,7 +15,9 @@ use super::stored::stored;
 use super::{Change, From, Secrets, SigningSecret, Subscriptions};
 use crate::access::Caller;
 use crate::audit::Actor;
+use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
+use crate::rulebook::Workspace;
 use crate::secrets::random;
 use crate::subscription::{IN_PROCESS, Receiver, Start, State, Subscription, Wanted};
 
@@ -26,12 +28,6 @@ pub(crate) struct Owner {
     pub(crate) workspace: String,
     pub(crate) extension: String,
     pub(crate) event_key: String,
-}
-
-impl Owner {
-    pub(crate) fn is_of_the_extension_of(&self, other: &Self) -> bool {
-        self.workspace == other.workspace && self.extension == other.extension
-    }
 }
 
 /// Refuses a target in process to anybody but an extension.
@@ -55,6 +51,10 @@ pub(super) fn only_replayed(owner: Option<&Owner>) -> Result<Filter, Refusal> {
 
 /// What an extension's subscription is made of.
 pub(crate) struct OfExtension {
+    /// What it is to be called by, which nothing was before.
+    pub(crate) id: Uuid,
+    /// The extension's others.
+    pub(crate) siblings: Vec<Uuid>,
     /// Whose it is.
     pub(crate) owner: Owner,
     /// The workspace's tenant.
@@ -73,9 +73,29 @@ impl Subscriptions {
         self.checked(document).map(drop)
     }
 
-    /// The one that stands for an extension's, if it is in force.
-    pub(crate) fn owned_by(&self, tenant: &TenantId, owner: &Owner) -> Option<Arc<Subscription>> {
-        self.in_force.owned_by(tenant, owner)
+    /// The tenant's of this id, as the store has it now; none if it is deleted or was never made.
+    pub(crate) async fn kept(
+        &self,
+        tenant: &TenantId,
+        id: Option<Uuid>,
+    ) -> Result<Option<Arc<Subscription>>, Refusal> {
+        let Some(id) = id else {
+            return Ok(None);
+        };
+        let row = self.store.subscriptions().get(tenant, id).await;
+        let row = row.map_err(store_fault)?;
+        row.map(|row| self.read(row).map(Arc::new)).transpose()
+    }
+
+    /// The ids of those in force that stand for an extension.
+    pub(crate) fn of_extension(&self, workspace: &Workspace, extension: &ExtensionId) -> Vec<Uuid> {
+        let mut all = self.in_force.of(&workspace.tenant);
+        all.retain(|it| {
+            it.start.owner.as_ref().is_some_and(|owner| {
+                owner.workspace == workspace.id.as_str() && owner.extension == extension.as_str()
+            })
+        });
+        all.into_iter().map(|it| it.id).collect()
     }
 
     /// Makes one. Those of one extension share their secret, so that it keeps one.
@@ -85,16 +105,16 @@ impl Subscriptions {
         new: OfExtension,
     ) -> Result<Arc<Subscription>, Refusal> {
         let wanted = self.checked(new.document)?;
-        let all = self.in_force.of(&new.tenant);
-        let mut siblings = all.iter().filter(|it| {
-            let owner = it.start.owner.as_ref();
-            owner.is_some_and(|owner| owner.is_of_the_extension_of(&new.owner))
-        });
-        let shared = siblings.find_map(|it| it.signing.first());
-        let secret = shared.map_or_else(
-            || Secret::from_random(random()).to_text(),
-            |(secret, _)| secret.to_text(),
-        );
+        let _taken = self.room_for(&new.tenant, true)?;
+        let mut shared = None;
+        for sibling in new.siblings {
+            if let Some(sibling) = self.kept(&new.tenant, Some(sibling)).await? {
+                let newest = sibling.signing.first();
+                shared = newest.map(|(secret, _)| secret.to_text());
+                break;
+            }
+        }
+        let secret = shared.unwrap_or_else(|| Secret::from_random(random()).to_text());
         let secrets = Secrets {
             signing: vec![SigningSecret {
                 secret,
@@ -114,7 +134,7 @@ impl Subscriptions {
         } else {
             State::Paused
         };
-        let (id, now) = (self.clock.new_id(), self.clock.now_ms());
+        let (id, now) = (new.id, self.clock.now_ms());
         let row = SubscriptionRow {
             id,
             tenant: new.tenant,

@@ -102,7 +102,7 @@ pub(super) fn secrets_of(webhook: &Webhook, token: Option<String>) -> Vec<Zeroiz
     secrets.extend(in_json);
     secrets.retain(|secret| !secret.is_empty());
     // One that is part of another must not take that apart.
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets.sort_by(|one, other| (other.len(), other.as_str()).cmp(&(one.len(), one.as_str())));
     secrets.dedup();
     secrets
 }

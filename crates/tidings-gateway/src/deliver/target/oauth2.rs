@@ -111,13 +111,18 @@ impl Tokens {
     }
 }
 
+/// Why there is none. It says nothing of the receiver.
+pub(super) fn no_token(reason: &str) -> EgressError {
+    EgressError::NoCredential(format!("no access token: {reason}"))
+}
+
 async fn fetched(
     client: &Client,
     grant: Grant<'_>,
     now_ms: i64,
     timeout: Duration,
 ) -> Result<Token, EgressError> {
-    let failed = |reason: String| EgressError::Unreachable(format!("no access token: {reason}"));
+    let failed = |reason: String| no_token(&reason);
     let (id, secret) = (form(grant.client_id), form(grant.client_secret));
     let basic = STANDARD.encode(format!("{id}:{secret}"));
     let mut body = "grant_type=client_credentials".to_owned();
@@ -139,7 +144,9 @@ async fn fetched(
         timeout,
     };
     let answer = match client.post(outgoing).await {
-        Err(error @ EgressError::Refused(_)) => return Err(error),
+        Err(error @ EgressError::Refused(_)) => {
+            return Err(failed(format!("TARGET_NOT_ALLOWED: {error}")));
+        }
         Err(error) => return Err(failed(error.to_string())),
         Ok(answer) => answer,
     };

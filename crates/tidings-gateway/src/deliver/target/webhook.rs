@@ -13,7 +13,7 @@ use tidings_event::{Data, Event};
 use uuid::Uuid;
 
 use super::answered::{judged, secrets_of, without_secrets};
-use super::oauth2::{Grant, Slot, Tokens};
+use super::oauth2::{Grant, Slot, Tokens, no_token};
 use super::{Handover, Outcome, Target, batch};
 use crate::subscription::{Auth, Format, Webhook};
 
@@ -56,44 +56,35 @@ impl Webhooks {
         timeout: Duration,
     ) -> Result<Answer, EgressError> {
         let tenant = handover.subscription.tenant.as_str();
-        let posted = self.post(webhook, handover, headers, body, timeout);
-        tidings_egress::on_behalf_of(tenant, posted).await
-    }
-
-    async fn post(
-        &self,
-        webhook: &Webhook,
-        handover: &Handover,
-        headers: Vec<(String, String)>,
-        body: Bytes,
-        timeout: Duration,
-    ) -> Result<Answer, EgressError> {
-        let begun = Instant::now();
-        let subscription = &handover.subscription;
-        let whose = (subscription.addressed(), subscription.revision);
-        let mut refused = None;
-        loop {
-            let left = timeout.saturating_sub(begun.elapsed());
-            let when = (handover.now_ms, left);
-            let token = self.token(webhook, whose, refused.as_ref(), when).await?;
-            let mut headers = headers.clone();
-            let authorization = token.as_ref().and_then(|token| token.header());
-            headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
-            let outgoing = Outgoing {
-                target: &webhook.url,
-                identity: webhook.mtls.as_deref(),
-                headers,
-                body: body.clone(),
-                timeout: timeout.saturating_sub(begun.elapsed()),
-            };
-            let answer = self.client.post(outgoing).await?;
-            // It may have been withdrawn before its time: once more with a new one.
-            if answer.status != 401 || token.is_none() || refused.is_some() {
-                let token = token.as_ref().and_then(|token| token.header());
-                return Ok(without_secrets(answer, &secrets_of(webhook, token)));
+        let posted = async {
+            let begun = Instant::now();
+            let subscription = &handover.subscription;
+            let whose = (subscription.addressed(), subscription.revision);
+            let mut refused = None;
+            loop {
+                let left = timeout.saturating_sub(begun.elapsed());
+                let when = (handover.now_ms, left);
+                let token = self.token(webhook, whose, refused.as_ref(), when).await?;
+                let mut headers = headers.clone();
+                let authorization = token.as_ref().and_then(|token| token.header());
+                headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
+                let outgoing = Outgoing {
+                    target: &webhook.url,
+                    identity: webhook.mtls.as_deref(),
+                    headers,
+                    body: body.clone(),
+                    timeout: timeout.saturating_sub(begun.elapsed()),
+                };
+                let answer = self.client.post(outgoing).await?;
+                // It may have been withdrawn before its time: once more with a new one.
+                if answer.status != 401 || token.is_none() || refused.is_some() {
+                    let token = token.as_ref().and_then(|token| token.header());
+                    return Ok(without_secrets(answer, &secrets_of(webhook, token)));
+                }
+                refused = token;
             }
-            refused = token;
-        }
+        };
+        tidings_egress::on_behalf_of(tenant, posted).await
     }
 
     /// Asks for permission to send (HTTP 1.1 Web Hooks for Event Delivery, 4.1), as whoever messages come from.
@@ -148,7 +139,8 @@ impl Webhooks {
         };
         let token = self.tokens.token(&self.client, whose, grant, refused, when);
         let token = tokio::time::timeout(when.1, token).await;
-        token.map_err(|_| EgressError::Timeout)?.map(Some)
+        let token = token.unwrap_or_else(|_| Err(no_token("its server did not answer in time")));
+        token.map(Some)
     }
 }
 
@@ -323,11 +315,13 @@ fn headers(
 }
 
 fn failed(error: &EgressError) -> Outcome {
-    let sentence = match error {
-        EgressError::Refused(_) => format!("TARGET_NOT_ALLOWED: {error}"),
-        _ => error.to_string(),
-    };
-    Outcome::failed(sentence, true)
+    match error {
+        EgressError::Refused(_) => Outcome::failed(format!("TARGET_NOT_ALLOWED: {error}"), true),
+        EgressError::NoCredential(_) | EgressError::Identity(_) => {
+            Outcome::unasked(error.to_string())
+        }
+        _ => Outcome::failed(error.to_string(), true),
+    }
 }
 
 /// A client for tests that may reach loopback.

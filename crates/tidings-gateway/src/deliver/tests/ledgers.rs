@@ -9,7 +9,7 @@ impl House {
         let store = &self.dispatcher.as_ref().unwrap().store;
         let rows = store.deliveries().attempts_of(id, (0, 0), 9_999).await;
         let mut found = BTreeMap::new();
-        for row in rows.unwrap() {
+        for row in rows.unwrap().rows {
             let detail: AttemptDetail = serde_json::from_str(&row.detail).unwrap();
             let received = tidings_bus::time_of(row.event_id).unwrap();
             let took = row.started_at_ms + detail.latency_ms - received;
@@ -142,7 +142,12 @@ async fn what_was_never_tried_tells_its_revision_and_how_long_it_has_waited() {
     house.clock.set(NOW + 3_000);
     let store = &house.dispatcher.as_ref().unwrap().store;
     let id = house.gateway.subscriptions.list(&caller("acme")).unwrap()[0].id;
-    let rows = store.deliveries().pending_of(id, None, 1, 9).await.unwrap();
+    let rows = store
+        .deliveries()
+        .pending_of(id, None, 1, 9)
+        .await
+        .unwrap()
+        .rows;
     let room = &house.gateway.dead_letters;
     let told = room
         .pending_of_event(&caller("acme"), rows[0].event_id)

@@ -3,15 +3,15 @@
 use super::*;
 
 impl House {
-    async fn change(&self, tenant: &str, id: Uuid, change: Change) {
+    pub(super) async fn change(&self, tenant: &str, id: Uuid, change: Change) {
         let room = &self.gateway.subscriptions;
         room.change(&caller(tenant), id, change).await.unwrap();
     }
 
-    async fn pending_of(&self, id: Uuid) -> Vec<tidings_store::PendingRow> {
+    pub(super) async fn pending_of(&self, id: Uuid) -> Vec<tidings_store::PendingRow> {
         let store = &self.dispatcher.as_ref().unwrap().store;
         let rows = store.deliveries().pending_of(id, None, 0, 9_999).await;
-        rows.unwrap()
+        rows.unwrap().whole().unwrap()
     }
 }
 
@@ -193,8 +193,39 @@ async fn a_row_that_the_store_never_takes_ends_its_delivery_and_nothing_else() {
         .deliveries()
         .attempts_of_event(&tenant, row.event_id)
         .await;
-    let words: Vec<_> = attempts.unwrap().into_iter().map(|it| it.outcome).collect();
+    let words: Vec<_> = attempts
+        .unwrap()
+        .rows
+        .into_iter()
+        .map(|it| it.outcome)
+        .collect();
     assert_eq!(words, ["failed", "gave-up"]);
+}
+
+/// A delivery of tenant `acme` that the store says is due, though no dispatcher has left it there.
+async fn left_waiting(
+    store: &tidings_store::Store,
+    subscription: Uuid,
+    event_id: Uuid,
+    attempts: u32,
+) -> tidings_store::PendingRow {
+    let row = tidings_store::PendingRow {
+        subscription,
+        sequence: 1,
+        tenant: "acme".parse().unwrap(),
+        event_id,
+        lane: None,
+        attempts,
+        state: "waiting".into(),
+        next_at_ms: NOW,
+        detail: "{}".into(),
+    };
+    let flush = Flush {
+        pending: vec![row.clone()],
+        ..Flush::default()
+    };
+    store.deliveries().flush(&flush).await.unwrap();
+    row
 }
 
 #[tokio::test]
@@ -220,22 +251,7 @@ async fn one_that_cannot_be_read_gets_nothing_loses_nothing_and_hides_no_other()
     assert_eq!(from.1, Some(good), "it went on to the last");
     house.publish("acme", json!({ "n": 0 })).await;
     house.settle().await;
-    let row = tidings_store::PendingRow {
-        subscription: bad.id,
-        sequence: 1,
-        tenant: bad.tenant.clone(),
-        event_id: Uuid::from_u128(2),
-        lane: None,
-        attempts: 1,
-        state: "waiting".into(),
-        next_at_ms: NOW,
-        detail: "{}".into(),
-    };
-    let flush = Flush {
-        pending: vec![row.clone()],
-        ..Flush::default()
-    };
-    store.deliveries().flush(&flush).await.unwrap();
+    let row = left_waiting(&store, bad.id, Uuid::from_u128(2), 1).await;
     house.crash().await;
     house.pass(Duration::from_mins(1)).await;
     assert_eq!(house.pending_of(bad.id).await, [row]);
@@ -294,22 +310,7 @@ async fn what_the_log_no_longer_holds_ends_with_an_attempt_that_says_so() {
     let id = house.subscribe("acme", json!({})).await;
     let store = house.dispatcher.as_ref().unwrap().store.clone();
     let event_id = Uuid::from_u128(3);
-    let row = tidings_store::PendingRow {
-        subscription: id,
-        sequence: 1,
-        tenant: "acme".parse().unwrap(),
-        event_id,
-        lane: None,
-        attempts: 2,
-        state: "waiting".into(),
-        next_at_ms: NOW,
-        detail: "{}".into(),
-    };
-    let flush = Flush {
-        pending: vec![row.clone()],
-        ..Flush::default()
-    };
-    store.deliveries().flush(&flush).await.unwrap();
+    let row = left_waiting(&store, id, event_id, 2).await;
     house.crash().await;
     house.settle().await;
     assert_eq!(house.pending_of(id).await, []);
@@ -317,10 +318,64 @@ async fn what_the_log_no_longer_holds_ends_with_an_attempt_that_says_so() {
         .deliveries()
         .attempts_of_event(&row.tenant, event_id)
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     let told: Vec<_> = attempts
         .iter()
         .map(|it| (it.number, it.outcome.as_str()))
         .collect();
     assert_eq!(told, [(3, "gave-up")]);
+}
+
+#[tokio::test]
+async fn an_earlier_row_of_one_that_the_store_does_not_take_goes_and_its_key_goes_on() {
+    let mut house = House::new().await;
+    let id = house
+        .subscribe("acme", json!({ "ordered": true, "key": "/key" }))
+        .await;
+    house.answer(|_| failed());
+    for n in 0..3 {
+        house.publish("acme", json!({ "n": n, "key": "k" })).await;
+    }
+    house.settle().await;
+    let row = house.pending_of(id).await.remove(0);
+    let later = tidings_store::PendingRow {
+        attempts: row.attempts + 1,
+        ..row
+    };
+    let piece = Flush {
+        pending: vec![later],
+        ..Flush::default()
+    };
+    house.answer(|_| Verdict::Delivered);
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    dispatcher.written(Ok(Ok(vec![(piece, "it is too large".into())])));
+    house.pass(Duration::from_mins(1)).await;
+    assert_eq!(house.pending_of(id).await, []);
+    let got: Vec<u64> = house.got().iter().map(|got| got.n).collect();
+    assert_eq!(
+        got,
+        [0, 1, 2],
+        "the first was tried before, and is not again"
+    );
+}
+
+#[tokio::test]
+async fn large_messages_on_their_way_are_bounded_by_their_bytes() {
+    let mut house = House::new().await;
+    for tenant in ["acme", "globex"] {
+        for _ in 0..10 {
+            house.subscribe(tenant, json!({})).await;
+        }
+        for n in 0..5 {
+            let data = json!({ "n": n, "text": "x".repeat(1_000_000) });
+            house.publish(tenant, data).await;
+        }
+    }
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    dispatcher.turn().await.unwrap();
+    // 16 MiB of each of them, and not 50 messages.
+    assert_eq!(dispatcher.in_flight.len(), 2 * 17);
+    house.settle().await;
+    assert_eq!(house.got().len(), 2 * 10 * 5);
 }

@@ -1,0 +1,204 @@
+//! What is damaged, in the store or in the log, holds up nothing that is sound.
+
+use std::path::Path;
+
+use tidings_store::{ReplayRow, Store};
+
+use super::unled::troubled;
+use super::*;
+
+impl House {
+    /// Another process on the same log, and on this file of a store.
+    async fn move_to(&mut self, path: &Path) {
+        let bus = self.dispatcher.take().unwrap().bus.clone();
+        let store = Store::open(path).await.unwrap();
+        let parts = crate::in_memory::parts_on(bus, store, &self.clock).await;
+        self.gateway = Gateway::open(parts).await.unwrap();
+        self.crash().await;
+    }
+
+    fn store(&self) -> Store {
+        self.dispatcher.as_ref().unwrap().store.clone()
+    }
+
+    fn damages(&self) -> u64 {
+        self.dispatcher.as_ref().unwrap().part.counted().damages()
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.got().iter().map(|got| got.n).collect()
+    }
+}
+
+/// Writes another text of the same length wherever one stands in a file.
+fn overwrite(path: &Path, text: &str, other: &str) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let found = |bytes: &[u8]| {
+        bytes
+            .windows(text.len())
+            .position(|it| it == text.as_bytes())
+    };
+    let mut times = 0;
+    while let Some(at) = found(&bytes) {
+        bytes[at..at + text.len()].copy_from_slice(other.as_bytes());
+        times += 1;
+    }
+    assert!(times > 0);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_row_stops_the_retries_of_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut house = House::new().await;
+    house.move_to(&path).await;
+    let id = house
+        .subscribe("acme", json!({ "ordered": true, "key": "/key" }))
+        .await;
+    house.subscribe("globex", json!({})).await;
+    house.answer(|got| {
+        if got.at_ms == NOW {
+            failed()
+        } else {
+            Verdict::Delivered
+        }
+    });
+    for (tenant, n, key) in [
+        ("acme", 1, "lane-1"),
+        ("acme", 2, "lane-2"),
+        ("globex", 3, "k"),
+    ] {
+        house.publish(tenant, json!({ "n": n, "key": key })).await;
+    }
+    house.settle().await;
+    assert_eq!(house.got().len(), 3);
+    house.store().close().await;
+    overwrite(&path, "lane-1", "lane-x");
+    house.move_to(&path).await;
+    house.pass(Duration::from_mins(2)).await;
+    let mut retried = house.numbers().split_off(3);
+    retried.sort_unstable();
+    assert_eq!(retried, [2, 3]);
+    assert!(house.damages() > 0);
+
+    let store = house.store();
+    let pending = store.deliveries().pending_of(id, None, 0, 9).await.unwrap();
+    assert_eq!(
+        (pending.rows.len(), pending.damaged.len()),
+        (0, 1),
+        "it is kept"
+    );
+    let due = store.deliveries().due(&[(id, 9)], i64::MAX).await.unwrap();
+    assert!(due[0].next_at_ms > NOW + 60 * 60 * 1_000, "and put off");
+    // What is asked for is answered, without it.
+    let parked = house.gateway.parked.list(&caller("acme"), id, 0, 9).await;
+    assert_eq!(parked.unwrap().0, []);
+}
+
+#[tokio::test]
+async fn a_replay_that_cannot_be_read_stops_no_delivery() {
+    let mut house = House::new().await;
+    house.subscribe("acme", json!({})).await;
+    let row = ReplayRow {
+        id: Uuid::from_u128(5),
+        tenant: "acme".parse().unwrap(),
+        subscription: None,
+        plan: "{}".into(),
+        state: "running".into(),
+        place: "neither a place".into(),
+        total: None,
+        sent: 0,
+        delivered: 0,
+        failed: 0,
+        created_at_ms: NOW,
+        started_at_ms: None,
+        ended_at_ms: None,
+    };
+    let without_plan = ReplayRow {
+        id: Uuid::from_u128(6),
+        plan: "nor a plan".into(),
+        place: "{}".into(),
+        ..row.clone()
+    };
+    for row in [row, without_plan] {
+        house.store().replays().insert(&row).await.unwrap();
+    }
+    house.pass(Duration::from_secs(5)).await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.pass(Duration::from_secs(5)).await;
+    assert_eq!(house.numbers(), [1]);
+    assert_eq!(house.damages(), 2, "each is told of once");
+}
+
+/// The events of the tenant, in their order.
+async fn events_of(house: &House) -> Vec<Uuid> {
+    let query = crate::events::Query {
+        limit: 99,
+        ..Default::default()
+    };
+    let list = house.gateway.events.list(&caller("acme"), &query).await;
+    let items = list.unwrap().items.into_iter();
+    let ours = items.filter(|it| it.event.event_type.as_str() == "audit.test.made");
+    ours.map(|it| it.event.event_id).collect()
+}
+
+#[tokio::test]
+async fn what_stands_around_a_damaged_record_is_delivered() {
+    let mut house = House::new().await;
+    house.subscribe("acme", json!({})).await;
+    let paused = house.subscribe("acme", json!({})).await;
+    let room = house.gateway.subscriptions.clone();
+    room.change(&caller("acme"), paused, Change::Pause)
+        .await
+        .unwrap();
+    house.settle().await;
+    for n in 0..5 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    let damaged = events_of(&house).await[2];
+    let bus = troubled(&mut house).await;
+    bus.damages(damaged);
+    house.settle().await;
+    assert_eq!(house.numbers(), [0, 1, 3, 4]);
+    assert_eq!(house.damages(), 1);
+    // One that catches up from its place goes around it too.
+    bus.damages(damaged);
+    house.crash_on(bus).await;
+    room.change(&caller("acme"), paused, Change::Resume)
+        .await
+        .unwrap();
+    house.settle().await;
+    assert_eq!(house.numbers()[4..], [0, 1, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_retry_beside_a_damaged_record_goes_on_and_one_of_it_ends() {
+    let mut house = House::new().await;
+    let id = house
+        .subscribe("acme", json!({ "ordered": true, "key": "/key" }))
+        .await;
+    house.answer(|_| failed());
+    for n in 0..4 {
+        house.publish("acme", json!({ "n": n, "key": "k" })).await;
+    }
+    house.settle().await;
+    house.answer(|_| Verdict::Delivered);
+    let events = events_of(&house).await;
+    let bus = troubled(&mut house).await;
+    bus.damages(events[1]);
+    house.pass(Duration::from_mins(1)).await;
+    assert_eq!(house.numbers()[1..], [0, 2, 3]);
+    let rows = house.store();
+    let rows = rows.deliveries().attempts_of(id, (1, u32::MAX), 1).await;
+    let told = rows.unwrap().rows.remove(0);
+    assert_eq!(
+        (told.event_id, told.outcome.as_str()),
+        (events[1], "gave-up")
+    );
+    assert!(
+        told.detail.contains("the log is damaged"),
+        "{}",
+        told.detail
+    );
+}

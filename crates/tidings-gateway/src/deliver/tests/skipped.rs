@@ -1,0 +1,110 @@
+//! What a subscription's owner has skipped is not tried again.
+
+use super::*;
+
+/// Three of a key and one of another, the first of each in vain.
+async fn failing(house: &mut House) -> Uuid {
+    let delivery = json!({ "ordered": true, "key": "/key", "retry": { "schedule": ["1s", "1h"] } });
+    let id = house.subscribe("acme", delivery).await;
+    house.answer(|_| failed());
+    for (n, key) in [(1, "a"), (2, "a"), (3, "a"), (4, "b")] {
+        house.publish("acme", json!({ "n": n, "key": key })).await;
+    }
+    house.settle().await;
+    assert_eq!(house.pending_of(id).await.len(), 4);
+    house.target.got.lock().unwrap().clear();
+    id
+}
+
+impl House {
+    async fn skip(&self, id: Uuid) {
+        self.change("acme", id, Change::Seek(From::Now)).await;
+    }
+
+    /// That nothing but a new event comes, of the key that was stuck.
+    async fn assert_goes_on(&mut self, id: Uuid) {
+        self.answer(|_| Verdict::Delivered);
+        self.settle().await;
+        assert_eq!(self.pending_of(id).await, [], "whatever its time was");
+        self.publish("acme", json!({ "n": 5, "key": "a" })).await;
+        self.pass(Duration::from_hours(3)).await;
+        let got: Vec<u64> = self.got().iter().map(|got| got.n).collect();
+        assert_eq!(got, [5]);
+        let store = &self.dispatcher.as_ref().unwrap().store;
+        let rows = store.deliveries().attempts_of(id, (0, 0), 99).await;
+        let rows = rows.unwrap().rows.into_iter();
+        let skipped =
+            rows.filter(|it| it.outcome == "gave-up" && it.detail.contains("it was skipped"));
+        assert_eq!(skipped.count(), 4, "each says so");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_ends_when_it_is_skipped() {
+    let mut house = House::new().await;
+    let id = failing(&mut house).await;
+    house.skip(id).await;
+    house.assert_goes_on(id).await;
+}
+
+#[tokio::test]
+async fn what_is_skipped_while_nobody_delivers_ends_too() {
+    let mut house = House::new().await;
+    let id = failing(&mut house).await;
+    house.skip(id).await;
+    house.crash().await;
+    house.assert_goes_on(id).await;
+}
+
+#[tokio::test]
+async fn what_is_skipped_of_a_subscription_that_nothing_was_at_hand_of_ends_too() {
+    let mut house = House::new().await;
+    let id = failing(&mut house).await;
+    house.crash().await;
+    house.skip(id).await;
+    house.assert_goes_on(id).await;
+}
+
+#[tokio::test]
+async fn what_is_at_hand_and_unwritten_ends_too() {
+    let mut house = House::new().await;
+    let id = house.subscribe("acme", json!({})).await;
+    house.answer(|_| failed());
+    house.publish("acme", json!({ "n": 1 })).await;
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    dispatcher.turn().await.unwrap();
+    while let Some(ended) = dispatcher.in_flight.join_next().await {
+        dispatcher.ended(ended);
+    }
+    assert_eq!(dispatcher.flush.pending.len(), 1);
+    house.skip(id).await;
+    house.pass(Duration::from_mins(10)).await;
+    assert_eq!(house.got().len(), 1);
+    assert_eq!(house.pending_of(id).await, []);
+}
+
+#[tokio::test]
+async fn a_parked_key_is_free_and_what_was_asked_for_again_still_goes_out() {
+    let mut house = House::new().await;
+    let id = failing(&mut house).await;
+    house.pass(Duration::from_hours(2)).await;
+    let parked = house.gateway.parked.list(&caller("acme"), id, 0, 9).await;
+    assert_eq!(parked.unwrap().0.len(), 2);
+    let room = house.gateway.parked.clone();
+    room.drop_head(&caller("acme"), id, "b").await.unwrap();
+    let query = crate::dead_letters::DeadLetterQuery {
+        limit: 9,
+        ..Default::default()
+    };
+    let letters = house.gateway.dead_letters.clone();
+    let (found, _) = letters.list(&caller("acme"), &query).await.unwrap();
+    letters.replay(&caller("acme"), found[0].id).await.unwrap();
+    house.skip(id).await;
+    house.answer(|_| Verdict::Delivered);
+    house.target.got.lock().unwrap().clear();
+    house.pass(Duration::from_mins(1)).await;
+    let got: Vec<u64> = house.got().iter().map(|got| got.n).collect();
+    assert_eq!(got, [4]);
+    let parked = house.gateway.parked.list(&caller("acme"), id, 0, 9).await;
+    assert_eq!(parked.unwrap().0, []);
+}
