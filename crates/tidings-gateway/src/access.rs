@@ -34,6 +34,8 @@ use zeroize::Zeroizing;
 
 pub use api_key::{ApiKeyError, ApiKeys, NewApiKey, PREFIX as API_KEY_PREFIX};
 pub(crate) use caller::of_extension;
+#[cfg(test)]
+pub(crate) use caller::user;
 pub use caller::{Caller, InvalidScope, Principal, Scope, on_behalf_of};
 pub use jwks::{Fetch, KeySource};
 pub use local_key::{Claims, FILE_NAME as LOCAL_KEY_FILE_NAME, LocalKey, LocalKeyError};

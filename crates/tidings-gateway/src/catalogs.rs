@@ -10,7 +10,7 @@ use tidings_bus::Bus;
 use tidings_contract::{Catalog, Change, Declared, agree, diff, installation};
 use tidings_event::{CatalogName, Code, TenantId};
 use tidings_store::{CatalogRow, OutboxRow, Store};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
@@ -182,7 +182,7 @@ impl Catalogs {
         catalog: &Catalog,
         enforce: bool,
     ) -> Result<Written, Refusal> {
-        let _alone = self.writing.lock().await;
+        let alone = self.writing.lock().await;
         for _ in 0..TRIES {
             // What another replica has just written counts too.
             self.put_in_force().await?;
@@ -211,7 +211,7 @@ impl Catalogs {
             let event = self.told(actor, "catalog.written", &target)?;
             let stored = self.store.catalogs().put(&row, &[event]).await;
             if stored.map_err(store_fault)? {
-                self.changed().await?;
+                self.changed(alone).await?;
                 return Ok(written);
             }
         }
@@ -223,14 +223,14 @@ impl Catalogs {
     }
 
     async fn remove(&self, actor: &Actor, name: &CatalogName) -> Result<(), Refusal> {
-        let _alone = self.writing.lock().await;
+        let alone = self.writing.lock().await;
         let target = json!({ "kind": "catalog", "id": name.as_str() });
         let event = self.told(actor, "catalog.deleted", &target)?;
         let removed = self.store.catalogs().delete(name, &[event]).await;
         if !removed.map_err(store_fault)? {
             return Err(Refusal::not_found("catalogue"));
         }
-        self.changed().await
+        self.changed(alone).await
     }
 
     /// The event that tells of a change, of the tenant `platform`.
@@ -240,9 +240,11 @@ impl Catalogs {
         Ok(row)
     }
 
-    /// The change is made: it is put in force and told of, whichever of the two fails.
-    async fn changed(&self) -> Result<(), Refusal> {
+    /// The change is made: it is put in force and told of, whichever of the two fails. Others may change meanwhile what
+    /// waits for the bus.
+    async fn changed(&self, alone: MutexGuard<'_, ()>) -> Result<(), Refusal> {
         let in_force = self.put_in_force().await;
+        drop(alone);
         self.outbox.deliver().await;
         in_force
     }

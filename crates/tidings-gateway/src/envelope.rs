@@ -105,6 +105,15 @@ fn headers(event: &Event, kind: EnvelopeKind, exact: bool) -> Headers {
     headers
 }
 
+/// The event of a record. One that is none, which others may write to a topic, is passed over and told of.
+pub(crate) fn readable(record: &Stored) -> Option<Event> {
+    let (topic, partition, offset) = (&record.topic, record.partition, record.offset);
+    let read = read(record).inspect_err(|error| {
+        tracing::error!(%topic, partition, offset, %error, "a record is passed over");
+    });
+    read.ok()
+}
+
 /// The event of a record.
 pub fn read(record: &Stored) -> Result<Event, Unreadable> {
     let fault = |what: &str| Unreadable(record.event_id, what.to_owned());

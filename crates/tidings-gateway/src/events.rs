@@ -1,26 +1,29 @@
 //! Reading back: one event, a list, a stream. A caller sees its own tenant's events only.
 
-use std::collections::BTreeMap;
+mod cursor;
+mod gathered;
+
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::Stream;
 use tidings_bus::{Bus, Partition, Read, ReadError, Stored, partition_of};
 use tidings_event::{Code, Event, TenantId, Topic, TypePattern};
+use tidings_store::Store;
 use uuid::Uuid;
 
+pub use self::cursor::Cursor;
+use self::gathered::{Gathered, Stretch};
 use crate::access::{Caller, Principal, Scope};
 use crate::envelope;
+use crate::manifests::store_fault;
 use crate::publish::command::WORKSPACE_ATTRIBUTE;
 use crate::publish::refusal::{Refusal, Rule};
-use crate::rulebook::Shelf;
+use crate::rulebook::{Route, Shelf};
 
 /// The most events that a page holds.
 pub const MAX_PAGE: usize = 1_000;
 /// The most records of a topic that one page looks at, so that it costs the same however rare its matches are.
 const MAX_SCAN: usize = 10_000;
-/// Most bytes of a cursor that are read.
-const MAX_CURSOR: usize = 16_384;
 
 /// An event with its place in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,40 +55,6 @@ pub struct Query {
     pub cursor: Option<Cursor>,
 }
 
-/// A place in a tenant's events: for each topic, the offset to read next. Opaque on the wire.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Cursor(BTreeMap<String, u64>);
-
-impl Cursor {
-    /// The wire form.
-    pub fn encode(&self) -> String {
-        let text: Vec<String> = self
-            .0
-            .iter()
-            .map(|(topic, offset)| format!("{topic}:{offset}"))
-            .collect();
-        URL_SAFE_NO_PAD.encode(text.join(","))
-    }
-
-    /// From the wire form.
-    pub fn decode(text: &str) -> Option<Self> {
-        let bytes = (text.len() <= MAX_CURSOR).then(|| URL_SAFE_NO_PAD.decode(text).ok())??;
-        let text = String::from_utf8(bytes).ok()?;
-        let pair = |pair: &str| {
-            let (topic, offset) = pair.split_once(':')?;
-            Some((
-                topic.parse::<Topic>().ok()?.as_str().to_owned(),
-                offset.parse().ok()?,
-            ))
-        };
-        text.split(',')
-            .filter(|part| !part.is_empty())
-            .map(pair)
-            .collect::<Option<_>>()
-            .map(Self)
-    }
-}
-
 /// A stretch of a tenant's events, oldest first.
 #[derive(Debug, Clone)]
 pub struct List {
@@ -95,17 +64,21 @@ pub struct List {
     pub next: Option<Cursor>,
 }
 
+/// An event of a stream, with the place behind it.
+pub type Streamed = Result<(Cursor, Placed), Refusal>;
+
 /// The room.
 #[derive(Clone)]
 pub struct Events {
     bus: Arc<dyn Bus>,
     shelf: Arc<Shelf>,
+    store: Store,
 }
 
 impl Events {
-    /// Over a bus; the rulebook on the shelf says who is in which workspace.
-    pub fn new(bus: Arc<dyn Bus>, shelf: Arc<Shelf>) -> Self {
-        Self { bus, shelf }
+    /// Over a bus; the rulebook on the shelf says who is in which workspace, the store where an emit stands.
+    pub fn new(bus: Arc<dyn Bus>, shelf: Arc<Shelf>, store: Store) -> Self {
+        Self { bus, shelf, store }
     }
 
     /// Whether the caller may see an event of its tenant: a user without the role ADMIN sees of the events of
@@ -114,22 +87,44 @@ impl Events {
         let Some(workspace) = event.extension(WORKSPACE_ATTRIBUTE) else {
             return true;
         };
-        let Principal::User(_) = caller.principal() else {
-            return true;
-        };
-        let workspace = workspace.to_string();
-        let rulebook = self.shelf.rulebook();
-        caller.is_admin() || rulebook.workspace_of(caller, &workspace).is_ok()
+        let (workspace, rulebook) = (workspace.to_string(), self.shelf.rulebook());
+        all_open_to(caller) || rulebook.workspace_of(caller, &workspace).is_ok()
     }
 
     /// One event of the caller's tenant. A foreign or unknown id is not found, alike.
     pub async fn get(&self, caller: &Caller, event_id: Uuid) -> Result<Placed, Refusal> {
         let tenant = reader(caller)?;
-        let found = self.bus.find(tenant, event_id).await.map_err(unreadable)?;
+        let found = self.bus.find(tenant.clone(), event_id).await;
+        let found = match found.map_err(unreadable)? {
+            Some(found) => Some(found),
+            None => self.emitted(&tenant, event_id).await?,
+        };
         let found = found.map(placed).transpose()?;
         found
             .filter(|found| self.open_to(caller, &found.event))
             .ok_or_else(|| Refusal::not_found("event"))
+    }
+
+    /// An emit where its row says that it stands: what the bus took long after it was accepted is far from where a search
+    /// by the time in its id looks.
+    async fn emitted(&self, tenant: &TenantId, event_id: Uuid) -> Result<Option<Stored>, Refusal> {
+        let row = self.store.emits().of_event(tenant, event_id).await;
+        let Some(place) = row.map_err(store_fault)?.and_then(|row| row.place) else {
+            return Ok(None);
+        };
+        let partition = Partition {
+            topic: Route::custom_events().topic,
+            number: place.partition,
+        };
+        let read = Read {
+            from: place.offset,
+            tenant: Some(tenant.clone()),
+            limit: 1,
+            scan: 1,
+        };
+        let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+        let mut records = page.records.into_iter();
+        Ok(records.find(|stored| stored.event_id == event_id))
     }
 
     /// A page of the caller's tenant's events, oldest first.
@@ -143,18 +138,20 @@ impl Events {
         })
     }
 
-    /// The caller's tenant's events as they come, from a cursor or from now on.
+    /// The caller's tenant's events as they come, from a cursor or from now on, and where that is: who goes on from there
+    /// misses nothing, even if no event has come yet.
     pub async fn stream(
         &self,
         caller: &Caller,
         types: Option<TypePattern>,
         after: Option<Cursor>,
-    ) -> Result<impl Stream<Item = Result<(Cursor, Placed), Refusal>> + use<>, Refusal> {
+    ) -> Result<(Cursor, impl Stream<Item = Streamed> + use<>), Refusal> {
         let tenant = reader(caller)?;
         let cursor = match after {
             Some(cursor) => cursor,
             None => self.end(&tenant).await?,
         };
+        let start = cursor.clone();
         let query = Query {
             types,
             limit: 100,
@@ -170,7 +167,7 @@ impl Events {
             tail,
             Vec::new().into_iter(),
         );
-        Ok(futures_util::stream::unfold(
+        let events = futures_util::stream::unfold(
             state,
             async |(room, caller, tenant, query, mut cursor, mut tail, mut ready)| {
                 loop {
@@ -195,21 +192,16 @@ impl Events {
                     ready = with_cursors(before, page.items).into_iter();
                 }
             },
-        ))
+        );
+        Ok((start, events))
     }
 
     /// The cursor behind everything there is.
     async fn end(&self, tenant: &TenantId) -> Result<Cursor, Refusal> {
         let mut cursor = Cursor::default();
         for partition in self.partitions(tenant, None).await? {
-            let bounds = self
-                .bus
-                .bounds(partition.clone())
-                .await
-                .map_err(unreadable)?;
-            cursor
-                .0
-                .insert(partition.topic.as_str().to_owned(), bounds.end);
+            let bounds = self.bus.bounds(partition.clone()).await;
+            cursor.set(&partition.topic, bounds.map_err(unreadable)?.end);
         }
         Ok(cursor)
     }
@@ -240,43 +232,26 @@ impl Events {
         query: &Query,
         cursor: &mut Cursor,
     ) -> Result<PageOf, Refusal> {
-        let mut found: Vec<(i64, Stored)> = Vec::new();
-        let mut stretches = BTreeMap::new();
+        let mut gathered = Gathered::until(query.until_ms);
         for partition in self.partitions(tenant, query.topic.as_ref()).await? {
             let topic = partition.topic.clone();
             let (records, stretch) = self.stretch(partition, tenant, query, cursor).await?;
-            stretches.insert(topic, stretch);
-            // Times of neighbours may be swapped; the order of offsets must not be, or a cursor would lie.
-            let mut latest = i64::MIN;
-            found.extend(records.into_iter().map(|record| {
-                latest = latest.max(record.timestamp_ms);
-                (latest, record)
-            }));
+            gathered.add(topic, stretch, records);
         }
-        found.sort_by(|(at, one), (when, other)| {
-            (at, &one.topic, one.offset).cmp(&(when, &other.topic, other.offset))
-        });
+        let (found, mut stretches) = gathered.in_order();
         let mut items = Vec::new();
-        for (at, record) in found {
-            let stretch = stretches
-                .get_mut(&record.topic)
-                .expect("each record is of a stretch");
-            if query.until_ms.is_some_and(|until| at >= until) {
-                stretch.leave(record.offset, false);
-            } else if items.len() == query.limit {
-                stretch.leave(record.offset, true);
-            } else {
-                let item = placed(record)?;
-                if wanted(&item.event, query) && self.open_to(caller, &item.event) {
-                    items.push(item);
-                }
+        for record in found {
+            if items.len() == query.limit {
+                stretches.leave(&record, true);
+                continue;
+            }
+            let item = placed(record)?;
+            if wanted(&item.event, query) && self.open_to(caller, &item.event) {
+                items.push(item);
             }
         }
-        let more = stretches.values().any(|stretch| stretch.more);
-        let ends = stretches
-            .into_iter()
-            .map(|(topic, it)| (topic.as_str().to_owned(), it.next));
-        cursor.0.extend(ends);
+        let more = stretches.more();
+        stretches.move_on(cursor);
         Ok(PageOf { items, more })
     }
 
@@ -288,8 +263,8 @@ impl Events {
         query: &Query,
         cursor: &Cursor,
     ) -> Result<(Vec<Stored>, Stretch), Refusal> {
-        let from = match (cursor.0.get(partition.topic.as_str()), query.since_ms) {
-            (Some(offset), _) => Ok(*offset),
+        let from = match (cursor.offset(&partition.topic), query.since_ms) {
+            (Some(offset), _) => Ok(offset),
             (None, Some(since)) => self.bus.offset_at(partition.clone(), since).await,
             (None, None) => Ok(0),
         };
@@ -301,34 +276,7 @@ impl Events {
         };
         let page = self.bus.read(partition, read).await;
         let page = page.map_err(unreadable)?;
-        let stretch = Stretch {
-            next: page.next,
-            more: page.more,
-            left: false,
-        };
-        Ok((page.records, stretch))
-    }
-}
-
-/// How far a page came in one topic.
-struct Stretch {
-    /// Where the next page goes on.
-    next: u64,
-    /// Whether it would find more.
-    more: bool,
-    left: bool,
-}
-
-impl Stretch {
-    /// The first record not taken is where the next page begins.
-    fn leave(&mut self, offset: u64, more: bool) {
-        if !self.left {
-            *self = Self {
-                next: offset,
-                more,
-                left: true,
-            };
-        }
+        Ok((page.records, Stretch::new(page.next, page.more)))
     }
 }
 
@@ -350,12 +298,15 @@ fn wanted(event: &Event, query: &Query) -> bool {
 /// Each event with the cursor behind it.
 fn with_cursors(mut cursor: Cursor, items: Vec<Placed>) -> Vec<(Cursor, Placed)> {
     let mut step = |item: Placed| {
-        cursor
-            .0
-            .insert(item.topic.as_str().to_owned(), item.offset + 1);
+        cursor.set(&item.topic, item.offset + 1);
         (cursor.clone(), item)
     };
     items.into_iter().map(&mut step).collect()
+}
+
+/// Whether the caller may see the events of every workspace of its tenant.
+pub(crate) fn all_open_to(caller: &Caller) -> bool {
+    caller.is_admin() || !matches!(caller.principal(), Principal::User(_))
 }
 
 /// The tenant whose events the caller may read.
@@ -388,7 +339,9 @@ fn placed(record: Stored) -> Result<Placed, Refusal> {
 
 pub(crate) fn unreadable(error: ReadError) -> Refusal {
     match error {
-        ReadError::Corrupt(_) => Refusal::fault("Reading the log", &error),
+        ReadError::Corrupt(_) | ReadError::Damaged { .. } => {
+            Refusal::fault("Reading the log", &error)
+        }
         ReadError::Unavailable(_) => {
             tracing::warn!(%error, "the log could not be read");
             Refusal::new(

@@ -9,7 +9,8 @@ use tidings_bus::{
     AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Read, ReadError, Record,
     Stored,
 };
-use tidings_event::{TenantId, Topic};
+use tidings_event::json::RawJson;
+use tidings_event::{Data, TenantId, Topic};
 use tidings_store::Store;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use crate::access::{Access, AccessConfig};
 use crate::clock::Clock;
 use crate::deliver::{Config, target};
 use crate::limits::Limits;
+use crate::publish::command::Draft;
 use crate::secrets::Vault;
 use crate::{Gateway, Parts};
 
@@ -61,6 +63,22 @@ pub(crate) fn bus(clock: &Clock) -> Memory {
     Memory::new(3, Arc::new(move || at.now_ms()))
 }
 
+/// An event of service `audit` with this data.
+pub(crate) fn draft(data: &str) -> Draft {
+    let (data, fingerprint) = RawJson::parse(data).unwrap();
+    Draft {
+        event_type: "audit.test.made".into(),
+        schema_version: None,
+        data: Data::Json(data),
+        fingerprint,
+        idempotency_key: None,
+        workspace: None,
+        cause: None,
+        custom: None,
+        cloud: None,
+    }
+}
+
 /// A bus that does as the one behind it, but for the trouble that a test makes.
 pub(crate) struct Troubled {
     bus: Arc<dyn Bus>,
@@ -68,7 +86,11 @@ pub(crate) struct Troubled {
     refused: AtomicUsize,
     panics: AtomicBool,
     unled: Mutex<Option<u32>>,
+    without: Mutex<Option<TenantId>>,
+    out_of_reach: Mutex<Option<Topic>>,
+    damaged: Mutex<Option<Uuid>>,
     hangs: AtomicBool,
+    finds_nothing: AtomicBool,
 }
 
 impl Troubled {
@@ -80,8 +102,17 @@ impl Troubled {
             refused: AtomicUsize::new(0),
             panics: AtomicBool::new(false),
             unled: Mutex::default(),
+            without: Mutex::default(),
+            out_of_reach: Mutex::default(),
+            damaged: Mutex::default(),
             hangs: AtomicBool::new(false),
+            finds_nothing: AtomicBool::new(false),
         }
+    }
+
+    /// It finds no event by its id any more.
+    pub(crate) fn finds_nothing(&self) {
+        self.finds_nothing.store(true, Ordering::SeqCst);
     }
 
     /// It answers no append any more, and keeps no receipts either.
@@ -92,6 +123,29 @@ impl Troubled {
     /// Partitions of this number cannot be read.
     pub(crate) fn has_no_leader_of(&self, number: Option<u32>) {
         *self.unled.lock().unwrap() = number;
+    }
+
+    /// It takes nothing of this tenant.
+    pub(crate) fn takes_nothing_of(&self, tenant: Option<&str>) {
+        *self.without.lock().unwrap() = tenant.map(|tenant| tenant.parse().unwrap());
+    }
+
+    /// This topic cannot be read.
+    pub(crate) fn is_without(&self, topic: Option<&str>) {
+        *self.out_of_reach.lock().unwrap() = topic.map(|topic| topic.parse().unwrap());
+    }
+
+    /// The record of this event is not what was written.
+    pub(crate) fn damages(&self, event_id: Uuid) {
+        *self.damaged.lock().unwrap() = Some(event_id);
+    }
+
+    fn damage_at(&self, record: &Stored) -> Option<ReadError> {
+        let is_damaged = *self.damaged.lock().unwrap() == Some(record.event_id);
+        is_damaged.then(|| ReadError::Damaged {
+            offset: record.offset,
+            fault: format!("offset {}", record.offset),
+        })
     }
 
     /// It takes nothing while it is away.
@@ -112,7 +166,9 @@ impl Troubled {
 
 impl Bus for Troubled {
     fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
-        if self.away.load(Ordering::SeqCst) {
+        let without = self.without.lock().unwrap().clone();
+        let left_out = without.is_some_and(|tenant| records.iter().any(|it| it.tenant == tenant));
+        if left_out || self.away.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
             let retry_after = Duration::from_secs(1);
             return Box::pin(async move { Err(AppendError::Unavailable { retry_after }) });
@@ -125,14 +181,34 @@ impl Bus for Troubled {
 
     fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
         assert!(!self.panics.swap(false, Ordering::SeqCst), "as it was told");
-        if *self.unled.lock().unwrap() == Some(partition.number) {
+        let unled = *self.unled.lock().unwrap() == Some(partition.number);
+        if unled || *self.out_of_reach.lock().unwrap() == Some(partition.topic.clone()) {
             return Box::pin(async { Err(ReadError::Unavailable("no leader".into())) });
         }
-        self.bus.read(partition, read)
+        Box::pin(async move {
+            let mut page = self.bus.read(partition, read.clone()).await?;
+            let mut records = page.records.iter();
+            let Some(place) = records.position(|it| self.damage_at(it).is_some()) else {
+                return Ok(page);
+            };
+            let record = page.records.split_off(place).remove(0);
+            if record.offset > read.from {
+                (page.next, page.more) = (record.offset, true);
+                return Ok(page);
+            }
+            Err(self.damage_at(&record).unwrap())
+        })
     }
 
     fn find(&self, of: TenantId, id: Uuid) -> Pending<'_, Result<Option<Stored>, ReadError>> {
-        self.bus.find(of, id)
+        if self.finds_nothing.load(Ordering::SeqCst) {
+            return Box::pin(async { Ok(None) });
+        }
+        Box::pin(async move {
+            let found = self.bus.find(of, id).await?;
+            let damage = found.as_ref().and_then(|it| self.damage_at(it));
+            damage.map_or(Ok(found), Err)
+        })
     }
 
     fn topics(&self) -> Pending<'_, Result<Vec<(Topic, u32)>, ReadError>> {

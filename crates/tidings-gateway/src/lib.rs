@@ -7,6 +7,7 @@ pub mod catalogs;
 pub mod chat;
 pub mod clock;
 pub mod custom_events;
+mod damaged;
 pub mod dead_letters;
 pub mod deliver;
 pub mod envelope;
@@ -203,7 +204,7 @@ impl Gateway {
         let manifests = Manifests::open(store.clone(), rules, told, clock.clone()).await?;
         let (kept, rules, told) = (store.clone(), shelf.clone(), outbox.clone());
         let workspaces = Workspaces::open(kept, rules, told, clock.clone(), auto_create).await?;
-        let events = Events::new(bus.clone(), shelf.clone());
+        let events = Events::new(bus.clone(), shelf.clone(), store.clone());
         let (log, told) = (bus.clone(), outbox.clone());
         let catalogs = Catalogs::open(store.clone(), shelf, log, told, clock.clone()).await?;
         let api_keys = ApiKeys::new(access.clone(), outbox.clone(), clock.clone());
@@ -217,7 +218,8 @@ impl Gateway {
             clock.clone(),
             in_process.clone(),
         );
-        let subscriptions = Arc::new(subscriptions.await?);
+        let subscriptions = subscriptions.await?;
+        let subscriptions = Arc::new(subscriptions.at_most(limits.subscriptions()));
         let workspaces = Arc::new(workspaces);
         let (kept, tenants, told) = (store.clone(), workspaces.clone(), outbox.clone());
         let custom_events = Arc::new(Registry::new(kept, tenants, told, clock.clone()));
@@ -322,6 +324,7 @@ impl Gateway {
             clock: self.clock.clone(),
             config: self.delivery.clone(),
             counted: self.counted(),
+            on_the_way: deliver::on_the_way::Bytes::default(),
         })
     }
 

@@ -31,19 +31,20 @@ const STREAM_RETRY: Duration = Duration::from_secs(10);
 pub struct Limits {
     rates: Option<Rates<MonotonicClock>>,
     streams: Streams,
+    subscriptions: usize,
 }
 
 impl Default for Limits {
-    /// No rate, and 100 streams.
+    /// No rate, 100 streams and 1,000 subscriptions.
     fn default() -> Self {
-        Self::new(0, 0, 100)
+        Self::new(0, 0, 100, 1_000)
     }
 }
 
 impl Limits {
-    /// So many requests a second (0: any number), `burst` of them at once (0: those of one second), and so
-    /// many open streams.
-    pub fn new(requests_per_second: u32, burst: u32, streams: usize) -> Self {
+    /// So many requests a second (0: any number), `burst` of them at once (0: those of one second), so many
+    /// open streams, and so many subscriptions, of its own and as many again of its workspaces' extensions.
+    pub fn new(requests_per_second: u32, burst: u32, streams: usize, subscriptions: usize) -> Self {
         let rates = NonZeroU32::new(requests_per_second)
             .map(|rate| Rates::new(rate, burst, MonotonicClock));
         Self {
@@ -52,7 +53,13 @@ impl Limits {
                 limit: streams,
                 open: Arc::default(),
             },
+            subscriptions,
         }
+    }
+
+    /// How many subscriptions of one kind a tenant may have.
+    pub(crate) const fn subscriptions(&self) -> usize {
+        self.subscriptions
     }
 
     /// Counts a request of the caller's tenant, or refuses it.
@@ -226,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_stream_s_place_is_free_again_when_it_ends() {
-        let limits = Limits::new(0, 0, 2);
+        let limits = Limits::new(0, 0, 2, 1);
         let [acme, other] =
             ["acme", "other"].map(|name| on_behalf_of(Service::Audit, tenant(name)));
         let first = limits.place(&acme).unwrap();

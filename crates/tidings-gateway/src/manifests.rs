@@ -9,7 +9,7 @@ use serde_json::json;
 use tidings_event::json::RawJson;
 use tidings_event::{Code, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern};
 use tidings_store::{OutboxRow, Store, StoreError};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
@@ -157,7 +157,7 @@ impl Manifests {
         document: &str,
         manifest: &Manifest,
     ) -> Result<bool, Refusal> {
-        let _alone = self.writing.lock().await;
+        let alone = self.writing.lock().await;
         let rooms = self.store.manifests();
         let before = rooms.get(module).await.map_err(store_fault)?;
         if before.is_some_and(|row| row.document == document) {
@@ -167,23 +167,25 @@ impl Manifests {
         let (now, version) = (self.clock.now_ms(), &manifest.version);
         let written = rooms.put(module, version, document, now, &events).await;
         written.map_err(store_fault)?;
-        self.changed().await?;
+        self.changed(alone).await?;
         Ok(true)
     }
 
     async fn remove(&self, actor: &Actor, module: &ModuleId) -> Result<(), Refusal> {
-        let _alone = self.writing.lock().await;
+        let alone = self.writing.lock().await;
         let events = self.events(actor, module, None)?;
         let removed = self.store.manifests().delete(module, &events).await;
         if !removed.map_err(store_fault)? {
             return Err(Refusal::not_found("manifest"));
         }
-        self.changed().await
+        self.changed(alone).await
     }
 
-    /// The change is made: it is put in force and told of, whichever of the two fails.
-    async fn changed(&self) -> Result<(), Refusal> {
+    /// The change is made: it is put in force and told of, whichever of the two fails. Others may change meanwhile what
+    /// waits for the bus.
+    async fn changed(&self, alone: MutexGuard<'_, ()>) -> Result<(), Refusal> {
         let in_force = self.put_in_force().await;
+        drop(alone);
         self.outbox.deliver().await;
         in_force
     }
@@ -192,6 +194,11 @@ impl Manifests {
     pub(crate) async fn reload(&self) -> Result<(), Refusal> {
         let _alone = self.writing.lock().await;
         self.put_in_force().await
+    }
+
+    /// Whether a module has one.
+    pub fn is_in_force(&self, module: &ModuleId) -> bool {
+        self.shelf.rulebook().manifest(module).is_some()
     }
 
     #[cfg(test)]

@@ -9,10 +9,10 @@
 //! at once. A turn is a lease in the store, lengthened before each event: unlike a lock of a session it ends
 //! also when its holder is cut off. Should one be outlived, an event is sent twice, and the second is a repeat.
 //!
-//! Loops: [`Outbox::relay`], which its caller spawns and joins. A room does not wait for it: it
-//! delivers its own events before it answers, and leaves to the relay only what the bus would not
-//! take.
+//! Loops: [`Outbox::relay`], which its caller spawns and joins. A room does not wait for it: before it answers it publishes
+//! what waits, its own events last, and leaves to the relay what takes longer than a second.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,13 @@ const TURN_NAME: &str = "outbox";
 /// How often a replica looks for what another has left, by dying or because the bus was away.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a change may wait for what tells of it.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
+/// When so many tenants' events fail in a row it is taken for the bus's failing: those of a few may be of a partition that
+/// nobody leads.
+const MOST_IN_A_ROW: usize = 8;
+
 /// Why events still wait.
 enum Left {
     /// The bus or the store did not do its part.
@@ -61,8 +68,8 @@ pub struct Outbox {
     line: Arc<Line>,
     clock: Clock,
     left: Notify,
-    /// One delivery at a time: events keep the order of their changes.
-    delivering: Mutex<()>,
+    /// One delivery at a time: events keep the order of their changes. Which damaged rows were told of.
+    delivering: Mutex<HashSet<i64>>,
     /// Who takes turns with other replicas, if there can be any.
     replica: Option<(Replicas, Uuid)>,
 }
@@ -114,9 +121,11 @@ impl Outbox {
         self.line.check(command_of(row)?)
     }
 
-    /// Publishes what waits. What the bus does not take now is left to the relay.
+    /// Publishes what waits, for a second at most. What the bus does not take by then is left to the relay.
     pub(crate) async fn deliver(&self) {
-        if self.drain().await.is_err() {
+        // Cut off anywhere it loses nothing: a row stays until its event is on the bus.
+        let drained = tokio::time::timeout(TOLD_WITHIN, self.drain()).await;
+        if !matches!(drained, Ok(Ok(()))) {
             self.left.notify_one();
         }
     }
@@ -128,7 +137,6 @@ impl Outbox {
 
     /// Publishes what is left over, from an earlier process or an outage, until `stopped` is ready.
     pub async fn relay(&self, stopped: impl Future<Output = ()>) {
-        // Cut off anywhere it loses nothing: a row stays until its event is on the bus.
         tokio::select! {
             () = stopped => {}
             () = self.work() => {}
@@ -165,35 +173,76 @@ impl Outbox {
     }
 
     async fn drain(&self) -> Result<(), Left> {
-        let _alone = self.delivering.lock().await;
-        if self.waiting(1).await?.is_empty() {
+        let mut told = self.delivering.lock().await;
+        if self.next(&mut 0, &mut told).await?.is_empty() {
             return Ok(());
         }
         self.take_turn().await?;
-        let sent = self.send().await;
+        let sent = self.send(&mut told).await;
         // Also after a failure: another replica may have a better way to the bus.
         let ended = self.end_turn().await;
         sent.and(ended)
     }
 
-    async fn send(&self) -> Result<(), Left> {
+    /// Publishes all that waits. What the bus does not take holds up its own tenant's events alone, which keep their order.
+    async fn send(&self, told: &mut HashSet<i64>) -> Result<(), Left> {
+        let mut behind = 0;
+        let mut held = HashSet::new();
+        let (mut failed, mut in_a_row) = (Ok(()), 0);
         loop {
-            let rows = self.waiting(PAGE).await?;
+            let rows = self.next(&mut behind, told).await?;
             if rows.is_empty() {
-                return Ok(());
+                return failed;
             }
             for row in rows {
+                if held.contains(&row.tenant) {
+                    continue;
+                }
                 self.take_turn().await?;
-                self.publish(&row).await.map_err(Left::Refused)?;
+                if let Err(refusal) = self.publish(&row).await {
+                    failed = Err(Left::Refused(refusal));
+                    held.insert(row.tenant);
+                    in_a_row += 1;
+                    if in_a_row == MOST_IN_A_ROW {
+                        return failed;
+                    }
+                    continue;
+                }
+                in_a_row = 0;
                 let removed = self.store.outbox().remove(row.id).await;
                 removed.map_err(|error| Left::Refused(store_fault(error)))?;
             }
         }
     }
 
-    async fn waiting(&self, limit: u32) -> Result<Vec<OutboxRow>, Left> {
-        let rows = self.store.outbox().waiting(limit).await;
-        rows.map_err(|error| Left::Refused(store_fault(error)))
+    /// The next events that wait behind a position, which moves; none at the end. A damaged one is told of once, and left
+    /// where it stands for `tidings doctor` to find.
+    async fn next(
+        &self,
+        behind: &mut i64,
+        told: &mut HashSet<i64>,
+    ) -> Result<Vec<OutboxRow>, Left> {
+        loop {
+            let page = self.store.outbox().waiting(*behind, PAGE).await;
+            let page = page.map_err(|error| Left::Refused(store_fault(error)))?;
+            let Some((last, _)) = page.last() else {
+                return Ok(Vec::new());
+            };
+            *behind = *last;
+            let mut rows = Vec::with_capacity(page.len());
+            for (position, row) in page {
+                match row {
+                    Ok(row) => rows.push(row),
+                    Err(error) if told.insert(position) => {
+                        tracing::error!(%error, "an event of the installation is never published");
+                    }
+                    Err(_) => {}
+                }
+            }
+            if !rows.is_empty() {
+                return Ok(rows);
+            }
+        }
     }
 
     async fn take_turn(&self) -> Result<(), Left> {

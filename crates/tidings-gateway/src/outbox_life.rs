@@ -31,7 +31,7 @@ async fn gateway(bus: &Arc<Troubled>, store: &Store) -> Gateway {
 async fn relayed(gateway: &Gateway, store: &Store) {
     let emptied = async {
         let deadline = Instant::now() + PATIENCE;
-        while !store.outbox().waiting(1).await.unwrap().is_empty() {
+        while !store.outbox().waiting(0, 1).await.unwrap().is_empty() {
             assert!(Instant::now() < deadline, "the outbox was not worked off");
             tokio::task::yield_now().await;
         }
@@ -103,12 +103,67 @@ async fn a_change_while_the_bus_is_away_is_made_and_told_of_later_in_order() {
     assert!(install("1.0.1").await);
     assert!(install("1.0.2").await);
     assert_eq!(types(&gateway, "platform").await, both);
-    assert_eq!(store.outbox().waiting(9).await.unwrap().len(), 4);
+    assert_eq!(store.outbox().waiting(0, 9).await.unwrap().len(), 4);
     let listed = gateway.manifests.list().await.unwrap();
     assert_eq!(listed[0].version, "1.0.2");
     bus.is_away(false);
     relayed(&gateway, &store).await;
     assert_eq!(types(&gateway, "platform").await, both.repeat(3));
+}
+
+#[tokio::test]
+async fn what_is_not_taken_of_one_tenant_holds_up_that_tenant_alone() {
+    let (bus, store) = (bus(), Store::in_memory().await.unwrap());
+    let gateway = gateway(&bus, &store).await;
+    let of = |tenant: &str, event_type: &str| OutboxRow {
+        tenant: tenant.parse().unwrap(),
+        ..waiting(event_type)
+    };
+    let written = "audit.manifest.written";
+    let events = [
+        of("acme", written),
+        of("globex", written),
+        of("acme", "audit.manifest.removed"),
+    ];
+    store.outbox().add(&events).await.unwrap();
+    bus.takes_nothing_of(Some("acme"));
+    gateway.outbox.deliver().await;
+    assert_eq!(types(&gateway, "globex").await, [written]);
+    assert_eq!(types(&gateway, "acme").await, Vec::<String>::new());
+    assert_eq!(bus.refused(), 1, "its second waits for its first");
+    bus.takes_nothing_of(None);
+    relayed(&gateway, &store).await;
+    assert_eq!(
+        types(&gateway, "acme").await,
+        [written, "audit.manifest.removed"]
+    );
+}
+
+#[tokio::test]
+async fn a_change_is_answered_and_others_are_made_while_the_bus_answers_nothing() {
+    let (bus, store) = (bus(), Store::in_memory().await.unwrap());
+    let gateway = gateway(&bus, &store).await;
+    store
+        .outbox()
+        .add(&[waiting("audit.manifest.written")])
+        .await
+        .unwrap();
+    bus.hangs();
+    let crm: ModuleId = "crm".parse().unwrap();
+    let manifests = gateway.manifests.clone();
+    let changed = tokio::spawn(async move { manifests.install(&crm, &manifest("1.0.0")).await });
+    while gateway
+        .manifests
+        .in_force(&"crm".parse().unwrap())
+        .is_none()
+    {
+        tokio::task::yield_now().await;
+    }
+    // What follows others' changes takes the same lock.
+    gateway.manifests.reload().await.unwrap();
+    assert!(!changed.is_finished(), "it still waits for the bus");
+    assert!(changed.await.unwrap().unwrap());
+    assert_eq!(store.outbox().waiting(0, 9).await.unwrap().len(), 3);
 }
 
 #[tokio::test]

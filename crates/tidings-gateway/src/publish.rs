@@ -149,6 +149,12 @@ impl Explanation {
     }
 }
 
+/// What the rules decided on one event, before anybody is asked.
+pub(crate) struct Judgement {
+    steps: Vec<Step>,
+    placed: Result<Placed, Refusal>,
+}
+
 /// Where an event would go.
 #[derive(Debug, Clone)]
 pub struct Destination {
@@ -275,16 +281,27 @@ impl Line {
 
     /// What [`publish`](Self::publish) would do with one event. Appends nothing.
     pub async fn explain(&self, command: Command) -> Explanation {
+        self.explained(self.judge(command)).await
+    }
+
+    /// What the rules decide on one event. Pure.
+    pub(crate) fn judge(&self, command: Command) -> Judgement {
         let mut trail = Trail::on();
-        let outcome = self.prepare(command, &mut trail);
-        let outcome = match outcome {
-            Ok(named) => {
-                let placed = self.place(Claimed::unasked(named), &mut trail);
-                self.destination(&placed.records[0]).await
-            }
+        let named = self.prepare(command, &mut trail);
+        let placed = named.map(|named| self.place(Claimed::unasked(named), &mut trail));
+        Judgement {
+            steps: trail.0.unwrap_or_default(),
+            placed,
+        }
+    }
+
+    /// Where it would go besides.
+    pub(crate) async fn explained(&self, judgement: Judgement) -> Explanation {
+        let Judgement { steps, placed } = judgement;
+        let outcome = match placed {
+            Ok(placed) => self.destination(&placed.records[0]).await,
             Err(refusal) => Err(refusal),
         };
-        let steps = trail.0.unwrap_or_default();
         let explanation = Explanation { steps, outcome };
         match explanation.outcome.clone() {
             Ok(_) => explanation,

@@ -1,10 +1,11 @@
 //! Changes that other replicas make, put in force here.
 //!
-//! Loop: [`follow`], which its caller spawns and joins. It asks the store for a number that moves with every change
-//! of a manifest, a catalogue, an API key, a tenant, a workspace or a registration, four times a second, and reads them again when it has moved. Asking is one look
-//! at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
+//! Loop: [`follow`](Follower::follow), which its caller spawns and joins. Four times a second it asks the store for a
+//! number that moves with every change of what is kept in memory, and reads that again when it has moved. Asking is one
+//! look at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
 //! it is cut off, so that the asking would stay.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::workspaces::Workspaces;
 
 /// How often the store is asked: a change is in force everywhere within a second, reading included.
 const EVERY: Duration = Duration::from_millis(250);
+/// The longest wait before what could not be read is tried again, in looks: 5 s.
+const MOST_ALONE: u32 = 20;
 
 /// What follows the changes of other replicas.
 pub struct Follower {
@@ -63,20 +66,14 @@ impl Follower {
     }
 
     async fn work(&self, replicas: &Replicas) {
-        let (mut known, mut failing) = (None, false);
-        let (mut place, mut registered) = ((-1, None), None);
+        let mut failing = false;
+        let mut seen = Seen::default();
         let mut beats = tokio::time::interval(EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
-            match self
-                .look(replicas, known, (&mut place, &mut registered))
-                .await
-            {
-                Ok(version) => {
-                    known = Some(version);
-                    failing = false;
-                }
+            match self.look(replicas, &mut seen).await {
+                Ok(()) => failing = false,
                 Err(why) if !failing => {
                     failing = true;
                     tracing::warn!(why, "changes of other replicas are not seen for now");
@@ -86,30 +83,82 @@ impl Follower {
         }
     }
 
-    /// Reads everything again unless the version is known; answers the version.
-    async fn look(
-        &self,
-        replicas: &Replicas,
-        known: Option<i64>,
-        (place, registered): (&mut (i64, Option<Uuid>), &mut Option<i64>),
-    ) -> Result<i64, String> {
+    /// Reads again what has not been read since the version moved.
+    async fn look(&self, replicas: &Replicas, seen: &mut Seen) -> Result<(), String> {
         let gone = |error: StoreError| error.to_string();
+        let said = |refusal: Refusal| refusal.detail;
         let version = replicas.version().await.map_err(gone)?;
-        if known != Some(version) {
-            let said = |refusal: Refusal| refusal.detail;
-            // Each of them, whatever cannot be read of the others: a row of a newer version must not keep a key in force
-            // that was revoked.
-            let all = [
-                self.access.api_keys().reload().await.map_err(gone),
-                self.manifests.reload().await.map_err(said),
-                self.catalogs.reload().await.map_err(said),
-                self.workspaces.reload().await.map_err(said),
-                self.subscriptions.follow(place).await.map_err(said),
-                self.custom_events.follow(registered).await.map_err(said),
-            ];
-            all.into_iter().collect::<Result<(), _>>()?;
+        let (place, registered) = (&mut seen.place, &mut seen.registered);
+        // Each of them, whatever cannot be read of the others: a row of a newer version must not keep a key in force that
+        // was revoked.
+        let reading: [Pending<'_>; ROOMS] = [
+            Box::pin(async { self.access.api_keys().reload().await.map_err(gone) }),
+            Box::pin(async { self.manifests.reload().await.map_err(said) }),
+            Box::pin(async { self.catalogs.reload().await.map_err(said) }),
+            Box::pin(async { self.workspaces.reload().await.map_err(said) }),
+            Box::pin(async { self.subscriptions.follow(place).await.map_err(said) }),
+            Box::pin(async { self.custom_events.follow(registered).await.map_err(said) }),
+        ];
+        let mut all = Ok(());
+        for (room, reading) in seen.rooms.iter_mut().zip(reading) {
+            all = all.and(room.look(version, reading).await);
         }
-        Ok(version)
+        all
+    }
+}
+
+const ROOMS: usize = 6;
+
+type Pending<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+
+/// How far each room has read.
+#[derive(Default)]
+struct Seen {
+    rooms: [Room; ROOMS],
+    /// Of the subscriptions.
+    place: (i64, Option<Uuid>),
+    /// Of the registrations.
+    registered: Option<i64>,
+}
+
+/// How far a room has read.
+#[derive(Default)]
+struct Room {
+    /// The version before which it read all without a failure.
+    known: Option<i64>,
+    /// The version at which it failed last, and how often it did.
+    failed: (Option<i64>, u32),
+    /// So many looks it is left alone: what cannot be read is long to find out, again and again.
+    alone: u32,
+}
+
+impl Room {
+    /// Reads when there is something new. What has failed is tried again after a while, and at once when something is new.
+    async fn look(
+        &mut self,
+        version: i64,
+        reading: impl Future<Output = Result<(), String>>,
+    ) -> Result<(), String> {
+        if self.known == Some(version) {
+            return Ok(());
+        }
+        let (at, times) = self.failed;
+        if at == Some(version) && self.alone > 0 {
+            self.alone -= 1;
+            return Err("it was not tried again yet".to_owned());
+        }
+        let read = reading.await;
+        if read.is_ok() {
+            *self = Self {
+                known: Some(version),
+                ..Self::default()
+            };
+        } else {
+            let times = if at == Some(version) { times + 1 } else { 0 };
+            self.failed = (Some(version), times);
+            self.alone = (1 << times.min(8)).min(MOST_ALONE) - 1;
+        }
+        read
     }
 }
 
@@ -254,6 +303,39 @@ mod tests {
         within_the_promise("its removal", async || enforced(&one).is_none()).await;
     }
 
+    #[tokio::test]
+    async fn a_room_reads_once_for_each_version_and_later_and_later_what_it_cannot_read() {
+        let (mut room, mut read) = (Room::default(), Vec::new());
+        let mut look = async |version: i64, readable: bool| {
+            let mut asked = false;
+            let reading = async {
+                asked = true;
+                if readable {
+                    Ok(())
+                } else {
+                    Err("damaged".to_owned())
+                }
+            };
+            let looked = room.look(version, reading).await;
+            read.push(asked);
+            looked.is_ok()
+        };
+        for _ in 0..3 {
+            assert!(look(1, true).await);
+        }
+        for _ in 0..8 {
+            assert!(!look(2, false).await);
+        }
+        assert!(!look(3, false).await, "what is new is read at once");
+        assert!(look(3, true).await);
+        assert!(look(3, true).await);
+        let read: String = read
+            .iter()
+            .map(|asked| if *asked { 'y' } else { '.' })
+            .collect();
+        assert_eq!(read, "y..yy.y...yyy.");
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_workspace_made_at_one_is_open_at_the_other() {
         let (one, two, _bus) = two(&new_schema()).await;
@@ -301,7 +383,7 @@ mod tests {
         };
         one.store
             .workspaces()
-            .put_tenant(&tenant, &[])
+            .put_tenant(&tenant, None, &[])
             .await
             .unwrap();
         let rooms = [&one, &two].map(|it| it.gateway.custom_events.clone());
@@ -387,7 +469,7 @@ mod tests {
             changed.await.unwrap();
         }
         let emptied = async |store: Store| {
-            while !store.outbox().waiting(1).await.unwrap().is_empty() {
+            while !store.outbox().waiting(0, 1).await.unwrap().is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

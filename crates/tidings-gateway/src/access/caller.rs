@@ -134,6 +134,13 @@ pub fn on_behalf_of(service: Service, tenant: TenantId) -> Caller {
     Caller::new(Principal::Service(service), Some(tenant), false)
 }
 
+/// A user of a tenant, for tests.
+#[cfg(test)]
+pub(crate) fn user(tenant: &str, name: &str, admin: bool) -> Caller {
+    let tenant = tenant.parse().expect("a legal tenant");
+    Caller::new(Principal::User(name.to_owned()), Some(tenant), admin)
+}
+
 /// The caller of what an extension in process publishes, in its workspace and nowhere else.
 pub(crate) fn of_extension(tenant: TenantId, workspace: WorkspaceId, id: ExtensionId) -> Caller {
     Caller::new(Principal::Extension { workspace, id }, Some(tenant), false)

@@ -4,6 +4,7 @@
 //! Kafka a key is claimed before the event is appended and settled after it; see [`tidings_receipts`].
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tidings_bus::Receipt;
 use tidings_event::{Code, TenantId, Topic};
@@ -143,19 +144,28 @@ pub(super) fn key_reused(indexes: Vec<usize>, alone: bool) -> Refusal {
 /// Whoever keeps the keys did not answer in time.
 pub(super) fn too_late() -> Refusal {
     refused(&ReceiptsError::Unavailable {
-        retry_after: std::time::Duration::from_secs(1),
+        retry_after: Duration::from_secs(1),
     })
 }
 
 fn refused(error: &ReceiptsError) -> Refusal {
     tracing::warn!(%error, "an idempotency key could not be claimed");
-    let refusal = Refusal::new(
-        Code::BrokerUnavailable,
-        Rule::Idempotency,
-        "Idempotency keys cannot be checked now; nothing was published. Retry with the same key.",
-    );
-    match error {
-        ReceiptsError::Unavailable { retry_after } => refusal.retry_after(*retry_after),
-        _ => refusal.retry_after(std::time::Duration::from_secs(1)),
-    }
+    let (code, detail) = match error {
+        // No part is gone: whoever holds it, or its lease, comes to an end soon.
+        ReceiptsError::Busy { .. } => (
+            Code::IdempotencyKeyInUse,
+            "Another publish with this idempotency key has not come to its end; nothing was published by this one. \
+             Retry with the same key.",
+        ),
+        _ => (
+            Code::BrokerUnavailable,
+            "Idempotency keys cannot be checked now; nothing was published. Retry with the same key.",
+        ),
+    };
+    let retry_after = match error {
+        ReceiptsError::Unavailable { retry_after } => *retry_after,
+        // A lease may be longer, but most are given back before.
+        _ => Duration::from_secs(1),
+    };
+    Refusal::new(code, Rule::Idempotency, detail).retry_after(retry_after)
 }

@@ -5,7 +5,6 @@ use tidings_event::TenantId;
 use tidings_receipts::{Claim, InMemory, ReceiptsError, Terms, Wanted};
 use tokio::time::sleep;
 
-use super::command::Draft;
 use super::*;
 use crate::access::on_behalf_of;
 use crate::in_memory::{self, Troubled};
@@ -58,22 +57,12 @@ async fn an_answer_comes_within_2_s_however_slow_each_step_is() {
         ..parts
     };
     let gateway = Gateway::open(parts).await.unwrap();
-    let (data, fingerprint) = tidings_event::json::RawJson::parse("{}").unwrap();
-    let draft = Draft {
-        event_type: "audit.test.made".into(),
-        schema_version: None,
-        data: tidings_event::Data::Json(data),
-        fingerprint,
-        idempotency_key: None,
-        workspace: None,
-        cause: None,
-        custom: None,
-        cloud: None,
-    };
     let caller = on_behalf_of(tidings_event::Service::Audit, "acme".parse().unwrap());
     tokio::time::pause();
     let begun = Instant::now();
-    let refused = gateway.publish(Command::one(caller, draft, None)).await;
+    let refused = gateway
+        .publish(Command::one(caller, in_memory::draft("{}"), None))
+        .await;
     assert_eq!(refused.unwrap_err().code, Code::BrokerUnavailable);
     assert!(
         begun.elapsed() < Duration::from_secs(2),
