@@ -1,7 +1,8 @@
 //! Content codings of request bodies (RFC 9110, 8.4): none, or gzip, inflated as it arrives.
 //!
 //! What comes out of a body is bounded, not what goes in: inflation stops where the limit is passed, so that a
-//! small body that would become a huge one costs no more memory than the largest one that is taken.
+//! small body that would become a huge one costs no more memory than the largest one that is taken. All bodies
+//! together are bounded too (`bodies.rs`): what is taken of one counts until its last reader has dropped it.
 
 use std::io::{self, Write};
 
@@ -12,10 +13,15 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tidings_event::Code;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
+use crate::bodies::Share;
+
 /// What a 415 for a coding names as its field.
 pub(crate) const ENCODING_FIELD: &str = "Content-Encoding";
 /// What a 415 for a coding says in `Accept-Encoding` (RFC 9110, 15.5.16).
 pub(crate) const ACCEPTED_CODINGS: HeaderValue = HeaderValue::from_static("gzip, identity");
+
+/// What the state of an inflation takes: the window, its tables and what came out last, in bytes.
+const INFLATION_BYTES: usize = 64 * 1024;
 
 /// A coding that is read here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,19 +55,36 @@ pub(crate) fn coding(headers: &HeaderMap) -> Result<Coding, Refusal> {
     .field(ENCODING_FIELD))
 }
 
+/// Takes a body as it stands on the wire, up to `limit` bytes and what its share can take.
+pub(crate) async fn gather(
+    mut body: Limited<axum::body::Body>,
+    limit: usize,
+    share: Share,
+) -> Result<Bytes, axum::BoxError> {
+    let mut taken = Bounded::new(limit, share);
+    while let Some(frame) = body.frame().await {
+        // What is no data is trailers.
+        if let Ok(data) = frame?.into_data() {
+            taken.write_all(&data)?;
+        }
+    }
+    Ok(Bytes::from_owner(taken))
+}
+
 /// Inflates a body up to `limit` bytes. What is not gzip is an [`io::Error`]; past the limit, see [`too_long`].
 pub(crate) async fn inflate(
     mut body: Limited<axum::body::Body>,
     limit: usize,
+    mut share: Share,
 ) -> Result<Bytes, axum::BoxError> {
-    let mut decoder = MultiGzDecoder::new(Bounded::new(limit));
+    share.grow_beside(INFLATION_BYTES)?;
+    let mut decoder = MultiGzDecoder::new(Bounded::new(limit, share));
     while let Some(frame) = body.frame().await {
-        // What is no data is trailers.
         if let Ok(data) = frame?.into_data() {
             decoder.write_all(&data)?;
         }
     }
-    Ok(decoder.finish()?.taken.into())
+    Ok(Bytes::from_owner(decoder.finish()?))
 }
 
 /// Whether reading failed because a limit was passed, on the wire or behind it.
@@ -70,16 +93,27 @@ pub(crate) fn too_long(error: &axum::BoxError) -> bool {
     error.is::<LengthLimitError>() || error.downcast_ref().is_some_and(inflated)
 }
 
-/// Takes so many bytes and no more.
+/// Takes so many bytes and no more, and holds them with their share.
 struct Bounded {
     taken: Vec<u8>,
     limit: usize,
+    share: Share,
 }
 
 impl Bounded {
-    fn new(limit: usize) -> Self {
+    fn new(limit: usize, share: Share) -> Self {
         let taken = Vec::new();
-        Self { taken, limit }
+        Self {
+            taken,
+            limit,
+            share,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Bounded {
+    fn as_ref(&self) -> &[u8] {
+        &self.taken
     }
 }
 
@@ -92,6 +126,7 @@ impl Write for Bounded {
         if wanted > self.taken.capacity() {
             // Doubling as a vector does, but never past the limit.
             let capacity = (self.taken.capacity() * 2).clamp(wanted, self.limit);
+            self.share.grow(capacity - self.taken.capacity())?;
             self.taken.reserve_exact(capacity - self.taken.len());
         }
         self.taken.extend_from_slice(bytes);
@@ -112,6 +147,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bodies::{Bodies, no_room};
+
+    fn ample() -> Share {
+        Bodies::new(1 << 30).share()
+    }
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -123,7 +163,7 @@ mod tests {
         let pieces = bytes.chunks(piece).map(Bytes::copy_from_slice);
         let pieces: Vec<io::Result<Bytes>> = pieces.map(Ok).collect();
         let body = Limited::new(Body::from_stream(stream::iter(pieces)), usize::MAX);
-        let mut work = std::pin::pin!(inflate(body, limit));
+        let mut work = std::pin::pin!(inflate(body, limit, ample()));
         work.as_mut().now_or_never().expect("every piece is there")
     }
 
@@ -157,10 +197,29 @@ mod tests {
     #[test]
     fn a_bomb_takes_no_more_memory_than_the_limit() {
         let limit = 1_000_000;
-        let mut bounded = Bounded::new(limit);
+        let mut bounded = Bounded::new(limit, ample());
         let mut decoder = flate2::read::GzDecoder::new(io::Cursor::new(gzip(&vec![0; 20_000_000])));
         io::copy(&mut decoder, &mut bounded).unwrap_err();
         assert!(bounded.taken.capacity() <= limit);
+    }
+
+    #[test]
+    fn a_bomb_takes_no_more_than_all_bodies_may() {
+        let bodies = Bodies::new(1_000_000);
+        let bomb = Body::from(gzip(&vec![0; 20_000_000]));
+        let bomb = inflate(Limited::new(bomb, 1 << 20), 16 << 20, bodies.share());
+        let refused = bomb.now_or_never().expect("all is there").unwrap_err();
+        assert!(no_room(&refused), "{refused}");
+        // What was taken is given back, and what is held counts until it is dropped.
+        let body = |length| Limited::new(Body::from(vec![b'x'; length]), 1 << 20);
+        let read = |length| gather(body(length), 1 << 20, bodies.share()).now_or_never();
+        let held = read(500_000).expect("all is there").unwrap();
+        assert_eq!(held.len(), 500_000);
+        let part = held.slice(..1);
+        drop(held);
+        assert!(no_room(&read(500_000).expect("all is there").unwrap_err()));
+        drop(part);
+        assert!(read(500_000).expect("all is there").is_ok());
     }
 
     #[test]

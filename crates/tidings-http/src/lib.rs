@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod bodies;
 mod coding;
 mod csrf;
 mod heads;
@@ -11,6 +12,7 @@ mod request;
 mod server;
 mod surface;
 mod trace;
+mod untaken;
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use tidings_gateway::Gateway;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tokio::sync::watch;
 
+use bodies::Bodies;
 pub use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use server::{Limits, serve};
@@ -37,6 +40,7 @@ pub struct Inside {
     pub(crate) public_url: String,
     pub(crate) metrics: Metrics,
     pub(crate) adopt: Option<Adopt>,
+    pub(crate) bodies: Arc<Bodies>,
     /// Becomes true when streams are to end.
     pub(crate) closing: watch::Sender<bool>,
 }
@@ -50,14 +54,21 @@ impl std::ops::Deref for House {
 }
 
 impl House {
-    /// Over a gateway; `public_url` begins the `type` of every problem. With `adopt`, each request has a span.
-    pub fn new(gateway: Gateway, public_url: &str, adopt: Option<Adopt>) -> Self {
+    /// Over a gateway; `public_url` begins the `type` of every problem. With `adopt`, each request has a span. All request
+    /// bodies together hold `bodies_bytes` at most.
+    pub fn new(
+        gateway: Gateway,
+        public_url: &str,
+        adopt: Option<Adopt>,
+        bodies_bytes: usize,
+    ) -> Self {
         let metrics = Metrics::new(gateway.counted());
         Self(Arc::new(Inside {
             gateway,
             public_url: public_url.trim_end_matches('/').to_owned(),
             metrics,
             adopt,
+            bodies: Bodies::new(bodies_bytes),
             closing: watch::Sender::new(false),
         }))
     }

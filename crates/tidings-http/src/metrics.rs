@@ -191,6 +191,11 @@ impl Collector for Deliveries {
         let kind = restarts.metric_type();
         let descriptor = encoder.encode_descriptor("delivery_restarts", help, None, kind)?;
         restarts.encode(descriptor)?;
+        let damages = ConstCounter::new(self.0.damages());
+        let help = "Damaged rows and records that deliveries passed over, each once an hour";
+        let kind = damages.metric_type();
+        let descriptor = encoder.encode_descriptor("delivery_damages", help, None, kind)?;
+        damages.encode(descriptor)?;
         let motion = self.0.motion();
         for (name, help, number) in [
             (

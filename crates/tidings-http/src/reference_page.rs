@@ -113,16 +113,7 @@ fn show(page: &mut String, path: &str, method: &str, operation: &Value) {
         }
         page.push_str("</table>");
     }
-    for (kind, body) in members(&operation["requestBody"]["content"]) {
-        line(
-            page,
-            format_args!(
-                "<p>Body, <code>{}</code></p>{}",
-                escaped(kind),
-                json(&body["schema"])
-            ),
-        );
-    }
+    bodies(page, "Body, ", &operation["requestBody"]["content"]);
     for (status, answer) in members(&operation["responses"]) {
         line(
             page,
@@ -132,18 +123,20 @@ fn show(page: &mut String, path: &str, method: &str, operation: &Value) {
                 text(&answer["description"])
             ),
         );
-        for (kind, body) in members(&answer["content"]) {
-            line(
-                page,
-                format_args!(
-                    "<p><code>{}</code></p>{}",
-                    escaped(kind),
-                    json(&body["schema"])
-                ),
-            );
-        }
+        bodies(page, "", &answer["content"]);
     }
     page.push_str("</div></details>");
+}
+
+/// What a body may be, by its media type.
+fn bodies(page: &mut String, called: &str, content: &Value) {
+    for (kind, body) in members(content) {
+        let (kind, schema) = (escaped(kind), json(&body["schema"]));
+        line(
+            page,
+            format_args!("<p>{called}<code>{kind}</code></p>{schema}"),
+        );
+    }
 }
 
 /// A schema, or the way to it.

@@ -8,14 +8,15 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Collected, Limited};
+use http_body_util::Limited;
 use tidings_event::Code;
 use tidings_event::event::essence;
 use tidings_gateway::access::Caller;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
 use crate::House;
-use crate::coding::{Coding, ENCODING_FIELD, coding, inflate, too_long};
+use crate::bodies::no_room;
+use crate::coding::{Coding, ENCODING_FIELD, coding, gather, inflate, too_long};
 use crate::problem::Refused;
 
 /// The largest body of a single publish, in bytes.
@@ -25,6 +26,8 @@ pub(crate) const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// The time that a whole body gets to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// When a body that found no room may come again: most of those that hold it are read and answered by then.
+const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// Who is calling, within its tenant's rate: extracted before anything is read of the body.
 pub(crate) struct Authenticated(pub(crate) Caller);
@@ -33,10 +36,11 @@ impl FromRequestParts<House> for Authenticated {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, house: &House) -> Result<Self, Refused> {
-        if let Credential::Session(_) = credential(&parts.headers)? {
+        let credential = credential(&parts.headers)?;
+        if let Credential::Session(_) = credential {
             crate::csrf::check(&parts.method, &parts.headers, &house.public_url)?;
         }
-        let caller = authenticated(house, &parts.headers).await?;
+        let caller = caller_by(house, credential).await?;
         house.gateway.workspaces.admit(&caller).await?;
         crate::trace::caller(&caller);
         house.gateway.limits.admit(&caller)?;
@@ -59,8 +63,12 @@ fn credential(headers: &HeaderMap) -> Result<Credential<'_>, Refusal> {
 
 /// Who calls, by a credential that is good now.
 pub(crate) async fn authenticated(house: &House, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    caller_by(house, credential(headers)?).await
+}
+
+async fn caller_by(house: &House, credential: Credential<'_>) -> Result<Caller, Refusal> {
     let (now, access) = (house.gateway.clock.now_ms(), &house.gateway.access);
-    match credential(headers)? {
+    match credential {
         Credential::Session(session) => access.sessions().authenticate(session, now).await,
         Credential::Header(header) => {
             let caller = access.authenticate(header, now).await;
@@ -131,8 +139,10 @@ pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
     })
 }
 
-/// Reads a body up to a limit; past it, `code` answers with both numbers.
+/// Reads a body up to a limit; past it, `code` answers with both numbers. It counts among all bodies that are held
+/// until the last slice of it is dropped.
 pub(crate) async fn read(
+    house: &House,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
@@ -155,10 +165,11 @@ pub(crate) async fn read(
     }
     // What stands on the wire has the same limit as what comes out of it.
     let body = Limited::new(body, limit);
+    let share = house.bodies.share();
     let body = tokio::time::timeout(BODY_TIMEOUT, async {
         match coding {
-            Coding::Identity => body.collect().await.map(Collected::to_bytes),
-            Coding::Gzip => inflate(body, limit).await,
+            Coding::Identity => gather(body, limit, share).await,
+            Coding::Gzip => inflate(body, limit, share).await,
         }
     });
     let Ok(body) = body.await else {
@@ -169,32 +180,50 @@ pub(crate) async fn read(
             format!("The body did not arrive within {waited} s; send it again, faster."),
         ));
     };
-    match body {
-        Ok(body) => Ok(body),
-        Err(error) if too_long(&error) => Err(too_large(limit + 1)),
-        Err(error) if error.is::<std::io::Error>() => Err(Refusal::new(
-            Code::InvalidRequest,
-            Rule::BodyLimits,
-            format!("The body is not the gzip that Content-Encoding says it is: {error}."),
-        )
-        .field(ENCODING_FIELD)),
-        Err(error) => Err(Refusal::new(
-            Code::InvalidRequest,
-            Rule::BodyLimits,
-            format!("The body could not be read to its end: {error}."),
-        )),
+    body.map_err(|error| match error {
+        error if too_long(&error) => too_large(limit + 1),
+        error => unread(&error),
+    })
+}
+
+/// Why a body within its limit could not be read.
+fn unread(error: &axum::BoxError) -> Refusal {
+    if no_room(error) {
+        tracing::warn!("a body found no room: server.max_bodies_bytes are held");
+        let detail = "The gateway holds as much of request bodies as it may; retry shortly.";
+        let refusal = Refusal::new(Code::Overloaded, Rule::BodyLimits, detail);
+        return refusal.retry_after(ROOM_RETRY);
     }
+    let detail = if error.is::<std::io::Error>() {
+        format!("The body is not the gzip that Content-Encoding says it is: {error}.")
+    } else {
+        format!("The body could not be read to its end: {error}.")
+    };
+    let refusal = Refusal::new(Code::InvalidRequest, Rule::BodyLimits, detail);
+    if error.is::<std::io::Error>() {
+        return refusal.field(ENCODING_FIELD);
+    }
+    refusal
 }
 
 /// The body as a document: strict JSON within a limit, with known members only where `T` says so.
 pub(crate) async fn json_body<T: serde::de::DeserializeOwned>(
+    house: &House,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
 ) -> Result<T, Refusal> {
-    let body = read(headers, body, limit, Code::InvalidRequest).await?;
+    let body = read(house, headers, body, limit, Code::InvalidRequest).await?;
+    document(headers, &body)
+}
+
+/// A body that was read, as a document.
+pub(crate) fn document<T: serde::de::DeserializeOwned>(
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<T, Refusal> {
     expect_json(headers)?;
-    let body = text(&body)?;
+    let body = text(body)?;
     tidings_event::json::check(body).map_err(|error| {
         let detail = format!("The body is not valid JSON: {error}.");
         Refusal::new(Code::InvalidJson, Rule::Shape, detail)

@@ -23,6 +23,7 @@ use tokio_io_timeout::TimeoutWriter;
 use crate::House;
 use crate::heads::{TwoLengths, Watched};
 use crate::problem::{around, two_lengths};
+use crate::untaken::Answers;
 
 /// What one client can take.
 #[derive(Debug, Clone)]
@@ -30,7 +31,7 @@ pub struct Limits {
     /// Open connections; more wait to be accepted.
     pub connections: usize,
     /// The time to send a request's head, which is also how long an idle connection stays open, and one whose client
-    /// takes no byte of what is sent to it.
+    /// takes no byte of what is sent to it, or nothing of one answer of several at once.
     pub header_timeout: Duration,
     /// The time that requests in flight get after a shutdown begins.
     pub drain: Duration,
@@ -101,7 +102,9 @@ pub async fn serve(
             leaving: leaving.clone(),
             requests: requests.clone(),
             two_lengths: two_lengths.clone(),
+            answers: Answers::default(),
         };
+        let answers = service.answers.clone();
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(limits.header_timeout));
         let stream = TokioIo::new(Watched::new(Box::pin(stream), two_lengths));
@@ -113,7 +116,13 @@ pub async fn serve(
             let first = tokio::time::timeout(limits.header_timeout, &mut connection).await;
             let ended = match first {
                 Err(_) if requests.load(Ordering::Relaxed) == 0 => return drop(place),
-                Err(_) => connection.await,
+                Err(_) => tokio::select! {
+                    ended = connection => ended,
+                    () = answers.untaken(limits.header_timeout) => {
+                        tracing::debug!("a client took nothing of an answer and is cut");
+                        return drop(place);
+                    }
+                },
                 Ok(ended) => ended,
             };
             if let Err(error) = ended {
@@ -140,6 +149,8 @@ struct Answering {
     /// How many heads have come.
     requests: Arc<AtomicU64>,
     two_lengths: TwoLengths,
+    /// What is on its way to the client, over HTTP/2.
+    answers: Answers,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Answering {
@@ -154,10 +165,14 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
             return Box::pin(async move { Ok(two_lengths(&house, &request)) });
         }
         let (router, leaving) = (self.router.clone(), self.leaving.clone());
+        let answers = self.answers.clone();
         let kept_open = request.version() < Version::HTTP_2;
         Box::pin(async move {
             let mut response = around(&house, router, request.map(Body::new)).await;
-            if leaving.load(Ordering::Relaxed) && kept_open {
+            if !kept_open {
+                return Ok(response.map(|body| answers.watch(body)));
+            }
+            if leaving.load(Ordering::Relaxed) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }

@@ -102,7 +102,14 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body = read(&headers, body, MAX_CATALOG_BYTES, Code::InvalidRequest).await?;
+    let body = read(
+        &house,
+        &headers,
+        body,
+        MAX_CATALOG_BYTES,
+        Code::InvalidRequest,
+    )
+    .await?;
     expect_document(&headers)?;
     let how = read_query(how)?;
     let (name, document) = (parsed(&name)?, text(&body)?);

@@ -111,7 +111,7 @@ pub(crate) async fn register(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RegistrationBody = json_body(&headers, body, MAX_BODY_BYTES).await?;
+    let body: RegistrationBody = json_body(&house, &headers, body, MAX_BODY_BYTES).await?;
     let room = &house.gateway.custom_events;
     let made = room.register(&caller, body.request()?).await?;
     Ok((StatusCode::CREATED, axum::Json(Shown::whole(&made)?)).into_response())
@@ -126,7 +126,7 @@ pub(crate) async fn dry_run(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RegistrationBody = json_body(&headers, body, MAX_BODY_BYTES).await?;
+    let body: RegistrationBody = json_body(&house, &headers, body, MAX_BODY_BYTES).await?;
     let path = EventPath::parse(&format!("{}.{}", body.namespace, body.name)).ok();
     let (room, emits) = (&house.gateway.custom_events, &house.gateway.emits);
     let verdict = room.dry_run(&caller, body.request()?).await?;
@@ -266,7 +266,7 @@ pub(crate) async fn patch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RegistrationPatch = json_body(&headers, body, MAX_BODY_BYTES).await?;
+    let body: RegistrationPatch = json_body(&house, &headers, body, MAX_BODY_BYTES).await?;
     let status = body.status.as_deref().map(status).transpose()?;
     let room = &house.gateway.custom_events;
     let changed = room.patch(&caller, which, body.description, status).await?;
@@ -287,23 +287,17 @@ pub(crate) async fn diff(
     let (from, to) = (version("from", &between.from)?, version("to", &between.to)?);
     let room = &house.gateway.custom_events;
     let found = room.diff(&caller, (&namespace, &name), (from, to)).await?;
-    let emits = &house.gateway.emits;
-    let newer = room
-        .get(&caller, &namespace, &name, &to.to_string())
-        .await?;
-    let fit = match (
-        EventPath::parse(&format!("{namespace}.{name}")),
-        Schema::read(&newer.row.payload_schema),
-    ) {
-        (Ok(path), Ok(schema)) => payloads(emits, &caller, (&path, &schema)).await,
-        // What stands there was registered once: neither happens.
-        _ => Value::Null,
-    };
     let Diff {
         differences,
         class,
         counter_example,
+        newer,
     } = found;
+    let fit = match EventPath::parse(&format!("{namespace}.{name}")) {
+        Ok(path) => payloads(&house.gateway.emits, &caller, (&path, &newer)).await,
+        // What stands there was registered once: it does not happen.
+        Err(_) => Value::Null,
+    };
     let body = json!({
         "namespace": namespace,
         "name": name,

@@ -4,10 +4,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
-use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterRow, MAX_PAGE};
+use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterSummary, MAX_PAGE};
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::replays::DeadLetters;
 use uuid::Uuid;
@@ -101,7 +102,7 @@ pub(super) fn query(wanted: Queried<Wanted>) -> Result<DeadLetterQuery, Refusal>
 }
 
 /// A page, and where the next begins.
-pub(super) fn page(letters: &[DeadLetterRow], next: Option<Uuid>) -> Response {
+pub(super) fn page(letters: &[DeadLetterSummary], next: Option<Uuid>) -> Response {
     let items: Vec<Value> = letters.iter().map(rendered).collect();
     axum::Json(json!({ "items": items, "nextCursor": next })).into_response()
 }
@@ -114,15 +115,24 @@ pub(crate) async fn get(
     Authenticated(caller): Authenticated,
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
-    let letter = house
+    let mut letter = house
         .gateway()
         .dead_letters
         .get(&caller, parsed(&id)?)
         .await?;
-    let mut answer = rendered(&letter);
-    let event = serde_json::from_str(&letter.event);
-    answer["event"] = event.map_err(|error| Refusal::fault("Reading a dead letter", &error))?;
-    Ok(axum::Json(answer).into_response())
+    let event = std::mem::take(&mut letter.event);
+    let event = serde_json::from_str(&event);
+    let event = event.map_err(|error| Refusal::fault("Reading a dead letter", &error))?;
+    let letter = rendered(&letter.into());
+    Ok(axum::Json(WithEvent { letter, event }).into_response())
+}
+
+/// A dead letter with its event, whose data stays as it was written.
+#[derive(Serialize)]
+struct WithEvent<'a> {
+    #[serde(flatten)]
+    letter: Value,
+    event: &'a RawValue,
 }
 
 /// Sends one again; success closes it. One that is closed stays so, and the answer says that.
@@ -170,7 +180,7 @@ pub(crate) async fn replay_all(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReplayAllBody = json_body(&headers, body, MAX_BYTES).await?;
+    let body: ReplayAllBody = json_body(&house, &headers, body, MAX_BYTES).await?;
     let wanted = Wanted {
         r#type: body.r#type,
         subscription: body.subscription,
@@ -212,7 +222,7 @@ fn parsed(id: &str) -> Result<Uuid, Refusal> {
     id.parse().map_err(|_| Refusal::not_found("dead letter"))
 }
 
-fn rendered(letter: &DeadLetterRow) -> Value {
+fn rendered(letter: &DeadLetterSummary) -> Value {
     json!({
         "id": letter.id,
         "eventId": letter.event_id,

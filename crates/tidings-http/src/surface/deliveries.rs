@@ -4,15 +4,15 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
 use tidings_gateway::deliver::record::{AttemptDetail, Replayed};
-use tidings_gateway::events::Placed;
 use tidings_gateway::parked::MAX_PAGE;
 use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
 
+use super::events::Rendered;
 use super::subscriptions::{MAX_BYTES, parsed};
 use crate::House;
 use crate::problem::Refused;
@@ -80,11 +80,21 @@ pub(crate) async fn trace(
         delivery["ledger"] = json!(waits.ledger);
         delivery["nextAttemptAt"] = json!(rfc3339(row.next_at_ms));
     }
-    let event = serde_json::to_value(super::events::Rendered(event));
-    let event = event.map_err(|error| Refusal::fault("Writing an event", &error))?;
     let caused = gateway.dead_letters.caused_by(&caller, event_id).await?;
-    let answer = json!({ "event": event, "deliveries": deliveries, "caused": caused });
-    Ok(axum::Json(answer).into_response())
+    let trace = Trace {
+        event: Rendered(event),
+        deliveries,
+        caused,
+    };
+    Ok(axum::Json(trace).into_response())
+}
+
+/// What became of an event, whose data stays as it was written.
+#[derive(Serialize)]
+struct Trace {
+    event: Rendered,
+    deliveries: Vec<Value>,
+    caused: Vec<Uuid>,
 }
 
 /// Where a delivery is told of, by whose row it is and its number there. What history sends again stands under its
@@ -187,28 +197,54 @@ pub(crate) async fn missed(
         .parked
         .missed(&caller, &gateway.events, parsed(&id)?, after, limit)
         .await?;
-    let items = found
-        .into_iter()
-        .map(|(sequence, event)| numbered(sequence, event));
-    let items: Vec<Value> = items.collect::<Result<_, _>>()?;
-    Ok(axum::Json(json!({ "items": items, "nextAfter": next })).into_response())
+    let items = found.into_iter().map(|(sequence, event)| Numbered {
+        sequence,
+        event: Rendered(event),
+    });
+    let items = items.collect();
+    let next_after = next;
+    Ok(axum::Json(Missed { items, next_after }).into_response())
 }
 
-fn numbered(sequence: u64, event: Placed) -> Result<Value, Refusal> {
-    let event = serde_json::to_value(super::events::Rendered(event))
-        .map_err(|error| Refusal::fault("Writing an event", &error))?;
-    Ok(json!({ "sequence": sequence, "event": event }))
+/// What was missed, and what to ask the rest after.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Missed {
+    items: Vec<Numbered>,
+    next_after: Option<u64>,
 }
 
-/// The keys of an ordered subscription that wait for somebody.
+/// An event under its sequence number.
+#[derive(Serialize)]
+struct Numbered {
+    sequence: u64,
+    event: Rendered,
+}
+
+/// Which page of parked keys.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ParkedPage {
+    /// At most so many, 1 to 1,000; 100 if absent.
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<u64>,
+}
+
+/// The keys of an ordered subscription that wait for somebody, by the numbers of their heads.
 #[utoipa::path(get, path = "/v1/subscriptions/{subscriptionId}/parked", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path), ParkedPage), responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn parked(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path(id): Path<String>,
+    wanted: Queried<ParkedPage>,
 ) -> Result<Response, Refused> {
-    let keys = house.gateway().parked.list(&caller, parsed(&id)?).await?;
+    let wanted = read_query(wanted)?;
+    let limit = page_limit(wanted.limit, 100, MAX_PAGE)?;
+    let (rooms, after) = (house.gateway(), wanted.cursor.unwrap_or(0));
+    let keys = rooms.parked.list(&caller, parsed(&id)?, after, limit);
+    let (keys, next) = keys.await?;
     let items: Vec<Value> = keys
         .iter()
         .map(|parked| {
@@ -222,7 +258,7 @@ pub(crate) async fn parked(
             })
         })
         .collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": null })).into_response())
+    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
 }
 
 /// Which key, and whether its head is given up.
@@ -246,7 +282,7 @@ pub(crate) async fn release(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReleaseBody = json_body(&headers, body, MAX_BYTES).await?;
+    let body: ReleaseBody = json_body(&house, &headers, body, MAX_BYTES).await?;
     let (room, id) = (&house.gateway().parked, parsed(&id)?);
     if body.drop_head {
         room.drop_head(&caller, id, &body.key).await?;

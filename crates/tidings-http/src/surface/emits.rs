@@ -36,7 +36,14 @@ pub(crate) async fn emit(
     request: Request,
 ) -> Result<Response, Refused> {
     let (head, body) = request.into_parts();
-    let body = read(&head.headers, body, MAX_BYTES, Code::PayloadTooLarge).await?;
+    let body = read(
+        &house,
+        &head.headers,
+        body,
+        MAX_BYTES,
+        Code::PayloadTooLarge,
+    )
+    .await?;
     expect_json(&head.headers)?;
     let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
     let mut request = emit_request(&body, members)?;

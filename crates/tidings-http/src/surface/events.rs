@@ -8,11 +8,13 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event as Frame, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use futures_util::future::ready;
+use futures_util::stream::once;
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidings_event::event::rfc3339;
-use tidings_gateway::events::{Cursor, MAX_PAGE, Placed, Query};
+use tidings_gateway::events::{Cursor, MAX_PAGE, Placed, Query, Streamed};
 use tidings_gateway::limits::StreamPlace;
 use tidings_gateway::publish::refusal::Refusal;
 
@@ -125,7 +127,8 @@ pub(crate) struct StreamParameters {
     r#type: Option<String>,
 }
 
-/// The tenant's events as they come (server-sent events), from `Last-Event-ID` or from now on.
+/// The tenant's events as they come (server-sent events), from `Last-Event-ID` or from now on. It begins with an `id`
+/// without an event: where it stands, so that a connection lost before the first event loses nothing.
 #[utoipa::path(get, path = "/v1/events/stream", tag = "events", params(StreamParameters, ("Last-Event-ID" = Option<String>, Header)),
     responses((status = 200, description = "`id` is the cursor, `data` the event", content_type = "text/event-stream")))]
 pub(crate) async fn stream(
@@ -141,8 +144,11 @@ pub(crate) async fn stream(
         .map(|value| value.to_str().unwrap_or("not ASCII"));
     let after = cursor("Last-Event-ID", last)?;
     let place = house.gateway.limits.place(&caller)?;
-    let events = house.gateway.events.stream(&caller, types, after).await?;
-    Ok(Sse::new(frames(house, headers, place, events))
+    let (start, events) = house.gateway.events.stream(&caller, types, after).await?;
+    // A browser keeps the id of a frame without data, and tells the page nothing.
+    let start = Ok(Frame::default().id(start.encode()));
+    let frames = frames(house, headers, place, events);
+    Ok(Sse::new(once(ready(start)).chain(frames))
         .keep_alive(KeepAlive::new().interval(HEARTBEAT))
         .into_response())
 }
@@ -154,7 +160,7 @@ fn frames(
     house: House,
     headers: HeaderMap,
     place: StreamPlace,
-    events: impl Stream<Item = Result<(Cursor, Placed), Refusal>>,
+    events: impl Stream<Item = Streamed>,
 ) -> impl Stream<Item = Result<Frame, Infallible>> {
     let mut closing = house.closing.subscribe();
     let closed = async move {

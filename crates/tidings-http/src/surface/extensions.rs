@@ -19,7 +19,9 @@ use super::dead_letters::{self, Wanted};
 use super::subscriptions::{MAX_BYTES, from};
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read, read_query};
+use crate::request::{
+    Authenticated, Path, Queried, document, json_body, page_limit, read, read_query,
+};
 
 /// The most attempts of a page.
 const MAX_PAGE: u32 = 1_000;
@@ -68,7 +70,7 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let given: ExtensionBody = json_body(&headers, body, MAX_BYTES).await?;
+    let given: ExtensionBody = json_body(&house, &headers, body, MAX_BYTES).await?;
     let new = NewExtension {
         kind: given.kind,
         service_base_url: given.service_base_url,
@@ -126,6 +128,7 @@ pub(crate) async fn subscribe(
     body: Body,
 ) -> Result<Response, Refused> {
     let bytes = read(
+        &house,
         &headers,
         body,
         MAX_BYTES,
@@ -135,7 +138,7 @@ pub(crate) async fn subscribe(
     let given: SubscribeBody = if bytes.is_empty() {
         SubscribeBody::default()
     } else {
-        json_body(&headers, Body::from(bytes), MAX_BYTES).await?
+        document(&headers, &bytes)?
     };
     let from = beginning(given.replay_from.as_deref())?;
     let (id, event_key) = (extension_id(&id)?, event_type(&event_key)?);

@@ -53,7 +53,14 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body = read(&headers, body, MAX_MANIFEST_BYTES, Code::InvalidRequest).await?;
+    let body = read(
+        &house,
+        &headers,
+        body,
+        MAX_MANIFEST_BYTES,
+        Code::InvalidRequest,
+    )
+    .await?;
     expect_json(&headers)?;
     let changed = house
         .gateway

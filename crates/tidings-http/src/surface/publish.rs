@@ -104,7 +104,7 @@ pub(crate) async fn publish(
     Authenticated(caller): Authenticated,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (headers, body) = opened(request).await?;
+    let (headers, body) = opened(&house, request).await?;
     let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
     let command = single(caller, &headers, &body, members)?;
     let mut published = house.gateway.publish(command).await?;
@@ -141,7 +141,14 @@ pub(crate) async fn publish_batch(
     request: Request,
 ) -> Result<Response, Refused> {
     let (head, body) = request.into_parts();
-    let body = read(&head.headers, body, MAX_BATCH_BYTES, Code::BatchTooLarge).await?;
+    let body = read(
+        &house,
+        &head.headers,
+        body,
+        MAX_BATCH_BYTES,
+        Code::BatchTooLarge,
+    )
+    .await?;
     expect_json(&head.headers)?;
     let drafts = batch(&body)?;
     let command = Command {
@@ -176,7 +183,7 @@ pub(crate) async fn explain(
     Authenticated(caller): Authenticated,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (headers, body) = opened(request).await?;
+    let (headers, body) = opened(&house, request).await?;
     let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
     let emits = members.iter().any(|(name, _)| name == "payload");
     let explained = if emits {
@@ -200,7 +207,22 @@ pub(crate) async fn explain(
             answer["subscriptionsLeftOut"] = serde_json::json!(left_out);
         }
     }
-    Ok(axum::Json(answer).into_response())
+    let placed = explained.outcome.as_ref().ok();
+    let envelope = placed.and_then(|to| serde_json::from_slice(&to.envelope).ok());
+    if placed.is_some() && envelope.is_none() {
+        answer["envelope"] = serde_json::Value::Null;
+    }
+    let said = answer;
+    Ok(axum::Json(Explained { said, envelope }).into_response())
+}
+
+/// What would become of an event, with its envelope as it would be written; `null` for one that is not JSON.
+#[derive(Serialize)]
+struct Explained<'a> {
+    #[serde(flatten)]
+    said: serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    envelope: Option<&'a RawValue>,
 }
 
 /// Whether a subscription would get an event, or which clause of its filter is the first that does not hold.
@@ -220,10 +242,17 @@ fn would_get((subscription, verdict): &Judged) -> serde_json::Value {
 }
 
 /// The headers and the body of a request that is about one event.
-async fn opened(request: Request) -> Result<(HeaderMap, Bytes), Refusal> {
+async fn opened(house: &House, request: Request) -> Result<(HeaderMap, Bytes), Refusal> {
     let (head, body) = request.into_parts();
     let headers = head.headers;
-    let body = read(&headers, body, MAX_SINGLE_BYTES, Code::EventPayloadTooLarge).await?;
+    let body = read(
+        house,
+        &headers,
+        body,
+        MAX_SINGLE_BYTES,
+        Code::EventPayloadTooLarge,
+    )
+    .await?;
     expect_json(&headers)?;
     Ok((headers, body))
 }
@@ -413,8 +442,6 @@ fn explanation(explanation: &Explanation) -> serde_json::Value {
     if let Ok(destination) = &explanation.outcome {
         body["topic"] = json!(destination.topic.as_str());
         body["partition"] = json!(destination.partition);
-        let envelope = serde_json::from_slice(&destination.envelope);
-        body["envelope"] = envelope.unwrap_or(serde_json::Value::Null);
     }
     body
 }

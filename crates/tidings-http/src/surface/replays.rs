@@ -119,7 +119,7 @@ pub(crate) async fn of_history(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReplayBody = json_body(&headers, body, MAX_BYTES).await?;
+    let body: ReplayBody = json_body(&house, &headers, body, MAX_BYTES).await?;
     let (room, id) = (&house.gateway().replays, subscriptions::parsed(&id)?);
     let wanted = body.wanted()?;
     if !body.dry_run {
@@ -150,7 +150,7 @@ pub(super) fn accepted(row: &ReplayRow) -> Result<Response, Refused> {
     Ok((StatusCode::ACCEPTED, axum::Json(rendered(row)?)).into_response())
 }
 
-/// A stretch of replays.
+/// A stretch of a list.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Stretch {
@@ -158,6 +158,16 @@ pub(crate) struct Stretch {
     limit: Option<u32>,
     /// `nextCursor` of the page before.
     cursor: Option<String>,
+}
+
+impl Stretch {
+    /// Where it begins, and how many it has at most.
+    pub(super) fn place(&self) -> Result<(Option<Uuid>, u32), Refusal> {
+        let limit = page_limit(self.limit, 100, MAX_PAGE)?;
+        let cursor = self.cursor.as_deref().map(str::parse).transpose();
+        let cursor = cursor.map_err(|_| Refusal::invalid("cursor", "'cursor' is not an id."))?;
+        Ok((cursor, limit))
+    }
 }
 
 /// The tenant's replays, newest first.
@@ -168,11 +178,7 @@ pub(crate) async fn list(
     Authenticated(caller): Authenticated,
     stretch: Queried<Stretch>,
 ) -> Result<Response, Refused> {
-    let stretch = read_query(stretch)?;
-    let limit = page_limit(stretch.limit, 100, MAX_PAGE)?;
-    let cursor = stretch.cursor.as_deref().map(str::parse::<Uuid>);
-    let cursor = cursor.transpose();
-    let cursor = cursor.map_err(|_| Refusal::invalid("cursor", "'cursor' is not an id."))?;
+    let (cursor, limit) = read_query(stretch)?.place()?;
     let rows = house.gateway().replays.list(&caller, cursor, limit).await?;
     let full = rows.len() == limit as usize;
     let next = rows.last().filter(|_| full).map(|last| last.id);

@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, json_body};
+use crate::request::{Authenticated, Path, Queried, json_body, read_query};
+use crate::surface::replays::Stretch;
 
 /// The largest body of these operations, in bytes.
 pub(crate) const MAX_BYTES: usize = 262_144;
@@ -53,7 +54,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let mut document: Value = json_body(&headers, body, MAX_BYTES).await?;
+    let mut document: Value = json_body(&house, &headers, body, MAX_BYTES).await?;
     let from = match document
         .as_object_mut()
         .and_then(|members| members.remove("replayFrom"))
@@ -71,15 +72,19 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
 }
 
-/// The tenant's subscriptions.
-#[utoipa::path(get, path = "/v1/subscriptions", tag = "subscriptions", responses((status = 200, body = serde_json::Value)))]
+/// The tenant's subscriptions, oldest first.
+#[utoipa::path(get, path = "/v1/subscriptions", tag = "subscriptions", params(Stretch),
+    responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
+    stretch: Queried<Stretch>,
 ) -> Result<Response, Refused> {
-    let all = house.gateway().subscriptions.list(&caller)?;
-    let items: Vec<Value> = all.iter().map(|one| rendered(one)).collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": null })).into_response())
+    let (after, limit) = read_query(stretch)?.place()?;
+    let rooms = &house.gateway().subscriptions;
+    let (page, next) = rooms.page(&caller, after, limit as usize)?;
+    let items: Vec<Value> = page.iter().map(|one| rendered(one)).collect();
+    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
 }
 
 /// One of them.
@@ -105,7 +110,7 @@ pub(crate) async fn patch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let patch = json_body(&headers, body, MAX_BYTES).await?;
+    let patch = json_body(&house, &headers, body, MAX_BYTES).await?;
     changed(&house, &caller, &id, Change::Patch(patch)).await
 }
 
@@ -166,7 +171,7 @@ pub(crate) async fn seek(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: SeekBody = json_body(&headers, body, MAX_BYTES).await?;
+    let body: SeekBody = json_body(&house, &headers, body, MAX_BYTES).await?;
     let from = from("to", &body.to)?;
     changed(&house, &caller, &id, Change::Seek(from)).await
 }
@@ -218,7 +223,7 @@ pub(crate) async fn rotate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RotateBody = json_body(&headers, body, MAX_BYTES).await?;
+    let body: RotateBody = json_body(&house, &headers, body, MAX_BYTES).await?;
     let overlap = body.overlap.as_deref().unwrap_or(OVERLAP);
     let change = Change::Rotate {
         secret: body.secret,

@@ -25,17 +25,16 @@ use crate::request::{
 /// The longest `actor`, in characters.
 const MAX_ACTOR: usize = 128;
 
-/// What an operator says of a tenant.
+/// What an operator says of a tenant. What is absent stays as it is.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct TenantBody {
-    /// What it is called by in the names of its events. If not given it stays, and of a new tenant is made from its id.
+    /// Its namespace while it is given none. Of a new tenant it is made from its id.
     slug: Option<String>,
-    /// `FREE`, `BASIC`, `PRO` or `ENTERPRISE`.
-    plan: String,
-    /// What it may name events under; at most 100, none that is reserved.
-    #[serde(default)]
-    namespaces: Vec<String>,
+    /// `FREE`, `BASIC`, `PRO` or `ENTERPRISE`. A new tenant is on `FREE`.
+    plan: Option<String>,
+    /// What it may name events under; at most 100, none that is reserved. An empty list is its slug alone.
+    namespaces: Option<Vec<String>>,
 }
 
 /// What a member may do.
@@ -85,7 +84,7 @@ pub(crate) async fn put_tenant(
     body: Body,
 ) -> Result<Response, Refused> {
     let id = tenant_id(&id)?;
-    let given: TenantBody = json_body(&headers, body, MAX_BYTES).await?;
+    let given: TenantBody = json_body(&house, &headers, body, MAX_BYTES).await?;
     let new = NewTenant {
         slug: given.slug,
         plan: given.plan,
@@ -131,7 +130,7 @@ pub(crate) async fn put_member(
     body: Body,
 ) -> Result<Response, Refused> {
     let (tenant, id) = (tenant_id(&tenant)?, workspace_id(&id)?);
-    let given: MemberBody = json_body(&headers, body, MAX_BYTES).await?;
+    let given: MemberBody = json_body(&house, &headers, body, MAX_BYTES).await?;
     let role = role(&given.role)?;
     let rooms = &house.gateway.workspaces;
     rooms.put_member(&caller, &tenant, &id, &user, role).await?;
@@ -166,7 +165,14 @@ pub(crate) async fn publish(
 ) -> Result<Response, Refused> {
     let (head, body) = request.into_parts();
     let headers = head.headers;
-    let body = read(&headers, body, MAX_SINGLE_BYTES, Code::EventPayloadTooLarge).await?;
+    let body = read(
+        &house,
+        &headers,
+        body,
+        MAX_SINGLE_BYTES,
+        Code::EventPayloadTooLarge,
+    )
+    .await?;
     expect_json(&headers)?;
     // What cannot be an id is no workspace of anybody's; it is refused as one that is not there.
     let id = workspace

@@ -1,0 +1,131 @@
+//! Answers over HTTP/2 that their client does not take. It may keep the connection alive and grant no window: nothing
+//! then waits for the socket, whose timeout is for what was written there.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
+
+/// An answer is handed over in pieces of so many bytes: what was handed over is kept until the client takes it.
+const PIECE: usize = 16 * 1024;
+
+/// The answers of one connection, each with the time since when its client is to take some of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Answers(Arc<Mutex<Open>>);
+
+#[derive(Debug, Default)]
+struct Open {
+    last: u64,
+    waiting: HashMap<u64, Instant>,
+}
+
+impl Answers {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same answer, watched.
+    pub(crate) fn watch(&self, body: Body) -> Body {
+        if body.is_end_stream() {
+            return body;
+        }
+        let mut open = self.open();
+        open.last += 1;
+        let number = open.last;
+        open.waiting.insert(number, Instant::now());
+        drop(open);
+        Body::new(Watched {
+            body,
+            left: Bytes::new(),
+            number,
+            answers: self.clone(),
+        })
+    }
+
+    /// Ready when a client has taken nothing of an answer for so long.
+    pub(crate) async fn untaken(&self, patience: Duration) {
+        loop {
+            tokio::time::sleep(patience / 4).await;
+            let is_late = |since: &Instant| since.elapsed() >= patience;
+            if self.open().waiting.values().any(is_late) {
+                return;
+            }
+        }
+    }
+}
+
+/// An answer's body. It is asked for its next piece when the one before is handed over, for which a window of one byte is
+/// enough. So the last byte of what it has goes by itself: it waits until there is a window for all before it.
+struct Watched {
+    body: Body,
+    /// What is not handed over of what the body gave.
+    left: Bytes,
+    number: u64,
+    answers: Answers,
+}
+
+impl Watched {
+    fn piece(&mut self) -> Option<Frame<Bytes>> {
+        let length = match self.left.len() {
+            0 => return None,
+            1 => 1,
+            more => PIECE.min(more - 1),
+        };
+        let piece = self.left.split_to(length);
+        let mut open = self.answers.open();
+        open.waiting.insert(self.number, Instant::now());
+        Some(Frame::data(piece))
+    }
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        // It has taken what it was given, and waits for us now.
+        this.answers.open().waiting.remove(&this.number);
+        loop {
+            if let Some(piece) = this.piece() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            match ready!(Pin::new(&mut this.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.left = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.body.size_hint();
+        let left = self.left.len() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + left);
+        }
+        hint.set_lower(hint.lower() + left);
+        hint
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.answers.open().waiting.remove(&self.number);
+    }
+}
