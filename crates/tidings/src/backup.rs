@@ -1,16 +1,17 @@
 //! `tidings backup`: a copy of a data folder, also while a gateway runs on it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use tidings_bus::embedded;
 use tidings_gateway::access::LOCAL_KEY_FILE_NAME;
 use tidings_store::Store;
 
-use crate::config::{self, Flags};
+use crate::config;
 use crate::connection::block_on;
 use crate::output::Output;
 
@@ -18,6 +19,10 @@ use crate::output::Output;
 pub(crate) const BUS: &str = "bus.db";
 /// The store's file in a data folder.
 pub(crate) const STORE: &str = "store.db";
+/// Locked while a process has the log open.
+pub(crate) const BUS_LOCK: &str = "bus.lock";
+/// Locked while a process has the store open.
+pub(crate) const STORE_LOCK: &str = "store.lock";
 /// The signing key's file in a data folder.
 pub(crate) const KEY: &str = LOCAL_KEY_FILE_NAME;
 /// The file of the key that secrets in the store are encrypted with.
@@ -28,9 +33,9 @@ pub(crate) const SECRETS: &str = "secrets.key";
 /// log does not hold. To restore, stop the gateway and start it with --data on the copy.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The data folder
-    #[arg(long, env = "TIDINGS_DATA", default_value = "tidings-data")]
-    data: PathBuf,
+    /// The data folder; the configuration's if not given
+    #[arg(long)]
+    data: Option<PathBuf>,
     /// The folder to copy to; made if it is not there, and must hold no copy yet
     #[arg(long)]
     to: PathBuf,
@@ -40,8 +45,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
-    let (from, to) = (&arguments.data, &arguments.to);
-    let config = config::load(arguments.config.as_deref(), &Flags::default())?;
+    let config = config::beside(arguments.config.as_deref(), arguments.data.as_deref())?;
+    let (from, to) = (&config.data, &arguments.to);
     if !config.store.url.is_empty() {
         bail!(
             "the store is on PostgreSQL ({}), whose backups are its operator's own: use pg_dump or what your \
@@ -66,11 +71,11 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             );
         }
     }
+    let _alone = whole_if_unused(from)?;
     if from.join(STORE).is_file() {
-        block_on(copy_store(&from.join(STORE), &to.join(STORE)))?;
+        block_on(async { Ok(Store::copy(&from.join(STORE), &to.join(STORE)).await?) })?;
     }
-    tidings_bus::embedded::backup(from, to)
-        .with_context(|| format!("{BUS} could not be copied"))?;
+    embedded::backup(from, to).with_context(|| format!("{BUS} could not be copied"))?;
     for name in [KEY, SECRETS] {
         match fs::read(from.join(name)) {
             Ok(key) => write_key(&to.join(name), &key)
@@ -90,11 +95,30 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     output.list(&copied, &[("FILE", "file"), ("BYTES", "bytes")])
 }
 
-async fn copy_store(from: &Path, to: &Path) -> Result<()> {
-    let store = Store::open(from).await?;
-    let copied = store.backup(to).await;
-    store.close().await;
-    Ok(copied?)
+/// Where no gateway runs, none starts meanwhile, and what waits in the WALs is whole: SQLite would drop what follows a
+/// damaged frame without a word. A WAL that is being written looks torn, and cannot be judged.
+fn whole_if_unused(folder: &Path) -> Result<Vec<File>> {
+    let mut held = Vec::new();
+    for (lock, file) in [(BUS_LOCK, BUS), (STORE_LOCK, STORE)] {
+        let path = folder.join(lock);
+        // It is not made here, where it might then belong to another user than the gateway's.
+        match File::open(&path) {
+            Ok(alone) => match alone.try_lock() {
+                Ok(()) => held.push(alone),
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(error)) => {
+                    return Err(error)
+                        .with_context(|| format!("{} cannot be tried", path.display()));
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("{} cannot be read", path.display()));
+            }
+        }
+        embedded::check_wal(&folder.join(file))?;
+    }
+    Ok(held)
 }
 
 fn write_key(path: &Path, key: &[u8]) -> io::Result<()> {
@@ -127,7 +151,7 @@ mod tests {
         drop(Embedded::open(Config::new(&data, Arc::new(|| 1))).unwrap());
         fs::write(&file, "store.url = 'postgres://me:s3cret@db/tidings'").unwrap();
         let arguments = Arguments {
-            data,
+            data: Some(data),
             to: folder.path().join("copy"),
             config: Some(file),
         };
@@ -155,7 +179,7 @@ mod tests {
         }
 
         let arguments = Arguments {
-            data,
+            data: Some(data),
             to: to.clone(),
             config: None,
         };

@@ -72,7 +72,7 @@ pub(crate) enum Command {
 const COLUMNS: &str = "\
 Columns:
   mode        how many events a request has, and how many connections send requests, each the next one
-              when the answer to the last is there
+              when the answer to the last is there, or at its share of --rate
   server      tidings: this executable's own 'serve' in a temporary folder, answering when the event is
               durable; baseline: a bare handler that parses the same body and answers the same receipt
   requests/s  answered requests by the time of all rounds
@@ -103,6 +103,9 @@ pub(crate) struct Arguments {
     /// Events in a request; if not given, single events and batches of 100 are measured
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
     batch: Option<u16>,
+    /// So many requests in a second instead of as many as are answered: how long answers take below the limit
+    #[arg(long, value_name = "REQUESTS")]
+    rate: Option<NonZeroU32>,
     /// How often both servers are loaded
     #[arg(long, default_value = "3")]
     rounds: NonZeroU32,
@@ -198,6 +201,7 @@ async fn publish(arguments: &Arguments, output: Output) -> Result<()> {
             sends: Sends::events(mode.batch),
             connections: mode.connections,
             token: token.clone(),
+            rate: arguments.rate,
         };
         for server in &servers {
             load.run(server, WARM_UP).await?;
@@ -360,6 +364,7 @@ mod tests {
                 connections: connections.map(|count| count.try_into().unwrap()),
                 seconds: NonZeroU32::MIN,
                 batch,
+                rate: None,
                 rounds: NonZeroU32::MIN,
                 dir: None,
                 kafka: kafka::Arguments::default(),

@@ -54,6 +54,7 @@ pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     pub(crate) public_url: String,
     pub(crate) max_connections: usize,
+    pub(crate) max_bodies_bytes: usize,
     #[serde(deserialize_with = "duration")]
     pub(crate) header_timeout: Duration,
     #[serde(deserialize_with = "duration")]
@@ -138,6 +139,7 @@ pub(crate) struct Limits {
     pub(crate) requests_per_second: u32,
     pub(crate) burst: u32,
     pub(crate) streams_per_tenant: usize,
+    pub(crate) subscriptions_per_tenant: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -213,6 +215,18 @@ pub(crate) struct ModulesFlags {
     pub(crate) demo: Option<bool>,
 }
 
+/// Less would have no room for a batch of 16 MiB beside what is kept for small bodies.
+const MIN_BODIES_BYTES: usize = 32 << 20;
+
+/// The configuration of an installation that a command looks at without serving, perhaps in another data folder.
+pub(crate) fn beside(file: Option<&Path>, data: Option<&Path>) -> Result<Config> {
+    let flags = Flags {
+        data: data.map(Path::to_path_buf),
+        ..Flags::default()
+    };
+    load(file, &flags)
+}
+
 /// Reads and checks the configuration.
 pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
     let config: Config = layers(file, flags)
@@ -222,13 +236,9 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
     if !auth.jwks_file.is_empty() && !auth.jwks_url.is_empty() {
         bail!("auth.jwks_file and auth.jwks_url are both set; the keys come from one of them");
     }
-    let keys = [&auth.jwks_file, &auth.jwks_url, &auth.shared_secret];
-    let trusted = keys.iter().any(|key| !key.is_empty());
-    if !config.server.listen.ip().is_loopback() && !trusted {
+    if config.server.max_bodies_bytes < MIN_BODIES_BYTES {
         bail!(
-            "refusing to listen on {}: beyond loopback the local signing key is no protection. Configure \
-             auth.jwks_url, auth.jwks_file or auth.shared_secret, or listen on 127.0.0.1",
-            config.server.listen
+            "server.max_bodies_bytes must be {MIN_BODIES_BYTES} or more, which takes the largest batch"
         );
     }
     config.bus.check()?;
@@ -246,7 +256,27 @@ fn of_scheme(key: &str, url: &str, schemes: &[&str]) -> Result<()> {
     Ok(())
 }
 
+impl Auth {
+    /// Whether tokens of the data folder's own key are accepted: where nobody else's are configured.
+    pub(crate) fn trusts_its_own_key(&self) -> bool {
+        let keys = [&self.jwks_file, &self.jwks_url, &self.shared_secret];
+        keys.iter().all(|key| key.is_empty())
+    }
+}
+
 impl Config {
+    /// Refuses to serve beyond loopback on the data folder's own key.
+    pub(crate) fn may_listen(&self) -> Result<()> {
+        let listen = self.server.listen;
+        if !listen.ip().is_loopback() && self.auth.trusts_its_own_key() {
+            bail!(
+                "refusing to listen on {listen}: beyond loopback the local signing key is no protection. Configure \
+                 auth.jwks_url, auth.jwks_file or auth.shared_secret, or listen on 127.0.0.1"
+            );
+        }
+        Ok(())
+    }
+
     /// Where the identity provider publishes its keys, if configured.
     pub(crate) fn jwks_url(&self) -> Result<Option<Target>> {
         let url = &self.auth.jwks_url;
@@ -431,8 +461,22 @@ mod tests {
             server,
             ..Flags::default()
         };
-        let error = load(None, &flags).unwrap_err().to_string();
+        // Whoever does not serve may read it all the same: the keys may be in the environment of the service alone.
+        let config = load(None, &flags).unwrap();
+        let error = config.may_listen().unwrap_err().to_string();
         assert!(error.contains("auth.jwks_file"), "{error}");
+    }
+
+    #[test]
+    fn less_than_a_batch_takes_is_no_limit_of_bodies() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tidings.toml");
+        std::fs::write(&file, "[server]\nmax_bodies_bytes = 1048576\n").unwrap();
+        let error = load(Some(&file), &Flags::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("server.max_bodies_bytes"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -16,16 +16,14 @@ use tidings_plugin::PlatformEventHandler as _;
 use tidings_receipts::{InValkey, Receipts as _, Terms};
 use tidings_store::Store;
 
-use crate::backup::{BUS, KEY, SECRETS, STORE};
+use crate::backup::{BUS, BUS_LOCK, KEY, SECRETS, STORE, STORE_LOCK};
 use crate::bus::BusKind;
 use crate::components;
-use crate::config::{self, Flags};
+use crate::config;
 use crate::connection::block_on;
 use crate::failure::Reported;
 use crate::output::{Format, Output, plain, print_line};
 
-/// The lock's file in a data folder; whoever holds it has the log open.
-const LOCK: &str = "bus.lock";
 /// The part that components are.
 const COMPONENTS: &str = "components";
 /// A port of this machine answers at once or not at all.
@@ -36,12 +34,12 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// completely as when it is stopped.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The data folder
-    #[arg(long, env = "TIDINGS_DATA", default_value = "tidings-data")]
-    data: PathBuf,
-    /// The address to find something listening on
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    /// The data folder; the configuration's if not given
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The address to find something listening on; the configuration's if not given
+    #[arg(long)]
+    listen: Option<SocketAddr>,
     /// The configuration file that the gateway is started with, to find its store and idempotency keys
     #[arg(long, env = "TIDINGS_CONFIG")]
     config: Option<PathBuf>,
@@ -82,15 +80,16 @@ impl Finding {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
-    let folder = &arguments.data;
+    let config = config::beside(arguments.config.as_deref(), arguments.data.as_deref())?;
+    let folder = &config.data;
     if !folder.is_dir() {
         bail!(
             "there is no data folder {}; name it with --data",
             folder.display()
         );
     }
-    let config = config::load(arguments.config.as_deref(), &Flags::default())?;
-    let mut findings = vec![in_use(folder), listening(arguments.listen)];
+    let listen = arguments.listen.unwrap_or(config.server.listen);
+    let mut findings = vec![in_use(folder, BUS_LOCK), listening(listen)];
     permissions(folder, &mut findings);
     match config.bus.kind {
         BusKind::Embedded => log(folder, &mut findings),
@@ -145,16 +144,16 @@ fn say(findings: &[Finding], output: Output) -> Result<()> {
     Ok(())
 }
 
-fn in_use(folder: &Path) -> Finding {
+fn in_use(folder: &Path, lock: &str) -> Finding {
     let note = |detail: String| Finding::new(Verdict::Note, "lock", detail);
-    let file = match File::open(folder.join(LOCK)) {
+    let file = match File::open(folder.join(lock)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return note(format!(
-                "{LOCK} is not there: no gateway has run on this folder since it was copied"
+                "{lock} is not there: no gateway has run on this folder since it was copied"
             ));
         }
-        Err(error) => return note(format!("{LOCK} cannot be read: {error}")),
+        Err(error) => return note(format!("{lock} cannot be read: {error}")),
     };
     match file.try_lock() {
         Ok(()) => Finding::new(Verdict::Good, "lock", "no process has the folder open"),
@@ -162,7 +161,7 @@ fn in_use(folder: &Path) -> Finding {
             "a process has the folder open; stop it for a complete judgement of the last writes"
                 .into(),
         ),
-        Err(TryLockError::Error(error)) => note(format!("{LOCK} cannot be tried: {error}")),
+        Err(TryLockError::Error(error)) => note(format!("{lock} cannot be tried: {error}")),
     }
 }
 
@@ -265,7 +264,7 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
         return;
     }
     // A WAL that is being written looks torn; only one that nobody writes can be judged.
-    let wal = match in_use(folder).verdict {
+    let wal = match in_use(folder, STORE_LOCK).verdict {
         Verdict::Good => embedded::check_wal(&path),
         _ => Ok(()),
     };
@@ -375,7 +374,7 @@ mod tests {
     use super::*;
 
     fn worst(folder: &Path) -> Vec<(Verdict, &'static str)> {
-        let mut findings = vec![in_use(folder)];
+        let mut findings = vec![in_use(folder, BUS_LOCK)];
         permissions(folder, &mut findings);
         log(folder, &mut findings);
         store(folder, &mut findings);
@@ -442,8 +441,8 @@ mod tests {
         let found = worst(folder.path());
         assert!(found.contains(&(Verdict::Damaged, BUS)), "{found:?}");
         let absent = Arguments {
-            data: folder.path().join("absent"),
-            listen: SocketAddr::from(([127, 0, 0, 1], 1)),
+            data: Some(folder.path().join("absent")),
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
             config: None,
         };
         let error = run(&absent, Output::new(Some(Format::Json))).unwrap_err();

@@ -37,9 +37,15 @@ pub(crate) struct Emits {
     /// Only of this event, NAMESPACE.NAME
     #[arg(long)]
     name: Option<String>,
-    /// At most so many, 1 to 1000, the oldest first
-    #[arg(long)]
+    /// At most so many, 1 to 1,000, the oldest first; with --all, so many in each request
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: Option<u32>,
+    /// Go on where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+    /// All pages, one after the other
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(clap::Args)]
@@ -92,14 +98,29 @@ pub(crate) fn emit(arguments: Emit, output: Output) -> Result<()> {
 
 pub(crate) fn emits(arguments: Emits, output: Output) -> Result<()> {
     let client = arguments.connection.client()?;
-    let query = EmitQuery {
+    let mut query = EmitQuery {
         status: arguments.status.map(|status| status.to_uppercase()),
         name: arguments.name,
         limit: arguments.limit,
-        cursor: None,
+        cursor: arguments.cursor,
     };
-    let page = block_on(async { Ok(client.list_emits(&query).await?) })?;
-    output.list(&page.items, &LISTED)
+    block_on(async {
+        loop {
+            let page = client.list_emits(&query).await?;
+            // A last page that is empty says nothing behind others.
+            if !page.items.is_empty() || query.cursor.is_none() {
+                output.list(&page.items, &LISTED)?;
+            }
+            match page.next_cursor {
+                Some(next) if arguments.all => query.cursor = Some(next),
+                Some(next) => {
+                    output.more(&next);
+                    return Ok(());
+                }
+                None => return Ok(()),
+            }
+        }
+    })
 }
 
 pub(crate) fn plan(arguments: &Plan, output: Output) -> Result<()> {

@@ -1,11 +1,10 @@
 //! `tidings events`: the tenant's events, one or a list.
 
 use anyhow::Result;
-use serde_json::{Value, json};
 use tidings_client::EventQuery;
 
 use crate::connection::{Connection, block_on};
-use crate::output::{Column, Format, Output};
+use crate::output::{Column, Output};
 use crate::trace;
 
 /// How an event is shown among others.
@@ -69,9 +68,8 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     match command {
         Command::Get { connection, id } => {
             let client = connection.client()?;
-            output.one(&json!(block_on(async {
-                Ok(client.get_event(&id).await?)
-            })?))
+            let event = block_on(async { Ok(client.get_event(&id).await?) })?;
+            output.one(&event)
         }
         Command::Trace { connection, id } => {
             let client = connection.client()?;
@@ -96,20 +94,14 @@ impl List {
         };
         loop {
             let page = client.list_events(&query).await?;
-            let items: Vec<Value> = page.items.iter().map(|event| json!(event)).collect();
             // An empty page that is not the last says nothing to a person.
-            if !items.is_empty() || page.next_cursor.is_none() && !self.all {
-                output.list(&items, &LINE)?;
+            if !page.items.is_empty() || page.next_cursor.is_none() && !self.all {
+                output.list(&page.items, &LINE)?;
             }
             match page.next_cursor {
                 Some(next) if self.all => query.cursor = Some(next),
-                Some(next) if output.format == Format::Table => {
-                    eprintln!("there may be more: --cursor {next}, or --all");
-                    return Ok(());
-                }
-                // A program is told too, where it does not disturb the lines.
                 Some(next) => {
-                    eprintln!("next cursor: {next}");
+                    output.more(&next);
                     return Ok(());
                 }
                 None => return Ok(()),

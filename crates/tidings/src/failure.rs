@@ -149,8 +149,8 @@ fn next(problem: &Problem) -> String {
         (_, 403) => "use a credential that may do this; see 'tidings token --help'",
         (_, 404) => "check the id; what belongs to another tenant is not found either",
         (_, 429 | 503 | 507) => match problem.retry_after {
-            Some(wait) => return format!("try again in {} s, with the same --key", wait.as_secs()),
-            None => "try again a little later, with the same --key",
+            Some(wait) => return format!("try again in {} s", wait.as_secs()),
+            None => "try again a little later",
         },
         (_, 500..) => "look for the trace id in the gateway's log",
         _ => "",
@@ -190,7 +190,7 @@ mod tests {
         check(403, "EVENT_PUBLISH_FORBIDDEN", "modules apply");
         check(422, "IDEMPOTENCY_KEY_REUSED", "--key");
         check(400, "INVALID_EVENT", "http://x/problems/y");
-        check(503, "events.broker.unavailable", "same --key");
+        check(503, "events.broker.unavailable", "try again a little later");
         let many = json!({"status": 422, "code": "EVENT_SCHEMA_VIOLATION", "detail": "No.", "errors": [
             {"path": "/a", "detail": "wrong"}, {"path": "", "detail": "missing"}]});
         let many: Problem = serde_json::from_value(many).unwrap();

@@ -33,6 +33,7 @@ mod token;
 mod trace;
 mod trigger;
 mod watched;
+mod written;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,10 +1,12 @@
 //! `tidings listen`: the tenant's events as webhooks to a developer's machine. They come over the stream, so that
 //! nothing has to reach in, and no subscription is made.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tidings_client::{Event, StreamQuery};
 use tidings_egress::{AllowedTarget, Client, EgressError, Guard, Limits, Outgoing, Secret, Target};
@@ -22,6 +24,9 @@ const SHOWN: [Column; 6] = [
     ("LATENCY MS", "latencyMs"),
     ("ERROR", "error"),
 ];
+
+/// What the gateway adds to an event that is read back.
+const ADDED: [&str; 5] = ["eventId", "topic", "partition", "offset", "receivedAt"];
 
 /// What a receiver may take, as a subscription's has it if it does not say.
 const LIMITS: Limits = Limits {
@@ -81,7 +86,7 @@ pub(crate) fn run(arguments: Arguments, output: Output) -> Result<()> {
             let event = stream.next().await?.event;
             if is_wanted(&arguments.types, &event) {
                 sequence += 1;
-                output.next(&forward.send(event, sequence).await, &SHOWN)?;
+                output.next(&forward.send(event, sequence).await?, &SHOWN)?;
             }
         }
     })
@@ -95,13 +100,13 @@ struct Forward {
 
 impl Forward {
     /// Sends an event, and says what came of it.
-    async fn send(&self, event: Event, sequence: u64) -> Value {
+    async fn send(&self, event: Event, sequence: u64) -> Result<Value> {
         let now = jiff::Timestamp::now();
         let mut said = json!({
             "time": now.to_string(), "type": event.event_type, "eventId": event.event_id,
         });
         let id = format!("{}_listen", event.event_id);
-        let body = structured(event);
+        let body = structured(&event)?;
         let signature = self.secret.sign(&id, now.as_second(), &body);
         let headers = [
             ("content-type", "application/cloudevents+json".to_owned()),
@@ -124,19 +129,16 @@ impl Forward {
             Ok(answer) => said["status"] = json!(answer.status),
             Err(error) => said["error"] = json!(error.to_string()),
         }
-        said
+        Ok(said)
     }
 }
 
-/// The event without what the gateway adds when it is read back.
-fn structured(event: Event) -> Bytes {
-    let mut written = json!(event);
-    if let Some(members) = written.as_object_mut() {
-        for added in ["eventId", "topic", "partition", "offset", "receivedAt"] {
-            members.remove(added);
-        }
-    }
-    written.to_string().into()
+/// The event without what the gateway adds when it is read back, its data as it is written.
+fn structured(event: &Event) -> Result<Bytes> {
+    let written = serde_json::to_string(event)?;
+    let mut members: BTreeMap<String, &RawValue> = serde_json::from_str(&written)?;
+    members.retain(|name, _| !ADDED.contains(&name.as_str()));
+    Ok(serde_json::to_vec(&members)?.into())
 }
 
 fn is_wanted(types: &[TypePattern], event: &Event) -> bool {

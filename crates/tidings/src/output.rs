@@ -5,9 +5,12 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::config::colours_wanted;
+use crate::written::{Part, one_line, yaml};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -48,23 +51,34 @@ impl Output {
         }
     }
 
+    /// A list goes on behind what was shown of it: where. A program is told too, where it does not disturb the lines.
+    pub(crate) fn more(self, cursor: &str) {
+        if self.format == Format::Table {
+            eprintln!("there may be more: --cursor {cursor}, or --all");
+        } else {
+            eprintln!("next cursor: {cursor}");
+        }
+    }
+
     /// One thing.
-    pub(crate) fn one(self, value: &Value) -> Result<()> {
-        let text = match (self.format, value) {
-            (Format::Table, Value::Object(members)) => {
+    pub(crate) fn one(self, value: &impl Serialize) -> Result<()> {
+        let written = written(value)?;
+        let text = match (self.format, Part::read(&written)?) {
+            (Format::Table, Part::Members(members)) => {
                 let mut table = columns();
                 for (name, member) in members {
-                    table.add_row([plain(name), cell(member)]);
+                    table.add_row([plain(&name), cell(member)?]);
                 }
                 table.trim_fmt()
             }
-            _ => self.document(value)?,
+            (Format::Yaml, _) => format!("---\n{}", yaml(&written)?),
+            _ => one_line(written.get()),
         };
         print_line(&text)
     }
 
     /// A list of things; as a table with these columns.
-    pub(crate) fn list(self, items: &[Value], shown: &[Column]) -> Result<()> {
+    pub(crate) fn list(self, items: &[impl Serialize], shown: &[Column]) -> Result<()> {
         if self.format != Format::Table {
             return items.iter().try_for_each(|item| self.one(item));
         }
@@ -74,18 +88,15 @@ impl Output {
         let mut table = columns();
         table.set_header(shown.iter().map(|(heading, _)| *heading));
         for item in items {
-            table.add_row(shown.iter().map(|(_, path)| at(item, path)));
+            table.add_row(cells(&written(item)?, shown)?);
         }
         print_line(&table.trim_fmt())
     }
 
     /// The next thing of a list without end; in table form a line of these members.
-    pub(crate) fn next(self, item: &Value, shown: &[Column]) -> Result<()> {
+    pub(crate) fn next(self, item: &impl Serialize, shown: &[Column]) -> Result<()> {
         match self.format {
-            Format::Table => {
-                let cells: Vec<String> = shown.iter().map(|(_, path)| at(item, path)).collect();
-                print_line(&cells.join("  "))
-            }
+            Format::Table => print_line(&cells(&written(item)?, shown)?.join("  ")),
             _ => self.one(item),
         }
     }
@@ -95,13 +106,6 @@ impl Output {
         match self.format {
             Format::Table => print_line(text),
             _ => self.one(value),
-        }
-    }
-
-    fn document(self, value: &Value) -> Result<String> {
-        match self.format {
-            Format::Yaml => Ok(format!("---\n{}", yaml(value)?)),
-            _ => Ok(value.to_string()),
         }
     }
 
@@ -152,85 +156,57 @@ fn columns() -> Table {
     table
 }
 
-fn at(item: &Value, path: &str) -> String {
-    let found = path
-        .split('/')
-        .try_fold(item, |value, name| value.get(name));
-    let text = found.map_or_else(String::new, cell);
-    match text.char_indices().nth(MAX_CELL) {
+fn written(value: &impl Serialize) -> Result<Box<RawValue>> {
+    Ok(serde_json::value::to_raw_value(value)?)
+}
+
+fn cells(item: &RawValue, shown: &[Column]) -> Result<Vec<String>> {
+    shown.iter().map(|(_, path)| at(item, path)).collect()
+}
+
+fn at(item: &RawValue, path: &str) -> Result<String> {
+    let mut found = item;
+    for name in path.split('/') {
+        let Part::Members(members) = Part::read(found)? else {
+            return Ok(String::new());
+        };
+        let Some((_, value)) = members.into_iter().rev().find(|(other, _)| other == name) else {
+            return Ok(String::new());
+        };
+        found = value;
+    }
+    let text = cell(found)?;
+    Ok(match text.char_indices().nth(MAX_CELL) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
-    }
+    })
 }
 
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => plain(text),
-        Value::Array(items)
-            if items
-                .iter()
-                .all(|item| !item.is_object() && !item.is_array()) =>
-        {
-            let cells: Vec<String> = items.iter().map(cell).collect();
-            cells.join(", ")
+fn cell(value: &RawValue) -> Result<String> {
+    Ok(match Part::read(value)? {
+        Part::Null => "-".to_owned(),
+        Part::Text(text) => plain(&text),
+        Part::Items(items) => {
+            let simple = |item: &&RawValue| !item.get().starts_with(['{', '[']);
+            if !items.iter().all(simple) {
+                return Ok(plain(&one_line(value.get())));
+            }
+            let cells: Result<Vec<String>> = items.into_iter().map(cell).collect();
+            cells?.join(", ")
         }
-        other => plain(&other.to_string()),
-    }
-}
-
-/// Strings on one line each, escaped where they could steer a terminal.
-fn yaml(value: &Value) -> Result<String> {
-    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
-    Ok(serde_saphyr::to_string_with_options(value, options)?)
+        _ => plain(&one_line(value.get())),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::collection::{btree_map, vec};
-    use proptest::prelude::*;
     use serde_json::json;
-
-    fn any_value() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<f64>().prop_map(Value::from),
-            any::<String>().prop_map(Value::from),
-            "(true|no|null|~|1e3|0x1|1_000|- a|a: b|#|2026-11-21|<<|\u{1b}\\[2J)"
-                .prop_map(Value::from),
-        ];
-        leaf.prop_recursive(4, 24, 4, |inner| {
-            prop_oneof![
-                vec(inner.clone(), 0..4).prop_map(Value::from),
-                btree_map(any::<String>(), inner, 0..4)
-                    .prop_map(|members| Value::Object(members.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn yaml_says_what_json_says(value in any_value()) {
-            let text = yaml(&value).unwrap();
-            let read: Value = serde_saphyr::from_str(&text).unwrap();
-            prop_assert_eq!(read, value, "{}", text);
-            let steers = |c: char| c.is_control() && c != '\n';
-            prop_assert!(!text.contains(steers), "{:?}", text);
-        }
-    }
-
-    #[test]
-    fn yaml_is_in_block_style() {
-        let text = yaml(&json!({"a": {"b": [1, {"c": "x", "d": null}]}, "l": []})).unwrap();
-        assert_eq!(text, "a:\n  b:\n  - 1\n  - c: x\n    d: null\nl: []\n");
-    }
 
     #[test]
     fn cells_show_nested_members_and_no_control_characters() {
         let item = json!({"data": {"name": "a\u{1b}[2Jb"}, "scopes": ["x", "y"], "none": null});
+        let at = |item: &Value, path: &str| super::at(&written(item).unwrap(), path).unwrap();
         let check = |path: &str, expect: &str| assert_eq!(at(&item, path), expect);
         check("data/name", "a\u{fffd}[2Jb");
         check("scopes", "x, y");

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use tidings_client::{Client, Error as ClientError, NewEvent, Receipt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::connection::{Connection, block_on};
@@ -23,9 +25,17 @@ const READ_AHEAD: usize = 64;
 /// Refusals that the summary names one by one; standard error names all.
 const MAX_NAMED: usize = 1_000;
 
+/// Many events wait so long for an outage to pass, counted from the last of them that was published.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// The wait after a first refusal that does not say how long; it doubles from then on.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// No wait is longer, whatever a refusal says: others may have been published meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
 /// Without TYPE and DATA, JSON lines {type, data, schemaVersion?, idempotencyKey?} are read from standard
-/// input. Each event gets its idempotency key before the first try and keeps it over retries. The exit code
-/// is 1 if any was refused; each is named with its line.
+/// input. Each event gets its idempotency key before the first try and keeps it over retries. While the
+/// gateway can take nothing (429, 503, 507) each line waits and is sent again; after 2 minutes without any
+/// success all stop. The exit code is 1 if any was refused; each is named with its line.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -66,14 +76,23 @@ async fn one(client: &Client, event: NewEvent, output: Output) -> Result<()> {
     match client.publish(&event).await {
         Ok(receipt) => output.one(&shown(&receipt)),
         Err(error) => {
-            if let (ClientError::Unreachable { .. }, Some(key)) = (&error, &event.idempotency_key) {
-                eprintln!(
+            match (&error, &event.idempotency_key) {
+                (ClientError::Unreachable { .. }, Some(key)) => eprintln!(
                     "tidings: it is not known whether it was published; repeat with --key {key}"
-                );
+                ),
+                (error, Some(key)) if is_passing(error) => {
+                    eprintln!("tidings: repeat with --key {key}, so that it is published once");
+                }
+                _ => {}
             }
             Err(error.into())
         }
     }
+}
+
+/// Whether the same may be taken a little later.
+fn is_passing(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused(problem) if matches!(problem.status, 429 | 503 | 507))
 }
 
 fn keyed(mut event: NewEvent) -> NewEvent {
@@ -174,7 +193,9 @@ impl Failure {
     fn is_general(&self) -> bool {
         match self {
             Self::Line(_) => false,
-            Self::Client(ClientError::Refused(problem)) => problem.status == 401,
+            Self::Client(error @ ClientError::Refused(problem)) => {
+                problem.status == 401 || is_passing(error)
+            }
             Self::Client(_) | Self::Unknown(..) => true,
         }
     }
@@ -193,13 +214,17 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
     let mut tally = Tally::default();
     let mut general = None;
     let mut running = JoinSet::new();
-    let mut ended = false;
+    let (mut ended, mut last) = (false, 0);
+    let lately = Lately::default();
     loop {
         let room = !ended && general.is_none() && running.len() < concurrency;
         let (line, outcome) = tokio::select! {
             next = lines.recv(), if room => {
                 match next {
-                    Some((line, text)) => { running.spawn(send(client.clone(), line, text)); }
+                    Some((line, text)) => {
+                        last = line;
+                        running.spawn(send(client.clone(), lately.clone(), line, text));
+                    }
                     None => ended = true,
                 }
                 continue;
@@ -222,8 +247,13 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
     tally.say(output)?;
     match general {
         Some((line, Failure::Client(error) | Failure::Unknown(error, _))) => {
+            if is_passing(&error) {
+                let waited = PATIENCE.as_secs();
+                eprintln!("tidings: nothing could be published for {waited} s");
+            }
             eprintln!(
-                "tidings: stopped at line {line}; lines that are not known to be published are named above"
+                "tidings: stopped at line {line}; lines that are not known to be published are named above, and \
+                 no line after {last} was sent"
             );
             Err(error.into())
         }
@@ -232,8 +262,23 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
     }
 }
 
+/// When any line was last published.
+#[derive(Clone, Default)]
+struct Lately(Arc<Mutex<Option<Instant>>>);
+
+impl Lately {
+    fn published(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn at(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 async fn send(
     client: Client,
+    lately: Lately,
     line: u64,
     text: Result<String, String>,
 ) -> (u64, Result<Receipt, Failure>) {
@@ -241,17 +286,41 @@ async fn send(
         Ok(event) => keyed(event),
         Err(fault) => return (line, Err(Failure::Line(fault))),
     };
-    let outcome =
-        client
-            .publish(&event)
-            .await
-            .map_err(|error| match (error, event.idempotency_key) {
-                (error @ ClientError::Unreachable { .. }, Some(key)) => {
-                    Failure::Unknown(error, key)
-                }
-                (error, _) => Failure::Client(error),
-            });
+    let published = patiently(&lately, || client.publish(&event));
+    let outcome = published
+        .await
+        .map_err(|error| match (error, event.idempotency_key) {
+            (error @ ClientError::Unreachable { .. }, Some(key)) => Failure::Unknown(error, key),
+            (error, _) => Failure::Client(error),
+        });
     (line, outcome)
+}
+
+/// Publishes again and again while an outage lasts, up to [`PATIENCE`] after anybody's last success.
+async fn patiently<P: Future<Output = Result<Receipt, ClientError>>>(
+    lately: &Lately,
+    publish: impl Fn() -> P,
+) -> Result<Receipt, ClientError> {
+    let mut refused_at = None;
+    let mut usual = FIRST_WAIT;
+    loop {
+        let outcome = publish().await;
+        match &outcome {
+            Ok(_) => lately.published(),
+            Err(ClientError::Refused(problem)) if outcome.as_ref().is_err_and(is_passing) => {
+                let since = *refused_at.get_or_insert_with(Instant::now);
+                let since = lately.at().map_or(since, |at| at.max(since));
+                if since.elapsed() < PATIENCE {
+                    let wait = problem.retry_after.unwrap_or(usual);
+                    usual = (usual * 2).min(LONGEST_WAIT);
+                    tokio::time::sleep(wait.min(LONGEST_WAIT)).await;
+                    continue;
+                }
+            }
+            Err(_) => {}
+        }
+        return outcome;
+    }
 }
 
 /// On standard error, and only if that is a terminal.
@@ -303,6 +372,48 @@ mod tests {
         assert_eq!(shown(&receipt(true))["duplicate"], true);
     }
 
+    fn refusal(status: u16, retry_after: Option<Duration>) -> ClientError {
+        let problem = json!({"type": "t", "code": "c", "status": status});
+        let mut problem: tidings_client::Problem = serde_json::from_value(problem).unwrap();
+        problem.retry_after = retry_after;
+        ClientError::Refused(Box::new(problem))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_waited_for_and_not_for_ever() {
+        let began = Instant::now();
+        let tries = std::cell::Cell::new(0_u64);
+        let lately = Lately::default();
+        let after = |failures: u64, status: u16, asked: Option<u64>| {
+            let tries = &tries;
+            move || async move {
+                tries.set(tries.get() + 1);
+                if tries.get() > failures {
+                    return Ok(receipt(false));
+                }
+                Err(refusal(status, asked.map(Duration::from_secs)))
+            }
+        };
+        // As long as was asked for, and no longer than is sensible.
+        patiently(&lately, after(3, 503, Some(5))).await.unwrap();
+        assert_eq!((tries.get(), began.elapsed().as_secs()), (4, 15));
+        tries.set(0);
+        patiently(&lately, after(6, 507, None)).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 15 + 1 + 2 + 4 + 8 + 15 + 15);
+        // Whoever waited for input has not waited for the gateway.
+        tokio::time::sleep(PATIENCE * 2).await;
+        tries.set(0);
+        patiently(&lately, after(1, 503, None)).await.unwrap();
+        let began = Instant::now();
+        tries.set(0);
+        let given_up = patiently(&lately, after(u64::MAX, 503, Some(3600)));
+        assert!(is_passing(&given_up.await.unwrap_err()));
+        assert_eq!(began.elapsed(), PATIENCE);
+        tries.set(0);
+        assert!(patiently(&lately, after(1, 422, None)).await.is_err());
+        assert_eq!(tries.get(), 1);
+    }
+
     #[test]
     fn only_what_concerns_every_line_stops_the_rest() {
         assert!(!Failure::Line("x".into()).is_general());
@@ -311,5 +422,7 @@ mod tests {
             source: "no".into(),
         };
         assert!(Failure::Client(unreachable).is_general());
+        assert!(Failure::Client(refusal(503, None)).is_general());
+        assert!(!Failure::Client(refusal(422, None)).is_general());
     }
 }

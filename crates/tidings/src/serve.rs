@@ -21,7 +21,7 @@ use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
 use tidings_store::Store;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -32,7 +32,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use zeroize::Zeroizing;
 
 use crate::Plugins;
-use crate::backup::{SECRETS, STORE};
+use crate::backup::{SECRETS, STORE, STORE_LOCK};
 use crate::components::{self, Components};
 use crate::config::{
     self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
@@ -58,6 +58,8 @@ const RECEIVER_LIMITS: EgressLimits = EgressLimits {
     total_timeout: Duration::from_mins(1),
     body_bytes: 16 * 1024,
 };
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// How long handlers of plugins that still run get at the end.
 const HANDLERS_LEAVE: Duration = Duration::from_secs(1);
 /// The sample module of a first start.
@@ -116,6 +118,7 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
         },
     };
     let config = config::load(arguments.config.as_deref(), &flags)?;
+    config.may_listen()?;
     let telemetry = Telemetry::new(&config.telemetry)?;
     // Writes what is left when it goes.
     let _logging = log(&config, telemetry.as_ref())?;
@@ -174,6 +177,8 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     std::fs::create_dir_all(folder)
         .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
     let clock = Clock::system();
+    // Before anything is made: a first start that finds the address taken is still to come.
+    let socket = bound(config.server.listen)?;
     let own_file_is_new = !folder.join(STORE).exists();
     let routes = config.routes()?;
     let copy_topics = config.copy_topics(&routes)?;
@@ -201,6 +206,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
             limits.requests_per_second,
             limits.burst,
             limits.streams_per_tenant,
+            limits.subscriptions_per_tenant,
         ),
         egress: Client::new(config.guard()?, RECEIVER_LIMITS)?,
         origin: origin(&config),
@@ -217,26 +223,22 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         clock: clock.clone(),
     });
     let gateway = gateway.await.context("the gateway cannot be opened")?;
+    let demo = demo(&config, &gateway, first_start).await?;
 
-    let listener = TcpListener::bind(config.server.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.server.listen))?;
-    let address = listener.local_addr()?;
-    let public_url = public_url(&config, address);
+    let listener = socket.listen(BACKLOG);
+    let listener =
+        listener.with_context(|| format!("cannot listen on {}", config.server.listen))?;
+    let public_url = public_url(&config, listener.local_addr()?);
     let (stop_relay, relaying) = relay(&gateway);
     let (stop_following, following) = follow(&gateway);
     let retention = config.custom_events.emits_retention;
     let (stop_emits, looking_after_emits) = look_after_emits(&gateway, retention);
     let (stop_delivering, delivering) = deliveries(&gateway);
-    let house = House::new(gateway, &public_url, adopt);
-    if first_start && config.modules.demo {
-        let demo: ModuleId = "demo".parse()?;
-        house.gateway().manifests.install(&demo, DEMO).await?;
-    }
+    let house = House::new(gateway, &public_url, adopt, config.server.max_bodies_bytes);
     let watching = watched_manifests(&config, &house).await?;
     let changing = components.map(|components| components::watch(house.clone(), components));
     let changing = changing.transpose()?;
-    greet(&config, &public_url, &access, &clock);
+    greet(&config, &public_url, &access, &clock, demo);
     let refreshing = tokio::spawn(refresh_keys(access.clone(), clock));
 
     let limits = Limits {
@@ -273,6 +275,33 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     tracing::info!("stopped");
     let spent = stopping.get().map_or(Duration::ZERO, Instant::elapsed);
     Ok(config.server.drain.saturating_sub(spent))
+}
+
+/// A socket that has its address, and takes no connection yet.
+fn bound(address: SocketAddr) -> Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let bound = socket.and_then(|socket| {
+        // A restart must not wait for the connections of the process before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    });
+    bound.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// The sample module, if it may publish. A first start makes it; an operator may have removed it since.
+async fn demo(config: &Config, gateway: &Gateway, first_start: bool) -> Result<Option<ModuleId>> {
+    if !config.modules.demo {
+        return Ok(None);
+    }
+    let demo: ModuleId = "demo".parse()?;
+    if first_start {
+        gateway.manifests.install(&demo, DEMO).await?;
+    }
+    Ok(gateway.manifests.is_in_force(&demo).then_some(demo))
 }
 
 /// Loads and watches the folder of manifests, if one is configured.
@@ -409,7 +438,7 @@ async fn open_store(config: &Config, is_new: bool) -> Result<(Store, Vault, Opti
 
 /// Takes the store of a folder for this process, whatever the bus: each keeps in memory what stands in it.
 fn alone_on(folder: &Path) -> Result<File> {
-    let path = folder.join("store.lock");
+    let path = folder.join(STORE_LOCK);
     match embedded::lock(&path) {
         Ok(file) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(
@@ -478,17 +507,13 @@ async fn refresh_keys(access: Arc<Access>, clock: Clock) {
 }
 
 /// Says where it listens, and how to publish a first event.
-fn greet(config: &Config, url: &str, access: &Access, clock: &Clock) {
+fn greet(config: &Config, url: &str, access: &Access, clock: &Clock, module: Option<ModuleId>) {
     println!("Tidings listens on {url}");
     println!("  data folder  {}", config.data.display());
     println!("  API          {url}/docs");
     let Some(key) = access.local_key() else {
         return;
     };
-    let module: Option<ModuleId> = config
-        .modules
-        .demo
-        .then(|| "demo".parse().expect("a legal id"));
     if module.is_none() {
         println!(
             "  credentials  tidings token --data {} --tenant TENANT --module MODULE",

@@ -1,12 +1,12 @@
 //! `tidings tail`: events as they come, until it is interrupted.
 
 use anyhow::Result;
-use serde_json::json;
-use tidings_client::StreamQuery;
+use serde::Serialize;
+use tidings_client::{Event, StreamQuery};
 
 use crate::connection::{Connection, block_on};
 use crate::events::LINE;
-use crate::output::{Format, Output};
+use crate::output::Output;
 
 /// A lost connection is made anew and goes on after the last event that came.
 #[derive(clap::Args)]
@@ -21,6 +21,14 @@ pub(crate) struct Arguments {
     since: Option<String>,
 }
 
+/// An event, and what to go on after.
+#[derive(Serialize)]
+struct Line {
+    #[serde(flatten)]
+    event: Event,
+    cursor: String,
+}
+
 pub(crate) fn run(arguments: Arguments, output: Output) -> Result<()> {
     let client = arguments.connection.client()?;
     let query = StreamQuery {
@@ -31,10 +39,10 @@ pub(crate) fn run(arguments: Arguments, output: Output) -> Result<()> {
         let mut stream = client.stream(query);
         loop {
             let next = stream.next().await?;
-            let mut line = json!(next.event);
-            if output.format != Format::Table {
-                line["cursor"] = json!(next.cursor);
-            }
+            let line = Line {
+                event: next.event,
+                cursor: next.cursor,
+            };
             output.next(&line, &LINE)?;
         }
     })

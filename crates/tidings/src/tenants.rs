@@ -1,8 +1,6 @@
 //! `tidings tenants`: whom the installation serves, on which plan and under which namespaces.
 
 use anyhow::Result;
-use serde_json::Value;
-use tidings_client::{Client, Error};
 
 use crate::connection::{Connection, block_on};
 use crate::output::Output;
@@ -22,10 +20,10 @@ pub(crate) enum Command {
         connection: Connection,
         /// The tenant's id
         tenant: String,
-        /// FREE, BASIC, PRO or ENTERPRISE
+        /// FREE, BASIC, PRO or ENTERPRISE; a new tenant is on FREE
         #[arg(long)]
         plan: Option<String>,
-        /// What it is called by in the names of its events; made from the id of a new tenant if not given
+        /// The namespace it may register events under while it is given none; made from the id of a new tenant
         #[arg(long)]
         slug: Option<String>,
         /// A namespace that it may register events under, several times; these alone, then
@@ -48,30 +46,13 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             namespace,
         } => {
             let client = connection.client()?;
+            let namespaces = (!namespace.is_empty()).then_some(&*namespace);
             let written = block_on(async {
-                let before = known(&client, &tenant).await?;
-                let plan = plan.as_deref().or(before["plan"].as_str());
-                let plan = plan.unwrap_or("FREE");
-                let stay = before["namespaces"].as_array().into_iter().flatten();
-                let stay = stay.filter_map(Value::as_str).map(str::to_owned);
-                let namespaces = if namespace.is_empty() {
-                    stay.collect()
-                } else {
-                    namespace
-                };
-                let written = client.put_tenant(&tenant, slug.as_deref(), plan, &namespaces);
+                let written =
+                    client.put_tenant(&tenant, slug.as_deref(), plan.as_deref(), namespaces);
                 Ok(written.await?)
             })?;
             output.one(&written)
         }
-    }
-}
-
-/// The tenant as it is; nothing when there is none yet.
-async fn known(client: &Client, tenant: &str) -> Result<Value> {
-    match client.get_tenant(tenant).await {
-        Ok(tenant) => Ok(tenant),
-        Err(Error::Refused(problem)) if problem.status == 404 => Ok(Value::Null),
-        Err(error) => Err(error.into()),
     }
 }

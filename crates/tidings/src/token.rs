@@ -8,13 +8,13 @@ use tidings_event::{ModuleId, Service, TenantId};
 use tidings_gateway::access::{Claims, LocalKey};
 use tidings_gateway::clock::Clock;
 
-use crate::config::{self, Flags};
+use crate::config;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The data folder of the installation
-    #[arg(long, env = "TIDINGS_DATA", default_value = "tidings-data")]
-    data: PathBuf,
+    /// The data folder of the installation; the configuration's if not given
+    #[arg(long)]
+    data: Option<PathBuf>,
     /// The configuration file that the gateway is started with: a token has the issuer and the audience that it asks for
     #[arg(long, env = "TIDINGS_CONFIG")]
     config: Option<PathBuf>,
@@ -56,7 +56,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let subject = arguments.user.clone();
     let subject = subject.or_else(|| module.as_ref().map(|module| module.as_str().to_owned()));
     let subject = subject.or_else(|| service.map(|service| service.as_str().to_owned()));
-    let config = config::load(arguments.config.as_deref(), &Flags::default())?;
+    let config = config::beside(arguments.config.as_deref(), arguments.data.as_deref())?;
+    if !config.auth.trusts_its_own_key() {
+        bail!(
+            "the configuration trusts tokens of another issuer (auth.jwks_url, auth.jwks_file or auth.shared_secret), so \
+             the gateway takes none of the data folder's own key; ask that issuer for one"
+        );
+    }
     let claims = Claims {
         subject: subject.unwrap_or_else(|| if operator { "operator" } else { "user" }.to_owned()),
         tenant,
@@ -67,10 +73,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         issuer: config::given(&config.auth.issuer),
         audience: config::given(&config.auth.audience),
     };
-    let key = LocalKey::load_or_create(&arguments.data).with_context(|| {
+    let key = LocalKey::load_or_create(&config.data).with_context(|| {
         format!(
             "the key of the data folder {} cannot be read",
-            arguments.data.display()
+            config.data.display()
         )
     })?;
     println!(

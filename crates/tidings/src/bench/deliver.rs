@@ -44,7 +44,7 @@ Columns:
 Below: from just before a single publish to its webhook's arrival, one event at a time, with one subscription.
 
 With --fairness instead: the same way of a quiet tenant's events, alone, and beside a tenant that publishes 100 times as many;
-p99 ratio is the second by the first.";
+p99 ratio is the second by the first, the median of the rounds.";
 
 #[derive(clap::Args)]
 #[command(after_help = COLUMNS)]
@@ -62,8 +62,11 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "20", requires = "fairness")]
     rate: NonZeroU32,
     /// With --fairness: how long it is measured alone, and as long beside the other
-    #[arg(long, default_value = "30", requires = "fairness")]
+    #[arg(long, default_value = "20", requires = "fairness")]
     seconds: NonZeroU32,
+    /// With --fairness: how often both are measured
+    #[arg(long, default_value = "3", requires = "fairness")]
+    rounds: NonZeroU32,
     /// Where the temporary folder is made: choose a real disk
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -74,6 +77,7 @@ pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
         let asked = Fairness {
             rate: arguments.rate.get(),
             seconds: arguments.seconds.get(),
+            rounds: arguments.rounds.get(),
             dir: arguments.dir.clone(),
         };
         return fairness::run(&asked, output).await;
@@ -170,6 +174,7 @@ async fn delivered(
         sends: Sends::events(batch),
         connections: 1,
         token: token.to_owned(),
+        rate: None,
     };
     let (cpu, begun) = (server.cpu_micros()?, Instant::now());
     load.send(server, requests).await?;

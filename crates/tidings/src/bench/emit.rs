@@ -127,6 +127,7 @@ async fn measured(arguments: &Arguments, server: &Child, token: &str) -> Result<
         sends,
         connections: arguments.connections.get(),
         token: token.to_owned(),
+        rate: None,
     });
     for load in &loads {
         load.run(server, WARM_UP).await?;

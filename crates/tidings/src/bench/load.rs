@@ -1,7 +1,8 @@
-//! The load: connections that each send the next request when the answer to the last is there.
+//! The load: connections that each send the next request when the answer to the last is there, or at a pace.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -50,6 +51,8 @@ pub(super) struct Load {
     pub(super) sends: Sends,
     pub(super) connections: usize,
     pub(super) token: String,
+    /// So many requests in a second, over all connections; as many as are answered, if not given.
+    pub(super) rate: Option<NonZeroU32>,
 }
 
 /// What came of it.
@@ -73,8 +76,8 @@ impl Load {
         let begun = Instant::now();
         let until = begun + duration;
         let mut running = JoinSet::new();
-        for connection in ready {
-            running.spawn(connection.run(until));
+        for (index, connection) in ready.into_iter().enumerate() {
+            running.spawn(connection.run(until, self.pace(index, begun)));
         }
         let mut measured = Measured {
             answered: 0,
@@ -98,6 +101,17 @@ impl Load {
 }
 
 impl Load {
+    /// The pace of one of the connections; they are spread, so that they do not all send at once.
+    fn pace(&self, index: usize, begun: Instant) -> Option<Pace> {
+        let connections = as_float(self.connections as u64);
+        let every = connections / f64::from(self.rate?.get());
+        let first = every * as_float(index as u64) / connections;
+        Some(Pace {
+            every: Duration::from_secs_f64(every),
+            due: begun + Duration::from_secs_f64(first),
+        })
+    }
+
     /// Sends so many requests and fails if any fails.
     pub(super) async fn send(&self, server: &Child, requests: usize) -> Result<()> {
         let mut running = JoinSet::new();
@@ -172,6 +186,27 @@ impl Measured {
     }
 }
 
+/// When a connection sends its requests.
+struct Pace {
+    every: Duration,
+    due: Instant,
+}
+
+impl Pace {
+    /// When the next request was to be sent, once that time has come. One that an answer has kept waiting counts from
+    /// then on: so a server that stalls is not spared the requests that it has held up. A timer that rings late is not
+    /// the server's doing.
+    async fn next(&mut self) -> Instant {
+        let due = self.due;
+        self.due += self.every;
+        if due <= Instant::now() {
+            return due;
+        }
+        tokio::time::sleep_until(due.into()).await;
+        Instant::now()
+    }
+}
+
 /// One connection and what it sends over and over.
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -201,11 +236,14 @@ impl Connection {
     }
 
     /// The answers' times in µs, and how many answers were none of success.
-    async fn run(mut self, until: Instant) -> Result<(Vec<u32>, u64)> {
+    async fn run(mut self, until: Instant, mut pace: Option<Pace>) -> Result<(Vec<u32>, u64)> {
         let (mut micros, mut failed) = (Vec::new(), 0);
         while Instant::now() < until {
             let request = self.request()?;
-            let begun = Instant::now();
+            let begun = match &mut pace {
+                Some(pace) => pace.next().await,
+                None => Instant::now(),
+            };
             let Ok(good) = tokio::time::timeout(PATIENCE, self.exchange(request)).await else {
                 bail!("a server did not answer within {} s", PATIENCE.as_secs());
             };

@@ -93,6 +93,7 @@ async fn fill(server: &Child, data: &Path, events: u32) -> Result<()> {
         sends: Sends::events(BATCH),
         connections: CONNECTIONS,
         token: token(data)?,
+        rate: None,
     };
     load.send(server, events as usize / BATCH).await
 }

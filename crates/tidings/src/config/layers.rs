@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use figment::providers::{Env, Format as _, Serialized, Toml};
-use figment::value::{Dict, Map, Value};
+use figment::util::nest;
+use figment::value::{Dict, Map, Uncased};
 use figment::{Error, Figment, Metadata, Profile, Provider};
 
 use super::{DEFAULTS, Flags};
@@ -23,15 +24,13 @@ pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
         let key = name.as_str().to_lowercase();
         key.replace("otel_exporter_", "telemetry.").into()
     });
-    figment
-        .merge(standard)
-        .merge(kafka())
-        .merge(variables)
-        .merge(Texts)
-        .merge(Serialized::defaults(flags))
+    let texts: Vec<Text> = variables.iter().filter_map(Text::of).collect();
+    let figment = figment.merge(standard).merge(kafka()).merge(variables);
+    let figment = texts.into_iter().fold(figment, Figment::merge);
+    figment.merge(Serialized::defaults(flags))
 }
 
-/// Source E's `KAFKA_ENABLED` (which kind of bus `true` and `false` are, [`BusConfig`] knows) and
+/// Source E's `KAFKA_ENABLED` (which kind of bus `true` and `false` are, [`BusConfig`](crate::bus::BusConfig) knows) and
 /// `KAFKA_BROKERS`; ours go before them.
 fn kafka() -> Env {
     const NAMES: [&str; 2] = ["KAFKA_ENABLED", "KAFKA_BROKERS"];
@@ -45,49 +44,31 @@ fn kafka() -> Env {
     })
 }
 
-/// Variables whose values are texts, whatever they look like: a password of digits is no number.
-struct Texts;
+/// Where the values of variables are texts, whatever they look like: a password of digits is no number.
+const TEXTS: [&str; 3] = ["auth.", "bus.kafka.properties.", "secrets."];
 
-impl Texts {
-    const SECTIONS: [&str; 3] = ["auth.", "bus.kafka.properties.", "secrets."];
+/// One of those variables.
+struct Text {
+    key: String,
+    text: String,
 }
 
-impl Provider for Texts {
+impl Text {
+    fn of((key, text): (Uncased<'static>, String)) -> Option<Self> {
+        let key = key.into_string();
+        let is_one = TEXTS.iter().any(|section| key.starts_with(section));
+        is_one.then_some(Self { key, text })
+    }
+}
+
+impl Provider for Text {
     fn metadata(&self) -> Metadata {
         Metadata::named("environment")
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
-        let mut texts = Dict::new();
-        for (name, text) in std::env::vars_os() {
-            let (Some(name), Some(text)) = (name.to_str(), text.to_str()) else {
-                continue;
-            };
-            let Some(name) = name.strip_prefix("TIDINGS_") else {
-                continue;
-            };
-            let key = name.to_lowercase().replace("__", ".");
-            if Self::SECTIONS
-                .iter()
-                .any(|section| key.starts_with(section))
-            {
-                merge(&mut texts, &key, text.to_owned());
-            }
-        }
-        Ok(Profile::Default.collect(texts))
-    }
-}
-
-fn merge(into: &mut Dict, key: &str, text: String) {
-    let Some((section, rest)) = key.split_once('.') else {
-        into.insert(key.to_owned(), text.into());
-        return;
-    };
-    let inner = into
-        .entry(section.to_owned())
-        .or_insert_with(|| Dict::new().into());
-    if let Value::Dict(_, inner) = inner {
-        merge(inner, rest, text);
+        let nested = nest(&self.key, self.text.clone().into());
+        Ok(Profile::Default.collect(nested.into_dict().unwrap_or_default()))
     }
 }
 
@@ -97,17 +78,16 @@ mod tests {
 
     #[test]
     fn texts_stand_in_their_sections() {
-        let mut texts = Dict::new();
-        merge(&mut texts, "auth.audience", "0815".into());
-        merge(&mut texts, "auth.issuer", "true".into());
-        merge(
-            &mut texts,
-            "bus.kafka.properties.sasl_password",
-            "1e3".into(),
-        );
-        let read: serde_json::Value = Figment::from(Serialized::defaults(texts))
-            .extract()
-            .unwrap();
+        let variables = [
+            ("auth.audience", "0815"),
+            ("auth.issuer", "true"),
+            ("bus.kafka.properties.sasl_password", "1e3"),
+            ("server.listen", "1"),
+        ];
+        let texts = variables.map(|(key, text)| (key.into(), text.to_owned()));
+        let texts = texts.into_iter().filter_map(Text::of);
+        let read = texts.fold(Figment::new(), Figment::merge);
+        let read: serde_json::Value = read.extract().unwrap();
         let expected = serde_json::json!({
             "auth": { "audience": "0815", "issuer": "true" },
             "bus": { "kafka": { "properties": { "sasl_password": "1e3" } } },
