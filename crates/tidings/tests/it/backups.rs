@@ -93,3 +93,38 @@ fn a_folder_whose_key_of_secrets_is_lost_is_not_served_with_a_new_one() {
     );
     assert!(!data.join("secrets.key").exists());
 }
+
+#[test]
+fn what_a_damaged_wal_still_holds_is_neither_copied_without_it_nor_lost_by_the_try() {
+    for file in ["bus.db-wal", "store.db-wal"] {
+        let config = format!("bus.kind = 'embedded'\n{ON_ITS_FOLDER}");
+        let server = Server::start_with(&config);
+        let token = server.crm("acme");
+        for n in 0..3 {
+            server.declare(
+                "crm",
+                &["crm.contact.created", &format!("crm.contact.n{n}")],
+            );
+            let body = json!({ "type": "crm.contact.created", "data": { "n": n } });
+            server.post(PUBLISH, &token, &body).expect(201);
+        }
+        let folder = server.killed();
+        let wal = folder.path().join(file);
+        let mut bytes = std::fs::read(&wal).expect("it was killed");
+        // In the page of the first frame: commits follow it.
+        bytes[32 + 24 + 1_000] ^= 0xff;
+        std::fs::write(&wal, &bytes).expect("it is written");
+        let copy = Folder::new();
+        let (data, to) = (
+            folder.path().to_string_lossy(),
+            copy.path().to_string_lossy(),
+        );
+        let backup = run(&["backup", "--data", &data, "--to", &to]);
+        assert!(!backup.status.success(), "{file}: {backup:?}");
+        let said = String::from_utf8_lossy(&backup.stderr);
+        assert!(said.contains("damaged in frame 1"), "{file}: {said}");
+        assert_eq!(std::fs::read(&wal).expect("it is there"), bytes, "{file}");
+        let left = std::fs::read_dir(copy.path()).expect("a folder").count();
+        assert_eq!(left, 0, "{file}: nothing was copied");
+    }
+}

@@ -1,9 +1,15 @@
 //! The command line: whom it speaks to, and what it leaves alone.
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
 
 use crate::catalogs::small;
+use crate::events::Stream;
 use crate::harness::{BINARY, Folder, ON_ITS_FOLDER, Server};
+use crate::raw_receiver::{admin, subscribe};
+use crate::receiver::eventually;
 
 /// Lists modules, with these variables and flags and none of the caller's own.
 fn modules(variables: &[(&str, &str)], flags: &[&str]) -> Output {
@@ -163,4 +169,73 @@ fn a_doctor_takes_no_lock_where_there_is_none() {
     let said = String::from_utf8_lossy(&doctor.stdout);
     assert!(said.contains("bus.lock is not there"), "{said}");
     assert!(!copy.join("bus.lock").exists());
+}
+
+#[test]
+fn events_are_shown_with_every_digit_and_in_their_order() {
+    let server = Server::start_with("egress.allow_targets = ['127.0.0.1']\n");
+    server.declare("crm", &["crm.contact.created"]);
+    let token = admin(&server, "acme");
+    let url = format!("http://{}", server.address);
+    let tidings = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        command
+            .env("TIDINGS_URL", &url)
+            .env("TIDINGS_TOKEN", &token);
+        command
+    };
+    let run = |arguments: &[&str]| {
+        let ran = tidings(arguments).output().expect("it runs");
+        assert!(ran.status.success(), "{arguments:?}: {ran:?}");
+        String::from_utf8(ran.stdout).expect("text")
+    };
+    let once = json!({ "retry": { "schedule": [] } });
+    subscribe(&server, &token, "http://127.0.0.1:9/", &once);
+    let mut stream = Stream::open(&server, &token, None);
+    run(&["publish", "crm.contact.created", "{}"]);
+    let (before, _) = stream.next();
+
+    let number = "12345678901234567890.123456789";
+    let data = format!("{{\"zebra\": {number},\n \"ant\": [1.10, 18446744073709551616]}}");
+    let line = format!(r#"{{"zebra":{number},"ant":[1.10,18446744073709551616]}}"#);
+    let published = run(&["publish", "crm.contact.created", &data, "-o", "json"]);
+    let receipt: Value = serde_json::from_str(&published).expect("JSON");
+    let id = receipt["eventId"].as_str().expect("an id");
+
+    let list = ["events", "list", "--cursor", &before];
+    for arguments in [&["events", "get", id][..], &list] {
+        let json = run(&[arguments, &["-o", "json"]].concat());
+        assert!(json.contains(&format!("\"data\":{line}")), "{json}");
+        assert_eq!(json.lines().count(), 1, "{json}");
+        let table = run(&[arguments, &["-o", "table"]].concat());
+        assert!(table.contains(&line), "{table}");
+        let yaml = run(&[arguments, &["-o", "yaml"]].concat());
+        let block = format!("zebra: {number}\n  ant:\n  - 1.10\n  - 18446744073709551616\n");
+        assert!(yaml.contains(&block), "{yaml}");
+    }
+
+    eventually("a dead letter has it", || {
+        let letters = server.dead_letters(&token, "open");
+        let shown = |letter: &Value| run(&["dlq", "get", letter["id"].as_str().expect("an id")]);
+        let mut shown = letters.iter().map(shown);
+        shown.any(|letter| letter.contains(&line)).then_some(())
+    });
+
+    let trace = server.get(&format!("/v1/events/{id}/trace"), &token);
+    let written = trace.expect(200).text();
+    assert!(written.contains(&data), "{written}");
+    let call = server.call("POST", "/v1/events/explain").bearer(&token);
+    let call = call.header("Content-Type", "application/json");
+    let explained = call.body(format!(r#"{{"type":"crm.contact.created","data":{data}}}"#));
+    let explained = explained.send().expect(200).text();
+    assert!(explained.contains(&data), "{explained}");
+
+    let mut tail = tidings(&["tail", "-o", "json", "--since", &before]);
+    let mut tail = tail.stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut shown = String::new();
+    let read = BufReader::new(tail.stdout.take().expect("piped")).read_line(&mut shown);
+    tail.kill().expect("it runs until it is stopped");
+    tail.wait().expect("it ends");
+    assert!(read.is_ok() && shown.contains(&line), "{shown}");
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::catalogs::{apply, small};
 use crate::harness::{BINARY, Folder, Server};
 use crate::raw_receiver::{Message, RawReceiver, admin, delivery, publish};
+use crate::receiver::eventually;
 
 /// The command line as an administrator of `acme` has it.
 struct Shell {
@@ -356,6 +357,14 @@ fn events_are_sent_to_the_machine_of_who_listens() {
         event["data"]["number"].is_u64() && event["offset"].is_null(),
         "{event}"
     );
+    // Every digit goes on.
+    let data = r#"{"number":12345678901234567890.123456789}"#;
+    shell.run(&["publish", "crm.contact.updated", data], 0);
+    let written = |message: &Message| String::from_utf8_lossy(&message.body).contains(data);
+    eventually("it is sent as it was written", || {
+        let come = receiver.messages(receiver.count());
+        come.iter().any(written).then_some(())
+    });
     let file = shell.file("body", &message.body);
     let verify = [
         "verify",

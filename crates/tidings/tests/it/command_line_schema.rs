@@ -72,6 +72,14 @@ fn a_version_is_asked_about_and_registered_from_the_command_line() {
         (&tenant["plan"], &tenant["namespaces"]),
         (&json!("PRO"), &json!(["lettings"]))
     );
+    let operator = shell.server.token(&["--role", "OPERATOR"]);
+    let again = ["tenants", "put", "acme", "--slug", "corp", "-o", "json"];
+    assert!(shell.ran(&again, &operator).status.success());
+    let renamed = shell.json(&["tenants", "get", "acme", "-o", "json"], 0);
+    assert_eq!(
+        (&renamed["slug"], &renamed["plan"], &renamed["namespaces"]),
+        (&json!("corp"), &json!("PRO"), &json!(["lettings"]))
+    );
 
     let (old, narrower) = (
         shell.file("old.json", &schema(64)),
@@ -213,6 +221,15 @@ fn a_payload_is_emitted_and_what_became_of_it_and_of_the_plan_is_shown() {
     let emits: Vec<Value> = emits.map(|emit| emit.expect("a line of JSON")).collect();
     assert_eq!(emits.len(), 2, "{emits:?}");
     assert_eq!(emits[1]["causationId"], cause);
+    let all = ["emits", "--all", "--limit", "1", "-o", "json"];
+    assert_eq!(shell.run(&all, 0).lines().count(), 2);
+    let first = shell.ran(&["emits", "--limit", "1", "-o", "json"], &shell.token);
+    let listed: Value = serde_json::from_slice(&first.stdout).expect("one line of JSON");
+    assert_eq!(listed["eventId"], emits[0]["eventId"]);
+    let said = String::from_utf8(first.stderr).expect("text");
+    let cursor = said.trim().strip_prefix("next cursor: ").expect("a cursor");
+    let rest = shell.json(&["emits", "--cursor", cursor, "-o", "json"], 0);
+    assert_eq!(rest["eventId"], emits[1]["eventId"]);
     let plan = shell.run(&["plan", "-o", "table"], 0);
     for line in [
         "plan           FREE",

@@ -10,13 +10,19 @@ use crate::harness::{Answer, BATCH, PUBLISH, Server};
 
 const MB: usize = 1024 * 1024;
 
-fn gzip(text: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(text).expect("memory takes it");
     encoder.finish().expect("memory takes it")
 }
 
-fn send(server: &Server, path: &str, token: &str, coding: &str, body: Vec<u8>) -> Answer {
+pub(crate) fn send(
+    server: &Server,
+    path: &str,
+    token: &str,
+    coding: &str,
+    body: Vec<u8>,
+) -> Answer {
     let call = server.call("POST", path).bearer(token);
     let call = call.header("Content-Type", "application/json");
     call.header("Content-Encoding", coding).body(body).send()

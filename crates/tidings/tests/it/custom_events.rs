@@ -172,7 +172,7 @@ fn a_list_has_the_generic_event_and_goes_on_where_it_ended() {
 }
 
 /// Schemas nested so deep.
-fn nested(depth: usize) -> Value {
+pub(crate) fn nested(depth: usize) -> Value {
     (1..depth).fold(
         json!({ "type": "string" }),
         |inner, _| json!({ "properties": { "a": inner } }),
@@ -180,7 +180,7 @@ fn nested(depth: usize) -> Value {
 }
 
 /// A schema of so many properties.
-fn wide(count: usize) -> Value {
+pub(crate) fn wide(count: usize) -> Value {
     let properties = (0..count).map(|index| (format!("p{index}"), json!({})));
     json!({ "properties": properties.collect::<serde_json::Map<_, _>>() })
 }

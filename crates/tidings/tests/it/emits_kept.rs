@@ -13,7 +13,7 @@ use crate::servers::Servers;
 use crate::workspaces::admin;
 
 /// Emits at once from many, through these replicas; how many were accepted. All others must have been told why not.
-fn accepted_of(replicas: &[(&Server, &str)], at_once: usize, each: usize) -> usize {
+pub(crate) fn accepted_of(replicas: &[(&Server, &str)], at_once: usize, each: usize) -> usize {
     let accepted = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for emitter in 0..at_once {

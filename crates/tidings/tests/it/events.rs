@@ -132,6 +132,14 @@ impl Stream {
         }
     }
 
+    /// Where a stream says that it stands, at its beginning: an id, and no data.
+    fn position(&mut self) -> String {
+        let mut lines = (&mut self.0).lines().map(|line| line.expect("a line"));
+        let position = lines.find_map(|line| Some(line.strip_prefix("id: ")?.to_owned()));
+        assert_eq!(lines.next().as_deref(), Some(""));
+        position.expect("a position")
+    }
+
     /// The id and the event of the next frame.
     pub(crate) fn next(&mut self) -> (String, Value) {
         let mut id = String::new();
@@ -170,6 +178,22 @@ fn a_stream_resumes_where_it_was_cut() {
     publish(&server, &token, 13..20);
     let mut stream = Stream::open(&server, &token, Some(&last));
     for expected in 8..20 {
+        assert_eq!(number(&stream.next().1), expected);
+    }
+}
+
+#[test]
+fn a_stream_that_is_cut_before_its_first_event_misses_nothing() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    publish(&server, &token, 0..3);
+    let mut stream = Stream::open(&server, &token, None);
+    let start = stream.position();
+    drop(stream);
+    publish(&server, &token, 3..5);
+    let mut stream = Stream::open(&server, &token, Some(&start));
+    assert_eq!(stream.position(), start);
+    for expected in 3..5 {
         assert_eq!(number(&stream.next().1), expected);
     }
 }

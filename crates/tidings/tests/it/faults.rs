@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use crate::harness::ON_ITS_FOLDER;
+use crate::offline_partition::Single;
 use crate::proxy::Proxy;
 use crate::servers::Servers;
 use crate::under_load::{RECOVERY, Replica, rounds, under_load};
@@ -219,6 +220,7 @@ fn one_of_three_brokers_may_be_lost() {
     let replica = Replica::start(&format!(
         "{ON_ITS_FOLDER}bus.kind = 'kafka'\nbus.kafka.brokers = '{brokers}'\n"
     ));
+    let mut single = Some(Single::start(&servers));
     let outcome = under_load(&[&replica], "broker", |outcome| {
         for round in 0..rounds() {
             let broker = round % 3 + 1;
@@ -232,6 +234,7 @@ fn one_of_three_brokers_may_be_lost() {
             let gone = Instant::now();
             publish("without");
             assert!(gone.elapsed() < RECOVERY, "{:?}", gone.elapsed());
+            single = single.take().map(|single| single.begins_without(broker));
             servers.restart_broker(broker);
             let back = Instant::now();
             replica.await_ready(true);

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -43,10 +43,25 @@ impl Drop for Folder {
 pub(crate) const ROOTS: &str = "roots.pem";
 /// The same of the shared file with AWS credentials.
 pub(crate) const AWS_CREDENTIALS: &str = "aws-credentials";
+/// A server that finds this file in its folder logs to it, warnings too.
+pub(crate) const LOG: &str = "server.log";
 /// A configuration with this in it says where its server keeps what it keeps.
 pub(crate) const OWN_PARTS: &str = "store.url =";
 /// One that keeps everything in its folder, wherever the other tests' servers do.
 pub(crate) const ON_ITS_FOLDER: &str = "store.url = ''\n";
+
+/// What a program that succeeded has printed.
+pub(crate) fn printed(run: Output) -> String {
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    String::from_utf8(run.stdout)
+        .expect("text")
+        .trim()
+        .to_owned()
+}
 
 /// With `TIDINGS_TEST_ON=kafka` every server runs on Kafka, PostgreSQL and Valkey instead of its folder:
 /// topics, a database and a number of Valkey's of its own, for as long as the folder is there.
@@ -166,13 +181,21 @@ impl Server {
         if credentials.exists() {
             command.env("AWS_SHARED_CREDENTIALS_FILE", credentials);
         }
+        let log = folder.path().join(LOG);
+        let level = if log.exists() {
+            let log = std::fs::OpenOptions::new().append(true).open(log);
+            command.stderr(log.expect("a file"));
+            "warn"
+        } else {
+            "error"
+        };
         let mut child = command
             .arg("serve")
             .arg("--data")
             .arg(folder.path())
             .args(["--listen", "127.0.0.1:0"])
             .args(extra)
-            .env("TIDINGS_LOG__LEVEL", "error")
+            .env("TIDINGS_LOG__LEVEL", level)
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
@@ -247,15 +270,7 @@ impl Server {
             command.arg("--config").arg(config);
         }
         let run = command.output().expect("it runs");
-        assert!(
-            run.status.success(),
-            "{}",
-            String::from_utf8_lossy(&run.stderr)
-        );
-        String::from_utf8(run.stdout)
-            .expect("text")
-            .trim()
-            .to_owned()
+        printed(run)
     }
 
     /// A token of module `crm`.

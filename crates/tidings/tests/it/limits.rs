@@ -1,6 +1,6 @@
 //! What a loud tenant meets: its rate, its number of streams; and that another tenant meets nothing.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::events::Stream;
 use crate::harness::{BATCH, PUBLISH, Server};
@@ -62,4 +62,54 @@ fn a_tenant_has_so_many_streams_and_a_place_is_free_when_one_ends() {
         assert!(status.contains("429"), "{status}");
         assert!(begun.elapsed().as_secs() < 60, "the place is never free");
     }
+}
+
+#[test]
+fn a_tenant_has_so_many_subscriptions_and_lists_them_page_by_page() {
+    let config = "egress.allow_targets = ['127.0.0.1']\n[limits]\nsubscriptions_per_tenant = 3\n";
+    let server = Server::start_with(config);
+    server.declare("crm", &["crm.contact.created"]);
+    let token = server.crm("acme");
+    let body = json!({
+        "name": "s", "filter": { "types": ["crm.**"] },
+        "target": { "kind": "webhook", "url": "http://127.0.0.1:9/" },
+    });
+    let make = |token: &str| server.post("/v1/subscriptions", token, &body);
+    let mut ids: Vec<Value> = Vec::new();
+    for _ in 0..3 {
+        ids.push(make(&token).expect(201).json()["id"].clone());
+    }
+    let refused = make(&token);
+    assert_eq!(refused.problem(429, "RATE_LIMITED")["limit"], 3);
+    assert!(refused.header("retry-after").is_some());
+    make(&server.crm("other")).expect(201);
+
+    let page = |query: &str| server.get(&format!("/v1/subscriptions?{query}"), &token);
+    let first = page("limit=2").expect(200).json();
+    let next = first["nextCursor"]
+        .as_str()
+        .expect("there are more")
+        .to_owned();
+    let second = page(&format!("limit=2&cursor={next}")).expect(200).json();
+    assert_eq!(second["nextCursor"], Value::Null);
+    let items = [&first, &second].map(|page| page["items"].as_array().expect("items"));
+    let listed: Vec<Value> = items
+        .into_iter()
+        .flatten()
+        .map(|it| it["id"].clone())
+        .collect();
+    assert_eq!(listed, ids);
+    assert_eq!(
+        page("limit=3").expect(200).json()["nextCursor"],
+        Value::Null
+    );
+    page("cursor=nowhere").problem(400, "INVALID_REQUEST");
+
+    let path = format!("/v1/subscriptions/{}", ids[0].as_str().expect("an id"));
+    server
+        .call("DELETE", &path)
+        .bearer(&token)
+        .send()
+        .expect(204);
+    make(&token).expect(201);
 }

@@ -122,3 +122,39 @@ fn without_a_token_nothing_is_sent_and_an_inward_server_is_refused() {
     );
     assert!(receiver.hits().is_empty());
 }
+
+#[test]
+fn a_token_server_that_fails_holds_back_nobody_else_of_its_receivers_host() {
+    let server = Server::start_with(CONFIG);
+    server.declare("crm", &["crm.contact.created", "crm.contact.updated"]);
+    let (token, receiver, issuer) = (server.crm("acme"), Receiver::start(), Receiver::start());
+    issuer.answer(|_, _| 500);
+    let of_type = |mut body: Value, event_type: &str| {
+        body["filter"]["types"] = json!([event_type]);
+        server.post("/v1/subscriptions", &token, &body).expect(201);
+    };
+    of_type(body(&receiver, &issuer.url), "crm.contact.created");
+    let target = json!({ "kind": "webhook", "url": receiver.url });
+    let plain = json!({ "name": "plain", "filter": {}, "target": target });
+    of_type(plain, "crm.contact.updated");
+
+    let event = json!({ "type": "crm.contact.created", "data": {} });
+    let batch = json!({ "events": vec![event; 20] });
+    let published = server.post("/v1/events/publish/batch", &token, &batch);
+    published.expect(201);
+    eventually("all are given up", || {
+        (server.dead_letters(&token, "open").len() == 20).then_some(())
+    });
+    let event = json!({ "type": "crm.contact.updated", "data": {} });
+    let published = server.post(PUBLISH, &token, &event).expect(201).json();
+    receiver.until_taken(1);
+    let trace = format!(
+        "/v1/events/{}/trace",
+        published["eventId"].as_str().expect("an id")
+    );
+    let waited = eventually("its attempt", || {
+        let trace = server.get(&trace, &token).expect(200).json();
+        trace["deliveries"][0]["ledger"]["breaker"].as_i64()
+    });
+    assert_eq!(waited, 0, "the breaker of its host was open");
+}

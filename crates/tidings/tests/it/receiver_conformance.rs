@@ -105,6 +105,48 @@ fn a_subscription_that_requires_it_gets_nothing_until_its_receiver_passes() {
 }
 
 #[test]
+fn passing_does_not_begin_what_its_owner_keeps_from_beginning() {
+    let receiver = Receiver::start();
+    let (server, token, made) = subscribed(&receiver, "cloudevents-structured");
+    let secret = made["secret"].as_str().expect("a secret").to_owned();
+    receiver.answer(move |hit, _| right(&secret, hit));
+    let post = |rest: &str| {
+        let answer = server.post(&path(&made, rest), &token, &json!({}));
+        answer.expect(200).json()
+    };
+    let patch = |change: Value| {
+        let patch = server.call("PATCH", &path(&made, ""));
+        let patch = patch.bearer(&token).json(&change);
+        patch.send().expect(200).json()
+    };
+    let stands = |subscription: &Value, state: &str| {
+        assert_eq!(subscription["state"], state, "{subscription}");
+        assert_eq!(subscription["reason"], Value::Null, "{subscription}");
+    };
+
+    stands(&post("/pause"), "paused");
+    let report = post("/test");
+    assert_eq!(
+        (&report["passed"], &report["state"]),
+        (&json!(true), &json!("paused"))
+    );
+    stands(&post("/resume"), "active");
+
+    let moved = json!({ "target": { "url": format!("{}/new", receiver.url) } });
+    assert!(
+        patch(moved)["reason"].is_string(),
+        "another URL has yet to pass"
+    );
+    stands(&patch(json!({ "enabled": false })), "disabled");
+    let report = post("/test");
+    assert_eq!(
+        (&report["passed"], &report["state"]),
+        (&json!(true), &json!("disabled"))
+    );
+    stands(&patch(json!({ "enabled": true })), "active");
+}
+
+#[test]
 fn the_command_line_shows_each_case_and_ends_with_1_when_one_fails() {
     let receiver = Receiver::start();
     let (server, token, made) = subscribed(&receiver, "cloudevents-structured");

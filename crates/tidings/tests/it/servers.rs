@@ -18,7 +18,13 @@ impl Servers {
 
     /// Of which Kafka tells its clients to come to a proxy.
     pub(crate) fn start_behind(advertised: &str, names: &[&str]) -> Self {
+        let advertised = ("TIDINGS_KAFKA_ADVERTISED", advertised);
         Self::begin("start", names, Some(advertised))
+    }
+
+    /// Which speak TLS, as the files of a folder say (see scripts/servers).
+    pub(crate) fn start_encrypted(files: &Folder, names: &[&str]) -> Self {
+        Self::begin("start", names, Some(("TIDINGS_TLS", &place(files))))
     }
 
     /// So many brokers that replicate to each other.
@@ -26,12 +32,12 @@ impl Servers {
         Self::begin("start-cluster", &[&brokers.to_string()], None)
     }
 
-    fn begin(command: &str, names: &[&str], advertised: Option<&str>) -> Self {
+    fn begin(command: &str, names: &[&str], variable: Option<(&str, &str)>) -> Self {
         let folder = Folder::new();
         let place = place(&folder);
         let mut arguments = vec![command, &place];
         arguments.extend(names);
-        let said = servers(&arguments, advertised);
+        let said = servers(&arguments, variable);
         Self { folder, said }
     }
 
@@ -93,11 +99,11 @@ pub(crate) fn place(folder: &Folder) -> String {
     folder.path().to_string_lossy().into_owned()
 }
 
-fn servers(arguments: &[&str], advertised: Option<&str>) -> String {
+fn servers(arguments: &[&str], variable: Option<(&str, &str)>) -> String {
     let script: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/servers");
     let output = Command::new(script)
         .args(arguments)
-        .envs(advertised.map(|address| ("TIDINGS_KAFKA_ADVERTISED", address)))
+        .envs(variable)
         .output()
         .expect("it runs");
     assert!(

@@ -311,6 +311,13 @@ fn a_tenant_is_made_by_its_first_credential_and_written_by_operators() {
         assert_eq!(after[name], body[name]);
     }
     assert_eq!(after["createdAt"], tenant["createdAt"]);
+    // What is not given stays.
+    let given = json!({ "slug": "acme-inc" });
+    let renamed = put(&operator, &given).expect(200).json();
+    assert_eq!(renamed["slug"], "acme-inc");
+    for name in ["plan", "namespaces"] {
+        assert_eq!(renamed[name], body[name]);
+    }
     let foreign = user(&server, "globex", "eve");
     server
         .get("/v1/tenants/acme", &foreign)

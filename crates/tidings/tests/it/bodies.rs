@@ -1,0 +1,52 @@
+//! All request bodies together hold no more than they may, and small ones get in beside large ones.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::compressed::{gzip, send};
+use crate::harness::{BATCH, PATIENCE, PUBLISH, Server};
+
+const MB: usize = 1024 * 1024;
+
+/// A batch of 15 MiB of which the last one never comes.
+fn begin_a_batch(server: &Server, token: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(&server.address).expect("it accepts");
+    let length = 15 * MB;
+    let head = format!(
+        "POST {BATCH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let head = stream.write_all(head.as_bytes());
+    head.and_then(|()| stream.write_all(&vec![b' '; length - MB]))
+        .expect("it is taken");
+    stream
+}
+
+#[test]
+fn bodies_beyond_what_all_may_hold_are_refused_until_there_is_room() {
+    let server = Server::start_with("[server]\nmax_bodies_bytes = 33554432\n");
+    server.declare("crm", &["crm.contact.created"]);
+    let token = server.crm("acme");
+    // Read whole, it is no JSON.
+    let large = gzip(&vec![b' '; 15 * MB]);
+    let until = |status: u16| {
+        let began = Instant::now();
+        loop {
+            let answer = send(&server, BATCH, &token, "gzip", large.clone());
+            if answer.status == status {
+                return answer;
+            }
+            assert!(began.elapsed() < PATIENCE, "{} goes on", answer.status);
+        }
+    };
+    let held = begin_a_batch(&server, &token);
+    let refused = until(503);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    refused.problem(503, "OVERLOADED");
+    let small = json!({ "type": "crm.contact.created", "data": {} });
+    server.post(PUBLISH, &token, &small).expect(201);
+    drop(held);
+    until(400).problem(400, "INVALID_JSON");
+}
