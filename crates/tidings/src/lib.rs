@@ -174,3 +174,16 @@ fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    /// What clap checks of a command only when it is asked for, of all of them.
+    #[test]
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

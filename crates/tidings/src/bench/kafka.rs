@@ -19,7 +19,9 @@ const PARTITIONS: u32 = 12;
 /// Records of Kafka's own producer: some seconds.
 const OWN_RECORDS: &str = "400000";
 
+// Its name is that of the arguments that it is flattened into.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// The bus: embedded, or kafka with --kafka-brokers
     #[arg(long, value_name = "KIND", value_parser = ["embedded", "kafka"], default_value = "embedded")]
