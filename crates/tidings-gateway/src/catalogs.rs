@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidings_bus::Bus;
-use tidings_contract::{Catalog, Change, Declared, agree, diff, installation};
+pub use tidings_contract::Change;
+use tidings_contract::{Catalog, Declared, agree, diff, installation};
 use tidings_event::{CatalogName, Code, TenantId};
 use tidings_store::{CatalogRow, OutboxRow, Store};
 use tokio::sync::{Mutex, MutexGuard};

@@ -6,6 +6,7 @@ mod csrf;
 mod heads;
 mod metrics;
 mod openapi;
+mod page;
 mod problem;
 mod reference_page;
 mod request;

@@ -64,15 +64,13 @@ pub(crate) struct EmitBody {
     causation_id: Option<String>,
 }
 
-/// An emit that was accepted.
+/// What to explain: an event to publish, or a payload to emit.
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct EmittedBody {
-    event_id: String,
-    /// `TENANT_CUSTOM:<tenant>:<namespace>.<name>@<version>`
-    canonical_name: String,
-    /// `queued`
-    status: String,
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes the body")]
+pub(crate) enum ToExplain {
+    Publish(PublishBody),
+    Emit(EmitBody),
 }
 
 /// What would happen to a publish.
@@ -103,7 +101,7 @@ pub(crate) struct ExplainStep {
     path: Option<String>,
     expected: Option<String>,
     got: Option<String>,
-    errors: Vec<serde_json::Value>,
+    errors: Option<Vec<serde_json::Value>>,
 }
 
 /// An event: its CloudEvents JSON with its place in the log.
@@ -123,6 +121,37 @@ pub(crate) struct EventBody {
     partition: u32,
     offset: u64,
     received_at: String,
+}
+
+/// Where the time of a delivery went, in ms.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LedgerBody {
+    /// From the log to its queue.
+    log: i64,
+    /// Behind another of its key.
+    key: i64,
+    /// For the rate limit, or for one of the attempts at once to end.
+    rate_limit: i64,
+    /// For the breaker of its host to close.
+    breaker: i64,
+    /// For others to go with in one message.
+    batch: i64,
+    /// Between attempts.
+    back_off: i64,
+    /// Connecting.
+    connect: i64,
+    /// In the subscriber.
+    subscriber: i64,
+}
+
+/// A message with several events.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct InBatchBody {
+    /// Its `webhook-id`.
+    id: String,
+    /// How many it had.
+    events: usize,
 }
 
 /// A page of events, oldest first.
@@ -285,4 +314,56 @@ pub fn document(public_url: &str) -> String {
     document
         .to_json()
         .expect("the document is made of strings and numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    fn operations(document: &Value) -> impl Iterator<Item = (String, &String, &Value)> {
+        let paths = document["paths"].as_object().unwrap().iter();
+        paths.flat_map(|(path, item)| {
+            let item = item.as_object().unwrap().iter();
+            item.map(move |(method, operation)| (format!("{method} {path}"), path, operation))
+        })
+    }
+
+    /// What generators of clients refuse a document for.
+    #[test]
+    fn every_parameter_stands_where_it_is_read() {
+        let document: Value = serde_json::from_str(&super::document("http://127.0.0.1")).unwrap();
+        for (name, path, operation) in operations(&document) {
+            let parts = path.split('/').filter_map(|part| {
+                let part = part.strip_prefix('{')?;
+                part.strip_suffix('}')
+            });
+            let named: BTreeSet<&str> = parts.collect();
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let in_path = parameters.filter(|it| it["in"] == "path");
+            let declared: BTreeSet<&str> = in_path.map(|it| it["name"].as_str().unwrap()).collect();
+            assert_eq!(declared, named, "{name}");
+        }
+    }
+
+    /// An answer without a schema tells a client nothing; those named here are documents of others, or text.
+    #[test]
+    fn every_json_answer_has_its_members() {
+        let others = [
+            "get /asyncapi.json",
+            "get /openapi.json",
+            "get /v1/catalogs/{name}",
+            "get /v1/modules/{moduleId}/manifest",
+        ];
+        let document: Value = serde_json::from_str(&super::document("http://127.0.0.1")).unwrap();
+        for (name, _, operation) in operations(&document) {
+            let answers = operation["responses"].as_object().unwrap().iter();
+            for (status, answer) in answers {
+                let schema = &answer["content"]["application/json"]["schema"];
+                let told = schema.is_null() || schema["$ref"].is_string();
+                assert!(told || others.contains(&&*name), "{name}: {status}");
+            }
+        }
+    }
 }

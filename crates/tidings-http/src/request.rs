@@ -29,6 +29,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// When a body that found no room may come again: most of those that hold it are read and answered by then.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 
+/// RFC 7396, section 4.
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
 /// Who is calling, within its tenant's rate: extracted before anything is read of the body.
 pub(crate) struct Authenticated(pub(crate) Caller);
 
@@ -223,6 +226,26 @@ pub(crate) fn document<T: serde::de::DeserializeOwned>(
     body: &[u8],
 ) -> Result<T, Refusal> {
     expect_json(headers)?;
+    parsed(body)
+}
+
+/// A JSON merge patch (RFC 7396) by its own media type or as JSON, within a limit.
+pub(crate) async fn merge_patch(
+    house: &House,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<serde_json::Value, Refusal> {
+    let body = read(house, headers, body, limit, Code::InvalidRequest).await?;
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    if content_type.is_none_or(|given| essence(given) != MERGE_PATCH) {
+        expect_json(headers)?;
+    }
+    parsed(&body)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let body = text(body)?;
     tidings_event::json::check(body).map_err(|error| {
         let detail = format!("The body is not valid JSON: {error}.");

@@ -37,6 +37,7 @@ pub(crate) struct NewKey {
 
 /// Only for operators: whose keys.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Owner {
     tenant_id: Option<String>,

@@ -4,14 +4,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tidings_event::event::{essence, rfc3339};
 use tidings_event::{CatalogName, Code};
-use tidings_gateway::catalogs::{Listed, MAX_CATALOG_BYTES, Written};
+use tidings_gateway::catalogs::{Change, Listed, MAX_CATALOG_BYTES};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
 use crate::House;
+use crate::page::Page;
 use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, read, read_query, text};
 
@@ -42,33 +42,53 @@ fn yes() -> bool {
     true
 }
 
+/// A catalogue in force.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CatalogBody {
+    name: String,
+    title: String,
+    version: String,
+    /// The application that it describes.
+    service: Option<String>,
+    /// Whether publishes are held to it.
+    enforce: bool,
+    /// Counts its changes, from 1.
+    revision: i64,
+    changed_at: String,
+    /// How many topics it describes.
+    topics: usize,
+}
+
 /// All catalogues in force.
-#[utoipa::path(get, path = "/v1/catalogs", tag = "catalogs", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(get, path = "/v1/catalogs", tag = "catalogs", responses((status = 200, body = Page<CatalogBody>)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(_): Authenticated,
 ) -> Result<Response, Refused> {
-    let items: Vec<Value> = house.gateway.catalogs.list().iter().map(item).collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": null })).into_response())
+    let catalogs = house.gateway.catalogs.list();
+    Ok(Page::whole(catalogs.iter().map(CatalogBody::of).collect()).into_response())
 }
 
-fn item(listed: &Listed) -> Value {
-    let (applied, catalog) = (&listed.applied, &listed.applied.catalog);
-    json!({
-        "name": listed.name.as_str(),
-        "title": catalog.title,
-        "version": catalog.version,
-        "service": catalog.service,
-        "enforce": applied.enforce,
-        "revision": applied.revision,
-        "changedAt": rfc3339(applied.changed_at_ms),
-        "topics": catalog.channels.len(),
-    })
+impl CatalogBody {
+    fn of(listed: &Listed) -> Self {
+        let (applied, catalog) = (&listed.applied, &listed.applied.catalog);
+        Self {
+            name: listed.name.to_string(),
+            title: catalog.title.clone(),
+            version: catalog.version.clone(),
+            service: catalog.service.clone(),
+            enforce: applied.enforce,
+            revision: applied.revision,
+            changed_at: rfc3339(applied.changed_at_ms),
+            topics: catalog.channels.len(),
+        }
+    }
 }
 
 /// A catalogue, as it was written: YAML or JSON.
 #[utoipa::path(get, path = "/v1/catalogs/{name}", tag = "catalogs", params(("name" = String, Path)),
-    responses((status = 200, content_type = "application/yaml")))]
+    responses((status = 200, content((String = "application/yaml"), (serde_json::Value = "application/json")))))]
 pub(crate) async fn get(
     State(house): State<House>,
     Authenticated(_): Authenticated,
@@ -92,8 +112,9 @@ pub(crate) async fn get(
         ("enforce" = Option<bool>, Query, description = "Whether publishes are held to it; true if absent"),
         ("dryRun" = Option<bool>, Query, description = "Answers what would change, and changes nothing"),
     ),
-    request_body(content = String, content_type = "application/yaml", description = "An AsyncAPI 3.0 document"),
-    responses((status = 200, body = serde_json::Value)))]
+    request_body(content((String = "application/yaml"), (serde_json::Value = "application/json")),
+        description = "An AsyncAPI 3.0 document"),
+    responses((status = 200, body = WrittenCatalog)))]
 pub(crate) async fn put(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -121,28 +142,55 @@ pub(crate) async fn put(
         let asked = catalogs.put(&caller, &name, document, how.enforce);
         asked.await?
     };
-    let mut answer = outcome(&written);
-    answer["name"] = json!(name.as_str());
-    answer["enforce"] = json!(how.enforce);
-    answer["dryRun"] = json!(how.dry_run);
-    Ok(axum::Json(answer).into_response())
+    let changes = written.changes.iter();
+    Ok(axum::Json(WrittenCatalog {
+        name: name.to_string(),
+        enforce: how.enforce,
+        dry_run: how.dry_run,
+        changed: written.changed,
+        revision: written.revision,
+        changes: changes.map(CatalogChange::of).collect(),
+    })
+    .into_response())
 }
 
-fn outcome(written: &Written) -> Value {
-    let changes = written.changes.iter().map(|change| {
-        json!({
-            "type": change.event_type,
-            "path": change.path,
-            "detail": change.detail,
-            "breaks": change.broken.as_str(),
-            "services": change.services,
-        })
-    });
-    json!({
-        "changed": written.changed,
-        "revision": written.revision,
-        "changes": changes.collect::<Vec<_>>(),
-    })
+/// What writing a catalogue has changed, or would.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WrittenCatalog {
+    name: String,
+    enforce: bool,
+    dry_run: bool,
+    /// False: it was there already, as it is.
+    changed: bool,
+    revision: i64,
+    changes: Vec<CatalogChange>,
+}
+
+/// A change of a catalogue, and whom it breaks.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct CatalogChange {
+    /// The event type.
+    r#type: String,
+    /// Where, as a JSON Pointer.
+    path: String,
+    detail: String,
+    /// `nobody`, `producers`, `consumers` or `both`.
+    breaks: &'static str,
+    /// Those that this breaks.
+    services: Vec<String>,
+}
+
+impl CatalogChange {
+    fn of(change: &Change) -> Self {
+        Self {
+            r#type: change.event_type.clone(),
+            path: change.path.clone(),
+            detail: change.detail.clone(),
+            breaks: change.broken.as_str(),
+            services: change.services.clone(),
+        }
+    }
 }
 
 /// Removes a catalogue: its types are then like any other.

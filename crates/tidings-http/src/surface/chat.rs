@@ -2,14 +2,14 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tidings_event::event::rfc3339;
 use tidings_gateway::chat::ChatMessageRow;
 use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
 
 use crate::House;
+use crate::page;
 use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, page_limit, read_query};
 
@@ -18,6 +18,7 @@ const MAX_PAGE: u32 = 1_000;
 
 /// Which messages.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Page {
     /// At most so many, 1 to 1,000; 100 if absent.
@@ -29,7 +30,7 @@ pub(crate) struct Page {
 /// The messages of a channel, oldest first; for members. `general` is always there, others from their first message.
 #[utoipa::path(get, path = "/api/workspaces/{workspaceId}/channels/{channel}/messages", tag = "workspaces",
     params(("workspaceId" = String, Path), ("channel" = String, Path), Page),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = page::Page<ChatMessage>)))]
 pub(crate) async fn messages(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -46,8 +47,7 @@ pub(crate) async fn messages(
     let full = rows.len() == limit as usize;
     let last = rows.last().filter(|_| full);
     let next = last.map(|row| format!("{}:{}", row.created_at_ms, row.id));
-    let items: Vec<Value> = rows.iter().map(message).collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+    Ok(page::Page::of(rows.iter().map(ChatMessage::of).collect(), next).into_response())
 }
 
 fn place(cursor: &str) -> Result<(i64, Uuid), Refusal> {
@@ -56,12 +56,25 @@ fn place(cursor: &str) -> Result<(i64, Uuid), Refusal> {
     place.ok_or_else(|| Refusal::invalid("cursor", "'cursor' is not one of a page before."))
 }
 
-fn message(row: &ChatMessageRow) -> Value {
-    json!({
-        "id": row.id,
-        "channel": row.channel,
-        "message": row.message,
-        "sender": row.sender,
-        "postedAt": rfc3339(row.created_at_ms),
-    })
+/// A message of a channel.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ChatMessage {
+    id: Uuid,
+    channel: String,
+    message: String,
+    sender: String,
+    posted_at: String,
+}
+
+impl ChatMessage {
+    fn of(row: &ChatMessageRow) -> Self {
+        Self {
+            id: row.id,
+            channel: row.channel.clone(),
+            message: row.message.clone(),
+            sender: row.sender.clone(),
+            posted_at: rfc3339(row.created_at_ms),
+        }
+    }
 }

@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
 use tidings_gateway::access::Caller;
 use tidings_gateway::custom_events::{
@@ -16,7 +16,8 @@ use tidings_gateway::custom_events::{
 use tidings_gateway::publish::refusal::{Fault, Refusal, Rule};
 
 use crate::House;
-use crate::problem::{Refused, places};
+use crate::page::Page;
+use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
 
 /// The largest body: a schema and an example of 256 KiB each, and room beside them.
@@ -104,7 +105,7 @@ pub(crate) struct Between {
 
 /// Registers a version of a custom event.
 #[utoipa::path(post, path = "/v1/events/custom/registrations", tag = "custom-events",
-    request_body = RegistrationBody, responses((status = 201, body = serde_json::Value)))]
+    request_body = RegistrationBody, responses((status = 201, body = RegistrationShown<'static>)))]
 pub(crate) async fn register(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -114,12 +115,16 @@ pub(crate) async fn register(
     let body: RegistrationBody = json_body(&house, &headers, body, MAX_BODY_BYTES).await?;
     let room = &house.gateway.custom_events;
     let made = room.register(&caller, body.request()?).await?;
-    Ok((StatusCode::CREATED, axum::Json(Shown::whole(&made)?)).into_response())
+    Ok((
+        StatusCode::CREATED,
+        axum::Json(RegistrationShown::whole(&made)?),
+    )
+        .into_response())
 }
 
 /// What registering would say; keeps nothing.
 #[utoipa::path(post, path = "/v1/events/custom/dry-run", tag = "custom-events",
-    request_body = RegistrationBody, responses((status = 200, body = serde_json::Value)))]
+    request_body = RegistrationBody, responses((status = 200, body = VerdictShown)))]
 pub(crate) async fn dry_run(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -133,57 +138,122 @@ pub(crate) async fn dry_run(
     let canonical = caller.tenant().and_then(|it| verdict.canonical_name(it));
     let mut answer = told(&verdict, canonical);
     if let (Some(path), Some(schema)) = (path, &verdict.schema) {
-        answer["payloads"] = payloads(emits, &caller, (&path, schema)).await;
+        answer.payloads = Some(payloads(emits, &caller, (&path, schema)).await);
     }
     Ok(axum::Json(answer).into_response())
 }
 
 /// How the last real payloads fit; null where that cannot be found out now, which changes no verdict.
-async fn payloads(emits: &Emits, caller: &Caller, (path, schema): (&EventPath, &Schema)) -> Value {
+async fn payloads(
+    emits: &Emits,
+    caller: &Caller,
+    (path, schema): (&EventPath, &Schema),
+) -> Option<Fit> {
     match emits.fit(caller, path, schema).await {
-        Ok(fit) => json!(fit.map(|it| json!({ "tried": it.tried, "failing": it.failing }))),
+        Ok(fit) => fit.map(|it| Fit {
+            tried: it.tried,
+            failing: it.failing,
+        }),
         Err(refusal) => {
             tracing::warn!(
                 detail = refusal.detail,
                 "real payloads cannot be tried on a schema now"
             );
-            Value::Null
+            None
         }
     }
 }
 
-fn told(verdict: &Verdict, canonical: Option<String>) -> Value {
+/// How the last real payloads of an event fit a schema.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Fit {
+    tried: usize,
+    failing: usize,
+}
+
+/// What registering a version would say.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct VerdictShown {
+    valid: bool,
+    /// As it would be; null where the version cannot be read.
+    canonical_name: Option<String>,
+    /// `initial`, `patch`, `minor` or `major`: what the change asks for.
+    semver_bump: Option<&'static str>,
+    /// The version that it is held against.
+    compared_with: Option<String>,
+    schema_hash: Option<String>,
+    /// `json-schema-2020-12` or `openapi-3.1`.
+    schema_flavour: Option<&'static str>,
+    differences: Vec<DifferenceShown>,
+    errors: Vec<FaultShown>,
+    /// Absent where there is no schema to try; null where there are no payloads, or they cannot be read now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payloads: Option<Option<Fit>>,
+}
+
+/// A place where two schemas differ.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct DifferenceShown {
+    /// Where, as a JSON Pointer into the schema.
+    pointer: String,
+    /// `patch`, `minor` or `major`.
+    class: &'static str,
+    detail: String,
+}
+
+/// What is wrong with a registration.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FaultShown {
+    code: &'static str,
+    /// The member that it is about.
+    field: Option<&'static str>,
+    /// Where in it, as a JSON Pointer.
+    pointer: String,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    got: Option<String>,
+    /// A payload that was good and would be no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counter_example: Option<Value>,
+}
+
+fn told(verdict: &Verdict, canonical: Option<String>) -> VerdictShown {
     let schema = verdict.schema.as_ref();
-    json!({
-        "valid": verdict.faults.is_empty(),
-        "canonicalName": canonical,
-        "semverBump": verdict.bump.map(Bump::as_str),
-        "comparedWith": verdict.before.map(|it| it.to_string()),
-        "schemaHash": schema.map(Schema::hash),
-        "schemaFlavour": schema.map(|it| it.flavour().as_str()),
-        "differences": verdict.differences.iter().map(difference).collect::<Vec<_>>(),
-        "errors": verdict.faults.iter().map(error).collect::<Vec<_>>(),
-    })
+    VerdictShown {
+        valid: verdict.faults.is_empty(),
+        canonical_name: canonical,
+        semver_bump: verdict.bump.map(Bump::as_str),
+        compared_with: verdict.before.map(|it| it.to_string()),
+        schema_hash: schema.map(|it| it.hash().to_owned()),
+        schema_flavour: schema.map(|it| it.flavour().as_str()),
+        differences: verdict.differences.iter().map(difference).collect(),
+        errors: verdict.faults.iter().map(error).collect(),
+        payloads: None,
+    }
 }
 
-fn error(fault: &Fault) -> Value {
-    let mut error = json!({
-        "code": fault.code.as_str(),
-        "field": member(fault.code),
-        "pointer": fault.path.as_deref().unwrap_or_default(),
-        "detail": fault.detail,
-    });
-    for (name, text) in places(fault).filter(|(name, _)| *name != "path") {
-        error[name] = json!(text);
+fn error(fault: &Fault) -> FaultShown {
+    FaultShown {
+        code: fault.code.as_str(),
+        field: member(fault.code),
+        pointer: fault.path.clone().unwrap_or_default(),
+        detail: fault.detail.clone(),
+        expected: fault.expected.clone(),
+        got: fault.got.clone(),
+        counter_example: fault.counter_example.as_deref().cloned(),
     }
-    if let Some(payload) = &fault.counter_example {
-        error["counterExample"] = Value::clone(payload);
-    }
-    error
 }
 
-fn difference(it: &Difference) -> Value {
-    json!({ "pointer": it.pointer, "class": it.class.as_str(), "detail": it.detail })
+fn difference(it: &Difference) -> DifferenceShown {
+    DifferenceShown {
+        pointer: it.pointer.clone(),
+        class: it.class.as_str(),
+        detail: it.detail.clone(),
+    }
 }
 
 /// What is registered, the generic event among it; without the schemas.
@@ -195,7 +265,7 @@ fn difference(it: &Difference) -> Value {
         ("limit" = Option<u32>, Query, description = "1 to 100; 50 if absent"),
         ("cursor" = Option<String>, Query),
     ),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = Page<RegistrationShown<'static>>)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -211,16 +281,15 @@ pub(crate) async fn list(
         limit,
     };
     let page = house.gateway.custom_events.list(&caller, wanted).await?;
-    let items = page.items.iter().map(Shown::outline);
+    let items = page.items.iter().map(RegistrationShown::outline);
     let next = page.next.map(|(path, version)| format!("{path}@{version}"));
-    let body = json!({ "items": items.collect::<Vec<_>>(), "nextCursor": next });
-    Ok(axum::Json(body).into_response())
+    Ok(Page::of(items.collect(), next).into_response())
 }
 
 /// All versions of an event, the oldest first.
 #[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}", tag = "custom-events",
     params(("namespace" = String, Path), ("name" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = RegisteredEvent<'static>)))]
 pub(crate) async fn versions(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -231,8 +300,9 @@ pub(crate) async fn versions(
     let published = versions.iter().rev();
     let mut published = published.filter(|it| it.row.status == Status::Published.as_str());
     let latest = published.next().map(|it| it.version.to_string());
-    let shown: Result<Vec<Shown<'_>>, Refusal> = versions.iter().map(Shown::whole).collect();
-    let body = Event {
+    let shown: Result<Vec<RegistrationShown<'_>>, Refusal> =
+        versions.iter().map(RegistrationShown::whole).collect();
+    let body = RegisteredEvent {
         namespace: &namespace,
         name: &name,
         latest_published: latest,
@@ -244,7 +314,7 @@ pub(crate) async fn versions(
 /// One version of an event, with its schema.
 #[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}/{version}", tag = "custom-events",
     params(("namespace" = String, Path), ("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = RegistrationShown<'static>)))]
 pub(crate) async fn get(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -252,13 +322,13 @@ pub(crate) async fn get(
 ) -> Result<Response, Refused> {
     let room = &house.gateway.custom_events;
     let found = room.get(&caller, &namespace, &name, &version).await?;
-    Ok(axum::Json(Shown::whole(&found)?).into_response())
+    Ok(axum::Json(RegistrationShown::whole(&found)?).into_response())
 }
 
 /// Changes the description of a version, or moves it on: draft, published, archived. Never its schema.
 #[utoipa::path(patch, path = "/v1/events/custom/registrations/{namespace}/{name}/{version}", tag = "custom-events",
     params(("namespace" = String, Path), ("name" = String, Path), ("version" = String, Path)),
-    request_body = RegistrationPatch, responses((status = 200, body = serde_json::Value)))]
+    request_body = RegistrationPatch, responses((status = 200, body = RegistrationShown<'static>)))]
 pub(crate) async fn patch(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -270,13 +340,13 @@ pub(crate) async fn patch(
     let status = body.status.as_deref().map(status).transpose()?;
     let room = &house.gateway.custom_events;
     let changed = room.patch(&caller, which, body.description, status).await?;
-    Ok(axum::Json(Shown::whole(&changed)?).into_response())
+    Ok(axum::Json(RegistrationShown::whole(&changed)?).into_response())
 }
 
 /// What lies between two versions: each place with what it breaks.
 #[utoipa::path(get, path = "/v1/events/custom/registrations/{namespace}/{name}/diff", tag = "custom-events",
     params(("namespace" = String, Path), ("name" = String, Path), ("from" = String, Query), ("to" = String, Query)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = DiffShown)))]
 pub(crate) async fn diff(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -296,19 +366,35 @@ pub(crate) async fn diff(
     let fit = match EventPath::parse(&format!("{namespace}.{name}")) {
         Ok(path) => payloads(&house.gateway.emits, &caller, (&path, &newer)).await,
         // What stands there was registered once: it does not happen.
-        Err(_) => Value::Null,
+        Err(_) => None,
     };
-    let body = json!({
-        "namespace": namespace,
-        "name": name,
-        "from": from.to_string(),
-        "to": to.to_string(),
-        "class": class.map(Class::as_str),
-        "differences": differences.iter().map(difference).collect::<Vec<_>>(),
-        "counterExample": counter_example,
-        "payloads": fit,
-    });
+    let body = DiffShown {
+        namespace,
+        name,
+        from: from.to_string(),
+        to: to.to_string(),
+        class: class.map(Class::as_str),
+        differences: differences.iter().map(difference).collect(),
+        counter_example,
+        payloads: fit,
+    };
     Ok(axum::Json(body).into_response())
+}
+
+/// What lies between two versions of an event.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DiffShown {
+    namespace: String,
+    name: String,
+    from: String,
+    to: String,
+    /// `patch`, `minor` or `major`; null where nothing differs.
+    class: Option<&'static str>,
+    differences: Vec<DifferenceShown>,
+    /// A payload that the earlier one takes and the later does not.
+    counter_example: Option<Value>,
+    payloads: Option<Fit>,
 }
 
 fn status(text: &str) -> Result<Status, Refusal> {
@@ -335,19 +421,19 @@ fn place(cursor: &str) -> Result<(EventPath, Version), Refusal> {
 }
 
 /// An event with its versions.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Event<'a> {
+pub(crate) struct RegisteredEvent<'a> {
     namespace: &'a str,
     name: &'a str,
     latest_published: Option<String>,
-    versions: Vec<Shown<'a>>,
+    versions: Vec<RegistrationShown<'a>>,
 }
 
 /// A version as it is shown. The schema goes out as it came in.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Shown<'a> {
+pub(crate) struct RegistrationShown<'a> {
     canonical_name: &'a str,
     namespace: &'a str,
     name: &'a str,
@@ -358,14 +444,16 @@ struct Shown<'a> {
     schema_flavour: &'a str,
     semver_bump: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     payload_schema: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     payload_example: Option<&'a RawValue>,
     created_at: String,
     updated_at: String,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> RegistrationShown<'a> {
     fn outline(registration: &'a Registration) -> Self {
         let row = &registration.row;
         Self {

@@ -6,7 +6,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
 use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterSummary, MAX_PAGE};
 use tidings_gateway::publish::refusal::Refusal;
@@ -15,11 +14,13 @@ use uuid::Uuid;
 
 use super::subscriptions::MAX_BYTES;
 use crate::House;
+use crate::page::Page;
 use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
 
 /// Which dead letters.
 #[derive(Deserialize, utoipa::IntoParams, Default)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Wanted {
     /// An event type.
@@ -84,7 +85,7 @@ impl Wanted {
 
 /// The tenant's dead letters, oldest first.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead-letters", params(Wanted),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = Page<DeadLetterShown>)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -103,13 +104,12 @@ pub(super) fn query(wanted: Queried<Wanted>) -> Result<DeadLetterQuery, Refusal>
 
 /// A page, and where the next begins.
 pub(super) fn page(letters: &[DeadLetterSummary], next: Option<Uuid>) -> Response {
-    let items: Vec<Value> = letters.iter().map(rendered).collect();
-    axum::Json(json!({ "items": items, "nextCursor": next })).into_response()
+    Page::of(letters.iter().map(rendered).collect(), next).into_response()
 }
 
 /// One of them, with its event.
 #[utoipa::path(get, path = "/v1/dead-letters/{deadLetterId}", tag = "dead-letters",
-    params(("deadLetterId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("deadLetterId" = String, Path)), responses((status = 200, body = DeadLetterWithEvent<'static>)))]
 pub(crate) async fn get(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -124,21 +124,48 @@ pub(crate) async fn get(
     let event = serde_json::from_str(&event);
     let event = event.map_err(|error| Refusal::fault("Reading a dead letter", &error))?;
     let letter = rendered(&letter.into());
-    Ok(axum::Json(WithEvent { letter, event }).into_response())
+    Ok(axum::Json(DeadLetterWithEvent { letter, event }).into_response())
 }
 
 /// A dead letter with its event, whose data stays as it was written.
-#[derive(Serialize)]
-struct WithEvent<'a> {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct DeadLetterWithEvent<'a> {
     #[serde(flatten)]
-    letter: Value,
+    letter: DeadLetterShown,
+    #[schema(value_type = Object)]
     event: &'a RawValue,
+}
+
+/// A delivery that was given up.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DeadLetterShown {
+    id: Uuid,
+    event_id: Uuid,
+    subscription_id: Uuid,
+    sequence: u64,
+    /// The event's.
+    r#type: String,
+    /// How many there were, those of replays among them.
+    attempts: u32,
+    last_error: String,
+    created_at: String,
+    /// `open`, `replaying` or `closed`.
+    state: String,
+}
+
+/// A dead letter that is sent again, or is closed already.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct DeadLetterReplayed {
+    id: Uuid,
+    /// `replaying` or `closed`.
+    state: String,
 }
 
 /// Sends one again; success closes it. One that is closed stays so, and the answer says that.
 #[utoipa::path(post, path = "/v1/dead-letters/{deadLetterId}/replay", tag = "dead-letters",
-    params(("deadLetterId" = String, Path)), responses((status = 202, body = serde_json::Value),
-    (status = 200, description = "It is closed already")))]
+    params(("deadLetterId" = String, Path)), responses((status = 202, body = DeadLetterReplayed),
+    (status = 200, description = "It is closed already", body = DeadLetterReplayed)))]
 pub(crate) async fn replay(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -150,7 +177,7 @@ pub(crate) async fn replay(
         "replaying" => StatusCode::ACCEPTED,
         _ => StatusCode::OK,
     };
-    Ok((status, axum::Json(json!({ "id": id, "state": state }))).into_response())
+    Ok((status, axum::Json(DeadLetterReplayed { id, state })).into_response())
 }
 
 /// Which dead letters, and how fast.
@@ -173,7 +200,7 @@ pub(crate) struct ReplayAllBody {
 
 /// Sends all open ones again that a filter fits, as a replay with progress.
 #[utoipa::path(post, path = "/v1/dead-letters/replay", tag = "dead-letters", request_body = ReplayAllBody,
-    responses((status = 202, body = serde_json::Value)))]
+    responses((status = 202, body = super::replays::ReplayShown)))]
 pub(crate) async fn replay_all(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -222,16 +249,16 @@ fn parsed(id: &str) -> Result<Uuid, Refusal> {
     id.parse().map_err(|_| Refusal::not_found("dead letter"))
 }
 
-fn rendered(letter: &DeadLetterSummary) -> Value {
-    json!({
-        "id": letter.id,
-        "eventId": letter.event_id,
-        "subscriptionId": letter.subscription,
-        "sequence": letter.sequence,
-        "type": letter.event_type.as_str(),
-        "attempts": letter.attempts,
-        "lastError": letter.last_error,
-        "createdAt": rfc3339(letter.created_at_ms),
-        "state": letter.state,
-    })
+fn rendered(letter: &DeadLetterSummary) -> DeadLetterShown {
+    DeadLetterShown {
+        id: letter.id,
+        event_id: letter.event_id,
+        subscription_id: letter.subscription,
+        sequence: letter.sequence,
+        r#type: letter.event_type.to_string(),
+        attempts: letter.attempts,
+        last_error: letter.last_error.clone(),
+        created_at: rfc3339(letter.created_at_ms),
+        state: letter.state.clone(),
+    }
 }

@@ -5,9 +5,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
-use tidings_gateway::deliver::record::{AttemptDetail, Replayed};
+use tidings_gateway::deliver::record::{AttemptDetail, InBatch, Ledger, Replayed};
+use tidings_gateway::extensions::AttemptRow;
 use tidings_gateway::parked::MAX_PAGE;
 use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
@@ -20,7 +20,7 @@ use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_q
 
 /// What became of an event: each delivery, each attempt.
 #[utoipa::path(get, path = "/v1/events/{eventId}/trace", tag = "events", params(("eventId" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = Trace)))]
 pub(crate) async fn trace(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -37,48 +37,24 @@ pub(crate) async fn trace(
         .dead_letters
         .pending_of_event(&caller, event_id)
         .await?;
-    let mut deliveries: Vec<Value> = Vec::new();
+    let mut deliveries: Vec<Delivery> = Vec::new();
     for attempt in &attempts {
         let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
             .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
-        let index = told(
-            &mut deliveries,
-            attempt.subscription,
-            attempt.sequence,
-            detail.replay,
-        );
-        let delivery = &mut deliveries[index];
-        delivery["revision"] = json!(detail.revision);
-        delivery["state"] = json!(attempt.outcome);
-        delivery["ledger"] = json!(detail.ledger);
-        if let Some(list) = delivery["attempts"].as_array_mut() {
-            let mut shown = json!({
-                "number": attempt.number,
-                "startedAt": rfc3339(attempt.started_at_ms),
-                "status": detail.status,
-                "latencyMs": detail.latency_ms,
-                "error": detail.error,
-                "responseHeaders": detail.response_headers,
-                "responseBody": detail.response_body,
-            });
-            if let Some(batch) = &detail.batch {
-                shown["batch"] = json!(batch);
-            }
-            list.push(shown);
-        }
+        let which = (attempt.subscription, attempt.sequence);
+        let delivery = of_delivery(&mut deliveries, which, detail.replay);
+        delivery.revision = detail.revision;
+        delivery.state.clone_from(&attempt.outcome);
+        delivery.ledger = detail.ledger;
+        delivery.attempts.push(Attempt::of(attempt, detail));
     }
     for (row, waits) in &pending {
-        let index = told(
-            &mut deliveries,
-            row.subscription,
-            row.sequence,
-            waits.replay,
-        );
-        let delivery = &mut deliveries[index];
-        delivery["revision"] = json!(waits.revision);
-        delivery["state"] = json!(row.state);
-        delivery["ledger"] = json!(waits.ledger);
-        delivery["nextAttemptAt"] = json!(rfc3339(row.next_at_ms));
+        let which = (row.subscription, row.sequence);
+        let delivery = of_delivery(&mut deliveries, which, waits.replay);
+        delivery.revision = waits.revision;
+        delivery.state.clone_from(&row.state);
+        delivery.ledger = waits.ledger;
+        delivery.next_attempt_at = Some(rfc3339(row.next_at_ms));
     }
     let caused = gateway.dead_letters.caused_by(&caller, event_id).await?;
     let trace = Trace {
@@ -90,41 +66,105 @@ pub(crate) async fn trace(
 }
 
 /// What became of an event, whose data stays as it was written.
-#[derive(Serialize)]
-struct Trace {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Trace {
+    #[schema(value_type = crate::openapi::EventBody)]
     event: Rendered,
-    deliveries: Vec<Value>,
+    deliveries: Vec<Delivery>,
+    /// The events that were published because of it.
     caused: Vec<Uuid>,
+}
+
+/// An event's way to one subscription, or to where history of it is sent again.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Delivery {
+    subscription_id: Uuid,
+    /// Its number there; null for history that was not sent then.
+    sequence: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay_id: Option<Uuid>,
+    /// The revision of the subscription that routed it.
+    revision: u32,
+    /// `delivered`, `failed` or `gave-up`; of one that has still to be made `waiting`, `behind` or `parked`.
+    state: String,
+    #[schema(value_type = crate::openapi::LedgerBody)]
+    ledger: Ledger,
+    attempts: Vec<Attempt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<String>,
+}
+
+/// One attempt, and what was answered.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Attempt {
+    /// Which, from 1.
+    number: u32,
+    started_at: String,
+    /// What it was answered with, if it was.
+    status: Option<u16>,
+    latency_ms: i64,
+    error: Option<String>,
+    /// Names and values.
+    response_headers: Vec<(String, String)>,
+    /// The beginning of it.
+    response_body: String,
+    /// The message that it went in with others: its `webhook-id`, and how many events it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<crate::openapi::InBatchBody>)]
+    batch: Option<InBatch>,
+}
+
+impl Attempt {
+    fn of(row: &AttemptRow, detail: AttemptDetail) -> Self {
+        Self {
+            number: row.number,
+            started_at: rfc3339(row.started_at_ms),
+            status: detail.status,
+            latency_ms: detail.latency_ms,
+            error: detail.error,
+            response_headers: detail.response_headers,
+            response_body: detail.response_body,
+            batch: detail.batch,
+        }
+    }
 }
 
 /// Where a delivery is told of, by whose row it is and its number there. What history sends again stands under its
 /// replay's id, and is told of with the subscription's.
-fn told(
-    deliveries: &mut Vec<Value>,
-    subscription: Uuid,
-    sequence: u64,
+fn of_delivery(
+    deliveries: &mut Vec<Delivery>,
+    (subscription, sequence): (Uuid, u64),
     replay: Option<Replayed>,
-) -> usize {
-    let history = replay.filter(|replay| replay.of.is_some());
-    let of = json!(history.and_then(|replay| replay.of).unwrap_or(subscription));
-    let number = json!(history.map_or(Some(sequence), |replay| replay.number));
-    let replay = json!(history.map(|replay| replay.id));
-    let known = deliveries.iter().position(|it| {
-        it["subscriptionId"] == of && it["sequence"] == number && it["replayId"] == replay
-    });
-    known.unwrap_or_else(|| {
-        let mut delivery = json!({ "subscriptionId": of, "sequence": number, "attempts": [] });
-        if history.is_some() {
-            delivery["replayId"] = replay;
-        }
-        deliveries.push(delivery);
-        deliveries.len() - 1
-    })
+) -> &mut Delivery {
+    let history = replay.and_then(|replay| Some((replay.of?, replay)));
+    let (of, number, replay) = match history {
+        Some((of, replay)) => (of, replay.number, Some(replay.id)),
+        None => (subscription, Some(sequence), None),
+    };
+    let known = deliveries
+        .iter()
+        .position(|it| (it.subscription_id, it.sequence, it.replay_id) == (of, number, replay));
+    let index = known.unwrap_or(deliveries.len());
+    if known.is_none() {
+        deliveries.push(Delivery {
+            subscription_id: of,
+            sequence: number,
+            replay_id: replay,
+            revision: 0,
+            state: String::new(),
+            ledger: Ledger::default(),
+            attempts: Vec::new(),
+            next_attempt_at: None,
+        });
+    }
+    &mut deliveries[index]
 }
 
 /// For each subscription of the tenant: whether it got the event, and if not, which clause was not met.
 #[utoipa::path(get, path = "/v1/events/{eventId}/explain", tag = "events", params(("eventId" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = Explained)))]
 pub(crate) async fn explain(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -142,37 +182,71 @@ pub(crate) async fn explain(
         .pending_of_event(&caller, event_id)
         .await?;
     let judged = gateway.subscriptions.judge(&caller, &event.event)?;
-    let subscriptions: Vec<Value> = judged
-        .iter()
-        .map(|(subscription, verdict)| {
-            let tried = attempts
-                .iter()
-                .rfind(|row| row.subscription == subscription.id);
-            let waits = pending
-                .iter()
-                .find(|(row, _)| row.subscription == subscription.id);
-            let state = waits
-                .map(|(row, _)| &row.state)
-                .or(tried.map(|row| &row.outcome));
-            json!({
-                "subscriptionId": subscription.id,
-                "name": subscription.name,
-                "revision": subscription.revision,
-                "subscriptionState": subscription.state.as_str(),
-                "delivered": tried.is_some_and(|row| row.outcome == "delivered"),
-                "state": state,
-                "matches": verdict.is_ok(),
-                "unmet": verdict.as_ref().err().map(|unmet| json!({
-                    "clause": unmet.path, "expected": unmet.expected, "got": unmet.got,
-                })),
-            })
-        })
-        .collect();
-    Ok(axum::Json(json!({ "eventId": event_id, "subscriptions": subscriptions })).into_response())
+    let subscriptions = judged.iter().map(|(subscription, verdict)| {
+        let id = subscription.id;
+        let tried = attempts.iter().rfind(|row| row.subscription == id);
+        let waits = pending.iter().find(|(row, _)| row.subscription == id);
+        let state = waits.map(|(row, _)| &row.state);
+        Verdict {
+            subscription_id: id,
+            name: subscription.name.clone(),
+            revision: subscription.revision,
+            subscription_state: subscription.state.as_str(),
+            delivered: tried.is_some_and(|row| row.outcome == "delivered"),
+            state: state.or(tried.map(|row| &row.outcome)).cloned(),
+            matches: verdict.is_ok(),
+            unmet: verdict.as_ref().err().map(|unmet| Unmet {
+                clause: unmet.path.clone(),
+                expected: unmet.expected.clone(),
+                got: unmet.got.clone(),
+            }),
+        }
+    });
+    Ok(axum::Json(Explained {
+        event_id,
+        subscriptions: subscriptions.collect(),
+    })
+    .into_response())
+}
+
+/// Why an event went where it did.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Explained {
+    event_id: Uuid,
+    subscriptions: Vec<Verdict>,
+}
+
+/// Whether a subscription got an event, and whether it would now.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Verdict {
+    subscription_id: Uuid,
+    name: String,
+    revision: u32,
+    /// `active`, `paused` or `disabled`.
+    subscription_state: &'static str,
+    delivered: bool,
+    /// That of the delivery, as in a trace; null where none was made.
+    state: Option<String>,
+    /// Whether its filter, as it is now, wants the event.
+    matches: bool,
+    /// The first clause that does not hold.
+    unmet: Option<Unmet>,
+}
+
+/// A clause of a filter that does not hold.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Unmet {
+    /// Where in the filter, as a JSON Pointer.
+    clause: String,
+    expected: String,
+    got: String,
 }
 
 /// From which number on.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct After {
     /// The last `tidings-sequence` that the receiver has; 0 if absent.
@@ -183,7 +257,7 @@ pub(crate) struct After {
 
 /// What a subscription was to get after a sequence number, for a receiver that has missed some.
 #[utoipa::path(get, path = "/v1/subscriptions/{subscriptionId}/events", tag = "subscriptions",
-    params(("subscriptionId" = String, Path), After), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path), After), responses((status = 200, body = Missed)))]
 pub(crate) async fn missed(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -207,22 +281,24 @@ pub(crate) async fn missed(
 }
 
 /// What was missed, and what to ask the rest after.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Missed {
+pub(crate) struct Missed {
     items: Vec<Numbered>,
     next_after: Option<u64>,
 }
 
 /// An event under its sequence number.
-#[derive(Serialize)]
-struct Numbered {
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Numbered {
     sequence: u64,
+    #[schema(value_type = crate::openapi::EventBody)]
     event: Rendered,
 }
 
 /// Which page of parked keys.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ParkedPage {
     /// At most so many, 1 to 1,000; 100 if absent.
@@ -233,7 +309,7 @@ pub(crate) struct ParkedPage {
 
 /// The keys of an ordered subscription that wait for somebody, by the numbers of their heads.
 #[utoipa::path(get, path = "/v1/subscriptions/{subscriptionId}/parked", tag = "subscriptions",
-    params(("subscriptionId" = String, Path), ParkedPage), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path), ParkedPage), responses((status = 200, body = ParkedKeys)))]
 pub(crate) async fn parked(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -245,20 +321,42 @@ pub(crate) async fn parked(
     let (rooms, after) = (house.gateway(), wanted.cursor.unwrap_or(0));
     let keys = rooms.parked.list(&caller, parsed(&id)?, after, limit);
     let (keys, next) = keys.await?;
-    let items: Vec<Value> = keys
-        .iter()
-        .map(|parked| {
-            json!({
-                "key": parked.key,
-                "eventId": parked.head.event_id,
-                "sequence": parked.head.sequence,
-                "attempts": parked.head.attempts,
-                "parkedAt": rfc3339(parked.head.next_at_ms),
-                "behind": parked.behind,
-            })
-        })
-        .collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+    let items = keys.iter().map(|parked| ParkedKey {
+        key: parked.key.clone(),
+        event_id: parked.head.event_id,
+        sequence: parked.head.sequence,
+        attempts: parked.head.attempts,
+        parked_at: rfc3339(parked.head.next_at_ms),
+        behind: parked.behind,
+    });
+    Ok(axum::Json(ParkedKeys {
+        items: items.collect(),
+        next_cursor: next,
+    })
+    .into_response())
+}
+
+/// A page of parked keys.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ParkedKeys {
+    items: Vec<ParkedKey>,
+    /// What to ask the next page with, as `cursor`; null on the last one.
+    next_cursor: Option<u64>,
+}
+
+/// A key that waits for somebody.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ParkedKey {
+    key: String,
+    /// The event that was given up, and its number.
+    event_id: Uuid,
+    sequence: u64,
+    attempts: u32,
+    parked_at: String,
+    /// How many wait behind it.
+    behind: u64,
 }
 
 /// Which key, and whether its head is given up.

@@ -3,9 +3,8 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use tidings_event::Code;
 use tidings_event::event::rfc3339;
 use tidings_event::json::{self, RawJson};
@@ -16,6 +15,7 @@ use uuid::Uuid;
 
 use super::publish::{KEY, REPLAYED, key, malformed, string};
 use crate::House;
+use crate::page::Page;
 use crate::problem::Refused;
 use crate::request::{
     Authenticated, Queried, expect_json, page_limit, read, read_query, text, traceparent,
@@ -29,7 +29,7 @@ const MAX_BYTES: usize = 512 * 1024;
 /// 202 when it is accepted and on the bus; 200 with `Idempotency-Replayed: true` for a repeat of a key.
 #[utoipa::path(post, path = "/v1/events/custom/emit", tag = "custom-events",
     request_body = crate::openapi::EmitBody,
-    responses((status = 202, body = crate::openapi::EmittedBody), (status = 200, body = crate::openapi::EmittedBody)))]
+    responses((status = 202, body = EmittedBody), (status = 200, description = "A repeat of the key", body = EmittedBody)))]
 pub(crate) async fn emit(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -55,11 +55,11 @@ pub(crate) async fn emit(
     } else {
         StatusCode::ACCEPTED
     };
-    let answer = json!({
-        "eventId": emitted.event_id,
-        "canonicalName": emitted.canonical_name,
-        "status": "queued",
-    });
+    let answer = EmittedBody {
+        event_id: emitted.event_id,
+        canonical_name: emitted.canonical_name,
+        status: "queued",
+    };
     let mut response = (status, axum::Json(answer)).into_response();
     let headers = response.headers_mut();
     if let Ok(key) = HeaderValue::from_str(&emitted.idempotency_key) {
@@ -69,6 +69,17 @@ pub(crate) async fn emit(
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// An emit that was accepted.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EmittedBody {
+    event_id: Uuid,
+    /// `TENANT_CUSTOM:<tenant>:<namespace>.<name>@<version>`
+    canonical_name: String,
+    /// `queued`
+    status: &'static str,
 }
 
 /// Reads the body of an emit. Fields of other names are refused by name.
@@ -126,6 +137,7 @@ fn optional(name: &'static str, value: &RawValue) -> Result<Option<String>, Refu
 
 /// Which emits.
 #[derive(Deserialize, utoipa::IntoParams, Default)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Wanted {
     /// `QUEUED`, `RELAYED`, `DELIVERED` or `FAILED`.
@@ -167,7 +179,7 @@ impl Wanted {
 
 /// The tenant's emits and what has become of each, oldest first.
 #[utoipa::path(get, path = "/v1/events/custom/emits", tag = "custom-events", params(Wanted),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = Page<EmitShown>)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -178,52 +190,116 @@ pub(crate) async fn list(
     let rows = house.gateway().emits.list(&caller, &query).await?;
     let full = rows.len() == query.limit as usize;
     let next = rows.last().filter(|_| full).map(|last| last.event_id);
-    let items: Vec<Value> = rows.iter().map(rendered).collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+    Ok(Page::of(rows.iter().map(rendered).collect(), next).into_response())
 }
 
 /// The tenant's plan, how much of it is used, and its last emits that failed.
 #[utoipa::path(get, path = "/v1/events/custom/health", tag = "custom-events",
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = HealthBody)))]
 pub(crate) async fn health(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
 ) -> Result<Response, Refused> {
     let health = house.gateway().emits.health(&caller).await?;
     let plan = health.plan;
-    let failures: Vec<Value> = health.recent_failures.iter().map(rendered).collect();
-    let answer = json!({
-        "plan": plan.as_str(),
-        "registrations": { "used": health.registrations, "limit": plan.registrations() },
-        "emits": { "thisMonth": health.emits, "monthlyLimit": plan.monthly_emits() },
-        "features": {
-            "registeredEmits": plan.has_own_events(),
-            "allVersions": plan.keeps_versions(),
-            "marketplace": plan.has_marketplace(),
-            "federation": plan.has_federation(),
+    let answer = HealthBody {
+        plan: plan.as_str(),
+        registrations: Registrations {
+            used: health.registrations,
+            limit: plan.registrations(),
         },
-        "recentFailures": failures,
-    });
+        emits: MonthsEmits {
+            this_month: health.emits,
+            monthly_limit: plan.monthly_emits(),
+        },
+        features: Features {
+            registered_emits: plan.has_own_events(),
+            all_versions: plan.keeps_versions(),
+            marketplace: plan.has_marketplace(),
+            federation: plan.has_federation(),
+        },
+        recent_failures: health.recent_failures.iter().map(rendered).collect(),
+    };
     Ok(axum::Json(answer).into_response())
 }
 
-fn rendered(row: &EmitRow) -> Value {
-    let status = match row.state {
+/// A tenant's plan, and how much of it is used.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HealthBody {
+    /// `FREE`, `BASIC`, `PRO` or `ENTERPRISE`.
+    plan: &'static str,
+    registrations: Registrations,
+    emits: MonthsEmits,
+    features: Features,
+    /// The newest first.
+    recent_failures: Vec<EmitShown>,
+}
+
+/// How many events a tenant has registered, and may; null: as many as it likes.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Registrations {
+    used: u64,
+    limit: Option<u64>,
+}
+
+/// How many emits there were in the calendar month (UTC), and may be; null: as many as it likes.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MonthsEmits {
+    this_month: u64,
+    monthly_limit: Option<u64>,
+}
+
+/// What the plan has (source D).
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "source D's members")]
+pub(crate) struct Features {
+    registered_emits: bool,
+    all_versions: bool,
+    marketplace: bool,
+    federation: bool,
+}
+
+/// An emit and what has become of it.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EmitShown {
+    event_id: Uuid,
+    canonical_name: String,
+    /// Namespace and name.
+    name: String,
+    source: String,
+    idempotency_key: String,
+    /// `QUEUED`, `RELAYED`, `DELIVERED` or `FAILED`.
+    delivery_status: &'static str,
+    /// Why it failed.
+    error: Option<String>,
+    /// The event that caused it.
+    causation_id: Option<Uuid>,
+    /// How many causes are behind it.
+    chain_depth: u32,
+    emitted_at: String,
+}
+
+fn rendered(row: &EmitRow) -> EmitShown {
+    let delivery_status = match row.state {
         EmitState::Queued => "QUEUED",
         EmitState::Relayed => "RELAYED",
         EmitState::Delivered => "DELIVERED",
         EmitState::Failed | EmitState::Undelivered => "FAILED",
     };
-    json!({
-        "eventId": row.event_id,
-        "canonicalName": row.event_type.as_str(),
-        "name": row.name,
-        "source": row.source,
-        "idempotencyKey": row.idempotency_key,
-        "deliveryStatus": status,
-        "error": row.error,
-        "causationId": row.cause,
-        "chainDepth": row.depth,
-        "emittedAt": rfc3339(row.created_at_ms),
-    })
+    EmitShown {
+        event_id: row.event_id,
+        canonical_name: row.event_type.to_string(),
+        name: row.name.clone(),
+        source: row.source.clone(),
+        idempotency_key: row.idempotency_key.clone(),
+        delivery_status,
+        error: row.error.clone(),
+        causation_id: row.cause,
+        chain_depth: row.depth,
+        emitted_at: rfc3339(row.created_at_ms),
+    }
 }

@@ -56,6 +56,7 @@ pub(crate) async fn get(
 
 /// Parameters of the list.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListParameters {
     /// An event type, or a pattern such as `crm.*` or `crm.**`.
@@ -121,6 +122,7 @@ struct Page {
 
 /// Parameters of the stream.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StreamParameters {
     /// An event type, or a pattern such as `crm.*` or `crm.**`.

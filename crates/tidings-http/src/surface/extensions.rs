@@ -4,8 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tidings_event::event::rfc3339;
 use tidings_event::{EventType, ExtensionId};
 use tidings_gateway::deliver::record::AttemptDetail;
@@ -14,10 +13,12 @@ use tidings_gateway::extensions::{
 };
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscriptions::From;
+use uuid::Uuid;
 
 use super::dead_letters::{self, Wanted};
 use super::subscriptions::{MAX_BYTES, from};
 use crate::House;
+use crate::page;
 use crate::problem::Refused;
 use crate::request::{
     Authenticated, Path, Queried, document, json_body, page_limit, read, read_query,
@@ -51,6 +52,7 @@ pub(crate) struct SubscribeBody {
 
 /// Which attempts.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Page {
     /// At most so many, 1 to 1,000; 100 if absent.
@@ -62,7 +64,7 @@ pub(crate) struct Page {
 /// Writes an extension; for ADMINs of the workspace.
 #[utoipa::path(put, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}", tag = "workspaces",
     params(("workspaceId" = String, Path), ("extensionId" = String, Path)), request_body = ExtensionBody,
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = ExtensionShown)))]
 pub(crate) async fn put(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -88,7 +90,7 @@ pub(crate) async fn put(
 /// An extension.
 #[utoipa::path(get, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}", tag = "workspaces",
     params(("workspaceId" = String, Path), ("extensionId" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = ExtensionShown)))]
 pub(crate) async fn get(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -119,7 +121,7 @@ pub(crate) async fn delete(
 #[utoipa::path(put, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
     tag = "workspaces",
     params(("workspaceId" = String, Path), ("extensionId" = String, Path), ("eventKey" = String, Path)),
-    request_body = SubscribeBody, responses((status = 200, body = serde_json::Value)))]
+    request_body = SubscribeBody, responses((status = 200, body = ExtensionSubscription)))]
 pub(crate) async fn subscribe(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -145,18 +147,15 @@ pub(crate) async fn subscribe(
     let rooms = &house.gateway.extensions;
     let made = rooms.subscribe(&caller, &workspace, &id, &event_key, from);
     let made = made.await?;
-    let mut answer = row(&made.row);
-    if let Some(secret) = &made.secret {
-        answer["secret"] = json!(secret.as_str());
-    }
-    Ok(axum::Json(answer).into_response())
+    let secret = made.secret.as_ref().map(|secret| secret.to_string());
+    Ok(axum::Json(row(&made.row, secret)).into_response())
 }
 
 /// One of the events that an extension gets.
 #[utoipa::path(get, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
     tag = "workspaces",
     params(("workspaceId" = String, Path), ("extensionId" = String, Path), ("eventKey" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = ExtensionSubscription)))]
 pub(crate) async fn subscription(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -165,7 +164,7 @@ pub(crate) async fn subscription(
     let (id, event_key) = (extension_id(&id)?, event_type(&event_key)?);
     let rooms = &house.gateway.extensions;
     let found = rooms.subscription(&caller, &workspace, &id, &event_key);
-    Ok(axum::Json(row(&found.await?)).into_response())
+    Ok(axum::Json(row(&found.await?, None)).into_response())
 }
 
 /// Has an extension get an event no more.
@@ -188,7 +187,7 @@ pub(crate) async fn unsubscribe(
 /// Attempts to deliver to an extension, by event and in the order of their numbers.
 #[utoipa::path(get, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
     tag = "workspaces", params(("workspaceId" = String, Path), ("extensionId" = String, Path), Page),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = page::Page<ExtensionAttempt>)))]
 pub(crate) async fn deliveries(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -205,16 +204,16 @@ pub(crate) async fn deliveries(
     let full = attempts.len() == limit as usize;
     let next = attempts.last().filter(|_| full);
     let next = next.map(|(key, attempt)| format!("{key}:{}:{}", attempt.sequence, attempt.number));
-    let items: Result<Vec<Value>, Refusal> = attempts
+    let items: Result<Vec<ExtensionAttempt>, Refusal> = attempts
         .iter()
         .map(|(key, attempt)| delivery(key, attempt))
         .collect();
-    Ok(axum::Json(json!({ "items": items?, "nextCursor": next })).into_response())
+    Ok(page::Page::of(items?, next).into_response())
 }
 
 /// What could not be delivered to the workspace's extensions, oldest first.
 #[utoipa::path(get, path = "/api/workspaces/{workspaceId}/dead-letters", tag = "workspaces",
-    params(("workspaceId" = String, Path), Wanted), responses((status = 200, body = serde_json::Value)))]
+    params(("workspaceId" = String, Path), Wanted), responses((status = 200, body = page::Page<dead_letters::DeadLetterShown>)))]
 pub(crate) async fn dead_letters(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -255,42 +254,93 @@ fn place(cursor: &str) -> Result<(EventType, u64, u32), Refusal> {
     place.ok_or_else(|| Refusal::invalid("cursor", "'cursor' is not one of a page before."))
 }
 
-fn rendered(row: &ExtensionRow) -> Value {
-    json!({
-        "id": row.id.as_str(),
-        "workspaceId": row.workspace.as_str(),
-        "kind": row.kind,
-        "serviceBaseUrl": row.service_base_url,
-        "installed": row.installed,
-        "enabled": row.enabled,
-        "updatedAt": rfc3339(row.updated_at_ms),
-    })
+/// An extension of a workspace.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExtensionShown {
+    id: String,
+    workspace_id: String,
+    /// `EXTERNAL_SERVICE` or `IN_PROCESS`.
+    kind: String,
+    service_base_url: Option<String>,
+    installed: bool,
+    enabled: bool,
+    updated_at: String,
 }
 
-fn row(row: &ExtensionSubscriptionRow) -> Value {
-    json!({
-        "workspaceId": row.workspace.as_str(),
-        "extensionId": row.extension.as_str(),
-        "eventKey": row.event_key.as_str(),
-        "subscriptionId": row.subscription,
-        "createdAt": rfc3339(row.created_at_ms),
-    })
+fn rendered(row: &ExtensionRow) -> ExtensionShown {
+    ExtensionShown {
+        id: row.id.to_string(),
+        workspace_id: row.workspace.to_string(),
+        kind: row.kind.clone(),
+        service_base_url: row.service_base_url.clone(),
+        installed: row.installed,
+        enabled: row.enabled,
+        updated_at: rfc3339(row.updated_at_ms),
+    }
 }
 
-fn delivery(event_key: &EventType, attempt: &AttemptRow) -> Result<Value, Refusal> {
+/// An event that an extension gets.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExtensionSubscription {
+    workspace_id: String,
+    extension_id: String,
+    event_key: String,
+    /// None: the extension gets nothing now, being disabled or not installed.
+    subscription_id: Option<Uuid>,
+    created_at: String,
+    /// What an external service verifies messages with; when it is made only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+fn row(row: &ExtensionSubscriptionRow, secret: Option<String>) -> ExtensionSubscription {
+    ExtensionSubscription {
+        workspace_id: row.workspace.to_string(),
+        extension_id: row.extension.to_string(),
+        event_key: row.event_key.to_string(),
+        subscription_id: row.subscription,
+        created_at: rfc3339(row.created_at_ms),
+        secret,
+    }
+}
+
+/// An attempt to deliver to an extension.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExtensionAttempt {
+    event_key: String,
+    event_id: Uuid,
+    subscription_id: Uuid,
+    sequence: u64,
+    /// Which attempt it was, from 1.
+    number: u32,
+    /// `delivered`, `failed` or `gave-up`.
+    state: String,
+    started_at: String,
+    /// What it was answered with, if it was.
+    status: Option<u16>,
+    latency_ms: i64,
+    error: Option<String>,
+    /// The beginning of the answer.
+    response_body: String,
+}
+
+fn delivery(event_key: &EventType, attempt: &AttemptRow) -> Result<ExtensionAttempt, Refusal> {
     let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
         .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
-    Ok(json!({
-        "eventKey": event_key.as_str(),
-        "eventId": attempt.event_id,
-        "subscriptionId": attempt.subscription,
-        "sequence": attempt.sequence,
-        "number": attempt.number,
-        "state": attempt.outcome,
-        "startedAt": rfc3339(attempt.started_at_ms),
-        "status": detail.status,
-        "latencyMs": detail.latency_ms,
-        "error": detail.error,
-        "responseBody": detail.response_body,
-    }))
+    Ok(ExtensionAttempt {
+        event_key: event_key.to_string(),
+        event_id: attempt.event_id,
+        subscription_id: attempt.subscription,
+        sequence: attempt.sequence,
+        number: attempt.number,
+        state: attempt.outcome.clone(),
+        started_at: rfc3339(attempt.started_at_ms),
+        status: detail.status,
+        latency_ms: detail.latency_ms,
+        error: detail.error,
+        response_body: detail.response_body,
+    })
 }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 use tidings_bus::Health;
 
 use crate::House;
@@ -14,20 +14,51 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
+/// What can be done.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Readiness {
+    /// `ready`, `degraded` or `unready`.
+    status: &'static str,
+    parts: Parts,
+}
+
+/// The parts that are waited for.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Parts {
+    bus: Part,
+    store: Part,
+    /// Where keys are kept apart from the bus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipts: Option<Part>,
+}
+
+/// How one of them is.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Part {
+    /// `ready` or `gone`; the bus also `degraded` or `poisoned`.
+    status: &'static str,
+    /// What is wrong.
+    detail: Option<String>,
+}
+
+impl Part {
+    fn of(wrong: Option<String>) -> Self {
+        Self {
+            status: if wrong.is_none() { "ready" } else { "gone" },
+            detail: wrong,
+        }
+    }
+}
+
 /// Whether anything useful can be done, and which parts cannot.
 #[utoipa::path(get, path = "/readyz", tag = "operations",
-    responses((status = 200, body = serde_json::Value), (status = 503, body = serde_json::Value)))]
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
 pub(crate) async fn readyz(State(house): State<House>) -> Response {
     let readiness = house.gateway.readiness().await;
     let (bus, why) = match &readiness.bus {
         Health::Ready => ("ready", None),
-        Health::Degraded(why) => ("degraded", Some(why)),
-        Health::Poisoned(why) => ("poisoned", Some(why)),
-    };
-    let store = if readiness.store.is_none() {
-        "ready"
-    } else {
-        "gone"
+        Health::Degraded(why) => ("degraded", Some(why.clone())),
+        Health::Poisoned(why) => ("poisoned", Some(why.clone())),
     };
     let status = if readiness.is_ready() {
         StatusCode::OK
@@ -40,22 +71,23 @@ pub(crate) async fn readyz(State(house): State<House>) -> Response {
         (true, "ready", false) => "ready",
         (true, ..) => "degraded",
     };
-    let mut body = json!({
-        "status": word,
-        "parts": {
-            "bus": { "status": bus, "detail": why },
-            "store": { "status": store, "detail": readiness.store },
+    let parts = Parts {
+        bus: Part {
+            status: bus,
+            detail: why,
         },
-    });
-    if let Some(receipts) = readiness.receipts {
-        let status = if receipts.is_ok() { "ready" } else { "gone" };
-        body["parts"]["receipts"] = json!({ "status": status, "detail": receipts.err() });
-    }
+        store: Part::of(readiness.store),
+        receipts: readiness.receipts.map(|receipts| Part::of(receipts.err())),
+    };
+    let body = Readiness {
+        status: word,
+        parts,
+    };
     (status, axum::Json(body)).into_response()
 }
 
 /// Prometheus text format.
-#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, content_type = "application/openmetrics-text")))]
 pub(crate) async fn metrics(State(house): State<House>) -> Response {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, TEXT)], house.metrics.render()).into_response()

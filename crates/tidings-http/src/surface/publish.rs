@@ -176,7 +176,7 @@ pub(crate) fn receipts(published: Vec<Published>, cloud: bool) -> Response {
 
 /// Says what a publish would do, which rule decides, and which subscriptions would get it; for the body of an emit, what
 /// that would do. Appends nothing.
-#[utoipa::path(post, path = "/v1/events/explain", tag = "publish", request_body = crate::openapi::PublishBody,
+#[utoipa::path(post, path = "/v1/events/explain", tag = "publish", request_body = crate::openapi::ToExplain,
     responses((status = 200, body = crate::openapi::ExplainBody)))]
 pub(crate) async fn explain(
     State(house): State<House>,

@@ -4,8 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tidings_event::TypePattern;
 use tidings_event::event::rfc3339;
 use tidings_gateway::publish::refusal::Refusal;
@@ -16,6 +15,7 @@ use uuid::Uuid;
 
 use super::subscriptions::{self, MAX_BYTES};
 use crate::House;
+use crate::page::Page;
 use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
 
@@ -110,8 +110,8 @@ impl ReplayBody {
 /// Sends history again to one subscription, or says what that would be.
 #[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/replay", tag = "replays",
     params(("subscriptionId" = String, Path)), request_body = ReplayBody,
-    responses((status = 200, description = "What a dry run has found", body = serde_json::Value),
-        (status = 202, description = "The replay, with its id", body = serde_json::Value)))]
+    responses((status = 200, description = "What a dry run has found", body = SurveyShown),
+        (status = 202, description = "The replay, with its id", body = ReplayShown)))]
 pub(crate) async fn of_history(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -127,22 +127,56 @@ pub(crate) async fn of_history(
     }
     let (rate, routing) = (wanted.rate, wanted.routing);
     let survey = room.survey(&caller, id, wanted).await?;
-    Ok(axum::Json(surveyed(&survey, rate, routing)).into_response())
+    Ok(axum::Json(surveyed(survey, rate, routing)).into_response())
 }
 
-fn surveyed(survey: &Survey, rate: Option<u32>, routing: Routing) -> Value {
-    let differing = |(count, named): &(u64, Vec<Uuid>)| json!({ "count": count, "first": named });
-    json!({
-        "dryRun": true,
-        "routing": routing,
-        "count": survey.count,
-        "complete": survey.complete,
-        "bytes": survey.bytes,
-        "rate": rate,
-        "seconds": rate.map(|rate| survey.count.div_ceil(u64::from(rate))),
-        "added": differing(&survey.added),
-        "dropped": differing(&survey.dropped),
-    })
+/// What a replay of history would send.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SurveyShown {
+    /// True.
+    dry_run: bool,
+    #[schema(value_type = String, example = "then")]
+    routing: Routing,
+    /// How many events.
+    count: u64,
+    /// Whether all were counted; if not, there are more.
+    complete: bool,
+    /// Of their data.
+    bytes: u64,
+    /// At most so many a second, if that was asked for.
+    rate: Option<u32>,
+    /// How long that takes.
+    seconds: Option<u64>,
+    added: Differing,
+    dropped: Differing,
+}
+
+/// How many events are sent by one routing and not by the other, and the first of them.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Differing {
+    count: u64,
+    first: Vec<Uuid>,
+}
+
+impl Differing {
+    fn of((count, first): (u64, Vec<Uuid>)) -> Self {
+        Self { count, first }
+    }
+}
+
+fn surveyed(survey: Survey, rate: Option<u32>, routing: Routing) -> SurveyShown {
+    SurveyShown {
+        dry_run: true,
+        routing,
+        count: survey.count,
+        complete: survey.complete,
+        bytes: survey.bytes,
+        rate,
+        seconds: rate.map(|rate| survey.count.div_ceil(u64::from(rate))),
+        added: Differing::of(survey.added),
+        dropped: Differing::of(survey.dropped),
+    }
 }
 
 /// The answer to a replay that was asked for.
@@ -152,6 +186,7 @@ pub(super) fn accepted(row: &ReplayRow) -> Result<Response, Refused> {
 
 /// A stretch of a list.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Stretch {
     /// At most so many, 1 to 1,000; 100 if absent.
@@ -172,7 +207,7 @@ impl Stretch {
 
 /// The tenant's replays, newest first.
 #[utoipa::path(get, path = "/v1/replays", tag = "replays", params(Stretch),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = Page<ReplayShown>)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -182,13 +217,13 @@ pub(crate) async fn list(
     let rows = house.gateway().replays.list(&caller, cursor, limit).await?;
     let full = rows.len() == limit as usize;
     let next = rows.last().filter(|_| full).map(|last| last.id);
-    let items: Vec<Value> = rows.iter().map(rendered).collect::<Result<_, _>>()?;
-    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+    let items = rows.iter().map(rendered).collect::<Result<_, _>>()?;
+    Ok(Page::of(items, next).into_response())
 }
 
 /// How far one has come.
 #[utoipa::path(get, path = "/v1/replays/{replayId}", tag = "replays", params(("replayId" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = ReplayShown)))]
 pub(crate) async fn get(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -200,7 +235,7 @@ pub(crate) async fn get(
 
 /// Stops one where it is.
 #[utoipa::path(post, path = "/v1/replays/{replayId}/cancel", tag = "replays",
-    params(("replayId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("replayId" = String, Path)), responses((status = 200, body = ReplayShown)))]
 pub(crate) async fn cancel(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -213,7 +248,7 @@ pub(crate) async fn cancel(
 
 /// Goes on with one that was cancelled, where it was.
 #[utoipa::path(post, path = "/v1/replays/{replayId}/resume", tag = "replays",
-    params(("replayId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("replayId" = String, Path)), responses((status = 200, body = ReplayShown)))]
 pub(crate) async fn resume(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -228,38 +263,85 @@ fn parsed(id: &str) -> Result<Uuid, Refusal> {
     id.parse().map_err(|_| Refusal::not_found("replay"))
 }
 
-fn rendered(row: &ReplayRow) -> Result<Value, Refusal> {
+/// A replay, and how far it has come.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ReplayShown {
+    id: Uuid,
+    /// The one subscription that it sends to, if it is one.
+    subscription_id: Option<Uuid>,
+    /// `planned`, `running`, `cancelled` or `done`.
+    state: String,
+    /// How many there are to send, where that was counted.
+    total: Option<u64>,
+    sent: u64,
+    /// How many of those were taken.
+    delivered: u64,
+    /// How many of those were given up.
+    failed: u64,
+    /// At most so many a second, if that was asked for.
+    rate: Option<u32>,
+    created_at: String,
+    started_at: Option<String>,
+    ended_at: Option<String>,
+    /// Of one that is cancelled: why, if not by somebody's wish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Option<String>>,
+    #[serde(flatten)]
+    what: What,
+}
+
+/// What is sent.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(
+    tag = "kind",
+    rename_all = "kebab-case",
+    rename_all_fields = "camelCase"
+)]
+enum What {
+    /// What stands in the log.
+    History {
+        #[schema(value_type = String, example = "then")]
+        routing: Routing,
+        shadow_url: Option<String>,
+        types: Vec<String>,
+    },
+    /// What was given up.
+    DeadLetters {
+        r#type: Option<String>,
+        subscriptions: Vec<Uuid>,
+        error: Option<String>,
+    },
+}
+
+fn rendered(row: &ReplayRow) -> Result<ReplayShown, Refusal> {
     let plan = Plan::read(&row.plan)?;
-    let mut answer = json!({
-        "id": row.id,
-        "subscriptionId": row.subscription,
-        "state": row.state,
-        "total": row.total,
-        "sent": row.sent,
-        "delivered": row.delivered,
-        "failed": row.failed,
-        "rate": plan.rate(),
-        "createdAt": rfc3339(row.created_at_ms),
-        "startedAt": row.started_at_ms.map(rfc3339),
-        "endedAt": row.ended_at_ms.map(rfc3339),
-    });
-    if row.state == "cancelled" {
-        answer["reason"] = json!(Place::read(&row.place)?.reason);
-    }
-    match &plan {
-        Plan::History(history) => {
-            answer["kind"] = json!("history");
-            answer["routing"] = json!(history.routing);
-            answer["shadowUrl"] = json!(history.shadow.as_ref().map(ToString::to_string));
-            let types = history.types.iter().map(TypePattern::as_str);
-            answer["types"] = types.collect();
-        }
-        Plan::DeadLetters(letters) => {
-            answer["kind"] = json!("dead-letters");
-            answer["type"] = json!(letters.event_type);
-            answer["subscriptions"] = json!(letters.subscriptions);
-            answer["error"] = json!(letters.error);
-        }
-    }
-    Ok(answer)
+    let cancelled = row.state == "cancelled";
+    let place = cancelled.then(|| Place::read(&row.place)).transpose()?;
+    Ok(ReplayShown {
+        id: row.id,
+        subscription_id: row.subscription,
+        state: row.state.clone(),
+        total: row.total,
+        sent: row.sent,
+        delivered: row.delivered,
+        failed: row.failed,
+        rate: plan.rate(),
+        created_at: rfc3339(row.created_at_ms),
+        started_at: row.started_at_ms.map(rfc3339),
+        ended_at: row.ended_at_ms.map(rfc3339),
+        reason: place.map(|place| place.reason),
+        what: match plan {
+            Plan::History(history) => What::History {
+                routing: history.routing,
+                shadow_url: history.shadow.as_ref().map(ToString::to_string),
+                types: history.types.iter().map(ToString::to_string).collect(),
+            },
+            Plan::DeadLetters(letters) => What::DeadLetters {
+                r#type: letters.event_type,
+                subscriptions: letters.subscriptions,
+                error: letters.error,
+            },
+        },
+    })
 }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 use tidings_event::event::rfc3339;
 use tidings_gateway::publish::refusal::Refusal;
 
@@ -11,8 +11,15 @@ use crate::House;
 use crate::problem::Refused;
 use crate::request::{Authenticated, SESSION, authorization, cookie};
 
+/// A session that has begun.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SessionBody {
+    expires_at: String,
+}
+
 /// Exchanges the bearer token for a session's cookie, good for 12 h and never longer than the token.
-#[utoipa::path(post, path = "/api/session", tag = "sessions", responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(post, path = "/api/session", tag = "sessions", responses((status = 200, body = SessionBody)))]
 pub(crate) async fn begin(
     State(house): State<House>,
     Authenticated(_): Authenticated,
@@ -24,7 +31,9 @@ pub(crate) async fn begin(
     let begun = begun.await?;
     let seconds = begun.expires_at_ms.saturating_sub(now) / 1000;
     let set = set_cookie(&house.public_url, begun.cookie.as_str(), seconds)?;
-    let body = axum::Json(json!({ "expiresAt": rfc3339(begun.expires_at_ms) }));
+    let body = axum::Json(SessionBody {
+        expires_at: rfc3339(begun.expires_at_ms),
+    });
     Ok(([(header::SET_COOKIE, set)], body).into_response())
 }
 

@@ -1,11 +1,13 @@
 //! Subscriptions of a tenant, and what became of their deliveries.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tidings_event::event::rfc3339;
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscription::{Subscription, duration};
@@ -13,8 +15,9 @@ use tidings_gateway::subscriptions::{Change, From};
 use uuid::Uuid;
 
 use crate::House;
+use crate::page::Page;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, merge_patch, read_query};
 use crate::surface::replays::Stretch;
 
 /// The largest body of these operations, in bytes.
@@ -47,7 +50,7 @@ pub(crate) struct SubscriptionBody {
 
 /// Makes a subscription; the secret of a webhook is in this answer.
 #[utoipa::path(post, path = "/v1/subscriptions", tag = "subscriptions", request_body = SubscriptionBody,
-    responses((status = 201, body = serde_json::Value)))]
+    responses((status = 201, body = SubscriptionShown)))]
 pub(crate) async fn create(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -65,16 +68,16 @@ pub(crate) async fn create(
     };
     let rooms = &house.gateway().subscriptions;
     let (made, secret) = rooms.create(&caller, document, from).await?;
-    let mut answer = rendered(&made);
-    if let Some(secret) = secret {
-        answer["secret"] = json!(secret.as_str());
-    }
+    let answer = SubscriptionShown {
+        secret: secret.map(|secret| secret.to_string()),
+        ..rendered(&made)
+    };
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
 }
 
 /// The tenant's subscriptions, oldest first.
 #[utoipa::path(get, path = "/v1/subscriptions", tag = "subscriptions", params(Stretch),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = Page<SubscriptionShown>)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -83,13 +86,13 @@ pub(crate) async fn list(
     let (after, limit) = read_query(stretch)?.place()?;
     let rooms = &house.gateway().subscriptions;
     let (page, next) = rooms.page(&caller, after, limit as usize)?;
-    let items: Vec<Value> = page.iter().map(|one| rendered(one)).collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+    let items = page.iter().map(|one| rendered(one)).collect();
+    Ok(Page::of(items, next).into_response())
 }
 
 /// One of them.
 #[utoipa::path(get, path = "/v1/subscriptions/{subscriptionId}", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = SubscriptionShown)))]
 pub(crate) async fn get(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -101,8 +104,9 @@ pub(crate) async fn get(
 
 /// Changes one by a JSON merge patch (RFC 7396).
 #[utoipa::path(patch, path = "/v1/subscriptions/{subscriptionId}", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), request_body = serde_json::Value,
-    responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path)),
+    request_body(content((serde_json::Value = "application/json"), (serde_json::Value = "application/merge-patch+json"))),
+    responses((status = 200, body = SubscriptionShown)))]
 pub(crate) async fn patch(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -110,7 +114,7 @@ pub(crate) async fn patch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let patch = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let patch = merge_patch(&house, &headers, body, MAX_BYTES).await?;
     changed(&house, &caller, &id, Change::Patch(patch)).await
 }
 
@@ -132,7 +136,7 @@ pub(crate) async fn delete(
 
 /// Stops sending; what matches waits.
 #[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/pause", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = SubscriptionShown)))]
 pub(crate) async fn pause(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -143,7 +147,7 @@ pub(crate) async fn pause(
 
 /// Sends again, what has waited first.
 #[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/resume", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = SubscriptionShown)))]
 pub(crate) async fn resume(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -163,7 +167,7 @@ pub(crate) struct SeekBody {
 /// Goes on from another place of the log.
 #[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/seek", tag = "subscriptions",
     params(("subscriptionId" = String, Path)), request_body = SeekBody,
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = SubscriptionShown)))]
 pub(crate) async fn seek(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -178,7 +182,7 @@ pub(crate) async fn seek(
 
 /// Leaves out what has waited.
 #[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/skip-backlog", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = SubscriptionShown)))]
 pub(crate) async fn skip_backlog(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -189,7 +193,7 @@ pub(crate) async fn skip_backlog(
 
 /// What a receiver verifies messages with.
 #[utoipa::path(get, path = "/v1/subscriptions/{subscriptionId}/secret", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = SecretsShown)))]
 pub(crate) async fn secret(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -215,7 +219,7 @@ pub(crate) struct RotateBody {
 /// Signs with a new secret, and with the one before until the overlap ends.
 #[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/rotate-secret", tag = "subscriptions",
     params(("subscriptionId" = String, Path)), request_body = RotateBody,
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = SecretsShown)))]
 pub(crate) async fn rotate(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -237,7 +241,7 @@ pub(crate) async fn rotate(
 
 /// Sends the receiver what it must cope with, and tells how it answered. Takes as long as the receiver does.
 #[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/test", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), responses((status = 200, body = serde_json::Value)))]
+    params(("subscriptionId" = String, Path)), responses((status = 200, body = TestShown)))]
 pub(crate) async fn test(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -245,18 +249,47 @@ pub(crate) async fn test(
 ) -> Result<Response, Refused> {
     let (room, id) = (&house.gateway().subscriptions, parsed(&id)?);
     let tested = room.test(&caller, id).await?;
-    let cases: Vec<Value> = tested
-        .iter()
-        .map(|one| {
-            json!({
-                "case": one.case, "sent": one.sent, "expected": one.expected, "status": one.status,
-                "error": one.error, "latencyMs": one.latency_ms, "passed": one.passed,
-            })
-        })
-        .collect();
-    let passed = tested.iter().all(|one| one.passed);
-    let state = room.get(&caller, id)?.state.as_str();
-    Ok(axum::Json(json!({ "passed": passed, "state": state, "cases": cases })).into_response())
+    let cases = tested.iter().map(|one| TestCase {
+        case: one.case,
+        sent: one.sent,
+        expected: one.expected,
+        status: one.status,
+        error: one.error.clone(),
+        latency_ms: one.latency_ms,
+        passed: one.passed,
+    });
+    let answer = TestShown {
+        passed: tested.iter().all(|one| one.passed),
+        state: room.get(&caller, id)?.state.as_str(),
+        cases: cases.collect(),
+    };
+    Ok(axum::Json(answer).into_response())
+}
+
+/// How a receiver has coped.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct TestShown {
+    /// With all cases.
+    passed: bool,
+    /// The subscription's, now: `active`, `paused` or `disabled`.
+    state: &'static str,
+    cases: Vec<TestCase>,
+}
+
+/// One thing that a receiver must cope with.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TestCase {
+    case: &'static str,
+    /// In words.
+    sent: &'static str,
+    /// In words.
+    expected: &'static str,
+    /// What it answered, if it did.
+    status: Option<u16>,
+    error: Option<String>,
+    latency_ms: u64,
+    passed: bool,
 }
 
 async fn changed(
@@ -288,26 +321,68 @@ pub(super) fn from(field: &str, text: &str) -> Result<From, Refusal> {
     }
 }
 
-fn keys(secrets: &[(zeroize::Zeroizing<String>, Option<i64>)]) -> Value {
-    let all: Vec<Value> = secrets
-        .iter()
-        .map(|(secret, ends)| json!({ "secret": secret.as_str(), "endsAt": ends.map(rfc3339) }))
-        .collect();
-    json!({ "secret": secrets.first().map(|(secret, _)| secret.as_str()), "secrets": all })
+/// What messages are signed with.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct SecretsShown {
+    /// The newest.
+    secret: Option<String>,
+    /// All that are good now, the newest first.
+    secrets: Vec<SecretShown>,
 }
 
-fn rendered(subscription: &Subscription) -> Value {
-    let mut answer = json!({
-        "id": subscription.id,
-        "tenantId": subscription.tenant.as_str(),
-        "state": subscription.state.as_str(),
-        "reason": subscription.reason,
-        "revision": subscription.revision,
-        "createdAt": rfc3339(subscription.created_at_ms),
-        "updatedAt": rfc3339(subscription.updated_at_ms),
+/// One secret.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SecretShown {
+    secret: String,
+    /// When it is good no more; null for the newest.
+    ends_at: Option<String>,
+}
+
+fn keys(secrets: &[(zeroize::Zeroizing<String>, Option<i64>)]) -> SecretsShown {
+    let all = secrets.iter().map(|(secret, ends)| SecretShown {
+        secret: secret.to_string(),
+        ends_at: ends.map(rfc3339),
     });
-    for (name, value) in subscription.document.iter() {
-        answer[name] = value.clone();
+    SecretsShown {
+        secret: secrets.first().map(|(secret, _)| secret.to_string()),
+        secrets: all.collect(),
     }
-    answer
+}
+
+/// A subscription as it is; beside these stand `name`, `filter`, `target`, `delivery` and `requireConformance` as its owner
+/// wrote them, without what is secret.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SubscriptionShown {
+    id: Uuid,
+    tenant_id: String,
+    /// `active`, `paused` or `disabled`.
+    state: &'static str,
+    /// Why it is disabled.
+    reason: Option<String>,
+    /// Counts its changes, from 1.
+    revision: u32,
+    created_at: String,
+    updated_at: String,
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    document: Arc<Map<String, Value>>,
+    /// What a webhook's receiver verifies messages with; in the answer that makes it only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+}
+
+fn rendered(subscription: &Subscription) -> SubscriptionShown {
+    SubscriptionShown {
+        id: subscription.id,
+        tenant_id: subscription.tenant.to_string(),
+        state: subscription.state.as_str(),
+        reason: subscription.reason.clone(),
+        revision: subscription.revision,
+        created_at: rfc3339(subscription.created_at_ms),
+        updated_at: rfc3339(subscription.updated_at_ms),
+        document: subscription.document.clone(),
+        secret: None,
+    }
 }

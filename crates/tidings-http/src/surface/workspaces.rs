@@ -4,8 +4,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tidings_event::event::rfc3339;
 use tidings_event::json::{self as strict, Fingerprint, RawJson};
 use tidings_event::{Code, Data, TenantId, WorkspaceId};
@@ -13,6 +12,7 @@ use tidings_gateway::access::{Caller, Principal};
 use tidings_gateway::publish::command::{Command, Draft, InWorkspace};
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::workspaces::{NewTenant, Tenant, role};
+use uuid::Uuid;
 
 use super::publish::{KEY, REPLAYED, key, malformed, string};
 use super::subscriptions::MAX_BYTES;
@@ -60,9 +60,47 @@ pub(crate) struct PublishEventDTO {
     payload: Option<serde_json::Value>,
 }
 
+/// A tenant as it is.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TenantShown {
+    id: String,
+    slug: String,
+    plan: String,
+    namespaces: Vec<String>,
+    created_at: String,
+    updated_at: String,
+}
+
+/// A workspace of a tenant.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WorkspaceShown {
+    id: String,
+    tenant_id: String,
+}
+
+/// A member of a workspace.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MemberShown {
+    user_id: String,
+    /// `ADMIN` or `MEMBER`.
+    role: &'static str,
+}
+
+/// An event that was published in a workspace (source C).
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PublishedInWorkspace {
+    /// `SUCCESS`
+    code: &'static str,
+    event_id: Uuid,
+}
+
 /// A tenant: its slug, its plan and its namespaces.
 #[utoipa::path(get, path = "/v1/tenants/{tenantId}", tag = "tenants", params(("tenantId" = String, Path)),
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = TenantShown)))]
 pub(crate) async fn tenant(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -75,7 +113,7 @@ pub(crate) async fn tenant(
 
 /// Writes a tenant; for operators.
 #[utoipa::path(put, path = "/v1/tenants/{tenantId}", tag = "tenants", params(("tenantId" = String, Path)),
-    request_body = TenantBody, responses((status = 200, body = serde_json::Value)))]
+    request_body = TenantBody, responses((status = 200, body = TenantShown)))]
 pub(crate) async fn put_tenant(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -101,7 +139,7 @@ pub(crate) async fn put_tenant(
 /// Makes a workspace; for ADMINs of the tenant and operators.
 #[utoipa::path(put, path = "/v1/tenants/{tenantId}/workspaces/{workspaceId}", tag = "tenants",
     params(("tenantId" = String, Path), ("workspaceId" = String, Path)),
-    responses((status = 200, body = serde_json::Value), (status = 201, body = serde_json::Value)))]
+    responses((status = 200, description = "It was there", body = WorkspaceShown), (status = 201, body = WorkspaceShown)))]
 pub(crate) async fn put(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -114,14 +152,17 @@ pub(crate) async fn put(
     } else {
         StatusCode::OK
     };
-    let body = json!({ "id": id.as_str(), "tenantId": tenant.as_str() });
+    let body = WorkspaceShown {
+        id: id.to_string(),
+        tenant_id: tenant.to_string(),
+    };
     Ok((status, axum::Json(body)).into_response())
 }
 
 /// Makes a user a member of a workspace, or changes its role.
 #[utoipa::path(put, path = "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}", tag = "tenants",
     params(("tenantId" = String, Path), ("workspaceId" = String, Path), ("userId" = String, Path)),
-    request_body = MemberBody, responses((status = 200, body = serde_json::Value)))]
+    request_body = MemberBody, responses((status = 200, body = MemberShown)))]
 pub(crate) async fn put_member(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -134,7 +175,11 @@ pub(crate) async fn put_member(
     let role = role(&given.role)?;
     let rooms = &house.gateway.workspaces;
     rooms.put_member(&caller, &tenant, &id, &user, role).await?;
-    Ok(axum::Json(json!({ "userId": user, "role": role.as_str() })).into_response())
+    Ok(axum::Json(MemberShown {
+        user_id: user,
+        role: role.as_str(),
+    })
+    .into_response())
 }
 
 /// Ends a membership.
@@ -156,7 +201,7 @@ pub(crate) async fn delete_member(
 #[utoipa::path(post, path = "/api/workspaces/{workspaceId}/events/publish", tag = "workspaces",
     params(("workspaceId" = String, Path), ("Idempotency-Key" = Option<String>, Header),
         ("traceparent" = Option<String>, Header)),
-    request_body = PublishEventDTO, responses((status = 200, body = serde_json::Value)))]
+    request_body = PublishEventDTO, responses((status = 200, body = PublishedInWorkspace)))]
 pub(crate) async fn publish(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -185,7 +230,10 @@ pub(crate) async fn publish(
     house.metrics.skipped(&published);
     let mut published = published.remove(0);
     let key = published.idempotency_key.take();
-    let answer = json!({ "code": "SUCCESS", "eventId": published.event_id });
+    let answer = PublishedInWorkspace {
+        code: "SUCCESS",
+        event_id: published.event_id,
+    };
     let mut response = axum::Json(answer).into_response();
     let headers = response.headers_mut();
     if let Some(key) = key.and_then(|key| HeaderValue::try_from(key).ok()) {
@@ -282,13 +330,13 @@ fn tenant_id(text: &str) -> Result<TenantId, Refusal> {
         .map_err(|error| Refusal::invalid("tenantId", format!("{error}.")))
 }
 
-fn rendered(tenant: &Tenant) -> Value {
-    json!({
-        "id": tenant.id.as_str(),
-        "slug": tenant.slug,
-        "plan": tenant.plan,
-        "namespaces": tenant.namespaces,
-        "createdAt": rfc3339(tenant.created_at_ms),
-        "updatedAt": rfc3339(tenant.updated_at_ms),
-    })
+fn rendered(tenant: &Tenant) -> TenantShown {
+    TenantShown {
+        id: tenant.id.to_string(),
+        slug: tenant.slug.clone(),
+        plan: tenant.plan.clone(),
+        namespaces: tenant.namespaces.clone(),
+        created_at: rfc3339(tenant.created_at_ms),
+        updated_at: rfc3339(tenant.updated_at_ms),
+    }
 }
