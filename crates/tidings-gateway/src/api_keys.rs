@@ -10,9 +10,12 @@ use uuid::Uuid;
 use crate::access::{Access, ApiKeyError, Caller, NewApiKey};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
-use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
-use crate::publish::refusal::Refusal;
+use crate::publish::refusal::{Refusal, Rule};
+use crate::storing::{store_fault, to_its_end};
+
+/// Who asks again sooner learns nothing new.
+const ASK_AGAIN: Duration = Duration::from_mins(1);
 
 /// A key as its owner may see it. The secret itself is shown once, when it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]

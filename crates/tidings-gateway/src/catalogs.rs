@@ -17,10 +17,10 @@ use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::kernel_namespaces::owner_of;
-use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Fault, Refusal, Rule};
 use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Shelf};
+use crate::storing::{store_fault, to_its_end};
 
 /// The largest document, in bytes.
 pub const MAX_CATALOG_BYTES: usize = tidings_contract::MAX_BYTES;

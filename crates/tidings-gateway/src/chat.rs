@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 use crate::workspaces::Workspaces;
 
 /// The channel that every workspace has.

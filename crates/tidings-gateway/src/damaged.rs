@@ -2,8 +2,8 @@
 
 use tidings_store::{Found, StoreError};
 
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 
 /// When something damaged is looked at again: a backup may have been brought back.
 pub(crate) const DAMAGED_AGAIN_MS: i64 = 60 * 60 * 1_000;

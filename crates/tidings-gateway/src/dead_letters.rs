@@ -10,8 +10,8 @@ use crate::clock::Clock;
 use crate::damaged::sound;
 use crate::deliver::record::{self, PendingDetail, Replayed, Waits};
 use crate::events::{Events, all_open_to};
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 use crate::subscriptions::{administered, reader};
 
 /// The most dead letters of one page.

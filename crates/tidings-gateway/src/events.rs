@@ -15,10 +15,10 @@ pub use self::cursor::Cursor;
 use self::gathered::{Gathered, Stretch};
 use crate::access::{Caller, Principal, Scope};
 use crate::envelope;
-use crate::manifests::store_fault;
 use crate::publish::command::WORKSPACE_ATTRIBUTE;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Route, Shelf};
+use crate::storing::store_fault;
 
 /// The most events that a page holds.
 pub const MAX_PAGE: usize = 1_000;

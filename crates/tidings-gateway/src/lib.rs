@@ -28,6 +28,7 @@ pub mod replays;
 pub mod replicas;
 pub mod rulebook;
 pub mod secrets;
+mod storing;
 pub mod subscription;
 pub mod subscriptions;
 pub mod workspaces;

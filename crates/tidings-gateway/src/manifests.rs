@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
 use tidings_event::json::RawJson;
 use tidings_event::{Code, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern};
-use tidings_store::{OutboxRow, Store, StoreError};
+use tidings_store::{OutboxRow, Store};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::access::{Caller, Principal};
@@ -18,6 +17,7 @@ use crate::kernel_namespaces::owner_of;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Manifest, Shelf};
+use crate::storing::{store_fault, to_its_end};
 
 /// The largest manifest, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 1_048_576;
@@ -249,14 +249,6 @@ impl Manifests {
     }
 }
 
-/// Runs a change to its end even when its caller stops waiting: store and rulebook must agree.
-pub(crate) async fn to_its_end<T: Send + 'static>(
-    change: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Refusal> {
-    let done = tokio::spawn(change).await;
-    done.unwrap_or_else(|error| Err(Refusal::fault("The change", &error)))
-}
-
 fn may_write(caller: &Caller) -> Result<(), Refusal> {
     if caller.is_operator() || *caller.principal() == Principal::Service(Service::ModuleRegistry) {
         return Ok(());
@@ -335,29 +327,4 @@ fn parse(module: &ModuleId, document: &str) -> Result<Manifest, Refusal> {
         manifest.subscribes.push(pattern);
     }
     Ok(manifest)
-}
-
-pub(crate) fn store_fault(error: StoreError) -> Refusal {
-    if error.is_full() {
-        return Refusal::new(
-            Code::StorageFull,
-            Rule::Append,
-            "The store has no room left; nothing was changed.",
-        );
-    }
-    if error.is_unavailable() {
-        tracing::warn!(%error, "the store is not available");
-        return store_late();
-    }
-    Refusal::fault("The store", &error)
-}
-
-/// The store does not answer in time.
-pub(crate) fn store_late() -> Refusal {
-    Refusal::new(
-        Code::BrokerUnavailable,
-        Rule::Append,
-        "The store cannot be reached now; try again.",
-    )
-    .retry_after(Duration::from_secs(1))
 }

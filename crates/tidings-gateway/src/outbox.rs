@@ -24,10 +24,10 @@ use uuid::Uuid;
 
 use crate::access::on_behalf_of;
 use crate::clock::Clock;
-use crate::manifests::store_fault;
 use crate::publish::Line;
 use crate::publish::command::{Command, Custom, Draft};
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 
 /// How many rows are read at once.
 const PAGE: u32 = 100;

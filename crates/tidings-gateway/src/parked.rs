@@ -15,8 +15,8 @@ use crate::deliver::record::{self, PendingDetail};
 use crate::deliver::{detail_of, let_go};
 use crate::envelope;
 use crate::events::{Events, Placed, unreadable};
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 use crate::subscription::storable;
 use crate::subscriptions::{Subscriptions, administered};
 

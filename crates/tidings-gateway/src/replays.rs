@@ -20,8 +20,8 @@ use uuid::Uuid;
 use crate::access::Caller;
 use crate::clock::Clock;
 use crate::damaged::sound;
-use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
+use crate::storing::store_fault;
 use crate::subscriptions::{Subscriptions, administered, reader};
 use history::{History, Log, Place, Wanted};
 

@@ -27,11 +27,11 @@ use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::deliver::target::webhook::Webhooks;
 use crate::events::unreadable;
-use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
 use crate::plugins::InProcess;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::{Vault, random};
+use crate::storing::{store_fault, to_its_end};
 use crate::subscription::{Start, State, Subscription};
 
 pub(crate) use in_force::Changes;

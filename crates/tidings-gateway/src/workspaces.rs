@@ -20,10 +20,10 @@ use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::custom_events::Plan;
-use crate::manifests::{store_fault, store_late, to_its_end};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Role, Shelf, Workspace, no_workspace};
+use crate::storing::{store_fault, store_late, to_its_end};
 
 /// The longest slug that is made of an id, in characters: as long as a namespace.
 const LONGEST_SLUG: usize = 31;

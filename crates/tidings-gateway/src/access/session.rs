@@ -13,9 +13,9 @@ use zeroize::Zeroizing;
 use super::Access;
 use super::caller::{Caller, Principal};
 use super::token::Unauthenticated;
-use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::random;
+use crate::storing::store_fault;
 
 /// The longest that a session lasts, in ms: 12 h.
 pub(super) const LONGEST_MS: i64 = 12 * 60 * 60 * 1000;

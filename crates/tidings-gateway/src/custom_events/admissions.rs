@@ -10,8 +10,8 @@ use tidings_store::{Admission, Admitted, EmitNote, Store};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
+use crate::storing::store_fault;
 
 /// The most emits of one transaction, and the most notes.
 const MOST: usize = 256;

@@ -28,13 +28,13 @@ use super::{EmitRequest, LifecycleEvent, Registered, Registry};
 use crate::access::{Caller, on_behalf_of};
 use crate::clock::Clock;
 use crate::events::Events;
-use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
 use crate::publish::authorise::may_emit;
 use crate::publish::command::{Cause, Command};
 use crate::publish::name::Named;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::publish::{Explanation, Line, Published};
+use crate::storing::{store_fault, to_its_end};
 use crate::subscriptions::InForce;
 
 /// When the relay looks at an emit that nobody has noted anything of: by then its append has ended one way or the other.

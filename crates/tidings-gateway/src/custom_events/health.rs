@@ -5,8 +5,8 @@ use tidings_store::{EmitQuery, EmitRow, EmitState};
 use super::emits::month;
 use super::{Emits, Plan};
 use crate::access::Caller;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 
 /// How many failures health shows (source D).
 const RECENT_FAILURES: u32 = 10;

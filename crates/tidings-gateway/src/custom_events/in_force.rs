@@ -15,8 +15,8 @@ use tidings_store::{CustomEventRow, Store};
 
 use super::verdict::{status_of, version_of};
 use super::{Plan, Status, generic};
-use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
+use crate::storing::store_fault;
 
 /// How much memory compiled schemas may take, by a careful estimate.
 const CACHE_BYTES: u64 = 64 << 20;

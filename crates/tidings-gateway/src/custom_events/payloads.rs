@@ -15,9 +15,9 @@ use super::registry::aside;
 use crate::access::Caller;
 use crate::envelope;
 use crate::events::{reader, unreadable};
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
 use crate::rulebook::Route;
+use crate::storing::store_fault;
 
 /// So many of the last payloads are tried.
 const LAST: u32 = 1_000;

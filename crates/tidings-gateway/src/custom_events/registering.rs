@@ -13,8 +13,8 @@ use super::registry::{Registration, Registry, absent, aside};
 use super::verdict::{
     Request, Standing, Verdict, behind_the_latest, status_of, verdict, version_of,
 };
-use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
+use crate::storing::store_fault;
 use crate::workspaces::Tenant;
 
 /// How often a change is decided again when other replicas keep changing the tenant's registrations in between.

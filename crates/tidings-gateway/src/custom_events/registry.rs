@@ -19,9 +19,9 @@ use super::verdict::{Request, Verdict, version_of};
 use super::{LifecycleEvent, Plan, Status, generic};
 use crate::access::{Caller, Principal, Scope};
 use crate::clock::Clock;
-use crate::manifests::{store_fault, to_its_end};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
+use crate::storing::{store_fault, to_its_end};
 use crate::workspaces::Workspaces;
 
 /// The longest description, in characters.

@@ -7,8 +7,8 @@ use tidings_store::{Due, Found, PendingRow, StoreError};
 
 use super::Dispatcher;
 use crate::damaged::DAMAGED_AGAIN_MS;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 
 /// Of so many it is known when they were told of.
 const MOST: usize = 1_000;

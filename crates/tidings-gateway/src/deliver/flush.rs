@@ -9,8 +9,8 @@ use tokio::task::JoinError;
 use super::queue::Places;
 use super::schedule::ms;
 use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER, detail_of};
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 
 /// So many rows may wait while writing fails.
 const HELD_UP: usize = 2_000;

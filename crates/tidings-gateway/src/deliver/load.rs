@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::queue::{Numbers, Places, StreamId};
 use crate::events::unreadable;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 
 impl Dispatcher {
     /// The places of a subscription. One that cannot be read now keeps where it stands, in the store too: all others go on

@@ -17,8 +17,8 @@ use super::standing::{Stood, accounted};
 use super::target::Carried;
 use crate::chat;
 use crate::events::unreadable;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 use crate::subscription::{State, Subscription};
 
 /// So many pending deliveries may be in memory before each subscription is held to a few.

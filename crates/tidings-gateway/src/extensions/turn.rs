@@ -9,9 +9,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::manifests::{store_fault, store_late};
 use crate::publish::refusal::Refusal;
 use crate::rulebook::Workspace;
+use crate::storing::{store_fault, store_late};
 
 /// How long a turn lasts that is not lengthened: what a replica leaves behind that dies.
 const TURN: Duration = Duration::from_secs(5);

@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::Routing;
 use crate::envelope::readable;
 use crate::events::unreadable;
-use crate::manifests::store_fault;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 use crate::subscription::Subscription;
 use crate::subscriptions::From;
 

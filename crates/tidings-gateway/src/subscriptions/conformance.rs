@@ -17,9 +17,9 @@ use crate::access::Caller;
 use crate::audit::Actor;
 use crate::deliver::target::webhook::message;
 use crate::deliver::target::{Carried, Handover};
-use crate::manifests::to_its_end;
 use crate::publish::refusal::Refusal;
 use crate::secrets::random;
+use crate::storing::to_its_end;
 use crate::subscription::{Start, State, Subscription, Webhook};
 
 /// Why a subscription is disabled whose receiver has yet to pass.

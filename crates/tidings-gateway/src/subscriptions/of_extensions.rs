@@ -15,10 +15,10 @@ use super::stored::stored;
 use super::{Change, From, Secrets, SigningSecret, Subscriptions};
 use crate::access::Caller;
 use crate::audit::Actor;
-use crate::manifests::store_fault;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::Workspace;
 use crate::secrets::random;
+use crate::storing::store_fault;
 use crate::subscription::{IN_PROCESS, Receiver, Start, State, Subscription, Wanted};
 
 /// Whom a subscription stands for: an extension that is to get an event (source C).

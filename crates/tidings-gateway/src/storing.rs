@@ -1,0 +1,42 @@
+//! What every room does with the store: it carries a change through, and says what a failure means to whoever asked.
+
+use std::time::Duration;
+
+use tidings_event::Code;
+use tidings_store::StoreError;
+
+use crate::publish::refusal::{Refusal, Rule};
+
+/// Runs a change to its end even when its caller stops waiting: store and rulebook must agree.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::spawn(change).await;
+    done.unwrap_or_else(|error| Err(Refusal::fault("The change", &error)))
+}
+
+/// What a failure of the store means to whoever asked.
+pub(crate) fn store_fault(error: StoreError) -> Refusal {
+    if error.is_full() {
+        return Refusal::new(
+            Code::StorageFull,
+            Rule::Append,
+            "The store has no room left; nothing was changed.",
+        );
+    }
+    if error.is_unavailable() {
+        tracing::warn!(%error, "the store is not available");
+        return store_late();
+    }
+    Refusal::fault("The store", &error)
+}
+
+/// The store does not answer in time.
+pub(crate) fn store_late() -> Refusal {
+    Refusal::new(
+        Code::BrokerUnavailable,
+        Rule::Append,
+        "The store cannot be reached now; try again.",
+    )
+    .retry_after(Duration::from_secs(1))
+}
