@@ -44,7 +44,7 @@ impl Desk {
         self.changed.send_replace(());
     }
 
-    /// The group takes partitions back, and waits until they are let go. False when that takes longer than
+    /// The group takes partitions back, and waits until they are released. False when that takes longer than
     /// `patience`.
     pub fn take_back(&self, partitions: &BTreeSet<u32>, patience: Duration) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +155,7 @@ mod tests {
         assert!(membership.hold(2));
         assert!(
             !desk.take_back(&[2].into(), Duration::ZERO),
-            "it was not let go"
+            "it was not released"
         );
     }
 }

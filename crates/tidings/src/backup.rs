@@ -1,6 +1,6 @@
 //! `tidings backup`: a copy of a data folder, also while a gateway runs on it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -8,25 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tidings_bus::embedded;
-use tidings_gateway::access::LOCAL_KEY_FILE_NAME;
 use tidings_store::Store;
 
 use crate::config;
 use crate::connection::block_on;
+use crate::data_folder::{BUS, BUS_LOCK, KEY, Lock, SECRETS, STORE, STORE_LOCK, try_lock};
 use crate::output::Output;
-
-/// The log's file in a data folder.
-pub(crate) const BUS: &str = "bus.db";
-/// The store's file in a data folder.
-pub(crate) const STORE: &str = "store.db";
-/// Locked while a process has the log open.
-pub(crate) const BUS_LOCK: &str = "bus.lock";
-/// Locked while a process has the store open.
-pub(crate) const STORE_LOCK: &str = "store.lock";
-/// The signing key's file in a data folder.
-pub(crate) const KEY: &str = LOCAL_KEY_FILE_NAME;
-/// The file of the key that secrets in the store are encrypted with.
-pub(crate) const SECRETS: &str = "secrets.key";
 
 /// Copies the store, the log and the keys, each as it stands at one moment, while the gateway runs or not. The
 /// store is copied first: what it has still to do with the log it does again, and it never waits for what the
@@ -100,21 +87,10 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
 fn whole_if_unused(folder: &Path) -> Result<Vec<File>> {
     let mut held = Vec::new();
     for (lock, file) in [(BUS_LOCK, BUS), (STORE_LOCK, STORE)] {
-        let path = folder.join(lock);
-        // It is not made here, where it might then belong to another user than the gateway's.
-        match File::open(&path) {
-            Ok(alone) => match alone.try_lock() {
-                Ok(()) => held.push(alone),
-                Err(TryLockError::WouldBlock) => continue,
-                Err(TryLockError::Error(error)) => {
-                    return Err(error)
-                        .with_context(|| format!("{} cannot be tried", path.display()));
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("{} cannot be read", path.display()));
-            }
+        match try_lock(folder, lock)? {
+            Lock::Free(alone) => held.push(alone),
+            Lock::Taken => continue,
+            Lock::Absent => {}
         }
         embedded::check_wal(&folder.join(file))?;
     }

@@ -1,6 +1,6 @@
 //! `tidings doctor`: looks at a data folder, says what is wrong with it, and repairs nothing.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,11 +16,11 @@ use tidings_plugin::PlatformEventHandler as _;
 use tidings_receipts::{InValkey, Receipts as _, Terms};
 use tidings_store::Store;
 
-use crate::backup::{BUS, BUS_LOCK, KEY, SECRETS, STORE, STORE_LOCK};
 use crate::bus::BusKind;
 use crate::components;
 use crate::config;
 use crate::connection::block_on;
+use crate::data_folder::{BUS, BUS_LOCK, KEY, Lock, SECRETS, STORE, STORE_LOCK, try_lock};
 use crate::failure::Reported;
 use crate::output::{Format, Output, plain, print_line};
 
@@ -146,22 +146,16 @@ fn say(findings: &[Finding], output: Output) -> Result<()> {
 
 fn in_use(folder: &Path, lock: &str) -> Finding {
     let note = |detail: String| Finding::new(Verdict::Note, "lock", detail);
-    let file = match File::open(folder.join(lock)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return note(format!(
-                "{lock} is not there: no gateway has run on this folder since it was copied"
-            ));
-        }
-        Err(error) => return note(format!("{lock} cannot be read: {error}")),
-    };
-    match file.try_lock() {
-        Ok(()) => Finding::new(Verdict::Good, "lock", "no process has the folder open"),
-        Err(TryLockError::WouldBlock) => note(
+    match try_lock(folder, lock) {
+        Ok(Lock::Free(_)) => Finding::new(Verdict::Good, "lock", "no process has the folder open"),
+        Ok(Lock::Taken) => note(
             "a process has the folder open; stop it for a complete judgement of the last writes"
                 .into(),
         ),
-        Err(TryLockError::Error(error)) => note(format!("{lock} cannot be tried: {error}")),
+        Ok(Lock::Absent) => note(format!(
+            "{lock} is not there: no gateway has run on this folder since it was copied"
+        )),
+        Err(error) => note(format!("{error:#}")),
     }
 }
 

@@ -8,6 +8,7 @@ mod completions;
 mod components;
 mod config;
 mod connection;
+mod data_folder;
 mod dead_letters;
 mod doctor;
 mod emit;

@@ -32,12 +32,12 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use zeroize::Zeroizing;
 
 use crate::Plugins;
-use crate::backup::{SECRETS, STORE, STORE_LOCK};
 use crate::components::{self, Components};
 use crate::config::{
     self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
     given,
 };
+use crate::data_folder::{SECRETS, STORE, STORE_LOCK};
 use crate::manifests;
 use crate::telemetry::{self, Telemetry};
 use crate::watched::Watching;
@@ -226,8 +226,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let demo = demo(&config, &gateway, first_start).await?;
 
     let listener = socket.listen(BACKLOG);
-    let listener =
-        listener.with_context(|| format!("cannot listen on {}", config.server.listen))?;
+    let listener = listener.with_context(|| cannot_listen(config.server.listen))?;
     let public_url = public_url(&config, listener.local_addr()?);
     let (stop_relay, relaying) = relay(&gateway);
     let (stop_following, following) = follow(&gateway);
@@ -289,7 +288,11 @@ fn bound(address: SocketAddr) -> Result<TcpSocket> {
         socket.bind(address)?;
         Ok(socket)
     });
-    bound.with_context(|| format!("cannot listen on {address}"))
+    bound.with_context(|| cannot_listen(address))
+}
+
+fn cannot_listen(address: SocketAddr) -> String {
+    format!("cannot listen on {address}")
 }
 
 /// The sample module, if it may publish. A first start makes it; an operator may have removed it since.
