@@ -251,11 +251,21 @@ impl Client {
         request.send(self).await?.json()
     }
 
-    /// The tenant's API keys. Only an operator names the tenant; others have their own.
-    pub async fn list_api_keys(&self, tenant: Option<&str>) -> Result<Page<ApiKey>, Error> {
-        let url = self.url_for(&["v1", "api-keys"], tenant);
-        let request = Request::new(Method::GET, url, Repeat::Safe);
-        request.send(self).await?.json()
+    /// A page of the tenant's API keys, oldest first, ended ones too, from where the page before ended; of 1 to 1,000, or
+    /// 100. Only an operator names the tenant; others have their own.
+    pub async fn list_api_keys(
+        &self,
+        tenant: Option<&str>,
+        limit: Option<u32>,
+        cursor: Option<&str>,
+    ) -> Result<Page<ApiKey>, Error> {
+        let limit = limit.map(|limit| limit.to_string());
+        let parameters = [
+            ("tenantId", tenant),
+            ("limit", limit.as_deref()),
+            ("cursor", cursor),
+        ];
+        self.list(&["v1", "api-keys"], &parameters).await
     }
 
     /// Ends an API key. Only an operator names the tenant; others have their own.

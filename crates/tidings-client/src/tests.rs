@@ -369,7 +369,8 @@ async fn every_method_asks_its_endpoint() {
         Value::Null
     );
     client.delete_manifest("crm").await.unwrap();
-    assert!(client.list_api_keys(None).await.unwrap().items.is_empty());
+    let keys = client.list_api_keys(Some("acme"), Some(2), Some("k0"));
+    assert!(keys.await.unwrap().items.is_empty());
     client.revoke_api_key("k1", None).await.unwrap();
     let ready = client.ready().await.unwrap();
     assert_eq!(
@@ -386,7 +387,7 @@ async fn every_method_asks_its_endpoint() {
             "GET /base/v1/modules/..%2Fx/manifest",
             "PUT /base/v1/modules/crm/manifest",
             "DELETE /base/v1/modules/crm/manifest",
-            "GET /base/v1/api-keys",
+            "GET /base/v1/api-keys?tenantId=acme&limit=2&cursor=k0",
             "DELETE /base/v1/api-keys/k1",
             "GET /base/readyz",
         ]

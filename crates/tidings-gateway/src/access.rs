@@ -65,6 +65,8 @@ pub struct AccessConfig {
     pub issuer: Option<String>,
     /// What `aud` must be or contain.
     pub audience: Option<String>,
+    /// How many API keys a tenant may have. Not said: any number.
+    pub api_keys_per_tenant: Option<usize>,
 }
 
 /// Why the door cannot be set up.
@@ -136,7 +138,7 @@ impl Access {
         let items = usize::try_from(CACHE_BYTES / 1024).unwrap_or(usize::MAX);
         Ok(Self {
             sessions: Sessions::new(store.clone()),
-            api_keys: ApiKeys::load(store).await?,
+            api_keys: ApiKeys::load(store, config.api_keys_per_tenant, now_ms).await?,
             keys,
             rules: Rules {
                 issuer: config.issuer,

@@ -1,9 +1,10 @@
 //! API keys for servers: issued once, kept hashed, revocable, each of one tenant.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
-use tidings_event::{ModuleId, TenantId};
+use tidings_event::{Code, ModuleId, TenantId};
 use tidings_store::ApiKeyRow;
 use uuid::Uuid;
 
@@ -94,20 +95,27 @@ impl ApiKeys {
         Ok((row.into(), secret))
     }
 
-    /// All keys of the tenant, without their secrets.
-    pub async fn list(
+    /// So many of the tenant's keys after an id, oldest first, without their secrets, ended ones too; and where the next
+    /// page begins, if there are more.
+    pub async fn page(
         &self,
         caller: &Caller,
         tenant: Option<TenantId>,
-    ) -> Result<Vec<ApiKey>, Refusal> {
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<(Vec<ApiKey>, Option<Uuid>), Refusal> {
         let tenant = administered(caller, tenant)?;
-        let rows = self
-            .access
-            .api_keys()
-            .list(&tenant)
-            .await
-            .map_err(refused)?;
-        Ok(rows.into_iter().map(ApiKey::from).collect())
+        let keys = self.access.api_keys();
+        let rows = keys.list(&tenant, after, limit.saturating_add(1)).await;
+        let mut page: Vec<ApiKey> = rows
+            .map_err(refused)?
+            .into_iter()
+            .map(ApiKey::from)
+            .collect();
+        let more = page.len() > limit as usize;
+        page.truncate(limit as usize);
+        let next = page.last().filter(|_| more).map(|last| last.id);
+        Ok((page, next))
     }
 
     /// Ends a key at once.
@@ -140,6 +148,11 @@ fn refused(error: ApiKeyError) -> Refusal {
         ApiKeyError::Name => "name",
         ApiKeyError::Scopes => "scopes",
         ApiKeyError::Expiry => "expiresAt",
+        ApiKeyError::TooMany(most) => {
+            let detail = format!("No further API key is made: {error}.");
+            let refusal = Refusal::new(Code::RateLimited, Rule::Shape, detail);
+            return refusal.limit(most, most + 1).retry_after(ASK_AGAIN);
+        }
         ApiKeyError::Store(error) => return store_fault(error),
         ApiKeyError::Random(_) => return Refusal::fault("Making an API key", &error),
     };

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::Gateway;
 use crate::access::Access;
 use crate::catalogs::Catalogs;
+use crate::clock::Clock;
 use crate::custom_events::Registry;
 use crate::manifests::Manifests;
 use crate::publish::refusal::Refusal;
@@ -36,6 +37,7 @@ pub struct Follower {
     subscriptions: Arc<Subscriptions>,
     workspaces: Arc<Workspaces>,
     custom_events: Arc<Registry>,
+    clock: Clock,
 }
 
 impl Follower {
@@ -49,6 +51,7 @@ impl Follower {
             subscriptions: gateway.subscriptions.clone(),
             workspaces: gateway.workspaces.clone(),
             custom_events: gateway.custom_events.clone(),
+            clock: gateway.clock.clone(),
         }
     }
 
@@ -92,7 +95,10 @@ impl Follower {
         // Each of them, whatever cannot be read of the others: a row of a newer version must not keep a key in force that
         // was revoked.
         let reading: [Pending<'_>; ROOMS] = [
-            Box::pin(async { self.access.api_keys().reload().await.map_err(gone) }),
+            Box::pin(async {
+                let keys = self.access.api_keys();
+                keys.reload(self.clock.now_ms()).await.map_err(gone)
+            }),
             Box::pin(async { self.manifests.reload().await.map_err(said) }),
             Box::pin(async { self.catalogs.reload().await.map_err(said) }),
             Box::pin(async { self.workspaces.reload().await.map_err(said) }),

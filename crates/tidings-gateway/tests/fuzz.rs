@@ -60,6 +60,7 @@ static HOUSE: LazyLock<House> = LazyLock::new(|| {
         shared_secret: Some(Zeroizing::new(SECRET.to_vec())),
         issuer: Some("https://issuer".to_owned()),
         audience: Some("tidings".to_owned()),
+        ..AccessConfig::default()
     };
     let runtime = Runtime::new().unwrap();
     let access = runtime.block_on(async {

@@ -68,11 +68,21 @@ impl<'a> ApiKeys<'a> {
         })
     }
 
-    /// The tenant's keys, oldest first, revoked and expired ones too.
-    pub async fn list(&self, tenant: &TenantId) -> Result<Vec<ApiKeyRow>, StoreError> {
+    /// The tenant's keys after an id, revoked and expired ones too, in the order of their ids, which is that of their
+    /// making.
+    pub async fn list(
+        &self,
+        tenant: &TenantId,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<ApiKeyRow>, StoreError> {
+        let query = "SELECT * FROM api_keys WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3";
+        let after = after.map_or_else(String::new, |id| id.to_string());
         on_either!(self.connections, "list API keys", connection => {
-            sqlx::query("SELECT * FROM api_keys WHERE tenant = $1 ORDER BY created_at_ms, id")
+            sqlx::query(query)
                 .bind(tenant.as_str())
+                .bind(after.as_str())
+                .bind(i64::from(limit))
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(ApiKeyRow::from_row).collect())
@@ -137,11 +147,14 @@ impl<'a> ApiKeys<'a> {
         .transpose()
     }
 
-    /// Every tenant's keys that are not revoked, for the snapshot that authentication looks into.
-    /// Expired ones are among them: whoever looks one up knows the time.
-    pub async fn all_active(&self) -> Result<Vec<ApiKeyRow>, StoreError> {
+    /// Every tenant's keys that are not revoked and end after this time, in milliseconds since 1970, if they end: for
+    /// the snapshot that authentication looks into.
+    pub async fn in_force(&self, at_ms: i64) -> Result<Vec<ApiKeyRow>, StoreError> {
+        let query = "SELECT * FROM api_keys \
+             WHERE revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > $1)";
         on_either!(self.connections, "read the API keys", connection => {
-            sqlx::query("SELECT * FROM api_keys WHERE revoked_at_ms IS NULL")
+            sqlx::query(query)
+                .bind(at_ms)
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(ApiKeyRow::from_row).collect())
@@ -234,15 +247,32 @@ mod tests {
             }
             let acme = "acme".parse().unwrap();
             assert_eq!(
-                keys.list(&acme).await.unwrap(),
-                [key(2, "acme"), key(1, "acme")]
+                keys.list(&acme, None, 9).await.unwrap(),
+                [key(1, "acme"), key(2, "acme")]
             );
+            let first = keys.list(&acme, None, 1).await.unwrap();
+            let after = keys.list(&acme, Some(first[0].id), 1).await.unwrap();
+            assert_eq!((first, after), (vec![key(1, "acme")], vec![key(2, "acme")]));
             assert_eq!(
                 keys.by_hash(&[3; 32]).await.unwrap(),
                 Some(key(3, "globex"))
             );
             assert_eq!(keys.by_hash(&[9; 32]).await.unwrap(), None);
             assert!(keys.insert(&key(1, "acme"), &[]).await.is_err());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_not_among_those_in_force() {
+        on_each_database(async |store| {
+            let keys = store.api_keys();
+            let endless = key(2, "acme");
+            for kept in [key(1, "acme"), endless.clone()] {
+                keys.insert(&kept, &[]).await.unwrap();
+            }
+            assert_eq!(keys.in_force(499).await.unwrap().len(), 2);
+            assert_eq!(keys.in_force(500).await.unwrap(), [endless]);
         })
         .await;
     }
@@ -255,11 +285,12 @@ mod tests {
             let kept = key(1, "acme");
             keys.insert(&kept, &[]).await.unwrap();
             assert!(!keys.revoke(&globex, kept.id, 200, &[]).await.unwrap());
-            assert_eq!(keys.all_active().await.unwrap().len(), 1);
+            assert_eq!(keys.in_force(0).await.unwrap().len(), 1);
             assert!(keys.revoke(&acme, kept.id, 201, &[]).await.unwrap());
             assert!(!keys.revoke(&acme, kept.id, 202, &[]).await.unwrap());
-            assert!(keys.all_active().await.unwrap().is_empty());
-            assert_eq!(keys.list(&acme).await.unwrap()[0].revoked_at_ms, Some(201));
+            assert!(keys.in_force(0).await.unwrap().is_empty());
+            let listed = keys.list(&acme, None, 9).await.unwrap();
+            assert_eq!(listed[0].revoked_at_ms, Some(201));
             assert_eq!(
                 keys.by_hash(&kept.hash)
                     .await

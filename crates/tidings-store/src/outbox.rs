@@ -255,7 +255,7 @@ mod tests {
             assert!(store.api_keys().insert(&key(), &[event(1)]).await.is_err());
             let rows = manifests.list().await.unwrap();
             assert_eq!((rows.len(), rows[0].version.as_str()), (1, "1.0.0"));
-            assert!(store.api_keys().all_active().await.unwrap().is_empty());
+            assert!(store.api_keys().in_force(0).await.unwrap().is_empty());
             assert_eq!(waiting(&store, 9).await, [event(1)]);
         })
         .await;

@@ -145,7 +145,7 @@ mod tests {
         };
         assert!(store.workspaces().add(&workspace, &[]).await.unwrap());
         assert!(moved().await);
-        store.api_keys().list(&acme).await.unwrap();
+        store.api_keys().list(&acme, None, 9).await.unwrap();
         assert!(!moved().await);
     }
 }

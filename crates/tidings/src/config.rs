@@ -140,6 +140,7 @@ pub(crate) struct Limits {
     pub(crate) burst: u32,
     pub(crate) streams_per_tenant: usize,
     pub(crate) subscriptions_per_tenant: usize,
+    pub(crate) api_keys_per_tenant: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

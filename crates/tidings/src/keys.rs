@@ -2,16 +2,19 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tidings_client::NewApiKey;
+use tidings_client::{Client, NewApiKey};
 
 use crate::connection::{Connection, block_on};
 use crate::output::{Format, Output};
+
+/// So many are asked for at once.
+const AT_ONCE: u32 = 1_000;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Make a key; it is shown this once
     Create(Create),
-    /// List the tenant's keys, without the keys themselves
+    /// List all of the tenant's keys, ended ones too, without the keys themselves
     List {
         #[command(flatten)]
         connection: Connection,
@@ -66,8 +69,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         }
         Command::List { connection, tenant } => {
             let client = connection.client()?;
-            let page = block_on(async { Ok(client.list_api_keys(tenant.as_deref()).await?) })?;
-            let items: Vec<Value> = page.items.iter().map(|key| json!(key)).collect();
+            let items = block_on(all(&client, tenant.as_deref()))?;
             let shown = [
                 ("ID", "id"),
                 ("NAME", "name"),
@@ -90,6 +92,19 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
                 &json!({ "id": id, "revoked": true }),
                 &format!("{id} is revoked"),
             )
+        }
+    }
+}
+
+async fn all(client: &Client, tenant: Option<&str>) -> Result<Vec<Value>> {
+    let (mut all, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = client.list_api_keys(tenant, Some(AT_ONCE), cursor.as_deref());
+        let page = page.await?;
+        all.extend(page.items.iter().map(|key| json!(key)));
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return Ok(all);
         }
     }
 }

@@ -480,6 +480,7 @@ async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Ar
         shared_secret: given(&auth.shared_secret).map(|secret| Zeroizing::new(secret.into_bytes())),
         issuer: given(&auth.issuer),
         audience: given(&auth.audience),
+        api_keys_per_tenant: Some(config.limits.api_keys_per_tenant),
     };
     let access = Access::new(access, store.clone(), &config.data, clock.now_ms()).await;
     Ok(Arc::new(

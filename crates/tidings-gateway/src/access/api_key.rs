@@ -3,7 +3,8 @@
 //! A key is `tdk_` and 32 random bytes. With that much randomness a plain SHA-256 is a safe hash,
 //! and one that is fast enough for every request. The snapshot that requests look into is read from
 //! the store at start and changed with it: a revoked key is refused from the moment its revocation
-//! is durable. Replicas follow each other (`replicas.rs`).
+//! is durable. Replicas follow each other (`replicas.rs`). An expired key stays in the snapshot for a day, so that its user
+//! is told what has happened to it, and is as good as unknown then; the store keeps the rows of all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,6 +34,9 @@ const MAX_NAME_BYTES: usize = 100;
 /// The most scopes of one key.
 const MAX_SCOPES: usize = 100;
 
+/// For how long an expired key is still said to be expired, in ms: a day.
+const TOLD_MS: i64 = 24 * 60 * 60 * 1_000;
+
 /// The key that someone asks for.
 #[derive(Debug, Clone)]
 pub struct NewApiKey {
@@ -58,6 +62,11 @@ pub enum ApiKeyError {
     /// It would be expired from the start.
     #[error("the API key's expiry lies in the past")]
     Expiry,
+    /// The tenant has as many as it may have.
+    #[error(
+        "the tenant has the {0} API keys that it may have, those that expired within a day included; revoke one"
+    )]
+    TooMany(usize),
     /// The system gave no random bytes.
     #[error("the system gave no random bytes: {0}")]
     Random(getrandom::Error),
@@ -70,6 +79,7 @@ pub enum ApiKeyError {
 pub struct ApiKeys {
     store: Store,
     active: ArcSwap<HashMap<[u8; 32], Active>>,
+    most: usize,
     /// One change at a time, so that a reading that began before a change does not undo it.
     changing: Mutex<()>,
 }
@@ -83,21 +93,26 @@ struct Active {
 }
 
 impl ApiKeys {
-    /// Reads the keys from the store.
-    pub(super) async fn load(store: Store) -> Result<Self, StoreError> {
+    /// Reads the keys from the store. A tenant may have `most` of them, any number if that is not said.
+    pub(super) async fn load(
+        store: Store,
+        most: Option<usize>,
+        now_ms: i64,
+    ) -> Result<Self, StoreError> {
         let keys = Self {
             store,
             active: ArcSwap::default(),
+            most: most.unwrap_or(usize::MAX),
             changing: Mutex::default(),
         };
-        keys.reload().await?;
+        keys.reload(now_ms).await?;
         Ok(keys)
     }
 
     /// Puts in force what the store holds: another replica may have changed it.
-    pub(crate) async fn reload(&self) -> Result<(), StoreError> {
+    pub(crate) async fn reload(&self, now_ms: i64) -> Result<(), StoreError> {
         let _alone = self.changing.lock().await;
-        let rows = self.store.api_keys().all_active().await?;
+        let rows = self.store.api_keys().in_force(now_ms - TOLD_MS).await?;
         let active = rows
             .iter()
             .filter_map(Active::new)
@@ -133,18 +148,31 @@ impl ApiKeys {
         };
         let events = events(&row);
         let _alone = self.changing.lock().await;
+        self.change(now_ms, |_| {});
+        let active = self.active.load_full();
+        let theirs = active
+            .values()
+            .filter(|key| key.caller.tenant() == Some(tenant));
+        if theirs.count() >= self.most {
+            return Err(ApiKeyError::TooMany(self.most));
+        }
         self.store.api_keys().insert(&row, &events).await?;
         if let Some(key) = Active::new(&row) {
-            self.change(|active| {
+            self.change(now_ms, |active| {
                 active.insert(key.hash, key.clone());
             });
         }
         Ok((row, text))
     }
 
-    /// The tenant's keys, oldest first, ended ones too.
-    pub async fn list(&self, tenant: &TenantId) -> Result<Vec<ApiKeyRow>, ApiKeyError> {
-        Ok(self.store.api_keys().list(tenant).await?)
+    /// So many of the tenant's keys after an id, oldest first, ended ones too.
+    pub async fn list(
+        &self,
+        tenant: &TenantId,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<ApiKeyRow>, ApiKeyError> {
+        Ok(self.store.api_keys().list(tenant, after, limit).await?)
     }
 
     /// Ends the tenant's key, with the events that tell of it. False when it has no such key, or
@@ -159,7 +187,7 @@ impl ApiKeys {
         let _alone = self.changing.lock().await;
         let keys = self.store.api_keys();
         let revoked = keys.revoke(tenant, id, now_ms, events).await?;
-        self.change(|active| {
+        self.change(now_ms, |active| {
             active.retain(|_, key| key.id != id || key.caller.tenant() != Some(tenant));
         });
         Ok(revoked)
@@ -184,9 +212,11 @@ impl ApiKeys {
         Ok(key.caller.clone())
     }
 
-    fn change(&self, edit: impl Fn(&mut HashMap<[u8; 32], Active>)) {
+    /// Changes the snapshot, and forgets who expired long ago.
+    fn change(&self, now_ms: i64, edit: impl Fn(&mut HashMap<[u8; 32], Active>)) {
         self.active.rcu(|active| {
             let mut active = HashMap::clone(active);
+            active.retain(|_, key| key.expires_at_ms > now_ms - TOLD_MS);
             edit(&mut active);
             Arc::new(active)
         });
@@ -258,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn the_life_of_a_key() {
         let store = Store::in_memory().await.unwrap();
-        let keys = ApiKeys::load(store.clone()).await.unwrap();
+        let keys = ApiKeys::load(store.clone(), None, NOW).await.unwrap();
         let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
         let (row, text) = keys
             .create(&acme, wanted(Some(NOW + 10)), NOW, none)
@@ -282,7 +312,7 @@ mod tests {
         assert!(!keys.revoke(&globex, row.id, NOW, &[]).await.unwrap());
         assert!(keys.authenticate(&text, NOW).is_ok());
         // What another process of this installation sees at its start.
-        let elsewhere = ApiKeys::load(store.clone()).await.unwrap();
+        let elsewhere = ApiKeys::load(store.clone(), None, NOW).await.unwrap();
         assert!(elsewhere.authenticate(&text, NOW).is_ok());
 
         assert!(keys.revoke(&acme, row.id, NOW + 1, &[]).await.unwrap());
@@ -291,23 +321,57 @@ mod tests {
             keys.authenticate(&text, NOW).unwrap_err(),
             Unauthenticated::ApiKey
         );
-        let later = ApiKeys::load(store).await.unwrap();
+        let later = ApiKeys::load(store, None, NOW).await.unwrap();
         assert_eq!(
             later.authenticate(&text, NOW).unwrap_err(),
             Unauthenticated::ApiKey
         );
         assert_eq!(
-            keys.list(&acme).await.unwrap()[0].revoked_at_ms,
+            keys.list(&acme, None, 9).await.unwrap()[0].revoked_at_ms,
             Some(NOW + 1)
         );
-        assert!(keys.list(&globex).await.unwrap().is_empty());
+        assert!(keys.list(&globex, None, 9).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_has_so_many_and_an_expired_one_is_forgotten_after_a_day() {
+        let store = Store::in_memory().await.unwrap();
+        let keys = ApiKeys::load(store.clone(), Some(2), NOW).await.unwrap();
+        let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+        let make = async |tenant: &TenantId, ends: Option<i64>, now: i64| {
+            keys.create(tenant, wanted(ends), now, none).await
+        };
+        let (_, short) = make(&acme, Some(NOW + 10), NOW).await.unwrap();
+        let (long, _) = make(&acme, None, NOW).await.unwrap();
+        let refused = make(&acme, None, NOW).await.unwrap_err();
+        assert!(matches!(refused, ApiKeyError::TooMany(2)), "{refused}");
+        make(&globex, None, NOW).await.unwrap();
+        // One that is ended leaves room for another.
+        assert!(keys.revoke(&acme, long.id, NOW, &[]).await.unwrap());
+        make(&acme, None, NOW).await.unwrap();
+
+        let last_day = NOW + 9 + TOLD_MS;
+        assert!(make(&acme, None, last_day).await.is_err());
+        let elsewhere = ApiKeys::load(store.clone(), None, last_day).await.unwrap();
+        for keys in [&keys, &elsewhere] {
+            let told = keys.authenticate(&short, last_day).unwrap_err();
+            assert_eq!(told, Unauthenticated::ApiKeyExpired);
+        }
+        let later = last_day + 1;
+        make(&acme, None, later).await.unwrap();
+        elsewhere.reload(later).await.unwrap();
+        for (keys, held) in [(&keys, 3), (&elsewhere, 3)] {
+            let told = keys.authenticate(&short, later).unwrap_err();
+            assert_eq!(told, Unauthenticated::ApiKey);
+            assert_eq!(keys.active.load().len(), held);
+        }
+        assert_eq!(keys.list(&acme, None, 9).await.unwrap().len(), 4);
     }
 
     #[tokio::test]
     async fn what_is_no_key_is_refused_alike() {
-        let keys = ApiKeys::load(Store::in_memory().await.unwrap())
-            .await
-            .unwrap();
+        let store = Store::in_memory().await.unwrap();
+        let keys = ApiKeys::load(store, None, NOW).await.unwrap();
         let acme = "acme".parse().unwrap();
         let (_, text) = keys.create(&acme, wanted(None), NOW, none).await.unwrap();
         let foreign = format!("{PREFIX}{}", "A".repeat(43));
@@ -323,9 +387,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_makes_no_sense_is_not_made() {
-        let keys = ApiKeys::load(Store::in_memory().await.unwrap())
-            .await
-            .unwrap();
+        let store = Store::in_memory().await.unwrap();
+        let keys = ApiKeys::load(store, None, NOW).await.unwrap();
         let acme = "acme".parse().unwrap();
         let nameless = NewApiKey {
             name: String::new(),
@@ -345,6 +408,6 @@ mod tests {
                 "{bad:?}"
             );
         }
-        assert!(keys.list(&acme).await.unwrap().is_empty());
+        assert!(keys.list(&acme, None, 9).await.unwrap().is_empty());
     }
 }

@@ -89,10 +89,10 @@ pub enum Unauthenticated {
     /// `sub` is missing, too long or has control characters.
     #[error("the token names no valid subject (claim sub: 1 to 255 bytes, no control characters)")]
     Subject,
-    /// No such key, revoked or malformed: which of them is not told.
-    #[error("the API key is not known or was revoked")]
+    /// No such key, revoked, malformed or expired for more than a day: which of them is not told.
+    #[error("the API key is not known, was revoked or expired long ago")]
     ApiKey,
-    /// The key's own end has come.
+    /// The key's own end has come, within the last day.
     #[error("the API key has expired; make a new one")]
     ApiKeyExpired,
 }

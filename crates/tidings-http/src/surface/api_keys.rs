@@ -15,6 +15,7 @@ use tidings_gateway::publish::refusal::Refusal;
 use crate::House;
 use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, json_body, read_query};
+use crate::surface::replays::Stretch;
 
 /// The largest body of these operations, in bytes.
 const MAX_BYTES: usize = 65_536;
@@ -41,6 +42,18 @@ pub(crate) struct NewKey {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Owner {
     tenant_id: Option<String>,
+}
+
+/// Which keys.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Wanted {
+    /// Only for operators: whose keys.
+    tenant_id: Option<String>,
+    /// At most so many, 1 to 1,000; 100 if absent.
+    limit: Option<u32>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
 }
 
 /// Makes a key; its secret is in this answer and nowhere else.
@@ -78,16 +91,24 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
 }
 
-/// The tenant's keys, without their secrets.
-#[utoipa::path(get, path = "/v1/api-keys", tag = "api-keys", params(Owner), responses((status = 200, body = serde_json::Value)))]
+/// The tenant's keys, oldest first, without their secrets, ended ones too.
+#[utoipa::path(get, path = "/v1/api-keys", tag = "api-keys", params(Wanted), responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
-    owner: Queried<Owner>,
+    wanted: Queried<Wanted>,
 ) -> Result<Response, Refused> {
-    let keys = house.gateway.api_keys.list(&caller, of(owner)?).await?;
+    let Wanted {
+        tenant_id,
+        limit,
+        cursor,
+    } = read_query(wanted)?;
+    let (after, limit) = Stretch { limit, cursor }.place()?;
+    let tenant = tenant(tenant_id.as_deref())?;
+    let room = &house.gateway.api_keys;
+    let (keys, next) = room.page(&caller, tenant, after, limit).await?;
     let items: Vec<Value> = keys.iter().map(rendered).collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": null })).into_response())
+    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
 }
 
 /// Ends a key at once.

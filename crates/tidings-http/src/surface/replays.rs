@@ -190,9 +190,9 @@ pub(super) fn accepted(row: &ReplayRow) -> Result<Response, Refused> {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Stretch {
     /// At most so many, 1 to 1,000; 100 if absent.
-    limit: Option<u32>,
+    pub(super) limit: Option<u32>,
     /// `nextCursor` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 impl Stretch {

@@ -6,6 +6,7 @@ use crate::events::Stream;
 use crate::harness::{BATCH, PUBLISH, Server};
 
 const MODULES: &str = "/v1/modules";
+const KEYS: &str = "/v1/api-keys";
 
 #[test]
 fn a_tenant_at_its_rate_gets_429_and_another_does_not() {
@@ -112,4 +113,44 @@ fn a_tenant_has_so_many_subscriptions_and_lists_them_page_by_page() {
         .send()
         .expect(204);
     make(&token).expect(201);
+}
+
+#[test]
+fn a_tenant_has_so_many_api_keys_and_lists_them_page_by_page() {
+    let server = Server::start_with("[limits]\napi_keys_per_tenant = 3\n");
+    let admin =
+        |tenant: &str| server.token(&["--tenant", tenant, "--user", "ada", "--role", "ADMIN"]);
+    let acme = admin("acme");
+    let body = json!({ "name": "k", "scopes": ["events:read"] });
+    let make = |token: &str| server.post(KEYS, token, &body);
+    let id = |key: &Value| key["id"].as_str().expect("an id").to_owned();
+    let mut ids: Vec<String> = (0..3)
+        .map(|_| id(&make(&acme).expect(201).json()))
+        .collect();
+    let refused = make(&acme);
+    assert_eq!(refused.problem(429, "RATE_LIMITED")["limit"], 3);
+    assert!(refused.header("retry-after").is_some());
+    make(&admin("other")).expect(201);
+    let path = format!("{KEYS}/{}", ids[0]);
+    let ended = server.call("DELETE", &path).bearer(&acme).send();
+    ended.expect(204);
+    ids.push(id(&make(&acme).expect(201).json()));
+    make(&acme).problem(429, "RATE_LIMITED");
+
+    let operator = server.token(&["--role", "OPERATOR"]);
+    for (token, whose) in [(&acme, ""), (&operator, "&tenantId=acme")] {
+        let page = |query: &str| server.get(&format!("{KEYS}?{query}{whose}"), token);
+        let (mut listed, mut cursor): (Vec<String>, _) = (Vec::new(), String::new());
+        for pages in [3, 1] {
+            let read = page(&format!("limit=3{cursor}")).expect(200).json();
+            let items = read["items"].as_array().expect("items");
+            assert_eq!(items.len(), pages);
+            listed.extend(items.iter().map(id));
+            cursor = format!("&cursor={}", read["nextCursor"].as_str().unwrap_or("none"));
+        }
+        assert_eq!((listed, &*cursor), (ids.clone(), "&cursor=none"));
+        assert_eq!(page("limit=4").json()["nextCursor"], Value::Null);
+        page("cursor=nowhere").problem(400, "INVALID_REQUEST");
+        page("limit=0").problem(400, "INVALID_REQUEST");
+    }
 }
