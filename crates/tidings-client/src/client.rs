@@ -6,6 +6,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -135,8 +136,9 @@ impl Client {
         Ok(receipts)
     }
 
-    /// What would become of the event, step by step. Nothing is published.
-    pub async fn explain(&self, event: &NewEvent) -> Result<Value, Error> {
+    /// What would become of the event, step by step, as the server wrote it: no number of its envelope loses digits.
+    /// Nothing is published.
+    pub async fn explain(&self, event: &NewEvent) -> Result<Box<RawValue>, Error> {
         let url = self.url(&["v1", "events", "explain"]);
         let request = Request::new(Method::POST, url, Repeat::Safe);
         request

@@ -134,18 +134,22 @@ impl Client {
         self.list(&REGISTRATIONS, &parameters).await
     }
 
-    /// An event with all its versions.
-    pub async fn get_custom_event(&self, namespace: &str, name: &str) -> Result<Value, Error> {
+    /// An event with all its versions, as the server wrote it: no number of a schema loses digits.
+    pub async fn get_custom_event(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Box<RawValue>, Error> {
         self.get(&one(&[namespace, name])).await?.json()
     }
 
-    /// One version of an event.
+    /// One version of an event, as the server wrote it.
     pub async fn get_custom_event_version(
         &self,
         namespace: &str,
         name: &str,
         version: &str,
-    ) -> Result<Value, Error> {
+    ) -> Result<Box<RawValue>, Error> {
         self.get(&one(&[namespace, name, version])).await?.json()
     }
 

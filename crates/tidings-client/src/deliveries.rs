@@ -199,8 +199,8 @@ impl Client {
         self.delete(&["v1", "dead-letters", id]).await
     }
 
-    /// What became of an event: each delivery, each attempt.
-    pub async fn trace_event(&self, event_id: &str) -> Result<Value, Error> {
+    /// What became of an event: each delivery, each attempt. As the server wrote it: no number of its data loses digits.
+    pub async fn trace_event(&self, event_id: &str) -> Result<Box<RawValue>, Error> {
         self.get(&["v1", "events", event_id, "trace"]).await?.json()
     }
 

@@ -352,10 +352,8 @@ async fn every_method_asks_its_endpoint() {
         (json!(events.items), events.next_cursor),
         (json!([one]), Some("c2".into()))
     );
-    assert_eq!(
-        client.explain(&greeting()).await.unwrap()["verdict"],
-        "accepted"
-    );
+    let explained = client.explain(&greeting()).await.unwrap();
+    assert_eq!(explained.get(), r#"{"verdict":"accepted"}"#);
     assert_eq!(
         client.list_modules().await.unwrap().items[0].version,
         "1.0.0"
@@ -400,7 +398,9 @@ async fn data_is_what_its_publisher_wrote() {
     let text = event("e1").to_string().replace(r#"{"x":1}"#, data);
     let page = format!(r#"{{"items":[{text}],"nextCursor":null}}"#);
     let streamed = format!("id: c1\nevent: event\ndata: {text}\n\n");
-    let answers = [text.clone(), page, streamed].map(|text| Response::new(Body::from(text)));
+    let whole = [(); 4].map(|()| data.to_owned());
+    let answers = [text.clone(), page, streamed].into_iter().chain(whole);
+    let answers = answers.map(|text| Response::new(Body::from(text)));
     let (_server, client) = Server::answering(answers).await;
     let listed = EventQuery::default();
     let events = [
@@ -420,6 +420,18 @@ async fn data_is_what_its_publisher_wrote() {
         let read: std::collections::HashMap<String, &serde_json::value::RawValue> =
             event.read_data().unwrap();
         assert_eq!(read["a"].get(), "1e400");
+    }
+    let (namespace, name) = ("acme", "thing.made");
+    let told = [
+        client.explain(&greeting()).await,
+        client.trace_event("e1").await,
+        client.get_custom_event(namespace, name).await,
+        client
+            .get_custom_event_version(namespace, name, "1.0.0")
+            .await,
+    ];
+    for told in told {
+        assert_eq!(told.unwrap().get(), data);
     }
 }
 

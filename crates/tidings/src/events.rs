@@ -74,7 +74,8 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         Command::Trace { connection, id } => {
             let client = connection.client()?;
             let trace = block_on(async { Ok(client.trace_event(&id).await?) })?;
-            let text = trace::readable(&trace, |good, text| output.verdict(good, text));
+            let told = serde_json::from_str(trace.get())?;
+            let text = trace::readable(&told, |good, text| output.verdict(good, text));
             output.either(&trace, &text)
         }
         Command::List(list) => block_on(list.run(output)),

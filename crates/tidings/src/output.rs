@@ -6,7 +6,6 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::colours_wanted;
@@ -102,7 +101,7 @@ impl Output {
     }
 
     /// Text that says the same as the value; the value where a program reads.
-    pub(crate) fn either(self, value: &Value, text: &str) -> Result<()> {
+    pub(crate) fn either(self, value: &impl Serialize, text: &str) -> Result<()> {
         match self.format {
             Format::Table => print_line(text),
             _ => self.one(value),
@@ -201,7 +200,7 @@ fn cell(value: &RawValue) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn cells_show_nested_members_and_no_control_characters() {

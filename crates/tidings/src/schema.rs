@@ -1,6 +1,8 @@
 //! `tidings schema`: the events that a tenant defines, and how their schemas change.
 
 use anyhow::Result;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tidings_client::{Client, CustomEventQuery, NewCustomEvent};
 
@@ -164,7 +166,8 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             let found = client.get_custom_event(namespace, name);
             let found = block_on(async { Ok(found.await?) })?;
             if output.format == Format::Table {
-                return output.list(&listed(&found, "versions"), &VERSIONS);
+                let found: Versions = serde_json::from_str(found.get())?;
+                return output.list(&found.versions, &VERSIONS);
             }
             output.one(&found)
         }
@@ -177,6 +180,13 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             version,
         } => moved(&connection, &version, "archived", output),
     }
+}
+
+/// An event's versions, as they were written.
+#[derive(Deserialize)]
+struct Versions {
+    #[serde(default)]
+    versions: Vec<Box<RawValue>>,
 }
 
 impl Proposal {

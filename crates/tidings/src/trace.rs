@@ -1,22 +1,41 @@
 //! `tidings events trace`: what became of an event, for people.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::output::plain;
 
+/// What a person is told of a trace: not the event's data, which may hold numbers that no value of ours does.
+#[derive(Deserialize)]
+pub(crate) struct Trace {
+    event: Head,
+    #[serde(default)]
+    deliveries: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    r#type: String,
+    event_id: String,
+    received_at: String,
+    topic: String,
+    partition: u32,
+    offset: u64,
+}
+
 /// The event, then for each subscription a line for each attempt and where the time went.
-pub(crate) fn readable(trace: &Value, paint: impl Fn(bool, &str) -> String) -> String {
-    let event = &trace["event"];
+pub(crate) fn readable(trace: &Trace, paint: impl Fn(bool, &str) -> String) -> String {
+    let Trace { event, deliveries } = trace;
     let mut lines = vec![format!(
         "{}  {}  received {}  {} partition {} offset {}",
-        text(event, "type"),
-        text(event, "eventId"),
-        text(event, "receivedAt"),
-        text(event, "topic"),
-        text(event, "partition"),
-        text(event, "offset"),
+        plain(&event.r#type),
+        plain(&event.event_id),
+        plain(&event.received_at),
+        plain(&event.topic),
+        event.partition,
+        event.offset,
     )];
-    let deliveries = list(trace, "deliveries");
     if deliveries.is_empty() {
         lines.push("no delivery has been tried".to_owned());
     }
@@ -96,7 +115,7 @@ mod tests {
 
     #[test]
     fn an_attempt_is_a_line_and_the_time_is_accounted_for() {
-        let trace = json!({
+        let mut trace = json!({
             "event": { "type": "a.b", "eventId": "e", "receivedAt": "T0", "topic": "t", "partition": 0, "offset": 7 },
             "deliveries": [{
                 "subscriptionId": "s", "sequence": 3, "state": "delivered",
@@ -108,15 +127,19 @@ mod tests {
             }],
         });
         let words = |good: bool, text: &str| format!("{}{text}", if good { "+" } else { "-" });
+        let readable = |trace: &Value| {
+            let trace = Trace::deserialize(trace).unwrap();
+            readable(&trace, words)
+        };
         assert_eq!(
-            readable(&trace, words),
+            readable(&trace),
             "a.b  e  received T0  t partition 0 offset 7\n\
              subscription s  sequence 3  +delivered\n\
              \x20 1 T1  -no answer  500 ms  no\u{fffd} answer\n\
              \x20 2 T2  +204  4 ms\n\
              \x20 time: 5000 ms between attempts, 2 ms in the log, 504 ms at the subscriber"
         );
-        let none = json!({ "event": {}, "deliveries": [] });
-        assert!(readable(&none, words).ends_with("no delivery has been tried"));
+        trace["deliveries"] = json!([]);
+        assert!(readable(&trace).ends_with("no delivery has been tried"));
     }
 }

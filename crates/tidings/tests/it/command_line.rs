@@ -204,6 +204,13 @@ fn events_are_shown_with_every_digit_and_in_their_order() {
     let id = receipt["eventId"].as_str().expect("an id");
 
     let list = ["events", "list", "--cursor", &before];
+    let trace = ["events", "trace", id];
+    let explain = ["explain", "crm.contact.created", &data];
+    for arguments in [&trace[..], &explain] {
+        let json = run(&[arguments, &["-o", "json"]].concat());
+        assert!(json.contains(&format!("\"data\":{line}")), "{json}");
+        run(&[arguments, &["-o", "table"]].concat());
+    }
     for arguments in [&["events", "get", id][..], &list] {
         let json = run(&[arguments, &["-o", "json"]].concat());
         assert!(json.contains(&format!("\"data\":{line}")), "{json}");

@@ -239,3 +239,17 @@ fn a_payload_is_emitted_and_what_became_of_it_and_of_the_plan_is_shown() {
         assert!(plan.contains(line), "{plan}");
     }
 }
+
+#[test]
+fn a_schema_is_shown_as_it_was_written() {
+    let shell = Shell::on_pro();
+    let version = "lettings.property.weighed@1.0.0";
+    let schema = r#"{"type":"object","additionalProperties":false,"properties":{"zebra":{"type":"number","maximum":18446744073709551616.5},"ant":{"type":"string"}}}"#;
+    shell.run(&["schema", "register", version, schema, "--publish"], 0);
+    for shown in [version, "lettings.property.weighed"] {
+        let shown = shell.run(&["schema", "get", shown, "-o", "json"], 0);
+        assert!(shown.contains(schema), "{shown}");
+    }
+    let get = ["schema", "get", "lettings.property.weighed", "-o", "table"];
+    assert!(shell.run(&get, 0).contains("1.0.0"));
+}
