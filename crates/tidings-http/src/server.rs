@@ -12,7 +12,7 @@ use axum::http::{HeaderValue, Version, header};
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
@@ -23,7 +23,7 @@ use tokio_io_timeout::TimeoutWriter;
 use crate::House;
 use crate::heads::{TwoLengths, Watched};
 use crate::problem::{around, two_lengths};
-use crate::untaken::Answers;
+use crate::untaken::{Answers, Streams};
 
 /// What one client can take.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct Limits {
     /// Open connections; more wait to be accepted.
     pub connections: usize,
     /// The time to send a request's head, which is also how long an idle connection stays open, and one whose client
-    /// takes no byte of what is sent to it, or nothing of one answer of several at once.
+    /// takes no byte of what is sent to it; over HTTP/2 also a stream whose client takes nothing of its answer.
     pub header_timeout: Duration,
     /// The time that requests in flight get after a shutdown begins.
     pub drain: Duration,
@@ -118,10 +118,7 @@ pub async fn serve(
                 Err(_) if requests.load(Ordering::Relaxed) == 0 => return drop(place),
                 Err(_) => tokio::select! {
                     ended = connection => ended,
-                    () = answers.untaken(limits.header_timeout) => {
-                        tracing::debug!("a client took nothing of an answer and is cut");
-                        return drop(place);
-                    }
+                    never = answers.reset_untaken(limits.header_timeout) => match never {},
                 },
                 Ok(ended) => ended,
             };
@@ -181,8 +178,8 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
     }
 }
 
-fn builder(limits: &Limits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(limits: &Limits) -> Builder<Streams> {
+    let mut builder = Builder::new(Streams);
     builder
         .http1()
         .timer(TokioTimer::new())

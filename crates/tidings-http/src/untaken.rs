@@ -1,7 +1,12 @@
 //! Answers over HTTP/2 that their client does not take. It may keep the connection alive and grant no window: nothing
 //! then waits for the socket, whose timeout is for what was written there.
+//!
+//! Cast: [`Streams`] runs the task of each stream, so that one can be ended alone; [`Answers`] knows of a connection since
+//! when each answer is to be taken. A task that is ended lets go of its stream, which is what resets it: hyper has no
+//! other way, and does not ask an answer's body for anything while there is no window.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -10,10 +15,38 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::rt::Executor;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// An answer is handed over in pieces of so many bytes: what was handed over is kept until the client takes it.
 const PIECE: usize = 16 * 1024;
+
+tokio::task_local! {
+    /// What ends the task that this is asked in.
+    static END: Arc<Notify>;
+}
+
+/// Runs what hyper wants run, the streams of HTTP/2, each in a task that can be ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Streams;
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let end = Arc::new(Notify::new());
+        tokio::spawn(END.scope(end.clone(), async move {
+            tokio::select! {
+                biased;
+                _ = stream => {}
+                () = end.notified() => {}
+            }
+        }));
+    }
+}
 
 /// The answers of one connection, each with the time since when its client is to take some of it.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +55,23 @@ pub(crate) struct Answers(Arc<Mutex<Open>>);
 #[derive(Debug, Default)]
 struct Open {
     last: u64,
-    waiting: HashMap<u64, Instant>,
+    waiting: HashMap<u64, Waiting>,
+}
+
+/// An answer of which the client is to take some.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    end: Arc<Notify>,
+}
+
+impl Waiting {
+    fn from_now(end: &Arc<Notify>) -> Self {
+        Self {
+            since: Instant::now(),
+            end: end.clone(),
+        }
+    }
 }
 
 impl Answers {
@@ -30,31 +79,35 @@ impl Answers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same answer, watched.
+    /// The same answer, watched. For answers over HTTP/2, in the task of their stream.
     pub(crate) fn watch(&self, body: Body) -> Body {
         if body.is_end_stream() {
             return body;
         }
+        let end = END.with(Arc::clone);
         let mut open = self.open();
         open.last += 1;
         let number = open.last;
-        open.waiting.insert(number, Instant::now());
+        open.waiting.insert(number, Waiting::from_now(&end));
         drop(open);
         Body::new(Watched {
             body,
             left: Bytes::new(),
             number,
+            end,
             answers: self.clone(),
         })
     }
 
-    /// Ready when a client has taken nothing of an answer for so long.
-    pub(crate) async fn untaken(&self, patience: Duration) {
+    /// Resets each stream whose client has taken nothing of its answer for so long.
+    pub(crate) async fn reset_untaken(&self, patience: Duration) -> Infallible {
         loop {
             tokio::time::sleep(patience / 4).await;
-            let is_late = |since: &Instant| since.elapsed() >= patience;
-            if self.open().waiting.values().any(is_late) {
-                return;
+            for waiting in self.open().waiting.values() {
+                if waiting.since.elapsed() >= patience {
+                    tracing::debug!("a client took nothing of an answer, whose stream is reset");
+                    waiting.end.notify_one();
+                }
             }
         }
     }
@@ -67,6 +120,7 @@ struct Watched {
     /// What is not handed over of what the body gave.
     left: Bytes,
     number: u64,
+    end: Arc<Notify>,
     answers: Answers,
 }
 
@@ -79,7 +133,8 @@ impl Watched {
         };
         let piece = self.left.split_to(length);
         let mut open = self.answers.open();
-        open.waiting.insert(self.number, Instant::now());
+        let waiting = Waiting::from_now(&self.end);
+        open.waiting.insert(self.number, waiting);
         Some(Frame::data(piece))
     }
 }

@@ -3,48 +3,64 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use h2::client::{Builder, SendRequest};
+use h2::{Reason, RecvStream};
+use hyper::Request;
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 
 use crate::harness::{PUBLISH, Server};
 
 const A_MINUTE: Duration = Duration::from_mins(1);
 
-/// A connection, by whoever may ask on it, which keeps it open. Its pings are answered.
-type Held = (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>);
-
-/// The answer to a request, and the connection of its own that it comes on.
-async fn answer(
-    server: &Server,
-    path: &str,
-    token: &str,
-    window: u32,
-) -> (Response<Incoming>, Held) {
+/// A connection whose streams have this window. Its pings are answered as long as the runtime lives.
+async fn connected(server: &Server, window: u32) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(&server.address)
         .await
         .expect("a connection");
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.initial_stream_window_size(window);
-    let made = builder.handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = made.expect("HTTP/2");
-    let connection = tokio::spawn(connection);
+    let mut builder = Builder::new();
+    builder.initial_window_size(window);
+    let (sender, connection) = builder.handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    sender
+}
+
+/// The answer to a request. None of it is taken unless its reader says so.
+async fn answer(
+    sender: &SendRequest<Bytes>,
+    server: &Server,
+    path: &str,
+    token: &str,
+) -> RecvStream {
     let request = Request::get(format!("http://{}{path}", server.address))
         .header("authorization", format!("Bearer {token}"))
-        .body(Empty::<Bytes>::new())
+        .body(())
         .expect("a request");
-    let answer = sender.send_request(request).await.expect("an answer");
+    let mut sender = sender.clone().ready().await.expect("it is open");
+    let (answer, _) = sender.send_request(request, true).expect("it is sent");
+    let answer = answer.await.expect("an answer");
     assert_eq!(answer.status(), 200);
-    (answer, (sender, connection))
+    answer.into_body()
+}
+
+/// What comes of an answer of which nothing is taken, and how its stream ends.
+async fn untaken(mut answer: RecvStream) -> (usize, Option<Reason>) {
+    let read = async {
+        let mut bytes = 0;
+        while let Some(data) = answer.data().await {
+            match data {
+                Ok(data) => bytes += data.len(),
+                Err(error) => return (bytes, error.reason()),
+            }
+        }
+        (bytes, None)
+    };
+    let read = tokio::time::timeout(A_MINUTE, read).await;
+    read.expect("it is never reset")
 }
 
 #[test]
-fn one_that_grants_no_window_is_cut_and_one_that_waits_is_not() {
+fn an_answer_that_gets_no_window_is_reset_and_others_of_its_connection_go_on() {
     let server = Server::start_with("[server]\nheader_timeout = \"200ms\"\n");
     server.declare("crm", &["crm.contact.created"]);
     let token = server.crm("acme");
@@ -53,36 +69,35 @@ fn one_that_grants_no_window_is_cut_and_one_that_waits_is_not() {
         .enable_all()
         .build()
         .unwrap();
-    let (stream, _held) = runtime.block_on(answer(&server, "/v1/events/stream", &token, 65_535));
-    // None of a large one, its beginning, and not all of a small one.
-    for (path, window) in [
-        ("/openapi.json", 0),
-        ("/openapi.json", 40_000),
-        ("/healthz", 1),
-    ] {
-        runtime.block_on(async {
-            let (answer, held) = answer(&server, path, &token, window).await;
-            let (sender, connection) = held;
-            let cut = tokio::time::timeout(A_MINUTE, connection).await;
-            assert!(
-                cut.is_ok(),
-                "{path} with a window of {window} was never cut"
-            );
-            drop((answer, sender));
-        });
-    }
-    let event = json!({ "type": "crm.contact.created", "data": { "n": 1 } });
-    server.post(PUBLISH, &token, &event).expect(201);
-    let mut body = stream.into_body();
-    let got = async {
-        loop {
-            let frame = body.frame().await.expect("it goes on").unwrap();
-            let data = frame.into_data().unwrap_or_default();
-            if String::from_utf8_lossy(&data).contains("crm.contact.created") {
-                return;
-            }
+    runtime.block_on(async {
+        let sender = connected(&server, 40_000).await;
+        let mut stream = answer(&sender, &server, "/v1/events/stream", &token).await;
+        // None of a large one, its beginning, and not all of a small one.
+        let beginning = answer(&sender, &server, "/openapi.json", &token).await;
+        let reset = Some(Reason::CANCEL);
+        assert_eq!(untaken(beginning).await, (40_000, reset));
+        for (path, window) in [("/openapi.json", 0), ("/healthz", 1)] {
+            let another = connected(&server, window).await;
+            let answer = answer(&another, &server, path, &token).await;
+            assert_eq!(untaken(answer).await, (window as usize, reset), "{path}");
         }
-    };
-    let got = runtime.block_on(async { tokio::time::timeout(A_MINUTE, got).await });
-    got.expect("the event comes");
+        let small = answer(&sender, &server, "/healthz", &token).await;
+        let (bytes, reason) = untaken(small).await;
+        assert!(bytes > 1 && reason.is_none(), "{bytes} bytes, {reason:?}");
+
+        let event = json!({ "type": "crm.contact.created", "data": { "n": 1 } });
+        tokio::task::block_in_place(|| server.post(PUBLISH, &token, &event).expect(201));
+        let comes = async {
+            loop {
+                let data = stream.data().await.expect("it goes on").expect("no reset");
+                let released = stream.flow_control().release_capacity(data.len());
+                released.expect("it was given");
+                if String::from_utf8_lossy(&data).contains("crm.contact.created") {
+                    return;
+                }
+            }
+        };
+        let comes = tokio::time::timeout(A_MINUTE, comes).await;
+        comes.expect("the event comes");
+    });
 }
