@@ -3,19 +3,43 @@
 //! Nobody waits here: a body that finds no room is refused at once, and its client is told when to come again.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A body up to so many bytes is a small one, in bytes.
 const SMALL_BYTES: usize = 64 * 1024;
 /// One part of so many is kept for small bodies: large ones that arrive slowly must not hold up every publish.
 const KEPT_PART: usize = 8;
+/// The shortest time between two lines of the log that say how many bodies found no room.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// The room that is left.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     left: AtomicUsize,
     kept_for_small: usize,
+    refused: Mutex<Refused>,
+}
+
+/// What the log says of bodies that found no room: each may cost its client little, and a line would fill the log.
+#[derive(Debug, Default)]
+struct Refused {
+    told_at: Option<Instant>,
+    since: u64,
+}
+
+impl Refused {
+    /// Counts one. How many there were since the last line, if it is time for another.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        let recently = |at: Instant| now.duration_since(at) < TOLD_EVERY;
+        if self.told_at.is_some_and(recently) {
+            return None;
+        }
+        self.told_at = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
 }
 
 impl Bodies {
@@ -24,7 +48,19 @@ impl Bodies {
         Arc::new(Self {
             left: AtomicUsize::new(bytes),
             kept_for_small: bytes / KEPT_PART,
+            refused: Mutex::default(),
         })
+    }
+
+    /// Says in the log that a body found no room, with how many others did since it last said so.
+    pub(crate) fn tell_refused(&self) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bodies) = refused.count(Instant::now()) {
+            tracing::warn!(
+                bodies,
+                "bodies found no room: server.max_bodies_bytes are held"
+            );
+        }
     }
 
     /// The share of one body, which has nothing yet.
@@ -92,6 +128,18 @@ mod tests {
 
     fn left(bodies: &Bodies) -> usize {
         bodies.left.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn bodies_that_find_no_room_share_a_line() {
+        let (mut refused, begun) = (Refused::default(), Instant::now());
+        assert_eq!(refused.count(begun), Some(1));
+        let soon = begun + TOLD_EVERY / 2;
+        for _ in 0..1_000 {
+            assert_eq!(refused.count(soon), None);
+        }
+        assert_eq!(refused.count(begun + TOLD_EVERY), Some(1_001));
+        assert_eq!(refused.count(begun + TOLD_EVERY), None);
     }
 
     #[test]

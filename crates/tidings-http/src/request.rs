@@ -185,18 +185,18 @@ pub(crate) async fn read(
     };
     body.map_err(|error| match error {
         error if too_long(&error) => too_large(limit + 1),
+        error if no_room(&error) => {
+            house.bodies.tell_refused();
+            let detail = "The gateway holds as much of request bodies as it may; retry shortly.";
+            let refusal = Refusal::new(Code::Overloaded, Rule::BodyLimits, detail);
+            refusal.retry_after(ROOM_RETRY)
+        }
         error => unread(&error),
     })
 }
 
-/// Why a body within its limit could not be read.
+/// Why a body within its limit, and for which there is room, could not be read.
 fn unread(error: &axum::BoxError) -> Refusal {
-    if no_room(error) {
-        tracing::warn!("a body found no room: server.max_bodies_bytes are held");
-        let detail = "The gateway holds as much of request bodies as it may; retry shortly.";
-        let refusal = Refusal::new(Code::Overloaded, Rule::BodyLimits, detail);
-        return refusal.retry_after(ROOM_RETRY);
-    }
     let detail = if error.is::<std::io::Error>() {
         format!("The body is not the gzip that Content-Encoding says it is: {error}.")
     } else {
