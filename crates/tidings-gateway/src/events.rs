@@ -95,9 +95,14 @@ impl Events {
     pub async fn get(&self, caller: &Caller, event_id: Uuid) -> Result<Placed, Refusal> {
         let tenant = reader(caller)?;
         let found = self.bus.find(tenant.clone(), event_id).await;
-        let found = match found.map_err(unreadable)? {
-            Some(found) => Some(found),
-            None => self.emitted(&tenant, event_id).await?,
+        let found = match found {
+            Ok(Some(found)) => Some(found),
+            Ok(None) => self.emitted(&tenant, event_id).await?,
+            // A search that gives up has not come to where a late emit stands.
+            Err(error) => {
+                let emitted = self.emitted(&tenant, event_id).await?;
+                Some(emitted.ok_or_else(|| unreadable(error))?)
+            }
         };
         let found = found.map(placed).transpose()?;
         found

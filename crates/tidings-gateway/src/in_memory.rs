@@ -91,6 +91,7 @@ pub(crate) struct Troubled {
     damaged: Mutex<Option<Uuid>>,
     hangs: AtomicBool,
     finds_nothing: AtomicBool,
+    gives_up: AtomicBool,
 }
 
 impl Troubled {
@@ -107,12 +108,18 @@ impl Troubled {
             damaged: Mutex::default(),
             hangs: AtomicBool::new(false),
             finds_nothing: AtomicBool::new(false),
+            gives_up: AtomicBool::new(false),
         }
     }
 
     /// It finds no event by its id any more.
     pub(crate) fn finds_nothing(&self) {
         self.finds_nothing.store(true, Ordering::SeqCst);
+    }
+
+    /// It searches for no event by its id to the end any more.
+    pub(crate) fn gives_up(&self) {
+        self.gives_up.store(true, Ordering::SeqCst);
     }
 
     /// It answers no append any more, and keeps no receipts either.
@@ -201,6 +208,10 @@ impl Bus for Troubled {
     }
 
     fn find(&self, of: TenantId, id: Uuid) -> Pending<'_, Result<Option<Stored>, ReadError>> {
+        if self.gives_up.load(Ordering::SeqCst) {
+            let gave_up = ReadError::Unavailable("the search took too long".into());
+            return Box::pin(async { Err(gave_up) });
+        }
         if self.finds_nothing.load(Ordering::SeqCst) {
             return Box::pin(async { Ok(None) });
         }

@@ -60,13 +60,24 @@ async fn an_emit_that_the_bus_does_not_find_by_its_time_is_read_where_it_stands(
     while !is_noted().await {
         tokio::task::yield_now().await;
     }
+    let is_found = async || {
+        let found = gateway.events.get(&caller, emitted.event_id).await.unwrap();
+        assert_eq!(found.event.event_id, emitted.event_id);
+        assert_eq!(found.topic.as_str(), "platform.custom.events");
+    };
     bus.finds_nothing();
-    let found = gateway.events.get(&caller, emitted.event_id).await.unwrap();
-    assert_eq!(found.event.event_id, emitted.event_id);
-    assert_eq!(found.topic.as_str(), "platform.custom.events");
+    is_found().await;
     let other = on_behalf_of(Service::Audit, "globex".parse().unwrap());
     for (caller, id) in [(&caller, Uuid::now_v7()), (&other, emitted.event_id)] {
         let refused = gateway.events.get(caller, id).await.unwrap_err();
         assert_eq!(refused.code, Code::NotFound);
     }
+    bus.gives_up();
+    is_found().await;
+    let unknown = gateway
+        .events
+        .get(&caller, Uuid::now_v7())
+        .await
+        .unwrap_err();
+    assert_eq!(unknown.code, Code::BrokerUnavailable);
 }
