@@ -8,6 +8,7 @@ mod group;
 pub mod kafka;
 pub mod memory;
 mod record;
+mod stretches;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 pub use group::{Desk, Membership, Shares};
 pub use record::{Headers, Once, Receipt, Record, Stored, time_of};
+pub use stretches::{Met, Stretches};
 
 /// A future that a [`Bus`] returns, so that a bus can be chosen at start.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,5 +1,6 @@
 //! A gateway for tests, on a bus and a store in memory and with a clock that a test moves; and a bus that gives trouble.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -88,7 +89,7 @@ pub(crate) struct Troubled {
     unled: Mutex<Option<u32>>,
     without: Mutex<Option<TenantId>>,
     out_of_reach: Mutex<Option<Topic>>,
-    damaged: Mutex<Option<Uuid>>,
+    damaged: Mutex<HashSet<Uuid>>,
     hangs: AtomicBool,
     finds_nothing: AtomicBool,
     gives_up: AtomicBool,
@@ -144,11 +145,11 @@ impl Troubled {
 
     /// The record of this event is not what was written.
     pub(crate) fn damages(&self, event_id: Uuid) {
-        *self.damaged.lock().unwrap() = Some(event_id);
+        self.damaged.lock().unwrap().insert(event_id);
     }
 
     fn damage_at(&self, record: &Stored) -> Option<ReadError> {
-        let is_damaged = *self.damaged.lock().unwrap() == Some(record.event_id);
+        let is_damaged = self.damaged.lock().unwrap().contains(&record.event_id);
         is_damaged.then(|| ReadError::Damaged {
             offset: record.offset,
             fault: format!("offset {}", record.offset),

@@ -1,6 +1,7 @@
 //! Reading with a few consumers that belong to no group: each serves one question at a time.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,9 @@ use super::producer::is_gone;
 use super::search::{Search, Sought};
 use super::topics::Topics;
 use super::{Config, MAX_MESSAGE_BYTES, PATIENCE, unavailable, wire};
-use crate::{Bounds, Page, Partition, Read, ReadError, Stored, partition_of, time_of};
+use crate::{
+    Bounds, Met, Page, Partition, Read, ReadError, Stored, Stretches, partition_of, time_of,
+};
 
 /// So many questions are answered at once; more wait.
 const CONSUMERS: usize = 6;
@@ -26,8 +29,6 @@ const CONSUMERS: usize = 6;
 const PAGE_BYTES: usize = 16 << 20;
 /// Between two tries of a question that may succeed yet.
 const PAUSE: Duration = Duration::from_millis(20);
-/// So many unreadable records are remembered, so that each is told of once.
-const TOLD: usize = 10_000;
 /// How many requests of a client, lines of its log among them, are served before it is asked something.
 const REQUESTS: usize = 16;
 
@@ -44,8 +45,10 @@ pub(super) struct Readers {
     state: Arc<State>,
     idle: Mutex<Vec<Consumer>>,
     places: Arc<Semaphore>,
-    /// Records that could not be read, with their offsets.
-    told: Mutex<HashSet<(Place, i64)>>,
+    /// Records that could not be read.
+    told: Mutex<Stretches<Place>>,
+    /// Whether the end of a stretch of them is to be told of: asked of each record.
+    is_stretch_open: AtomicBool,
 }
 
 impl std::fmt::Debug for Readers {
@@ -79,6 +82,7 @@ impl Readers {
             idle: Mutex::default(),
             places: Arc::new(Semaphore::new(CONSUMERS)),
             told: Mutex::default(),
+            is_stretch_open: AtomicBool::new(false),
         })
     }
 
@@ -286,23 +290,50 @@ impl Readers {
     }
 
     /// A message's record, if it is one of ours. One that seems to be and cannot be read holds nobody up: it is passed
-    /// over, and told of.
+    /// over, and told of; many in a row are told of as one stretch.
     pub(super) fn stored(&self, message: &BorrowedMessage<'_>, topic: &Topic) -> Option<Stored> {
-        let why = match wire::stored(message, topic) {
-            Ok(stored) => return stored,
-            Err(why) => why,
-        };
-        let (partition, offset) = (message.partition(), message.offset());
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() == TOLD {
-            told.clear();
+        match wire::stored(message, topic) {
+            Ok(stored) => {
+                if self.is_stretch_open.load(Ordering::Relaxed) {
+                    self.tell_end(message, topic);
+                }
+                stored
+            }
+            Err(why) => {
+                self.tell_unreadable(message, topic, why);
+                None
+            }
         }
-        if told.insert(((message.topic().to_owned(), partition), offset)) {
-            let so_far = told.len();
-            tracing::error!(%topic, partition, offset, why, so_far, "a record cannot be read and is passed over");
-        }
-        None
     }
+
+    fn tell_unreadable(&self, message: &BorrowedMessage<'_>, topic: &Topic, why: &str) {
+        let (place, offset) = place_of(message);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let met = told.meet(&place, offset);
+        self.is_stretch_open
+            .store(told.is_open(), Ordering::Relaxed);
+        if met == Met::Beginning {
+            let partition = place.1;
+            tracing::error!(%topic, partition, offset, why, "a record cannot be read and is passed over");
+        }
+    }
+
+    fn tell_end(&self, message: &BorrowedMessage<'_>, topic: &Topic) {
+        let (place, offset) = place_of(message);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = told.end(&place, offset);
+        self.is_stretch_open
+            .store(told.is_open(), Ordering::Relaxed);
+        if let Some((first, last)) = ended {
+            let partition = place.1;
+            tracing::error!(%topic, partition, first, last, "no record of a stretch can be read; all are passed over");
+        }
+    }
+}
+
+fn place_of(message: &BorrowedMessage<'_>) -> (Place, u64) {
+    let place = (message.topic().to_owned(), message.partition());
+    (place, u64::try_from(message.offset()).unwrap_or_default())
 }
 
 /// Whether a partition really ends where a fetch has found no more. A leader that has just become one may not know yet how

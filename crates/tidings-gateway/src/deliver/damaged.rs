@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 
+use tidings_bus::{Met, ReadError, Stretches};
 use tidings_store::{Due, Found, PendingRow, StoreError};
 
 use super::Dispatcher;
+use super::queue::StreamId;
 use crate::damaged::DAMAGED_AGAIN_MS;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -15,20 +17,34 @@ const MOST: usize = 1_000;
 
 /// What has been told of, and when, in ms since 1970: what is found at every look is not told of at every look.
 #[derive(Default)]
-pub(super) struct Told(HashMap<String, i64>);
+pub(super) struct Told {
+    texts: HashMap<String, i64>,
+    /// Records of the log.
+    pub(super) stretches: Stretches<StreamId>,
+    /// Since when these are remembered, in ms since 1970.
+    stretches_since: i64,
+}
 
 impl Told {
     /// Whether it is to be told of (again). Then it has been.
     fn anew(&mut self, text: &str, now: i64) -> bool {
         let recently = |at: &i64| now - at < DAMAGED_AGAIN_MS;
-        if self.0.get(text).is_some_and(recently) {
+        if self.texts.get(text).is_some_and(recently) {
             return false;
         }
-        if self.0.len() >= MOST {
-            self.0.clear();
+        if self.texts.len() >= MOST {
+            self.texts.clear();
         }
-        self.0.insert(text.to_owned(), now);
+        self.texts.insert(text.to_owned(), now);
         true
+    }
+
+    /// What a record that cannot be read is to those that were met within the hour.
+    fn met(&mut self, stream: StreamId, offset: u64, now: i64) -> Met {
+        if now - self.stretches_since >= DAMAGED_AGAIN_MS {
+            (self.stretches, self.stretches_since) = (Stretches::default(), now);
+        }
+        self.stretches.meet(&stream, offset)
     }
 }
 
@@ -52,6 +68,27 @@ impl Dispatcher {
             self.part.counted().damaged();
             tracing::error!(%error, "what is damaged is not delivered");
         }
+    }
+
+    /// Where a stretch of the log begins that cannot be read; each of its records is counted, once an hour.
+    pub(super) fn tell_unread(&mut self, stream: StreamId, offset: u64, error: &ReadError) {
+        let met = self.told.met(stream, offset, self.clock.now_ms());
+        if met != Met::Again {
+            self.part.counted().damaged();
+        }
+        if met == Met::Beginning {
+            tracing::error!(%error, "what is damaged is not delivered");
+        }
+    }
+
+    /// The bounds of such a stretch, if one ends where the log can be read from.
+    pub(super) fn tell_end(&mut self, stream: StreamId, offset: u64) {
+        let Some((first, last)) = self.told.stretches.end(&stream, offset) else {
+            return;
+        };
+        let partition = &self.streams[stream].partition;
+        let (topic, partition) = (&partition.topic, partition.number);
+        tracing::error!(%topic, partition, first, last, "nothing of a damaged stretch is delivered");
     }
 
     /// A row of a pending delivery that is not what was written stays as it is, and is looked at again much later.

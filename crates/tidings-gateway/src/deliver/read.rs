@@ -124,13 +124,14 @@ impl Dispatcher {
         let partition = self.streams[stream].partition.clone();
         let page = match self.bus.read(partition, read).await {
             Err(error @ ReadError::Damaged { offset, .. }) => {
-                self.tell_damaged(&error);
+                self.tell_unread(stream, offset, &error);
                 self.streams[stream].head = from.max(offset + 1);
                 self.read_to_end = false;
                 return Ok(());
             }
             page => page.map_err(unreadable)?,
         };
+        self.tell_end(stream, from);
         self.streams[stream].more = page.more;
         self.read_to_end &= !page.more;
         for record in page.records {
@@ -333,9 +334,12 @@ impl Dispatcher {
             };
             let partition = self.streams[stream].partition.clone();
             let page = match self.bus.read(partition, read).await {
-                Ok(page) => page,
+                Ok(page) => {
+                    self.tell_end(stream, place);
+                    page
+                }
                 Err(error @ ReadError::Damaged { offset, .. }) => {
-                    self.tell_damaged(&error);
+                    self.tell_unread(stream, offset, &error);
                     Page {
                         next: offset + 1,
                         ..Page::default()

@@ -469,8 +469,8 @@ impl Dispatcher {
         }
         let page = match self.bus.read(partition, read).await {
             Ok(page) => page,
-            Err(error @ ReadError::Damaged { .. }) => {
-                self.tell_damaged(&error);
+            Err(error @ ReadError::Damaged { offset, .. }) => {
+                self.tell_unread(stream, offset, &error);
                 return Ok(None);
             }
             Err(error) => {

@@ -173,6 +173,26 @@ async fn what_stands_around_a_damaged_record_is_delivered() {
 }
 
 #[tokio::test]
+async fn a_damaged_stretch_is_one_thing_to_tell_of() {
+    let mut house = House::new().await;
+    house.subscribe("acme", json!({})).await;
+    house.settle().await;
+    for n in 0..8 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    let events = events_of(&house).await;
+    let bus = troubled(&mut house).await;
+    for damaged in &events[2..6] {
+        bus.damages(*damaged);
+    }
+    house.settle().await;
+    assert_eq!(house.numbers(), [0, 1, 6, 7]);
+    assert_eq!(house.damages(), 4, "each is counted");
+    let stretches = &house.dispatcher.as_ref().unwrap().told.stretches;
+    assert!(!stretches.is_open(), "its end was told of");
+}
+
+#[tokio::test]
 async fn a_retry_beside_a_damaged_record_goes_on_and_one_of_it_ends() {
     let mut house = House::new().await;
     let id = house
