@@ -1,6 +1,6 @@
 # The two commands of the README, and a few that belong beside them. Anything with logic in it is a script or Rust.
 
-.PHONY: serve test lint chaos fuzz bench bench-kafka bench-emit bench-deliver bench-match bench-schemas
+.PHONY: serve test lint check-deploy chaos fuzz bench bench-kafka bench-emit bench-deliver bench-match bench-schemas
 
 serve:
 	@./scripts/build-needs
@@ -12,6 +12,10 @@ test:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# What stands in deploy/ against Helm, Compose and systemd. Not part of `test`: it needs Go and root, and builds both first.
+check-deploy:
+	./scripts/deploy
 
 chaos:
 	TIDINGS_CHAOS_ROUNDS=100 cargo test --locked -p tidings --test chaos -- --nocapture --test-threads 1
