@@ -4,15 +4,16 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tidings_event::TenantId;
 use tidings_event::event::rfc3339;
 use tidings_gateway::access::{NewApiKey, Scope};
 use tidings_gateway::api_keys::ApiKey;
 use tidings_gateway::publish::refusal::Refusal;
+use uuid::Uuid;
 
 use crate::House;
+use crate::page::Page;
 use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, json_body, read_query};
 use crate::surface::replays::Stretch;
@@ -46,6 +47,7 @@ pub(crate) struct Owner {
 
 /// Which keys.
 #[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Wanted {
     /// Only for operators: whose keys.
@@ -58,7 +60,7 @@ pub(crate) struct Wanted {
 
 /// Makes a key; its secret is in this answer and nowhere else.
 #[utoipa::path(post, path = "/v1/api-keys", tag = "api-keys", request_body = NewKey,
-    responses((status = 201, body = serde_json::Value)))]
+    responses((status = 201, body = KeyShown)))]
 pub(crate) async fn create(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -86,13 +88,15 @@ pub(crate) async fn create(
     };
     let tenant = tenant(given.tenant_id.as_deref())?;
     let (key, secret) = house.gateway.api_keys.create(&caller, tenant, new).await?;
-    let mut answer = rendered(&key);
-    answer["key"] = json!(secret);
+    let answer = KeyShown {
+        key: Some(secret.to_string()),
+        ..rendered(&key)
+    };
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
 }
 
 /// The tenant's keys, oldest first, without their secrets, ended ones too.
-#[utoipa::path(get, path = "/v1/api-keys", tag = "api-keys", params(Wanted), responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(get, path = "/v1/api-keys", tag = "api-keys", params(Wanted), responses((status = 200, body = Page<KeyShown>)))]
 pub(crate) async fn list(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -107,8 +111,7 @@ pub(crate) async fn list(
     let tenant = tenant(tenant_id.as_deref())?;
     let room = &house.gateway.api_keys;
     let (keys, next) = room.page(&caller, tenant, after, limit).await?;
-    let items: Vec<Value> = keys.iter().map(rendered).collect();
-    Ok(axum::Json(json!({ "items": items, "nextCursor": next })).into_response())
+    Ok(Page::of(keys.iter().map(rendered).collect(), next).into_response())
 }
 
 /// Ends a key at once.
@@ -140,15 +143,34 @@ fn tenant(text: Option<&str>) -> Result<Option<TenantId>, Refusal> {
         .map_err(|error| Refusal::invalid("tenantId", format!("{error}.")))
 }
 
-fn rendered(key: &ApiKey) -> Value {
-    json!({
-        "id": key.id,
-        "tenantId": key.tenant.as_str(),
-        "name": key.name,
-        "module": key.module.as_ref().map(tidings_event::ModuleId::as_str),
-        "scopes": key.scopes,
-        "createdAt": rfc3339(key.created_at_ms),
-        "expiresAt": key.expires_at_ms.map(rfc3339),
-        "revokedAt": key.revoked_at_ms.map(rfc3339),
-    })
+/// A key.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct KeyShown {
+    id: Uuid,
+    tenant_id: String,
+    name: String,
+    /// The module it publishes as.
+    module: Option<String>,
+    scopes: Vec<String>,
+    created_at: String,
+    expires_at: Option<String>,
+    revoked_at: Option<String>,
+    /// The key itself; in the answer that makes it only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+}
+
+fn rendered(key: &ApiKey) -> KeyShown {
+    KeyShown {
+        id: key.id,
+        tenant_id: key.tenant.to_string(),
+        name: key.name.clone(),
+        module: key.module.as_ref().map(ToString::to_string),
+        scopes: key.scopes.clone(),
+        created_at: rfc3339(key.created_at_ms),
+        expires_at: key.expires_at_ms.map(rfc3339),
+        revoked_at: key.revoked_at_ms.map(rfc3339),
+        key: None,
+    }
 }
