@@ -169,7 +169,7 @@ impl Room {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::process::Command;
     use std::time::Instant;
 
@@ -196,7 +196,7 @@ mod tests {
     }
 
     /// A place of its own on the test run's server.
-    fn new_schema() -> String {
+    pub(crate) fn new_schema() -> String {
         let url = setting("TIDINGS_TEST_POSTGRES");
         let schema = format!("replicas_{}", Uuid::now_v7().simple());
         let psql = format!("{}/psql", setting("TIDINGS_POSTGRES_BIN"));
