@@ -5,6 +5,7 @@
 //! service or a plugin in this process. The row names it before it is made, so that none is ever without a row; and all of
 //! it is read from the store, where another replica may have written a moment ago.
 
+mod check;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -28,8 +29,9 @@ use crate::plugins::InProcess;
 use crate::publish::refusal::Refusal;
 use crate::rulebook::Workspace;
 use crate::storing::{store_fault, to_its_end};
-use crate::subscription;
+use crate::subscription::{self, Subscription};
 use crate::subscriptions::of_extensions::{OfExtension, Owner};
+use crate::subscriptions::share::Taken;
 use crate::subscriptions::{From, Subscriptions};
 use crate::workspaces::Workspaces;
 
@@ -66,6 +68,9 @@ pub struct Subscribed {
     /// For an external service.
     pub secret: Option<Zeroizing<String>>,
 }
+
+/// A row, and the subscription that stands for it, if there is one.
+type Stands = (ExtensionSubscriptionRow, Option<Arc<Subscription>>);
 
 /// The room.
 pub struct Extensions {
@@ -146,23 +151,26 @@ impl Extensions {
         let all = self.all(workspace, &row.id).await?;
         self.clear(caller, workspace, &row.id, &all).await?;
         let active = row.installed && row.enabled;
+        let mut gets = Vec::new();
         for one in &all {
-            // What is missing is made when it is to get something: until then nothing is in the way of stopping it.
             let stands = self.subscriptions.kept(&workspace.tenant, one.subscription);
-            if active || stands.await?.is_some() {
-                let made = self.deliver(caller, workspace, &row, (one, &all), from);
-                made.await?;
+            let stands = stands.await?;
+            // What is missing is made when it is to get something: until then nothing is in the way of stopping it.
+            if active || stands.is_some() {
+                gets.push((one.clone(), stands));
             }
         }
         if before.is_none() && row.kind == IN_PROCESS {
             let handled = self.in_process.plugins.keys(&row.id);
             let handled = handled.iter().flat_map(|keys| keys.keys());
             let new = handled.filter(|key| all.iter().all(|one| one.event_key != **key));
-            for event_key in new {
-                let one = self.unmade(workspace, &row.id, event_key);
-                let made = self.deliver(caller, workspace, &row, (&one, &all), from);
-                made.await?;
-            }
+            gets.extend(new.map(|key| (self.unmade(workspace, &row.id, key), None)));
+        }
+        // For all of it, or none is made.
+        let _taken = self.room_for(workspace, &mut gets)?;
+        for one in gets {
+            let made = self.deliver(caller, workspace, &row, (one, &all), from);
+            made.await?;
         }
         let target = json!({
             "kind": "extension", "workspace": row.workspace.as_str(), "id": row.id.as_str(),
@@ -176,6 +184,25 @@ impl Extensions {
         rows.put(&row, &[event]).await.map_err(store_fault)?;
         self.outbox.deliver().await;
         Ok(row)
+    }
+
+    /// Names what is to be made of these, and takes room for it.
+    fn room_for(
+        &self,
+        workspace: &Workspace,
+        gets: &mut [Stands],
+    ) -> Result<Option<Taken>, Refusal> {
+        let mut new = Vec::new();
+        for (row, _) in gets.iter_mut().filter(|(_, stands)| stands.is_none()) {
+            let id = self.clock.new_id();
+            row.subscription = Some(id);
+            new.push(id);
+        }
+        if new.is_empty() {
+            return Ok(None);
+        }
+        let taken = self.subscriptions.room_for(&workspace.tenant, true, &new);
+        taken.map(Some)
     }
 
     /// What an extension is to get, which nothing delivers yet.
@@ -285,24 +312,26 @@ impl Extensions {
         let row = stands.cloned();
         let row = row.unwrap_or_else(|| self.unmade(workspace, id, event_key));
         self.handled(&extension, &row.event_key)?;
-        self.deliver(caller, workspace, &extension, (&row, &all), from)
+        let known = self.subscriptions.kept(&workspace.tenant, row.subscription);
+        let mut gets = [(row, known.await?)];
+        let _taken = self.room_for(workspace, &mut gets)?;
+        let [one] = gets;
+        self.deliver(caller, workspace, &extension, (one, &all), from)
             .await
     }
 
-    /// Brings the subscription that stands for a row to where its extension is, or makes it; with the secret of those that
-    /// the extension has.
+    /// Brings the subscription that stands for a row to where its extension is, or makes it, for which room has been taken;
+    /// with the secret of those that the extension has.
     async fn deliver(
         &self,
         caller: &Caller,
         workspace: &Workspace,
         extension: &ExtensionRow,
-        (row, all): (&ExtensionSubscriptionRow, &[ExtensionSubscriptionRow]),
+        ((mut row, stands), all): (Stands, &[ExtensionSubscriptionRow]),
         from: Option<From>,
     ) -> Result<Subscribed, Refusal> {
-        let mut row = row.clone();
         let active = extension.installed && extension.enabled;
-        let known = self.subscriptions.kept(&workspace.tenant, row.subscription);
-        let subscription = if let Some(known) = known.await? {
+        let subscription = if let Some(known) = stands {
             let url = events_url(extension);
             let url = url.as_deref();
             let arranged = self
@@ -311,8 +340,7 @@ impl Extensions {
             arranged.await?;
             known
         } else {
-            let id = self.clock.new_id();
-            row.subscription = Some(id);
+            let id = *row.subscription.get_or_insert_with(|| self.clock.new_id());
             let kept = self.store.extensions().put_subscription(&row).await;
             kept.map_err(store_fault)?;
             let new = OfExtension {
@@ -484,67 +512,6 @@ impl Extensions {
         let mut rows = self.all(workspace, id).await?.into_iter();
         rows.find(|row| row.event_key == *event_key)
             .ok_or_else(|| Refusal::not_found("subscription"))
-    }
-
-    /// Whether this binary has the plugin of an extension that is to get anything.
-    fn has_plugin(&self, row: &ExtensionRow) -> Result<(), Refusal> {
-        let gets = row.installed && row.enabled;
-        if !gets || self.in_process.plugins.keys(&row.id).is_some() {
-            return Ok(());
-        }
-        let detail = format!(
-            "This installation has no plugin '{}', so the extension would get nothing; run a binary that has it, or add its component.",
-            row.id
-        );
-        Err(Refusal::invalid("extensionId", detail))
-    }
-
-    /// Whether the plugin of an extension, if it is one in process, handles an event.
-    fn handled(&self, extension: &ExtensionRow, event_key: &EventType) -> Result<(), Refusal> {
-        if extension.kind != IN_PROCESS {
-            return Ok(());
-        }
-        let keys = self.in_process.plugins.keys(&extension.id);
-        if keys
-            .as_ref()
-            .is_some_and(|keys| keys.contains_key(event_key))
-        {
-            return Ok(());
-        }
-        let handled = keys.iter().flat_map(|keys| keys.keys());
-        let handled: Vec<_> = handled.map(EventType::as_str).collect();
-        let detail = format!(
-            "The plugin '{}' has no handler for '{event_key}'; it has: {}.",
-            extension.id,
-            handled.join(", ")
-        );
-        Err(Refusal::invalid("eventKey", detail))
-    }
-
-    fn check(&self, row: &ExtensionRow) -> Result<(), Refusal> {
-        match (row.kind.as_str(), events_url(row)) {
-            (IN_PROCESS, None) => self.has_plugin(row),
-            (IN_PROCESS, Some(_)) => Err(Refusal::invalid(
-                "serviceBaseUrl",
-                "An extension in process has no 'serviceBaseUrl'.",
-            )),
-            (EXTERNAL, None) => Err(Refusal::invalid(
-                "serviceBaseUrl",
-                "An external service needs a 'serviceBaseUrl'; its events go to /events under it.",
-            )),
-            (EXTERNAL, Some(url)) if url.contains(['?', '#']) => Err(Refusal::invalid(
-                "serviceBaseUrl",
-                "'serviceBaseUrl' has neither a query nor a fragment.",
-            )),
-            (EXTERNAL, Some(_)) => {
-                let checked = self.subscriptions.check(document(row, "a.b"));
-                checked.map_err(|refusal| refusal.field("serviceBaseUrl"))
-            }
-            _ => Err(Refusal::invalid(
-                "kind",
-                format!("'kind' must be {EXTERNAL} or {IN_PROCESS}."),
-            )),
-        }
     }
 }
 

@@ -8,7 +8,7 @@ mod handshake;
 mod in_force;
 mod merge_patch;
 pub(crate) mod of_extensions;
-mod share;
+pub(crate) mod share;
 mod stored;
 
 use std::sync::Arc;
@@ -179,7 +179,8 @@ impl Subscriptions {
         let tenant = administered(caller)?;
         let wanted = self.usable(document).await?;
         of_extensions::only_theirs(&wanted, None)?;
-        let taken = self.room_for(&tenant, false)?;
+        let id = self.clock.new_id();
+        let taken = self.room_for(&tenant, false, &[id])?;
         let state = match wanted.enabled {
             Some(false) => State::Disabled,
             _ => State::Active,
@@ -191,7 +192,6 @@ impl Subscriptions {
             places: self.places(&tenant, from).await?,
             ..Start::default()
         };
-        let id = self.clock.new_id();
         let now = self.clock.now_ms();
         let mut row = SubscriptionRow {
             id,

@@ -2,9 +2,11 @@
 
 use tidings_event::ExtensionId;
 
+use tidings_plugin::{Handler, HandlerError, PlatformEvent, PlatformEventHandler};
+
 use super::*;
 use crate::access::user;
-use crate::{Gateway, in_memory};
+use crate::{Gateway, Limits, Parts, in_memory};
 
 const NOW: i64 = 1_700_000_000_000;
 
@@ -110,4 +112,116 @@ async fn what_a_crash_left_without_a_row_goes_with_the_next_change() {
     put(&one, true).await;
     let (made, _) = subscribed(&one, "crm.deal.closed").await;
     assert_eq!(kept(&store).await, [(made, "active".to_owned())]);
+}
+
+/// Handles three events.
+struct Three;
+
+impl PlatformEventHandler for Three {
+    fn extension(&self) -> &'static str {
+        "three"
+    }
+
+    fn handlers(&self) -> Vec<Handler> {
+        let keys = ["crm.deal.closed", "crm.deal.lost", "crm.deal.opened"];
+        keys.map(|key| Handler::new(key, true)).into()
+    }
+
+    fn handle(&self, _: &PlatformEvent) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+/// A gateway whose tenants may have so many, with a workspace, and its store.
+async fn with_room_for(most: usize) -> (Store, Gateway) {
+    let clock = Clock::manual(NOW);
+    let parts = Parts {
+        limits: Limits::new(0, 0, 100, most),
+        plugins: vec![Arc::new(Three)],
+        ..in_memory::parts(&clock).await
+    };
+    let store = parts.store.clone();
+    let gateway = Gateway::open(parts).await.unwrap();
+    let caller = admin();
+    gateway.workspaces.admit(&caller).await.unwrap();
+    let (tenant, id) = (caller.tenant().unwrap(), "ws-1".parse().unwrap());
+    let made = gateway.workspaces.put(&caller, tenant, &id).await;
+    made.unwrap();
+    (store, gateway)
+}
+
+async fn put_three(at: &Gateway) -> Result<ExtensionRow, Refusal> {
+    let new = NewExtension {
+        kind: IN_PROCESS.to_owned(),
+        service_base_url: None,
+        installed: true,
+        enabled: true,
+        replay_from: None,
+    };
+    let (caller, id) = (admin(), "three".parse().unwrap());
+    at.extensions.put(&caller, "ws-1", &id, new).await
+}
+
+#[tokio::test]
+async fn a_plugin_for_which_there_is_no_room_leaves_nothing() {
+    let (store, gateway) = with_room_for(2).await;
+    let refused = put_three(&gateway).await.unwrap_err();
+    assert_eq!(refused.code, tidings_event::Code::RateLimited);
+    assert_eq!(kept(&store).await, []);
+    let workspace = "ws-1".parse().unwrap();
+    let rows = store.extensions().subscriptions(&workspace, None).await;
+    assert_eq!(rows.unwrap(), []);
+
+    let (store, gateway) = with_room_for(3).await;
+    put_three(&gateway).await.unwrap();
+    put_three(&gateway).await.unwrap();
+    assert_eq!(kept(&store).await.len(), 3, "all fit, and count once");
+}
+
+#[tokio::test]
+async fn an_event_for_which_there_is_no_room_leaves_no_row() {
+    let (store, gateway) = with_room_for(1).await;
+    put(&gateway, true).await;
+    subscribed(&gateway, "crm.deal.closed").await;
+    let (caller, id, key) = (admin(), id(), "crm.deal.opened".parse().unwrap());
+    let rooms = &gateway.extensions;
+    let refused = rooms.subscribe(&caller, "ws-1", &id, &key, None).await;
+    assert_eq!(refused.unwrap_err().code, tidings_event::Code::RateLimited);
+    let workspace = "ws-1".parse().unwrap();
+    let rows = store.extensions().subscriptions(&workspace, None).await;
+    assert_eq!(rows.unwrap().len(), 1);
+    subscribed(&gateway, "crm.deal.closed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_that_two_replicas_change_at_once_keeps_one_secret() {
+    let (clock, url) = (Clock::system(), crate::replicas::tests::new_schema());
+    let bus = Arc::new(in_memory::bus(&clock));
+    let open = async || {
+        let store = Store::connect(&url).await.unwrap();
+        let parts = in_memory::parts_on(bus.clone(), store, &clock).await;
+        Arc::new(Gateway::open(parts).await.unwrap())
+    };
+    let one = open().await;
+    let caller = admin();
+    one.workspaces.admit(&caller).await.unwrap();
+    let (tenant, id) = (caller.tenant().unwrap(), "ws-1".parse().unwrap());
+    one.workspaces.put(&caller, tenant, &id).await.unwrap();
+    let both = [one, open().await];
+    put(&both[0], true).await;
+    let asking = (0..8).map(|index| {
+        let at = both[index % 2].clone();
+        // Each event is asked for at both.
+        tokio::spawn(async move { subscribed(&at, &format!("crm.deal.n{}", index / 2)).await })
+    });
+    let mut ids = std::collections::BTreeSet::new();
+    let mut secrets = std::collections::BTreeSet::new();
+    for asked in asking.collect::<Vec<_>>() {
+        let (id, secret) = asked.await.unwrap();
+        ids.insert(id);
+        secrets.insert(secret);
+    }
+    assert_eq!((ids.len(), secrets.len()), (4, 1));
+    let store = Store::connect(&url).await.unwrap();
+    assert_eq!(kept(&store).await.len(), 4);
 }

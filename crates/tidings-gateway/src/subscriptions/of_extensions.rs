@@ -98,14 +98,13 @@ impl Subscriptions {
         all.into_iter().map(|it| it.id).collect()
     }
 
-    /// Makes one. Those of one extension share their secret, so that it keeps one.
+    /// Makes one, for which room has been taken. Those of one extension share their secret, so that it keeps one.
     pub(crate) async fn create_of(
         self: &Arc<Self>,
         caller: &Caller,
         new: OfExtension,
     ) -> Result<Arc<Subscription>, Refusal> {
         let wanted = self.checked(new.document)?;
-        let _taken = self.room_for(&new.tenant, true)?;
         let mut shared = None;
         for sibling in new.siblings {
             if let Some(sibling) = self.kept(&new.tenant, Some(sibling)).await? {

@@ -1,9 +1,10 @@
 //! How many subscriptions a tenant may have: each of its events is held against all of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tidings_event::{Code, TenantId};
+use uuid::Uuid;
 
 use super::Subscriptions;
 use crate::publish::refusal::{Refusal, Rule};
@@ -18,8 +19,11 @@ type Kind = (TenantId, bool);
 #[derive(Debug)]
 pub(super) struct Shares {
     most: usize,
-    begun: Arc<Mutex<HashMap<Kind, usize>>>,
+    begun: Arc<Mutex<Begun>>,
 }
+
+/// The ids of what is about to be made.
+type Begun = HashMap<Kind, HashSet<Uuid>>;
 
 impl Shares {
     /// So many of each kind.
@@ -30,51 +34,60 @@ impl Shares {
         }
     }
 
-    /// Room for one more beside so many. It is taken until it is dropped.
-    fn take(&self, kind: Kind, there_are: usize) -> Option<Taken> {
+    /// Room for some more beside those that are there. It is taken until it is dropped; what is there by then counts once.
+    fn take(&self, kind: Kind, there: &HashSet<Uuid>, new: &[Uuid]) -> Option<Taken> {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = begun.get(&kind).copied().unwrap_or_default();
-        if there_are + others >= self.most {
+        let others = begun.get(&kind);
+        let others = others.map_or(0, |others| others.difference(there).count());
+        if there.len() + others + new.len() > self.most {
             return None;
         }
-        begun.insert(kind.clone(), others + 1);
+        begun.entry(kind.clone()).or_default().extend(new);
         Some(Taken {
             kind,
+            ids: new.to_vec(),
             begun: self.begun.clone(),
         })
     }
 }
 
-/// Room for a subscription that is being made.
+/// Room for subscriptions that are being made.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     kind: Kind,
-    begun: Arc<Mutex<HashMap<Kind, usize>>>,
+    ids: Vec<Uuid>,
+    begun: Arc<Mutex<Begun>>,
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = begun.get_mut(&self.kind).map(|count| {
-            *count -= 1;
-            *count
-        });
-        if left == Some(0) {
+        let Some(others) = begun.get_mut(&self.kind) else {
+            return;
+        };
+        for id in &self.ids {
+            others.remove(id);
+        }
+        if others.is_empty() {
             begun.remove(&self.kind);
         }
     }
 }
 
 impl Subscriptions {
-    /// Room for one more of the tenant's own, or of those that stand for its workspaces' extensions.
-    pub(super) fn room_for(&self, tenant: &TenantId, extensions: bool) -> Result<Taken, Refusal> {
+    /// Room for these new ones of the tenant's own, or of those that stand for its workspaces' extensions; for all or none.
+    pub(crate) fn room_for(
+        &self,
+        tenant: &TenantId,
+        extensions: bool,
+        new: &[Uuid],
+    ) -> Result<Taken, Refusal> {
         let all = self.in_force.of(tenant);
         let alike = all
             .iter()
             .filter(|it| it.start.owner.is_some() == extensions);
-        let taken = self
-            .shares
-            .take((tenant.clone(), extensions), alike.count());
+        let there = alike.map(|it| it.id).collect();
+        let taken = self.shares.take((tenant.clone(), extensions), &there, new);
         taken.ok_or_else(|| {
             let whose = if extensions {
                 "extensions of its workspaces have"
@@ -86,7 +99,8 @@ impl Subscriptions {
                 "Tenant '{tenant}' gets no further subscription: {whose} the {most} that it may have; delete one."
             );
             let refusal = Refusal::new(Code::RateLimited, Rule::Shape, detail);
-            refusal.limit(most, most + 1).retry_after(ASK_AGAIN)
+            let wanted = (there.len() + new.len()).max(most + 1);
+            refusal.limit(most, wanted).retry_after(ASK_AGAIN)
         })
     }
 }
@@ -96,18 +110,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_begun_counts_until_it_is_done() {
+    fn what_is_begun_counts_until_it_is_done_and_once() {
         let shares = Shares::new(3);
         let own = || ("acme".parse().unwrap(), false);
-        let one = shares.take(own(), 1).unwrap();
-        let two = shares.take(own(), 1).unwrap();
-        assert!(shares.take(own(), 1).is_none());
+        let id = Uuid::from_u128;
+        let there = |ids: &[u128]| ids.iter().copied().map(id).collect::<HashSet<_>>();
+        let one = shares.take(own(), &there(&[1]), &[id(2)]).unwrap();
+        let two = shares.take(own(), &there(&[1]), &[id(3)]).unwrap();
+        assert!(shares.take(own(), &there(&[1]), &[id(4)]).is_none());
         let extensions = ("acme".parse().unwrap(), true);
-        assert!(shares.take(extensions, 1).is_some());
+        assert!(shares.take(extensions, &there(&[1]), &[id(4)]).is_some());
         drop(one);
-        assert!(shares.take(own(), 2).is_none(), "it was made");
+        let made = there(&[1, 2]);
+        assert!(shares.take(own(), &made, &[id(4)]).is_none(), "it was made");
+        // Another has gone meanwhile, and the second stands there before its room is let go.
+        let made = there(&[2, 3]);
+        assert!(shares.take(own(), &made, &[id(4)]).is_some());
         drop(two);
-        assert!(shares.take(own(), 2).is_some());
+        assert!(shares.take(own(), &made, &[id(4), id(5)]).is_none());
+        assert!(shares.take(own(), &made, &[id(4)]).is_some());
         assert!(shares.begun.lock().unwrap().is_empty());
     }
 }
