@@ -247,8 +247,18 @@ impl<'a> Deliveries<'a> {
         after: u64,
         limit: u32,
     ) -> Result<Found<PendingRow>, StoreError> {
-        let query = "SELECT * FROM pending_deliveries WHERE subscription = $1 AND sequence > $2 \
-             AND (CAST($3 AS TEXT) IS NULL OR lane = $3) ORDER BY sequence LIMIT $4";
+        // The beginning of a key is what the index of PostgreSQL has of it.
+        let query = match lane {
+            None => {
+                "SELECT * FROM pending_deliveries WHERE subscription = $1 AND sequence > $2 \
+                 AND CAST($3 AS TEXT) IS NULL ORDER BY sequence LIMIT $4"
+            }
+            Some(_) => {
+                "SELECT * FROM pending_deliveries WHERE subscription = $1 AND sequence > $2 \
+                 AND lane = $3 AND substr(lane, 1, 100) = substr($3, 1, 100) \
+                 ORDER BY sequence LIMIT $4"
+            }
+        };
         page(number(after), limit, async |after, limit| {
             on_either!(self.connections, "read pending deliveries", connection => {
                 let rows = sqlx::query(query)

@@ -52,6 +52,12 @@ impl Deliveries<'_> {
                 for lane in lanes {
                     listed.push_bind(*lane);
                 }
+                // The beginning of a key is what the index of PostgreSQL has of it.
+                builder.push(") AND substr(lane, 1, 100) IN (");
+                let mut listed = builder.separated(", ");
+                for lane in lanes {
+                    listed.push_bind(lane.chars().take(100).collect::<String>());
+                }
                 builder.push(") GROUP BY lane");
                 let rows = builder.build().fetch_all(connection).await;
                 rows.and_then(|rows| {
@@ -70,6 +76,7 @@ impl Deliveries<'_> {
 mod tests {
     use super::*;
     use crate::Flush;
+    use crate::pool::Connections;
     use crate::suite::on_each_database;
 
     fn row(sequence: u64, lane: &str, state: &str) -> PendingRow {
@@ -115,6 +122,68 @@ mod tests {
                 room.behind(Uuid::from_u128(2), &["b"]).await.unwrap().len(),
                 0
             );
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_key_longer_than_an_index_takes_is_kept_and_counted() {
+        on_each_database(async |store| {
+            let room = store.deliveries();
+            let (one, long) = (Uuid::from_u128(1), "é".repeat(20_000));
+            let other = format!("{long}x");
+            let rows = [
+                row(1, &long, "parked"),
+                row(2, &long, "behind"),
+                row(3, &other, "behind"),
+            ];
+            let flush = Flush {
+                pending: rows.to_vec(),
+                ..Flush::default()
+            };
+            room.flush(&flush).await.unwrap();
+            let behind = room.behind(one, &[&long]).await.unwrap();
+            assert_eq!(behind.into_iter().collect::<Vec<_>>(), [(long.clone(), 1)]);
+            let of_key = room.pending_of(one, Some(&long), 0, 9).await.unwrap();
+            assert_eq!(of_key.rows, rows[..2]);
+            let all = room.pending_of(one, None, 0, 9).await.unwrap();
+            assert_eq!(all.rows, rows);
+        })
+        .await;
+    }
+
+    /// How either database finds what is behind others of a key.
+    async fn plan(store: &crate::Store) -> String {
+        let question = "SELECT lane, COUNT(*) FROM pending_deliveries WHERE state = 'behind' \
+             AND subscription = 's' AND lane IN ('k') AND substr(lane, 1, 100) IN ('k') GROUP BY lane";
+        match store.deliveries().connections {
+            Connections::Sqlite(pool) => {
+                let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {question}"));
+                let rows = sqlx::query(asked).fetch_all(pool).await.unwrap();
+                let lines = rows.iter().map(|row| row.text("detail").unwrap());
+                lines.collect::<Vec<_>>().join("\n")
+            }
+            Connections::Postgres(pool) => {
+                let mut connection = pool.acquire().await.unwrap();
+                // A table of a few rows is read as a whole, whatever indexes it has.
+                for off in ["enable_seqscan", "enable_bitmapscan"] {
+                    let set = sqlx::AssertSqlSafe(format!("SET {off} = off"));
+                    sqlx::query(set).execute(&mut *connection).await.unwrap();
+                }
+                let asked = sqlx::AssertSqlSafe(format!("EXPLAIN {question}"));
+                let rows = sqlx::query(asked).fetch_all(&mut *connection).await;
+                let rows = rows.unwrap();
+                let lines = rows.iter().map(|row| row.text("QUERY PLAN").unwrap());
+                lines.collect::<Vec<_>>().join("\n")
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_behind_a_key_is_counted_among_its_rows_alone() {
+        on_each_database(async |store| {
+            let plan = plan(&store).await;
+            assert!(plan.contains("pending_of_lane"), "{plan}");
         })
         .await;
     }
