@@ -185,6 +185,7 @@ struct Dispatcher {
     /// What is damaged and was told of.
     told: damaged::Told,
     read_to_end: bool,
+    turned_at_ms: i64,
     /// The stream that is read first in the next turn.
     reads_from: StreamId,
     /// Says that something was appended.
@@ -248,6 +249,7 @@ impl Dispatcher {
             read_to_end: false,
             reads_from: 0,
             tail,
+            turned_at_ms: now,
             choose_streams: true,
             recent_for: 0,
         };
@@ -321,6 +323,7 @@ impl Dispatcher {
         }
         self.take_changes();
         if self.is_held_up() {
+        self.follow_clock();
             // Nothing more is begun that could not be written down either.
             self.read_to_end = true;
             return Ok(());
@@ -343,6 +346,17 @@ impl Dispatcher {
             in_flight: self.in_flight.len() as u64,
             at_hand: self.at_hand.len() as u64,
             unsettled: self.part.unsettled,
+    /// Looks at all that waits for a time when the clock was set back: nobody knows when that time would be.
+    fn follow_clock(&mut self) {
+        let now = self.clock.now_ms();
+        if now < std::mem::replace(&mut self.turned_at_ms, now) {
+            for (_, id) in std::mem::take(&mut self.wakes) {
+                self.line_up(id);
+            }
+            self.waiting.wake_all(now);
+        }
+    }
+
             shares: 1,
         });
     }

@@ -2,18 +2,22 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::time::Duration;
 
 use tidings_bus::{Met, ReadError, Stretches};
 use tidings_store::{Due, Found, PendingRow, StoreError};
 
 use super::Dispatcher;
 use super::queue::StreamId;
+use super::schedule::has_passed;
 use crate::damaged::DAMAGED_AGAIN_MS;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
 
 /// Of so many it is known when they were told of.
 const MOST: usize = 1_000;
+/// When the same is told of again.
+const AGAIN: Duration = Duration::from_millis(DAMAGED_AGAIN_MS.unsigned_abs());
 
 /// What has been told of, and when, in ms since 1970: what is found at every look is not told of at every look.
 #[derive(Default)]
@@ -28,7 +32,7 @@ pub(super) struct Told {
 impl Told {
     /// Whether it is to be told of (again). Then it has been.
     fn anew(&mut self, text: &str, now: i64) -> bool {
-        let recently = |at: &i64| now - at < DAMAGED_AGAIN_MS;
+        let recently = |at: &i64| !has_passed(AGAIN, *at, now);
         if self.texts.get(text).is_some_and(recently) {
             return false;
         }
@@ -41,7 +45,7 @@ impl Told {
 
     /// What a record that cannot be read is to those that were met within the hour.
     fn met(&mut self, stream: StreamId, offset: u64, now: i64) -> Met {
-        if now - self.stretches_since >= DAMAGED_AGAIN_MS {
+        if has_passed(AGAIN, self.stretches_since, now) {
             (self.stretches, self.stretches_since) = (Stretches::default(), now);
         }
         self.stretches.meet(&stream, offset)

@@ -7,7 +7,7 @@ use tidings_store::{CursorRow, Flush, ProgressRow};
 use tokio::task::JoinError;
 
 use super::queue::Places;
-use super::schedule::ms;
+use super::schedule::has_passed;
 use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER, detail_of};
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -40,10 +40,10 @@ impl Dispatcher {
         if self.writing.is_some() {
             return;
         }
-        let since = self.clock.now_ms() - self.flushed_at_ms;
-        let due =
-            self.has_news() && (since >= ms(FLUSH_AFTER) || self.flush.attempts.len() >= FULL);
-        if due || since >= ms(CURSORS_ALONE) {
+        let now = self.clock.now_ms();
+        let since = |time| has_passed(time, self.flushed_at_ms, now);
+        let due = self.has_news() && (since(FLUSH_AFTER) || self.flush.attempts.len() >= FULL);
+        if due || since(CURSORS_ALONE) {
             self.write_now();
         }
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::queue::{Delivery, Held, Origin, Queue};
 use super::retry::MOST_OF_QUEUE;
-use super::schedule::ms;
+use super::schedule::{is_to_come, ms};
 use super::target::batch::room_for;
 use crate::subscription::{Batch, Format};
 
@@ -58,7 +58,7 @@ impl Queue {
         }
         let until = gathered.since_ms + ms(rules.max_wait);
         let grows = self.has_room() && self.pending_at_hand() < MOST_OF_QUEUE;
-        if gathered.full || !grows || until <= now {
+        if gathered.full || !grows || !is_to_come(until, rules.max_wait, now) {
             return Choice::Now(gathered.indices);
         }
         for index in gathered.indices {

@@ -2,12 +2,12 @@
 
 use super::Dispatcher;
 use super::attempt::Ended;
-use super::schedule::FORGOTTEN_AFTER_MS;
+use super::schedule::{FORGOTTEN_AFTER, has_passed};
 use super::target::Verdict;
 
 impl Dispatcher {
     pub(super) fn note_host(&mut self, ended: &Ended, now: i64) {
-        if now - self.breakers_looked_at_ms >= FORGOTTEN_AFTER_MS {
+        if has_passed(FORGOTTEN_AFTER, self.breakers_looked_at_ms, now) {
             self.breakers_looked_at_ms = now;
             self.breakers.retain(|_, breaker| !breaker.is_old(now));
         }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::queue::Queue;
 use super::retry::MOST_OF_QUEUE;
-use super::schedule::ms;
+use super::schedule::has_passed;
 use crate::publish::refusal::Refusal;
 
 /// A key behind which events wait though nothing of it is at hand is looked at this often: what it waited for may have
@@ -27,7 +27,8 @@ impl Dispatcher {
                 if found.len() + idle.len() == LANES_AT_ONCE {
                     break;
                 }
-                if lane.blocked && !lane.busy && now - lane.looked_at_ms > ms(LOOK_AT_LANE) {
+                let is_idle = lane.blocked && !lane.busy;
+                if is_idle && has_passed(LOOK_AT_LANE, lane.looked_at_ms, now) {
                     lane.looked_at_ms = now;
                     idle.push((*id, name.clone()));
                 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::queue::{Delivery, Origin, Queue, ROOM_BELOW, StreamId};
 use super::record::Ledger;
-use super::schedule::ms;
+use super::schedule::{is_to_come, ms};
 use super::standing::Stood;
 use super::target::Carried;
 use crate::envelope;
@@ -77,7 +77,8 @@ impl Dispatcher {
     }
 
     pub(super) fn is_left_alone(&self, stream: StreamId) -> bool {
-        self.clock.now_ms() < self.streams[stream].again_at_ms
+        let again_at_ms = self.streams[stream].again_at_ms;
+        is_to_come(again_at_ms, LEFT_ALONE, self.clock.now_ms())
     }
 
     /// What cannot be read holds up nobody else: a partition of Kafka may be without a leader.

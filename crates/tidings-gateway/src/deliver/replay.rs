@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::read::LEFT_ALONE;
 use super::record::{PendingDetail, Replayed};
-use super::schedule::ms;
+use super::schedule::{has_passed, is_to_come, ms};
 use super::{Dispatcher, LOOK_AGAIN};
 use crate::dead_letters;
 use crate::publish::refusal::Refusal;
@@ -97,9 +97,20 @@ impl Running {
             return room;
         };
         let ahead = (now + ms(AHEAD)).saturating_mul(1_000);
-        let begin = self.next_at_us.max(now.saturating_mul(1_000));
-        let slots = (ahead - begin).max(0) / (1_000_000 / i64::from(rate));
+        let slots = (ahead - self.begins_us(rate, now)).max(0) / (1_000_000 / i64::from(rate));
         room.min(usize::try_from(slots).unwrap_or(0))
+    }
+
+    /// When the next may go, in µs since 1970. A time that is further ahead than anything is made ready was set before the
+    /// clock was set back.
+    fn begins_us(&self, rate: u32, now: i64) -> i64 {
+        let begins = self.next_at_us.max(now.saturating_mul(1_000));
+        let most = AHEAD + Duration::from_secs(1) / rate;
+        if is_to_come(begins / 1_000, most, now) {
+            begins
+        } else {
+            now.saturating_mul(1_000)
+        }
     }
 
     /// When the next may go, in ms since 1970.
@@ -107,7 +118,7 @@ impl Running {
         let Some(rate) = self.plan.rate() else {
             return now;
         };
-        let at = self.next_at_us.max(now.saturating_mul(1_000));
+        let at = self.begins_us(rate, now);
         self.next_at_us = at + 1_000_000 / i64::from(rate);
         at / 1_000
     }
@@ -118,7 +129,7 @@ impl Dispatcher {
     pub(super) async fn replay(&mut self) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
         self.give_up_gone().await?;
-        if now - self.replays.looked_at_ms >= ms(LOOK_AGAIN) {
+        if has_passed(LOOK_AGAIN, self.replays.looked_at_ms, now) {
             self.look_at_replays().await?;
             self.replays.looked_at_ms = now;
         }
@@ -130,7 +141,7 @@ impl Dispatcher {
             let Some(mut running) = self.replays.running.remove(&id) else {
                 continue;
             };
-            if running.left_alone_until_ms <= now
+            if !is_to_come(running.left_alone_until_ms, LEFT_ALONE, now)
                 && let Err(refusal) = self.feed(&mut running).await
             {
                 // What it cannot read holds up nothing but itself.

@@ -12,7 +12,7 @@ use super::counted::Word;
 use super::queue::{Delivery, Origin};
 use super::read::readable;
 use super::record::{self, FailedIn, PendingDetail};
-use super::schedule::ms;
+use super::schedule::{has_passed, ms};
 use super::standing::{Stood, accounted};
 use super::target::Carried;
 use crate::chat;
@@ -51,7 +51,7 @@ impl Dispatcher {
     /// Takes to hand what is due, of some subscriptions at a time, the longest due first.
     pub(super) async fn due(&mut self) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
-        if now - self.looked_at_ms >= ms(super::LOOK_AGAIN) {
+        if has_passed(super::LOOK_AGAIN, self.looked_at_ms, now) {
             self.looked_at_ms = now;
             self.look_at_idle_lanes(now);
             self.look_who_waits().await?;
@@ -495,7 +495,7 @@ impl Dispatcher {
     pub(super) fn forget_old(&mut self) {
         let now = self.clock.now_ms();
         // One does it for all.
-        if self.share.number != 0 || now - self.forgot_at_ms < ms(FORGET_EVERY) {
+        if self.share.number != 0 || !has_passed(FORGET_EVERY, self.forgot_at_ms, now) {
             return;
         }
         // What there is may take long, and nobody waits for it. It ends by itself, or when the store is closed.

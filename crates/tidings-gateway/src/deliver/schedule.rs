@@ -14,12 +14,25 @@ const OPEN: Duration = Duration::from_secs(5);
 /// It never stays open longer than this.
 const LONGEST_OPEN: Duration = Duration::from_mins(5);
 
-/// So long after its last failure a host has nothing against it any more, in ms: twice as long as any breaker stays open.
-pub(super) const FORGOTTEN_AFTER_MS: i64 = 600_000;
+/// So long after its last failure a host has nothing against it any more: twice as long as any breaker stays open.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
 
 /// Milliseconds, for sums with times.
 pub(super) fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether so much time has passed since one, in ms since 1970. A clock that was set back does not say how much has: what is
+/// done so often is done then, and not when the clock has come there again.
+pub(super) fn has_passed(time: Duration, since_ms: i64, now_ms: i64) -> bool {
+    let passed = now_ms.saturating_sub(since_ms);
+    passed < 0 || passed >= ms(time)
+}
+
+/// Whether a time, in ms since 1970, is still to come that was at most so far ahead when it was set. One that is further
+/// ahead was set before the clock was set back, and counts as come.
+pub(super) fn is_to_come(at_ms: i64, at_most: Duration, now_ms: i64) -> bool {
+    now_ms < at_ms && at_ms.saturating_sub(now_ms) <= ms(at_most)
 }
 
 /// The wait before the next attempt after so many, or `None` when they are used up. `jitter` is 0 to 1.
@@ -40,19 +53,36 @@ pub(super) struct Pace {
 impl Pace {
     /// Whether there is one to take; if not, when there will be, in ms since 1970.
     pub(super) fn ready(self, rate: Rate, now_ms: i64) -> Result<(), i64> {
-        let burst = (1_000_000 - rate.interval_us()).max(0);
-        let now = now_ms.saturating_mul(1_000);
-        if self.earliest_us - now > burst {
-            return Err((self.earliest_us - burst + 999) / 1_000);
+        let burst = burst_us(rate);
+        let earliest = self.earliest_us(rate, now_ms);
+        if earliest - now_ms.saturating_mul(1_000) > burst {
+            return Err((earliest - burst + 999) / 1_000);
         }
         Ok(())
     }
 
     /// Takes one.
     pub(super) fn take(&mut self, rate: Rate, now_ms: i64) {
-        let earliest = self.earliest_us.max(now_ms.saturating_mul(1_000));
-        self.earliest_us = earliest + rate.interval_us();
+        self.earliest_us = self.earliest_us(rate, now_ms) + rate.interval_us();
     }
+
+    /// The time of the next as it is kept, or now: what is further ahead than a burst and one more was kept before the clock
+    /// was set back, or at a slower rate.
+    fn earliest_us(self, rate: Rate, now_ms: i64) -> i64 {
+        let now = now_ms.saturating_mul(1_000);
+        let ahead = self.earliest_us.saturating_sub(now);
+        let most = burst_us(rate) + rate.interval_us();
+        if (0..=most).contains(&ahead) {
+            self.earliest_us
+        } else {
+            now
+        }
+    }
+}
+
+/// How far ahead of its rate one may be, in µs.
+fn burst_us(rate: Rate) -> i64 {
+    (1_000_000 - rate.interval_us()).max(0)
 }
 
 /// Whether a host is worth trying: closed until it fails often in a row, then open, then one trial.
@@ -70,7 +100,7 @@ impl Breaker {
     pub(super) fn admit(&mut self, now_ms: i64) -> Result<(), i64> {
         match self.open_until_ms {
             None => Ok(()),
-            Some(until) if now_ms < until => Err(until),
+            Some(until) if is_to_come(until, LONGEST_OPEN, now_ms) => Err(until),
             // The trial's outcome decides for the others.
             Some(_) if self.trying => Err(now_ms + ms(OPEN)),
             Some(_) => {
@@ -92,7 +122,7 @@ impl Breaker {
 
     /// Whether nothing has failed there for so long that it says nothing any more, and nobody is trying.
     pub(super) fn is_old(&self, now_ms: i64) -> bool {
-        !self.trying && now_ms - self.failed_at_ms >= FORGOTTEN_AFTER_MS
+        !self.trying && has_passed(FORGOTTEN_AFTER, self.failed_at_ms, now_ms)
     }
 
     /// The host has failed. True when that opened the breaker.
@@ -168,6 +198,7 @@ impl<O: Clone + Eq + Hash, M: Eq> Turns<O, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn waits_follow_the_schedule_with_a_tenth_of_jitter_at_most() {
@@ -214,6 +245,36 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_back_holds_nothing_up() {
+        let clock = Clock::manual(1_700_000_000_000);
+        let (second, begun) = (Duration::from_secs(1), clock.now_ms());
+        let (rate, mut pace, mut breaker) = (Rate::per_minute(6), Pace::default(), open_at(begun));
+        pace.take(rate, begun);
+        for (at, passed) in [(begun, false), (begun + 999, false), (begun + 1_000, true)] {
+            clock.set(at);
+            assert_eq!(has_passed(second, begun, clock.now_ms()), passed);
+            assert_eq!(is_to_come(begun + 1_000, second, clock.now_ms()), !passed);
+        }
+        clock.set(begun - 3_600_000);
+        let now = clock.now_ms();
+        assert!(has_passed(second, begun, now));
+        assert!(!is_to_come(begun + 1_000, second, now));
+        assert_eq!(pace.ready(rate, now), Ok(()));
+        pace.take(rate, now);
+        assert_eq!(pace.ready(rate, now), Err(now + 10_000));
+        assert_eq!(breaker.admit(now), Ok(()));
+        assert!(open_at(begun).is_old(now));
+    }
+
+    fn open_at(now: i64) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..FAILURES {
+            breaker.failed(now);
+        }
+        breaker
+    }
+
+    #[test]
     fn a_breaker_opens_after_failures_in_a_row_and_closes_after_a_good_trial() {
         let mut breaker = Breaker::default();
         for _ in 1..FAILURES {
@@ -230,8 +291,9 @@ mod tests {
         breaker.was_not_asked();
         assert_eq!(breaker.admit(5_000), Ok(()), "another tries");
         assert!(!breaker.failed(5_000));
-        assert!(!breaker.is_old(5_000 + FORGOTTEN_AFTER_MS - 1));
-        assert!(breaker.is_old(5_000 + FORGOTTEN_AFTER_MS));
+        let old = 5_000 + ms(FORGOTTEN_AFTER);
+        assert!(!breaker.is_old(old - 1));
+        assert!(breaker.is_old(old));
         assert_eq!(breaker.admit(14_999), Err(15_000), "twice as long");
         assert_eq!(breaker.admit(15_000), Ok(()));
         breaker.succeeded();

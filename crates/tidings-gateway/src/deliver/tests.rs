@@ -15,6 +15,7 @@ use crate::publish::command::Command;
 use crate::subscriptions::{Change, From};
 
 mod batches;
+mod clocks;
 mod damaged;
 mod disabling;
 mod ledgers;

@@ -28,6 +28,14 @@ impl Waiting {
         }
     }
 
+    /// All are looked at now.
+    pub(super) fn wake_all(&mut self, now_ms: i64) {
+        let ids: Vec<Uuid> = self.at.keys().copied().collect();
+        for id in ids {
+            self.sooner(id, now_ms);
+        }
+    }
+
     /// Nothing of it is known to wait any more.
     pub(super) fn remove(&mut self, id: Uuid) {
         if let Some(at) = self.at.remove(&id) {
