@@ -126,12 +126,17 @@ async fn read_partition(bus: &dyn Bus, partition: &Partition) -> Vec<Stored> {
             "a page ends where it began, at {next} of {bounds:?}"
         );
         assert!(page.more || page.next >= bounds.end, "{page:?}");
+        assert!(page.end >= bounds.end, "{page:?}");
         records.extend(page.records);
         next = page.next;
     }
     let offsets: Vec<u64> = records.iter().map(|stored| stored.offset).collect();
     let expected: Vec<u64> = (bounds.start..bounds.end).collect();
     assert_eq!(offsets, expected, "offsets of {partition:?}");
+    let beyond = bus.read(partition.clone(), all(bounds.end + 1_000));
+    let beyond = beyond.await.expect("where it ends can be asked");
+    let is_told = (bounds.end..bounds.end + 1_000).contains(&beyond.end);
+    assert!(is_told && beyond.records.is_empty(), "{beyond:?}");
     records
 }
 

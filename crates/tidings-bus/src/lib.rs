@@ -73,6 +73,9 @@ pub struct Page {
     pub next: u64,
     /// Whether the partition went on there when it was read: the page ended at a limit, of [`Read`] or the bus's own.
     pub more: bool,
+    /// The offset that the next record would have got when it was read; 0 of an unknown partition. Less than what was asked
+    /// for where the log is another than the one that the asker knows.
+    pub end: u64,
 }
 
 /// What one [`Bus::read`] asks for.

@@ -177,7 +177,8 @@ impl Bus for Memory {
                     page.records.push(stored.clone());
                 }
             }
-            page.more = page.next < log.len() as u64;
+            page.end = log.len() as u64;
+            page.more = page.next < page.end;
             page
         });
         Box::pin(async move { Ok(page) })

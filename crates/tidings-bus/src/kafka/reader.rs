@@ -249,6 +249,7 @@ impl Readers {
             records: Vec::new(),
             next: from,
             more: from < held.end,
+            end: held.end,
         };
         if from >= held.end || read.limit == 0 {
             return Ok(page);
