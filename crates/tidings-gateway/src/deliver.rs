@@ -21,6 +21,7 @@ mod lanes;
 mod load;
 pub(crate) mod now;
 pub(crate) mod on_the_way;
+mod place;
 mod queue;
 mod read;
 pub mod record;
@@ -38,7 +39,7 @@ pub(crate) use queue::Places;
 pub(crate) use retry::{detail_of, let_go};
 pub use share::Deliveries;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,10 +59,11 @@ use crate::subscription::State;
 use crate::subscriptions::{Changes, InForce, Subscriptions};
 use attempt::Ended;
 use counted::{Counted, Motion, Part};
+use damaged::Lost;
 use on_the_way::OnTheWay;
 use queue::{Numbers, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
-use stream::{BySize, RECENT, RECENT_BYTES, Recent, Stream};
+use stream::{BySize, RECENT, RECENT_BYTES, Stream};
 use target::{Carried, Target};
 use waiting::Waiting;
 
@@ -142,6 +144,8 @@ struct Dispatcher {
     /// Progress of subscriptions that have no queue yet.
     saved: HashMap<Uuid, (Numbers, Places)>,
     saved_lanes: HashMap<Uuid, Vec<String>>,
+    /// Subscriptions of which it is not known how far they have come.
+    lost: HashMap<Uuid, Lost>,
     /// Queues with places of their own.
     behind: BTreeSet<Uuid>,
     turns: Turns<TenantId, Uuid>,
@@ -181,11 +185,11 @@ struct Dispatcher {
     looked_up_to: Option<Uuid>,
     looked_at_ms: i64,
     forgot_at_ms: i64,
+    turned_at_ms: i64,
     forgetting: Option<JoinHandle<()>>,
     /// What is damaged and was told of.
     told: damaged::Told,
     read_to_end: bool,
-    turned_at_ms: i64,
     /// The stream that is read first in the next turn.
     reads_from: StreamId,
     /// Says that something was appended.
@@ -220,6 +224,7 @@ impl Dispatcher {
             queues: HashMap::new(),
             saved: HashMap::new(),
             saved_lanes: HashMap::new(),
+            lost: HashMap::new(),
             behind: BTreeSet::new(),
             turns: Turns::default(),
             on_the_way: OnTheWay::new(means.on_the_way),
@@ -244,12 +249,12 @@ impl Dispatcher {
             looked_up_to: None,
             looked_at_ms: now,
             forgot_at_ms: 0,
+            turned_at_ms: now,
             forgetting: None,
             told: damaged::Told::default(),
             read_to_end: false,
             reads_from: 0,
             tail,
-            turned_at_ms: now,
             choose_streams: true,
             recent_for: 0,
         };
@@ -318,12 +323,12 @@ impl Dispatcher {
 
     /// Everything that can be done now, once.
     async fn turn(&mut self) -> Result<(), Refusal> {
+        self.follow_clock();
         while let Some(ended) = self.in_flight.try_join_next() {
             self.ended(ended);
         }
         self.take_changes();
         if self.is_held_up() {
-        self.follow_clock();
             // Nothing more is begun that could not be written down either.
             self.read_to_end = true;
             return Ok(());
@@ -341,11 +346,6 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn tell(&mut self) {
-        self.part.tell(Motion {
-            in_flight: self.in_flight.len() as u64,
-            at_hand: self.at_hand.len() as u64,
-            unsettled: self.part.unsettled,
     /// Looks at all that waits for a time when the clock was set back: nobody knows when that time would be.
     fn follow_clock(&mut self) {
         let now = self.clock.now_ms();
@@ -357,6 +357,11 @@ impl Dispatcher {
         }
     }
 
+    fn tell(&mut self) {
+        self.part.tell(Motion {
+            in_flight: self.in_flight.len() as u64,
+            at_hand: self.at_hand.len() as u64,
+            unsettled: self.part.unsettled,
             shares: 1,
         });
     }
@@ -407,33 +412,15 @@ impl Dispatcher {
             .expect("it was put there if it was not there")
     }
 
-    /// The number of a partition.
-    fn stream(&mut self, partition: Partition) -> StreamId {
-        if let Some(id) = self.stream_ids.get(&partition) {
-            return *id;
-        }
-        let id = self.streams.len();
-        self.stream_ids.insert(partition.clone(), id);
-        self.streams.push(Stream {
-            partition,
-            head: 0,
-            saved: None,
-            outstanding: BTreeMap::new(),
-            wanted: false,
-            more: true,
-            again_at_ms: 0,
-            recent: Recent::default(),
-        });
-        self.choose_streams = true;
-        id
-    }
-
     /// Takes note of subscriptions that were changed or deleted.
     fn take_changes(&mut self) {
         let mut changed = self.changes.take();
         changed.retain(|id| match self.in_force.get(*id) {
             Some(subscription) => self.share.holds(&subscription.tenant),
-            None => self.queues.contains_key(id) || self.saved.contains_key(id),
+            None => {
+                let begun = self.queues.contains_key(id) || self.saved.contains_key(id);
+                begun || self.lost.contains_key(id)
+            }
         });
         if !changed.is_empty() {
             self.choose_streams = true;
@@ -442,6 +429,7 @@ impl Dispatcher {
         for id in changed {
             match self.in_force.get(id) {
                 None => self.forget(id),
+                Some(subscription) if self.is_lost_yet(&subscription) => {}
                 Some(subscription) => {
                     let start = subscription.start.number;
                     let moved = self.queues.get(&id).is_some_and(|it| it.start != start);
@@ -528,6 +516,7 @@ impl Dispatcher {
     fn forget(&mut self, id: Uuid) {
         self.saved.remove(&id);
         self.saved_lanes.remove(&id);
+        self.lost.remove(&id);
         self.behind.remove(&id);
         self.moved.remove(&id);
         self.at_hand.retain(|(subscription, _)| *subscription != id);

@@ -93,6 +93,7 @@ pub(crate) struct Troubled {
     hangs: AtomicBool,
     finds_nothing: AtomicBool,
     gives_up: AtomicBool,
+    read_for_all_from: Mutex<Vec<u64>>,
 }
 
 impl Troubled {
@@ -110,7 +111,13 @@ impl Troubled {
             hangs: AtomicBool::new(false),
             finds_nothing: AtomicBool::new(false),
             gives_up: AtomicBool::new(false),
+            read_for_all_from: Mutex::default(),
         }
+    }
+
+    /// The offsets at which it was read for whatever tenant.
+    pub(crate) fn read_for_all_from(&self) -> Vec<u64> {
+        self.read_for_all_from.lock().unwrap().clone()
     }
 
     /// It finds no event by its id any more.
@@ -189,6 +196,9 @@ impl Bus for Troubled {
 
     fn read(&self, partition: Partition, read: Read) -> Pending<'_, Result<Page, ReadError>> {
         assert!(!self.panics.swap(false, Ordering::SeqCst), "as it was told");
+        if read.tenant.is_none() {
+            self.read_for_all_from.lock().unwrap().push(read.from);
+        }
         let unled = *self.unled.lock().unwrap() == Some(partition.number);
         if unled || *self.out_of_reach.lock().unwrap() == Some(partition.topic.clone()) {
             return Box::pin(async { Err(ReadError::Unavailable("no leader".into())) });

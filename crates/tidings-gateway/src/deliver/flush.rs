@@ -8,6 +8,7 @@ use tokio::task::JoinError;
 
 use super::queue::Places;
 use super::schedule::has_passed;
+use super::stream::Stream;
 use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER, detail_of};
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -53,7 +54,8 @@ impl Dispatcher {
         let mut flush = std::mem::take(&mut self.flush);
         let share = self.share.to_string();
         self.part.unsettled = 0;
-        for stream in &mut self.streams {
+        let known = |stream: &&mut Stream| !stream.doubted && !stream.replaced;
+        for stream in self.streams.iter_mut().filter(known) {
             let cursor = stream.cursor();
             self.part.unsettled += stream.head - cursor;
             if stream.saved != Some(cursor) {
@@ -76,7 +78,10 @@ impl Dispatcher {
             };
             let places = queue.back_to();
             let sequence = queue.settled(&places, |stream| streams[stream].cursor());
-            let at = places.into_iter().map(|(stream, offset)| {
+            let known = places
+                .into_iter()
+                .filter(|(stream, _)| !streams[*stream].replaced);
+            let at = known.map(|(stream, offset)| {
                 let partition = &streams[stream].partition;
                 (
                     partition.topic.as_str().to_owned(),

@@ -1,11 +1,10 @@
 //! Read and match: records of the log to deliveries at hand.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{Page, Partition, Read, ReadError, Stored, partition_of};
-use tidings_event::{EventType, Topic};
+use tidings_bus::{Page, Partition, Read, ReadError, Stored};
+use tidings_event::EventType;
 use tidings_filter::Subject;
 use uuid::Uuid;
 
@@ -89,32 +88,10 @@ impl Dispatcher {
         stream.again_at_ms = self.clock.now_ms() + ms(LEFT_ALONE);
     }
 
-    /// Only partitions are read that hold events of tenants with subscriptions.
-    fn choose_streams(&mut self) {
-        if !std::mem::take(&mut self.choose_streams) {
-            return;
-        }
-        let mut counts: BTreeMap<Topic, u32> = BTreeMap::new();
-        for stream in &self.streams {
-            let count = counts.entry(stream.partition.topic.clone()).or_default();
-            *count = (*count).max(stream.partition.number + 1);
-        }
-        let mut tenants = self.in_force.tenants();
-        tenants.retain(|tenant| self.share.holds(tenant));
-        let mut wanted: BTreeSet<(u32, u32)> = BTreeSet::new();
-        for count in counts.values().copied().collect::<BTreeSet<_>>() {
-            let numbers = tenants
-                .iter()
-                .map(|tenant| partition_of(tenant.as_str().as_bytes(), count));
-            wanted.extend(numbers.map(|number| (count, number)));
-        }
-        for stream in &mut self.streams {
-            let count = counts[&stream.partition.topic];
-            stream.wanted = wanted.contains(&(count, stream.partition.number));
-        }
-    }
-
     async fn read_stream(&mut self, stream: StreamId) -> Result<(), Refusal> {
+        if self.streams[stream].doubted {
+            self.find_cursor(stream).await?;
+        }
         let from = self.streams[stream].head;
         let read = Read {
             from,
@@ -132,6 +109,9 @@ impl Dispatcher {
             }
             page => page.map_err(unreadable)?,
         };
+        if page.end < from {
+            return self.begin_anew(stream).await;
+        }
         self.tell_end(stream, from);
         self.streams[stream].more = page.more;
         self.read_to_end &= !page.more;
@@ -164,8 +144,10 @@ impl Dispatcher {
         let offset = record.offset;
         self.streams[stream].recent.push(offset, &event);
         let subject = Subject::new(&event);
+        let again = offset < self.streams[stream].again_below;
         for subscription in wanting {
-            if !subscription.filter.holds_beside_types(&subject) {
+            let too_early = again && event.received_at_ms < subscription.created_at_ms;
+            if too_early || !subscription.filter.holds_beside_types(&subject) {
                 continue;
             }
             let queue = self.queue(&subscription);
@@ -200,7 +182,8 @@ impl Dispatcher {
             let _none_wants_it = readable(record);
             return None;
         };
-        let wanting = self.in_force.wanting(&record.tenant, &event_type);
+        let mut wanting = self.in_force.wanting(&record.tenant, &event_type);
+        wanting.retain(|it| !self.lost.contains_key(&it.id));
         if wanting.is_empty() {
             return None;
         }
@@ -320,8 +303,11 @@ impl Dispatcher {
     ) -> Result<bool, Refusal> {
         self.renew_recent();
         let head = self.streams[stream].head;
-        if place > head || self.is_left_alone(stream) {
+        if self.is_left_alone(stream) {
             return Ok(false);
+        }
+        if place > head {
+            return self.is_beyond_end(subscription, stream, place).await;
         }
         let mut next = place;
         if place < head && place >= self.streams[stream].recent.from {
@@ -406,29 +392,5 @@ impl Dispatcher {
             self.take_to_hand(subscription, &event, Origin::Own(stream, offset));
         }
         next
-    }
-
-    /// Where a subscription begins, in each partition that its tenant's events can be in.
-    pub(super) fn places_of(&mut self, subscription: &Subscription) -> BTreeMap<StreamId, u64> {
-        let mut partitions: BTreeMap<String, u32> = BTreeMap::new();
-        for stream in &self.streams {
-            let count = partitions
-                .entry(stream.partition.topic.as_str().to_owned())
-                .or_default();
-            *count = (*count).max(stream.partition.number + 1);
-        }
-        let key = subscription.tenant.as_str().as_bytes();
-        let mut places = BTreeMap::new();
-        for (topic, count) in partitions {
-            let Ok(name) = topic.parse() else { continue };
-            let number = partition_of(key, count);
-            let stream = self.stream(Partition {
-                topic: name,
-                number,
-            });
-            let place = subscription.start.places.get(&topic).copied();
-            places.insert(stream, place.unwrap_or(0));
-        }
-        places
     }
 }

@@ -27,6 +27,12 @@ pub(super) struct Stream {
     pub(super) outstanding: BTreeMap<u64, u32>,
     /// Whether a tenant with subscriptions has its events here. Others are not read.
     pub(super) wanted: bool,
+    /// Whether the cursor could not be read: until it is found again nothing else is read, and no cursor is written.
+    pub(super) doubted: bool,
+    /// Whether another stands for the partition now, since its log is another. What came from here goes out.
+    pub(super) replaced: bool,
+    /// Below this offset something may stand that is older than a subscription which keeps up.
+    pub(super) again_below: u64,
     /// Whether there may be more than was read.
     pub(super) more: bool,
     /// Not read before this time, in ms since 1970: the last reading failed.
@@ -78,6 +84,31 @@ impl Weighter<(TenantId, Uuid), Arc<Carried>> for BySize {
 }
 
 impl Stream {
+    /// A partition of which nothing is known yet.
+    pub(super) fn new(partition: Partition) -> Self {
+        Self {
+            partition,
+            head: 0,
+            saved: None,
+            outstanding: BTreeMap::new(),
+            wanted: false,
+            doubted: false,
+            replaced: false,
+            again_below: 0,
+            more: true,
+            again_at_ms: 0,
+            recent: Recent::default(),
+        }
+    }
+
+    /// Reads on from an offset.
+    pub(super) fn go_to(&mut self, offset: u64) {
+        self.head = offset;
+        self.recent.clear(offset);
+        self.doubted = false;
+        self.more = true;
+    }
+
     /// The first offset that is not settled.
     pub(super) fn cursor(&self) -> u64 {
         let first = self.outstanding.keys().next();

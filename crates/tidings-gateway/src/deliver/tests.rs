@@ -20,7 +20,9 @@ mod damaged;
 mod disabling;
 mod ledgers;
 mod many;
+mod other_logs;
 mod panics;
+mod places;
 mod skipped;
 mod unled;
 

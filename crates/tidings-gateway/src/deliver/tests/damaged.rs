@@ -223,3 +223,86 @@ async fn a_retry_beside_a_damaged_record_goes_on_and_one_of_it_ends() {
         told.detail
     );
 }
+
+#[tokio::test]
+async fn a_damaged_place_stops_its_subscription_alone_until_that_is_sought() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut house = House::new().await;
+    house.move_to(&path).await;
+    let ids = [
+        house.subscribe("acme", json!({})).await,
+        house.subscribe("acme", json!({})).await,
+    ];
+    house.change("acme", ids[0], Change::Pause).await;
+    house.publish("acme", json!({ "n": 0 })).await;
+    house.settle().await;
+    house.change("acme", ids[0], Change::Resume).await;
+    house.settle().await;
+    house.change("acme", ids[0], Change::Pause).await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.settle().await;
+    assert_eq!(house.numbers(), [0, 0, 1]);
+    house.store().close().await;
+    // Of the two, the one that is paused has a place of its own.
+    overwrite(&path, "\"at\":[[", "\"at\":[<");
+    house.move_to(&path).await;
+    house.change("acme", ids[0], Change::Resume).await;
+    house.publish("acme", json!({ "n": 2 })).await;
+    house.settle().await;
+    assert_eq!(house.numbers()[3..], [2]);
+    assert_eq!(house.damages(), 1);
+    house.crash().await;
+    house.settle().await;
+    assert_eq!(house.numbers()[4..], [0; 0], "and is not thrown away");
+
+    let seek = Change::Seek(From::Beginning);
+    house.change("acme", ids[0], seek).await;
+    house.settle().await;
+    assert_eq!(house.numbers()[4..], [0, 1, 2]);
+    let got = house.got().split_off(4);
+    let sequences: Vec<u64> = got.iter().map(|got| got.sequence).collect();
+    assert_eq!(sequences, [2, 3, 4], "none is given out twice");
+    house.crash().await;
+    house.publish("acme", json!({ "n": 3 })).await;
+    house.settle().await;
+    assert_eq!(house.numbers()[7..], [3, 3]);
+}
+
+#[tokio::test]
+async fn a_damaged_cursor_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut house = House::new().await;
+    house.move_to(&path).await;
+    house.subscribe("acme", json!({})).await;
+    house.answer(|got| {
+        if got.n == 3 {
+            failed()
+        } else {
+            Verdict::Delivered
+        }
+    });
+    for n in 0..300 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    // Beyond the last write some are delivered, which a crash forgets.
+    house.publish("acme", json!({ "n": 300 })).await;
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    dispatcher.turn().await.unwrap();
+    while let Some(ended) = dispatcher.in_flight.join_next().await {
+        dispatcher.ended(ended);
+    }
+    house.store().close().await;
+    overwrite(&path, "0/1platform.", "0/1plotform.");
+    house.move_to(&path).await;
+    house.publish("acme", json!({ "n": 301 })).await;
+    house.settle().await;
+    assert_eq!(house.numbers()[300..], [300, 300, 301]);
+    assert!(house.damages() > 0);
+    house.crash().await;
+    house.publish("acme", json!({ "n": 302 })).await;
+    house.settle().await;
+    assert_eq!(house.numbers()[303..], [302]);
+}
