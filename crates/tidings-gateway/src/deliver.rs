@@ -415,12 +415,10 @@ impl Dispatcher {
     /// Takes note of subscriptions that were changed or deleted.
     fn take_changes(&mut self) {
         let mut changed = self.changes.take();
+        let is_begun = |id: &Uuid| self.queues.contains_key(id) || self.saved.contains_key(id);
         changed.retain(|id| match self.in_force.get(*id) {
             Some(subscription) => self.share.holds(&subscription.tenant),
-            None => {
-                let begun = self.queues.contains_key(id) || self.saved.contains_key(id);
-                begun || self.lost.contains_key(id)
-            }
+            None => is_begun(id) || self.lost.contains_key(id),
         });
         if !changed.is_empty() {
             self.choose_streams = true;

@@ -8,7 +8,7 @@ use tokio::task::JoinError;
 
 use super::queue::Places;
 use super::schedule::has_passed;
-use super::stream::Stream;
+use super::stream::{Place, Stream};
 use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER, detail_of};
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -54,7 +54,7 @@ impl Dispatcher {
         let mut flush = std::mem::take(&mut self.flush);
         let share = self.share.to_string();
         self.part.unsettled = 0;
-        let known = |stream: &&mut Stream| !stream.doubted && !stream.replaced;
+        let known = |stream: &&mut Stream| stream.place == Place::Known;
         for stream in self.streams.iter_mut().filter(known) {
             let cursor = stream.cursor();
             self.part.unsettled += stream.head - cursor;
@@ -80,7 +80,7 @@ impl Dispatcher {
             let sequence = queue.settled(&places, |stream| streams[stream].cursor());
             let known = places
                 .into_iter()
-                .filter(|(stream, _)| !streams[*stream].replaced);
+                .filter(|(stream, _)| streams[*stream].place != Place::Replaced);
             let at = known.map(|(stream, offset)| {
                 let partition = &streams[stream].partition;
                 (

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::{Numbers, Places, StreamId};
+use super::stream::{Place, Stream};
 use crate::events::unreadable;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -105,8 +106,9 @@ impl Dispatcher {
             self.streams[id].go_to(next_offset);
         }
         // Which of them a damaged one was of nobody can say.
-        for stream in self.streams.iter_mut().filter(|_| doubted) {
-            stream.doubted = stream.saved.is_none();
+        let unknown = |stream: &&mut Stream| doubted && stream.saved.is_none();
+        for stream in self.streams.iter_mut().filter(unknown) {
+            stream.place = Place::Doubted;
         }
         let share = self.share;
         self.load_progress(&topics).await?;

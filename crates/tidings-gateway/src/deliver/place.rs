@@ -13,13 +13,13 @@ use super::Dispatcher;
 use super::queue::StreamId;
 use super::read::readable;
 use super::schedule::ms;
-use super::stream::Stream;
+use super::stream::{Place, Stream};
 use crate::events::unreadable;
 use crate::publish::refusal::Refusal;
 use crate::subscription::Subscription;
 
 /// So many records are looked at at once for what is known of them.
-const PAGE: u64 = 200;
+const PAGE: usize = 200;
 
 /// Whose deliveries say how far deliveries have come.
 #[derive(Clone, Copy)]
@@ -74,7 +74,7 @@ impl Dispatcher {
         for (id, stream) in self.streams.iter_mut().enumerate() {
             let place = (counts[&stream.partition.topic], stream.partition.number);
             let before = stream.wanted;
-            stream.wanted = wanted.contains(&place) && !stream.replaced;
+            stream.wanted = wanted.contains(&place) && stream.place != Place::Replaced;
             if stream.wanted && !before {
                 new.entry(place).or_default().push(id);
             }
@@ -151,9 +151,10 @@ impl Dispatcher {
             (stream.partition.clone(), stream.head)
         };
         let bounds = self.bounds(&partition).await?;
-        self.streams[stream].more = false;
         // One that is not there, or holds nothing, may be there again as it was.
         if bounds.end == 0 || bounds.end >= cursor {
+            self.streams[stream].more = bounds.end > cursor;
+            self.read_to_end &= bounds.end <= cursor;
             return Ok(());
         }
         let place = self.proved(&partition, bounds, By::All).await?;
@@ -170,7 +171,7 @@ impl Dispatcher {
     /// Another stream stands for a partition from now on. Offsets of the one before say nothing of this one.
     fn replace(&mut self, old: StreamId, place: u64, end: u64) {
         let partition = self.streams[old].partition.clone();
-        self.streams[old].replaced = true;
+        self.streams[old].place = Place::Replaced;
         self.stream_ids.remove(&partition);
         let new = self.stream(partition.clone());
         // Those who wanted the one before want this: nobody begins at a place of that.
@@ -272,7 +273,7 @@ impl Dispatcher {
         let first = first.map_err(unreadable)?.max(bounds.start);
         let mut below = bounds.end;
         while below > first {
-            let from = below.saturating_sub(PAGE).max(first);
+            let from = below.saturating_sub(PAGE as u64).max(first);
             let records = self.between(partition, from, below).await?;
             let ids: Vec<Uuid> = records.iter().map(|record| record.event_id).collect();
             let store = self.store.clone();
@@ -300,8 +301,8 @@ impl Dispatcher {
             let read = Read {
                 from: next,
                 tenant: None,
-                limit: PAGE as usize,
-                scan: PAGE as usize,
+                limit: PAGE,
+                scan: PAGE,
             };
             next = match self.bus.read(partition.clone(), read).await {
                 Ok(page) if page.next > next => {

@@ -13,6 +13,7 @@ use super::queue::{Delivery, Origin, Queue, ROOM_BELOW, StreamId};
 use super::record::Ledger;
 use super::schedule::{is_to_come, ms};
 use super::standing::Stood;
+use super::stream::Place;
 use super::target::Carried;
 use crate::envelope;
 use crate::events::unreadable;
@@ -89,7 +90,7 @@ impl Dispatcher {
     }
 
     async fn read_stream(&mut self, stream: StreamId) -> Result<(), Refusal> {
-        if self.streams[stream].doubted {
+        if self.streams[stream].place == Place::Doubted {
             self.find_cursor(stream).await?;
         }
         let from = self.streams[stream].head;

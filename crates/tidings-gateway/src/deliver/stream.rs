@@ -15,6 +15,17 @@ pub(super) const RECENT: usize = 4_096;
 /// The most bytes of them.
 pub(super) const RECENT_BYTES: usize = 4 * 1024 * 1024;
 
+/// What is known of where a partition is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the head.
+    Known,
+    /// The cursor could not be read. Until it is found again nothing else is read, and no cursor is written.
+    Doubted,
+    /// Nowhere any more: another stands for the partition, since its log is another. What came from here goes out.
+    Replaced,
+}
+
 /// One partition, as far as it has been read.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -27,10 +38,8 @@ pub(super) struct Stream {
     pub(super) outstanding: BTreeMap<u64, u32>,
     /// Whether a tenant with subscriptions has its events here. Others are not read.
     pub(super) wanted: bool,
-    /// Whether the cursor could not be read: until it is found again nothing else is read, and no cursor is written.
-    pub(super) doubted: bool,
-    /// Whether another stands for the partition now, since its log is another. What came from here goes out.
-    pub(super) replaced: bool,
+    /// What is known of where it is read.
+    pub(super) place: Place,
     /// Below this offset something may stand that is older than a subscription which keeps up.
     pub(super) again_below: u64,
     /// Whether there may be more than was read.
@@ -92,8 +101,7 @@ impl Stream {
             saved: None,
             outstanding: BTreeMap::new(),
             wanted: false,
-            doubted: false,
-            replaced: false,
+            place: Place::Known,
             again_below: 0,
             more: true,
             again_at_ms: 0,
@@ -105,7 +113,7 @@ impl Stream {
     pub(super) fn go_to(&mut self, offset: u64) {
         self.head = offset;
         self.recent.clear(offset);
-        self.doubted = false;
+        self.place = Place::Known;
         self.more = true;
     }
 
