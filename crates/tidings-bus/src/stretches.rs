@@ -10,7 +10,7 @@ const MOST: usize = 1_000;
 pub enum Met {
     /// The first of a stretch: to be told of.
     Beginning,
-    /// It stands right behind one that was met before: to be told of at the stretch's end.
+    /// It stands right beside one that was met before: to be told of at the stretch's end.
     Within,
     /// It was met before.
     Again,
@@ -48,36 +48,46 @@ impl<K: Ord + Clone> Stretches<K> {
 
     /// Takes in a record that cannot be read.
     pub fn meet(&mut self, partition: &K, offset: u64) -> Met {
-        if let Some((_, stretch)) = self.before(partition, offset) {
-            if stretch.last >= offset {
-                return Met::Again;
-            }
-            if stretch.last + 1 == offset {
-                stretch.last = offset;
-                let opened = !std::mem::replace(&mut stretch.open, true);
-                self.open += usize::from(opened);
-                return Met::Within;
-            }
-        }
-        if self.known.len() >= MOST {
+        let ends_before = match self.before(partition, offset) {
+            Some((_, stretch)) if stretch.last >= offset => return Met::Again,
+            Some((first, stretch)) => (stretch.last + 1 == offset).then_some(first),
+            None => None,
+        };
+        // Readers begin anywhere: what was met first may stand behind.
+        let behind = (partition.clone(), offset.saturating_add(1));
+        let beside = [
+            ends_before.and_then(|first| self.known.remove(&(partition.clone(), first))),
+            self.known.remove(&behind),
+        ];
+        let joins = beside.iter().flatten().count();
+        self.open -= beside.iter().flatten().filter(|it| it.open).count();
+        if joins == 0 && self.known.len() >= MOST {
             *self = Self::default();
         }
-        let alone = Stretch {
-            last: offset,
-            open: false,
+        let [_, behind] = beside;
+        let stretch = Stretch {
+            last: behind.map_or(offset, |it| it.last),
+            open: joins > 0,
         };
-        self.known.insert((partition.clone(), offset), alone);
-        Met::Beginning
+        self.open += usize::from(stretch.open);
+        let first = ends_before.unwrap_or(offset);
+        self.known.insert((partition.clone(), first), stretch);
+        if joins > 0 {
+            Met::Within
+        } else {
+            Met::Beginning
+        }
     }
 
-    /// Takes in that the log can be read from an offset on. The first and the last offset of the stretch that ends right
-    /// before it, if it has several records and this is not known yet.
+    /// Takes in that the log can be read at an offset. The first and the last offset of the stretch before it, if it has
+    /// several records and this is not known yet. Between them may be offsets without a record.
     pub fn end(&mut self, partition: &K, offset: u64) -> Option<(u64, u64)> {
-        let last = offset.checked_sub(1).filter(|_| self.is_open())?;
-        let (first, stretch) = self.before(partition, last)?;
-        if stretch.last != last || !std::mem::take(&mut stretch.open) {
+        let before = offset.checked_sub(1).filter(|_| self.is_open())?;
+        let (first, stretch) = self.before(partition, before)?;
+        if stretch.last > before || !std::mem::take(&mut stretch.open) {
             return None;
         }
+        let last = stretch.last;
         self.open -= 1;
         Some((first, last))
     }
@@ -111,6 +121,28 @@ mod tests {
         // One that grows is told of again, whole.
         assert_eq!(stretches.meet(&"a", 5_010), Met::Within);
         assert_eq!(stretches.end(&"a", 5_011), Some((10, 5_010)));
+    }
+
+    #[test]
+    fn a_stretch_that_is_met_from_its_middle_has_its_own_bounds() {
+        let mut stretches = Stretches::default();
+        let met = [12, 13, 10, 11, 12].map(|at| stretches.meet(&0, at));
+        let [beginning, within] = [Met::Beginning, Met::Within];
+        assert_eq!(met, [beginning, within, beginning, within, Met::Again]);
+        assert_eq!(stretches.end(&0, 14), Some((10, 13)));
+        assert!(!stretches.is_open());
+        assert_eq!([9, 8].map(|at| stretches.meet(&0, at)), [within, within]);
+        assert_eq!(stretches.end(&0, 14), Some((8, 13)));
+    }
+
+    #[test]
+    fn a_stretch_ends_before_an_offset_that_no_record_has() {
+        let mut stretches = Stretches::default();
+        for offset in 10..20 {
+            stretches.meet(&0, offset);
+        }
+        assert_eq!(stretches.end(&0, 21), Some((10, 19)));
+        assert!(!stretches.is_open());
     }
 
     #[test]

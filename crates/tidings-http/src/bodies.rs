@@ -30,15 +30,15 @@ struct Refused {
 }
 
 impl Refused {
-    /// Counts one. How many there were since the last line, if it is time for another.
-    fn count(&mut self, now: Instant) -> Option<u64> {
+    /// Counts one. How many there were since the last line, which is so long ago, if it is time for another.
+    fn count(&mut self, now: Instant) -> Option<(u64, Duration)> {
         self.since += 1;
-        let recently = |at: Instant| now.duration_since(at) < TOLD_EVERY;
-        if self.told_at.is_some_and(recently) {
+        let ago = self.told_at.map(|at| now.duration_since(at));
+        if ago.is_some_and(|ago| ago < TOLD_EVERY) {
             return None;
         }
         self.told_at = Some(now);
-        Some(std::mem::take(&mut self.since))
+        Some((std::mem::take(&mut self.since), ago.unwrap_or_default()))
     }
 }
 
@@ -55,9 +55,10 @@ impl Bodies {
     /// Says in the log that a body found no room, with how many others did since it last said so.
     pub(crate) fn tell_refused(&self) {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bodies) = refused.count(Instant::now()) {
+        if let Some((bodies, ago)) = refused.count(Instant::now()) {
             tracing::warn!(
                 bodies,
+                within_s = ago.as_secs(),
                 "bodies found no room: server.max_bodies_bytes are held"
             );
         }

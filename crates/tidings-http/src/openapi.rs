@@ -75,6 +75,7 @@ pub(crate) enum ToExplain {
 
 /// What would happen to a publish.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct ExplainBody {
     /// `accepted` or `refused`.
     verdict: String,
@@ -115,7 +116,11 @@ pub(crate) struct EventBody {
     time: String,
     tenantid: String,
     schemaversion: String,
-    data: serde_json::Value,
+    /// Absent of an event without data.
+    data: Option<serde_json::Value>,
+    /// Base64, instead of `data`, where that is neither JSON nor text.
+    #[serde(rename = "data_base64")]
+    data_base64: Option<String>,
     event_id: String,
     topic: String,
     partition: u32,

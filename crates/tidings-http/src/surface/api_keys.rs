@@ -89,7 +89,7 @@ pub(crate) async fn create(
     let tenant = tenant(given.tenant_id.as_deref())?;
     let (key, secret) = house.gateway.api_keys.create(&caller, tenant, new).await?;
     let answer = KeyShown {
-        key: Some(secret.to_string()),
+        key: Some(secret.clone()),
         ..rendered(&key)
     };
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())

@@ -88,7 +88,7 @@ impl CatalogBody {
 
 /// A catalogue, as it was written: YAML or JSON.
 #[utoipa::path(get, path = "/v1/catalogs/{name}", tag = "catalogs", params(("name" = String, Path)),
-    responses((status = 200, content((String = "application/yaml"), (serde_json::Value = "application/json")))))]
+    responses((status = 200, content((serde_json::Value = "application/yaml"), (serde_json::Value = "application/json")))))]
 pub(crate) async fn get(
     State(house): State<House>,
     Authenticated(_): Authenticated,
@@ -112,7 +112,7 @@ pub(crate) async fn get(
         ("enforce" = Option<bool>, Query, description = "Whether publishes are held to it; true if absent"),
         ("dryRun" = Option<bool>, Query, description = "Answers what would change, and changes nothing"),
     ),
-    request_body(content((String = "application/yaml"), (serde_json::Value = "application/json")),
+    request_body(content((serde_json::Value = "application/yaml"), (serde_json::Value = "application/json")),
         description = "An AsyncAPI 3.0 document"),
     responses((status = 200, body = WrittenCatalog)))]
 pub(crate) async fn put(

@@ -138,7 +138,7 @@ pub(crate) async fn dry_run(
     let canonical = caller.tenant().and_then(|it| verdict.canonical_name(it));
     let mut answer = told(&verdict, canonical);
     if let (Some(path), Some(schema)) = (path, &verdict.schema) {
-        answer.payloads = Some(payloads(emits, &caller, (&path, schema)).await);
+        answer.payloads = payloads(emits, &caller, (&path, schema)).await;
     }
     Ok(axum::Json(answer).into_response())
 }
@@ -187,9 +187,8 @@ pub(crate) struct VerdictShown {
     schema_flavour: Option<&'static str>,
     differences: Vec<DifferenceShown>,
     errors: Vec<FaultShown>,
-    /// Absent where there is no schema to try; null where there are no payloads, or they cannot be read now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payloads: Option<Option<Fit>>,
+    /// Null where there is no schema to try, or it cannot be found out now.
+    payloads: Option<Fit>,
 }
 
 /// A place where two schemas differ.

@@ -285,8 +285,7 @@ pub(crate) struct ReplayShown {
     started_at: Option<String>,
     ended_at: Option<String>,
     /// Of one that is cancelled: why, if not by somebody's wish.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<Option<String>>,
+    reason: Option<String>,
     #[serde(flatten)]
     what: What,
 }
@@ -316,8 +315,10 @@ enum What {
 
 fn rendered(row: &ReplayRow) -> Result<ReplayShown, Refusal> {
     let plan = Plan::read(&row.plan)?;
-    let cancelled = row.state == "cancelled";
-    let place = cancelled.then(|| Place::read(&row.place)).transpose()?;
+    let reason = match row.state.as_str() {
+        "cancelled" => Place::read(&row.place)?.reason,
+        _ => None,
+    };
     Ok(ReplayShown {
         id: row.id,
         subscription_id: row.subscription,
@@ -330,7 +331,7 @@ fn rendered(row: &ReplayRow) -> Result<ReplayShown, Refusal> {
         created_at: rfc3339(row.created_at_ms),
         started_at: row.started_at_ms.map(rfc3339),
         ended_at: row.ended_at_ms.map(rfc3339),
-        reason: place.map(|place| place.reason),
+        reason,
         what: match plan {
             Plan::History(history) => What::History {
                 routing: history.routing,
