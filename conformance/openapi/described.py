@@ -75,12 +75,12 @@ class Gateway:
         command = [BINARY, "token", "--data", self.data, *who]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    def call(self, method, path, token, body=None):
+    def call(self, method, path, token, body=None, content_type="application/json"):
         request = urllib.request.Request(self.url + path, method=method)
         request.add_header("Authorization", f"Bearer {token}")
         if body is not None:
             request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
+            request.add_header("Content-Type", content_type)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 said = answer.read()
@@ -122,6 +122,9 @@ def something_of_everything(gateway, receiver):
         "name": "all", "filter": {"types": ["**"]}, "target": {"kind": "webhook", "url": f"{receiver}/refused"},
     })
     event = call("POST", "/v1/events/publish", gateway.module, {"type": TYPE, "data": {"n": 1}})
+    bare = {"specversion": "1.0", "source": "/crm", "type": TYPE}
+    for more in [{"id": "1"}, {"id": "2", "datacontenttype": "image/png", "data_base64": "iVBORw0KGgo="}]:
+        call("POST", "/v1/cloudevents", gateway.module, bare | more, "application/cloudevents+json")
     letters = gateway.until("/v1/dead-letters", admin, lambda page: page["items"])
     replay = call("POST", f"/v1/subscriptions/{subscription['id']}/replay", admin, {"from": "beginning"})
     schema = {"type": "object", "properties": {}, "additionalProperties": False}

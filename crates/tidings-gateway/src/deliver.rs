@@ -12,6 +12,7 @@
 //! Not needed for correctness: anything in memory. It is bounded, too: by queue, by tenant and altogether.
 
 mod attempt;
+mod begin;
 pub mod counted;
 mod damaged;
 mod flush;
@@ -21,7 +22,6 @@ mod lanes;
 mod load;
 pub(crate) mod now;
 pub(crate) mod on_the_way;
-mod place;
 mod queue;
 mod read;
 pub mod record;
@@ -39,7 +39,7 @@ pub(crate) use queue::Places;
 pub(crate) use retry::{detail_of, let_go};
 pub use share::Deliveries;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,11 +59,10 @@ use crate::subscription::State;
 use crate::subscriptions::{Changes, InForce, Subscriptions};
 use attempt::Ended;
 use counted::{Counted, Motion, Part};
-use damaged::Lost;
 use on_the_way::OnTheWay;
 use queue::{Numbers, Queue, StreamId};
 use schedule::{Breaker, Turns, ms};
-use stream::{BySize, RECENT, RECENT_BYTES, Stream};
+use stream::{BySize, RECENT, RECENT_BYTES, Recent, Stream};
 use target::{Carried, Target};
 use waiting::Waiting;
 
@@ -144,8 +143,6 @@ struct Dispatcher {
     /// Progress of subscriptions that have no queue yet.
     saved: HashMap<Uuid, (Numbers, Places)>,
     saved_lanes: HashMap<Uuid, Vec<String>>,
-    /// Subscriptions of which it is not known how far they have come.
-    lost: HashMap<Uuid, Lost>,
     /// Queues with places of their own.
     behind: BTreeSet<Uuid>,
     turns: Turns<TenantId, Uuid>,
@@ -185,11 +182,12 @@ struct Dispatcher {
     looked_up_to: Option<Uuid>,
     looked_at_ms: i64,
     forgot_at_ms: i64,
-    turned_at_ms: i64,
     forgetting: Option<JoinHandle<()>>,
     /// What is damaged and was told of.
     told: damaged::Told,
     read_to_end: bool,
+    /// When the last turn began, in ms since 1970.
+    turned_at_ms: i64,
     /// The stream that is read first in the next turn.
     reads_from: StreamId,
     /// Says that something was appended.
@@ -224,7 +222,6 @@ impl Dispatcher {
             queues: HashMap::new(),
             saved: HashMap::new(),
             saved_lanes: HashMap::new(),
-            lost: HashMap::new(),
             behind: BTreeSet::new(),
             turns: Turns::default(),
             on_the_way: OnTheWay::new(means.on_the_way),
@@ -249,12 +246,12 @@ impl Dispatcher {
             looked_up_to: None,
             looked_at_ms: now,
             forgot_at_ms: 0,
-            turned_at_ms: now,
             forgetting: None,
             told: damaged::Told::default(),
             read_to_end: false,
             reads_from: 0,
             tail,
+            turned_at_ms: now,
             choose_streams: true,
             recent_for: 0,
         };
@@ -323,11 +320,11 @@ impl Dispatcher {
 
     /// Everything that can be done now, once.
     async fn turn(&mut self) -> Result<(), Refusal> {
-        self.follow_clock();
         while let Some(ended) = self.in_flight.try_join_next() {
             self.ended(ended);
         }
         self.take_changes();
+        self.follow_clock();
         if self.is_held_up() {
             // Nothing more is begun that could not be written down either.
             self.read_to_end = true;
@@ -412,13 +409,33 @@ impl Dispatcher {
             .expect("it was put there if it was not there")
     }
 
+    /// The number of a partition.
+    fn stream(&mut self, partition: Partition) -> StreamId {
+        if let Some(id) = self.stream_ids.get(&partition) {
+            return *id;
+        }
+        let id = self.streams.len();
+        self.stream_ids.insert(partition.clone(), id);
+        self.streams.push(Stream {
+            partition,
+            head: 0,
+            saved: None,
+            outstanding: BTreeMap::new(),
+            wanted: false,
+            more: true,
+            again_at_ms: 0,
+            recent: Recent::default(),
+        });
+        self.choose_streams = true;
+        id
+    }
+
     /// Takes note of subscriptions that were changed or deleted.
     fn take_changes(&mut self) {
         let mut changed = self.changes.take();
-        let is_begun = |id: &Uuid| self.queues.contains_key(id) || self.saved.contains_key(id);
         changed.retain(|id| match self.in_force.get(*id) {
             Some(subscription) => self.share.holds(&subscription.tenant),
-            None => is_begun(id) || self.lost.contains_key(id),
+            None => self.queues.contains_key(id) || self.saved.contains_key(id),
         });
         if !changed.is_empty() {
             self.choose_streams = true;
@@ -427,7 +444,6 @@ impl Dispatcher {
         for id in changed {
             match self.in_force.get(id) {
                 None => self.forget(id),
-                Some(subscription) if self.is_lost_yet(&subscription) => {}
                 Some(subscription) => {
                     let start = subscription.start.number;
                     let moved = self.queues.get(&id).is_some_and(|it| it.start != start);
@@ -514,7 +530,6 @@ impl Dispatcher {
     fn forget(&mut self, id: Uuid) {
         self.saved.remove(&id);
         self.saved_lanes.remove(&id);
-        self.lost.remove(&id);
         self.behind.remove(&id);
         self.moved.remove(&id);
         self.at_hand.retain(|(subscription, _)| *subscription != id);

@@ -134,12 +134,12 @@ mod tests {
     #[test]
     fn bodies_that_find_no_room_share_a_line() {
         let (mut refused, begun) = (Refused::default(), Instant::now());
-        assert_eq!(refused.count(begun), Some(1));
+        assert_eq!(refused.count(begun), Some((1, Duration::ZERO)));
         let soon = begun + TOLD_EVERY / 2;
         for _ in 0..1_000 {
             assert_eq!(refused.count(soon), None);
         }
-        assert_eq!(refused.count(begun + TOLD_EVERY), Some(1_001));
+        assert_eq!(refused.count(begun + TOLD_EVERY), Some((1_001, TOLD_EVERY)));
         assert_eq!(refused.count(begun + TOLD_EVERY), None);
     }
 

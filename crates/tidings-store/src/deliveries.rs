@@ -6,7 +6,6 @@
 mod batches;
 mod due;
 mod flush;
-mod handled;
 mod parked;
 mod rows;
 
@@ -21,7 +20,6 @@ use crate::seal::Sealed;
 
 pub use due::{Due, Waiting};
 pub use flush::{Flush, Reopened};
-pub use handled::Handled;
 
 /// A share of the tenants: those whose slot leaves this rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,9 +137,6 @@ pub struct AttemptRow {
     pub detail: String,
 }
 
-/// How far a subscription has come, or what is wrong with the row; with the subscription's id as it stands there.
-pub type Progress = (Option<Uuid>, Result<ProgressRow, StoreError>);
-
 /// The methods on deliveries.
 #[derive(Debug, Clone, Copy)]
 pub struct Deliveries<'a> {
@@ -162,18 +157,17 @@ impl<'a> Deliveries<'a> {
     }
 
     /// Every cursor, of every share.
-    pub async fn cursors(&self) -> Result<Found<CursorRow>, StoreError> {
+    pub async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
         on_either!(self.connections, "read delivery cursors", connection => {
             sqlx::query(CursorRow::ALL)
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(CursorRow::from_row).collect())
-        })
+        })?
     }
 
-    /// How far every subscription of a share has come that ever got anything, or what is wrong with the row that says so. The
-    /// id is the row's as it stands there, if it is one.
-    pub async fn progress(&self, share: Share) -> Result<Vec<Progress>, StoreError> {
+    /// How far every subscription of a share has come that ever got anything.
+    pub async fn progress(&self, share: Share) -> Result<Vec<ProgressRow>, StoreError> {
         let query = "SELECT * FROM delivery_progress WHERE slot % $1 = $2";
         on_either!(self.connections, "read the progress of deliveries", connection => {
             sqlx::query(query)
@@ -181,8 +175,8 @@ impl<'a> Deliveries<'a> {
                 .bind(i64::from(share.number))
                 .fetch_all(connection)
                 .await
-                .and_then(|rows| placed(&rows, |row| Ok(Uuid::parse_str(&row.text("subscription")?).ok())))
-        })
+                .map(|rows| rows.iter().map(ProgressRow::from_row).collect())
+        })?
     }
 
     /// How far these subscriptions have come, those of them that ever got anything.

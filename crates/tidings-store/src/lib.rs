@@ -45,8 +45,7 @@ pub use chat::{Chat, ChatMessageRow};
 pub use custom_events::{CustomEventChange, CustomEventQuery, CustomEventRow, CustomEvents};
 pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary, DeadLetters};
 pub use deliveries::{
-    AttemptRow, CursorRow, Deliveries, Due, Flush, Handled, PendingRow, Progress, ProgressRow,
-    Reopened, Share,
+    AttemptRow, CursorRow, Deliveries, Due, Flush, PendingRow, ProgressRow, Reopened, Share,
 };
 pub use emits::{Admission, Admitted, EmitNote, EmitPlace, EmitQuery, EmitRow, EmitState, Emits};
 pub use error::StoreError;

@@ -128,7 +128,7 @@ async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, S
     let followed_states = [EmitState::Relayed, EmitState::Undelivered];
     let (relayed, more) = due(emits, &followed_states).await?;
     if !relayed.is_empty() {
-        let cursors = emits.store.deliveries().cursors().await?.whole()?;
+        let cursors = emits.store.deliveries().cursors().await?;
         for row in relayed {
             if !has_turn(turns).await? {
                 return Ok(false);

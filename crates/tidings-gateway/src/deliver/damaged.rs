@@ -2,20 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_bus::{Met, ReadError, Stretches};
 use tidings_store::{Due, Found, PendingRow, StoreError};
-use uuid::Uuid;
 
 use super::Dispatcher;
-use super::queue::{Numbers, Places, StreamId};
+use super::queue::StreamId;
 use super::schedule::has_passed;
 use crate::damaged::DAMAGED_AGAIN_MS;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
-use crate::subscription::Subscription;
 
 /// Of so many it is known when they were told of.
 const MOST: usize = 1_000;
@@ -55,68 +52,7 @@ impl Told {
     }
 }
 
-/// A subscription whose progress is damaged: what it was sent is known, and not what it was not sent. It gets nothing until its
-/// owner says where it goes on.
-#[derive(Debug)]
-pub(super) struct Lost {
-    /// Which start it had.
-    start: u32,
-    /// The last number that it is known to have given out.
-    last: u64,
-}
-
 impl Dispatcher {
-    /// A subscription in force of which it is known how far it has come.
-    pub(super) fn known(&self, id: Uuid) -> Option<Arc<Subscription>> {
-        let is_lost = self.lost.contains_key(&id);
-        self.in_force.get(id).filter(|_| !is_lost)
-    }
-
-    /// Whether a subscription gets nothing though it is there, and nothing of it is thrown away.
-    pub(super) fn is_kept(&self, id: Uuid) -> bool {
-        self.in_force.is_unreadable(id) || self.lost.contains_key(&id)
-    }
-
-    /// Takes note of a subscription whose progress cannot be read.
-    pub(super) async fn lose(
-        &mut self,
-        id: Option<Uuid>,
-        error: &impl Display,
-    ) -> Result<(), Refusal> {
-        self.tell_damaged(error);
-        let Some(subscription) = id.and_then(|id| self.in_force.get(id)) else {
-            return Ok(());
-        };
-        let id = subscription.id;
-        let store = self.store.clone();
-        let last = store.deliveries().last_number(id).await;
-        let last = last.map_err(store_fault)?;
-        tracing::error!(subscription = %id, "a subscription gets nothing until its owner seeks it: how far it has come is damaged");
-        let start = subscription.start.number;
-        self.lost.insert(id, Lost { start, last });
-        Ok(())
-    }
-
-    /// Whether it is still not known where a subscription is to go on. When its owner has said it, it begins there, with numbers
-    /// that it has not given out.
-    pub(super) fn is_lost_yet(&mut self, subscription: &Subscription) -> bool {
-        let id = subscription.id;
-        let start = subscription.start.number;
-        let Some(lost) = self.lost.remove(&id) else {
-            return false;
-        };
-        if lost.start == start {
-            self.lost.insert(id, lost);
-            return true;
-        }
-        let places = Places {
-            start: lost.start,
-            ..Places::default()
-        };
-        self.saved.insert(id, (Numbers::new(lost.last), places));
-        false
-    }
-
     /// The sound rows of what was read.
     pub(super) fn sound<T>(
         &mut self,
@@ -147,6 +83,21 @@ impl Dispatcher {
         if met == Met::Beginning {
             tracing::error!(%error, "what is damaged is not delivered");
         }
+    }
+
+    /// A partition ends before what was read of it: it is another log than the store knows, or an older one.
+    pub(super) fn tell_other_log(&mut self, stream: StreamId) {
+        let stream = &self.streams[stream];
+        let (topic, partition, cursor) = (
+            &stream.partition.topic,
+            stream.partition.number,
+            stream.head,
+        );
+        let text = format!(
+            "partition {partition} of topic {topic} ends before offset {cursor}, up to which it was read: nothing below that is \
+             delivered again; replay it where it is another log"
+        );
+        self.tell_damaged(&text);
     }
 
     /// The bounds of such a stretch, if one ends where the log can be read from.

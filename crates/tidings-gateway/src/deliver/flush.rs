@@ -8,7 +8,6 @@ use tokio::task::JoinError;
 
 use super::queue::Places;
 use super::schedule::has_passed;
-use super::stream::{Place, Stream};
 use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER, detail_of};
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -54,8 +53,7 @@ impl Dispatcher {
         let mut flush = std::mem::take(&mut self.flush);
         let share = self.share.to_string();
         self.part.unsettled = 0;
-        let known = |stream: &&mut Stream| stream.place == Place::Known;
-        for stream in self.streams.iter_mut().filter(known) {
+        for stream in &mut self.streams {
             let cursor = stream.cursor();
             self.part.unsettled += stream.head - cursor;
             if stream.saved != Some(cursor) {
@@ -78,10 +76,7 @@ impl Dispatcher {
             };
             let places = queue.back_to();
             let sequence = queue.settled(&places, |stream| streams[stream].cursor());
-            let known = places
-                .into_iter()
-                .filter(|(stream, _)| streams[*stream].place != Place::Replaced);
-            let at = known.map(|(stream, offset)| {
+            let at = places.into_iter().map(|(stream, offset)| {
                 let partition = &streams[stream].partition;
                 (
                     partition.topic.as_str().to_owned(),

@@ -9,7 +9,6 @@ use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::{Numbers, Places, StreamId};
-use super::stream::{Place, Stream};
 use crate::events::unreadable;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -42,33 +41,6 @@ impl Dispatcher {
         places
     }
 
-    /// Reads how far each subscription has come.
-    async fn load_progress(&mut self, topics: &[(Topic, u32)]) -> Result<(), Refusal> {
-        let store = self.store.clone();
-        let progress = store.deliveries().progress(self.share).await;
-        for (id, row) in progress.map_err(store_fault)? {
-            let row = match row {
-                Ok(row) => row,
-                Err(error) => {
-                    self.lose(id, &error).await?;
-                    continue;
-                }
-            };
-            let places = match serde_json::from_str(&row.places) {
-                Ok(places) => places,
-                Err(error) => {
-                    self.lose(id, &format!("places of {}: {error}", row.subscription))
-                        .await?;
-                    continue;
-                }
-            };
-            let places = self.places_kept(&row, places, topics);
-            self.saved
-                .insert(row.subscription, (Numbers::new(row.sequence), places));
-        }
-        Ok(())
-    }
-
     /// Reads cursors, places, numbers and lanes, and makes the queues that have something to catch up with.
     pub(super) async fn load(&mut self) -> Result<(), Refusal> {
         let topics = self.bus.topics().await.map_err(unreadable)?;
@@ -81,11 +53,7 @@ impl Dispatcher {
         let store = self.store.clone();
         let rows = store.deliveries();
         let name = self.share.to_string();
-        let cursors = rows.cursors().await;
-        let doubted = cursors
-            .as_ref()
-            .is_ok_and(|found| !found.damaged.is_empty());
-        let cursors = self.sound(cursors)?;
+        let cursors = rows.cursors().await.map_err(store_fault)?;
         let (own, others): (Vec<_>, Vec<_>) =
             cursors.into_iter().partition(|row| row.share == name);
         let mut known: HashMap<StreamId, u64> = HashMap::new();
@@ -103,15 +71,18 @@ impl Dispatcher {
             self.streams[id].saved = Some(row.next_offset);
         }
         for (id, next_offset) in known {
-            self.streams[id].go_to(next_offset);
-        }
-        // Which of them a damaged one was of nobody can say.
-        let unknown = |stream: &&mut Stream| doubted && stream.saved.is_none();
-        for stream in self.streams.iter_mut().filter(unknown) {
-            stream.place = Place::Doubted;
+            self.streams[id].head = next_offset;
+            self.streams[id].recent.from = next_offset;
         }
         let share = self.share;
-        self.load_progress(&topics).await?;
+        for row in rows.progress(share).await.map_err(store_fault)? {
+            let places = serde_json::from_str(&row.places);
+            let places =
+                places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;
+            let places = self.places_kept(&row, places, &topics);
+            self.saved
+                .insert(row.subscription, (Numbers::new(row.sequence), places));
+        }
         let tried = rows.beyond_progress(share).await;
         for row in self.sound(tried)? {
             if let Some((numbers, _)) = self.saved.get_mut(&row.subscription) {
@@ -142,9 +113,6 @@ impl Dispatcher {
         self.changes.take();
         let all = self.in_force.all();
         for subscription in all.iter().filter(|it| share.holds(&it.tenant)) {
-            if self.lost.contains_key(&subscription.id) {
-                continue;
-            }
             if subscription.start.skipped.is_some() {
                 self.skip(subscription.id);
             }

@@ -139,11 +139,6 @@ impl Numbers {
         Some(number)
     }
 
-    /// Whether it says that an event needs nothing more, up to the last number given out in order.
-    pub(super) fn proves(&self, event_id: Uuid, number: u64) -> bool {
-        number <= self.last && !self.known.contains_key(&event_id)
-    }
-
     /// Takes back the number of an event that its owner has skipped.
     fn take_back(&mut self, number: u64) {
         self.given.retain(|(_, _, given)| *given != number);
@@ -365,18 +360,6 @@ impl Queue {
     /// Ticks off what it has caught up with.
     pub(super) fn tick_off(&mut self, stream: StreamId, offset: u64) {
         self.outstanding.remove(&(stream, offset));
-    }
-
-    /// Goes on in another stream, from this offset at most. What is at hand of the one before goes out. True when that
-    /// changes its place.
-    pub(super) fn move_to(&mut self, (old, new): (StreamId, StreamId), at_most: u64) -> bool {
-        let before = self.outstanding.len();
-        self.outstanding.retain(|(stream, _)| *stream != old);
-        let place = self.places.remove(&old);
-        if let Some(place) = place {
-            self.places.insert(new, place.min(at_most));
-        }
-        place.is_some() || before != self.outstanding.len()
     }
 
     /// Takes over what was read for all: from now on it holds up nobody but itself. Answers the offsets.

@@ -1,9 +1,10 @@
 //! Read and match: records of the log to deliveries at hand.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{Page, Partition, Read, ReadError, Stored};
+use tidings_bus::{Page, Partition, Read, ReadError, Stored, partition_of};
 use tidings_event::EventType;
 use tidings_filter::Subject;
 use uuid::Uuid;
@@ -13,7 +14,6 @@ use super::queue::{Delivery, Origin, Queue, ROOM_BELOW, StreamId};
 use super::record::Ledger;
 use super::schedule::{is_to_come, ms};
 use super::standing::Stood;
-use super::stream::Place;
 use super::target::Carried;
 use crate::envelope;
 use crate::events::unreadable;
@@ -90,9 +90,6 @@ impl Dispatcher {
     }
 
     async fn read_stream(&mut self, stream: StreamId) -> Result<(), Refusal> {
-        if self.streams[stream].place == Place::Doubted {
-            self.find_cursor(stream).await?;
-        }
         let from = self.streams[stream].head;
         let read = Read {
             from,
@@ -110,10 +107,10 @@ impl Dispatcher {
             }
             page => page.map_err(unreadable)?,
         };
-        if page.end < from {
-            return self.begin_anew(stream).await;
-        }
         self.tell_end(stream, from);
+        if (1..from).contains(&page.end) {
+            self.tell_other_log(stream);
+        }
         self.streams[stream].more = page.more;
         self.read_to_end &= !page.more;
         for record in page.records {
@@ -145,10 +142,8 @@ impl Dispatcher {
         let offset = record.offset;
         self.streams[stream].recent.push(offset, &event);
         let subject = Subject::new(&event);
-        let again = offset < self.streams[stream].again_below;
         for subscription in wanting {
-            let too_early = again && event.received_at_ms < subscription.created_at_ms;
-            if too_early || !subscription.filter.holds_beside_types(&subject) {
+            if !subscription.filter.holds_beside_types(&subject) {
                 continue;
             }
             let queue = self.queue(&subscription);
@@ -183,8 +178,7 @@ impl Dispatcher {
             let _none_wants_it = readable(record);
             return None;
         };
-        let mut wanting = self.in_force.wanting(&record.tenant, &event_type);
-        wanting.retain(|it| !self.lost.contains_key(&it.id));
+        let wanting = self.in_force.wanting(&record.tenant, &event_type);
         if wanting.is_empty() {
             return None;
         }
@@ -304,11 +298,8 @@ impl Dispatcher {
     ) -> Result<bool, Refusal> {
         self.renew_recent();
         let head = self.streams[stream].head;
-        if self.is_left_alone(stream) {
+        if place > head || self.is_left_alone(stream) {
             return Ok(false);
-        }
-        if place > head {
-            return self.is_beyond_end(subscription, stream, place).await;
         }
         let mut next = place;
         if place < head && place >= self.streams[stream].recent.from {
@@ -393,5 +384,29 @@ impl Dispatcher {
             self.take_to_hand(subscription, &event, Origin::Own(stream, offset));
         }
         next
+    }
+
+    /// Where a subscription begins, in each partition that its tenant's events can be in.
+    pub(super) fn places_of(&mut self, subscription: &Subscription) -> BTreeMap<StreamId, u64> {
+        let mut partitions: BTreeMap<String, u32> = BTreeMap::new();
+        for stream in &self.streams {
+            let count = partitions
+                .entry(stream.partition.topic.as_str().to_owned())
+                .or_default();
+            *count = (*count).max(stream.partition.number + 1);
+        }
+        let key = subscription.tenant.as_str().as_bytes();
+        let mut places = BTreeMap::new();
+        for (topic, count) in partitions {
+            let Ok(name) = topic.parse() else { continue };
+            let number = partition_of(key, count);
+            let stream = self.stream(Partition {
+                topic: name,
+                number,
+            });
+            let place = subscription.start.places.get(&topic).copied();
+            places.insert(stream, place.unwrap_or(0));
+        }
+        places
     }
 }

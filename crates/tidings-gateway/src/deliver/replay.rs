@@ -260,7 +260,8 @@ impl Dispatcher {
             return false;
         }
         let id = running.row.id;
-        let is_gone = |of: Uuid| self.known(of).is_none() && !self.is_kept(of);
+        let is_gone =
+            |of: Uuid| self.in_force.get(of).is_none() && !self.in_force.is_unreadable(of);
         let gone = match (&running.plan, running.row.subscription) {
             (Plan::History(_), Some(of)) => is_gone(of),
             (Plan::History(_), None) => false,
@@ -281,7 +282,7 @@ impl Dispatcher {
         let (Some(of), Plan::History(history)) = (running.row.subscription, &running.plan) else {
             return true;
         };
-        let Some(original) = self.known(of) else {
+        let Some(original) = self.in_force.get(of) else {
             return false;
         };
         let known = running.copy.as_ref().map(|copy| copy.revision);

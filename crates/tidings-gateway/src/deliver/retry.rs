@@ -106,9 +106,9 @@ impl Dispatcher {
 
     /// How many due rows of a subscription are worth reading, those at hand among them; or when to ask again.
     fn room_of(&mut self, id: Uuid) -> Result<usize, std::time::Duration> {
-        let known = self.known(id);
+        let known = self.in_force.get(id);
         let Some(subscription) = known.or_else(|| self.replays.copy(id)) else {
-            let kept = self.is_kept(id);
+            let kept = self.in_force.is_unreadable(id);
             return if kept { Err(AGAIN) } else { Ok(MOST_OF_QUEUE) };
         };
         if subscription.state != State::Active {
@@ -192,9 +192,9 @@ impl Dispatcher {
                 return Ok(());
             }
         };
-        let known = self.known(row.subscription);
+        let known = self.in_force.get(row.subscription);
         let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
-            if !self.is_kept(row.subscription) {
+            if !self.in_force.is_unreadable(row.subscription) {
                 self.pass_over(row, &detail);
             }
             return Ok(());

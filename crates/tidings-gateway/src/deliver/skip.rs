@@ -43,7 +43,7 @@ impl Dispatcher {
         let Some((id, after)) = self.skipping.0.pop_front() else {
             return Ok(());
         };
-        let Some(subscription) = self.known(id) else {
+        let Some(subscription) = self.in_force.get(id) else {
             return Ok(());
         };
         let store = self.store.clone();

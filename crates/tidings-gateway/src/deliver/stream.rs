@@ -15,17 +15,6 @@ pub(super) const RECENT: usize = 4_096;
 /// The most bytes of them.
 pub(super) const RECENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// What is known of where a partition is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// At the head.
-    Known,
-    /// The cursor could not be read. Until it is found again nothing else is read, and no cursor is written.
-    Doubted,
-    /// Nowhere any more: another stands for the partition, since its log is another. What came from here goes out.
-    Replaced,
-}
-
 /// One partition, as far as it has been read.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -38,10 +27,6 @@ pub(super) struct Stream {
     pub(super) outstanding: BTreeMap<u64, u32>,
     /// Whether a tenant with subscriptions has its events here. Others are not read.
     pub(super) wanted: bool,
-    /// What is known of where it is read.
-    pub(super) place: Place,
-    /// Below this offset something may stand that is older than a subscription which keeps up.
-    pub(super) again_below: u64,
     /// Whether there may be more than was read.
     pub(super) more: bool,
     /// Not read before this time, in ms since 1970: the last reading failed.
@@ -93,30 +78,6 @@ impl Weighter<(TenantId, Uuid), Arc<Carried>> for BySize {
 }
 
 impl Stream {
-    /// A partition of which nothing is known yet.
-    pub(super) fn new(partition: Partition) -> Self {
-        Self {
-            partition,
-            head: 0,
-            saved: None,
-            outstanding: BTreeMap::new(),
-            wanted: false,
-            place: Place::Known,
-            again_below: 0,
-            more: true,
-            again_at_ms: 0,
-            recent: Recent::default(),
-        }
-    }
-
-    /// Reads on from an offset.
-    pub(super) fn go_to(&mut self, offset: u64) {
-        self.head = offset;
-        self.recent.clear(offset);
-        self.place = Place::Known;
-        self.more = true;
-    }
-
     /// The first offset that is not settled.
     pub(super) fn cursor(&self) -> u64 {
         let first = self.outstanding.keys().next();

@@ -15,14 +15,13 @@ use crate::publish::command::Command;
 use crate::subscriptions::{Change, From};
 
 mod batches;
+mod begin;
 mod clocks;
 mod damaged;
 mod disabling;
 mod ledgers;
 mod many;
-mod other_logs;
 mod panics;
-mod places;
 mod skipped;
 mod unled;
 

@@ -67,9 +67,8 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             partition: 3,
             next_offset: 9,
         };
-        let one = Uuid::from_u128(1);
         let progress = ProgressRow {
-            subscription: one,
+            subscription: Uuid::from_u128(1),
             tenant: tenant(),
             sequence: 1,
             places: "{}".into(),
@@ -88,10 +87,10 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
         room.flush(&flush).await.unwrap();
         flush.cursors[0].next_offset = 12;
         room.flush(&flush).await.unwrap();
-        assert_eq!(whole(room.cursors().await), flush.cursors);
-        let found = room.progress(all).await.unwrap().remove(0);
-        assert_eq!((found.0, found.1.unwrap()), (Some(one), progress));
+        assert_eq!(room.cursors().await.unwrap(), flush.cursors);
+        assert_eq!(room.progress(all).await.unwrap(), [progress]);
         assert_eq!(whole(room.beyond_progress(all).await), [attempt(2, 1)]);
+        let one = Uuid::from_u128(1);
         // Of what is not due, the first.
         let both = [pending(2, "waiting", 15), pending(1, "waiting", 20)];
         let due = async |limit, now_ms| {
@@ -115,7 +114,7 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             number: 1 - partition_of(b"acme", 2),
             of: 2,
         };
-        assert!(room.progress(other).await.unwrap().is_empty());
+        assert_eq!(room.progress(other).await.unwrap(), []);
         assert_eq!(whole(room.beyond_progress(other).await), []);
         assert_eq!(whole(room.pending_beyond_progress(other).await), []);
         assert!(waiting[0].is_of(all) && !waiting[0].is_of(other));

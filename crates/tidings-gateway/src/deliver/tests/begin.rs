@@ -102,3 +102,27 @@ async fn one_that_begins_at_the_beginning_gets_everything_beside_one_that_does_n
     got.sort_unstable();
     assert_eq!(got, [0, 1, 2, 3, 4, 5, 5]);
 }
+
+#[tokio::test]
+async fn a_log_that_ends_before_what_was_read_of_it_is_told_of_once() {
+    let mut house = House::new().await;
+    house.subscribe("acme", json!({})).await;
+    for n in 0..5 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    // The same store beside another bus.
+    let dispatcher = house.dispatcher.take().unwrap();
+    let store = dispatcher.store.clone();
+    drop(dispatcher);
+    let bus = Arc::new(crate::in_memory::bus(&house.clock));
+    let parts = crate::in_memory::parts_on(bus, store, &house.clock).await;
+    house.gateway = Gateway::open(parts).await.unwrap();
+    house.crash().await;
+    for n in 5..8 {
+        house.publish("acme", json!({ "n": n })).await;
+        house.settle().await;
+    }
+    let damages = house.dispatcher.as_ref().unwrap().part.counted().damages();
+    assert_eq!(damages, 1);
+}

@@ -1,0 +1,91 @@
+//! Which partitions are read, and where those begin that nobody wanted before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tidings_bus::partition_of;
+use tidings_event::Topic;
+
+use super::Dispatcher;
+use super::queue::StreamId;
+use crate::subscription::Subscription;
+
+impl Dispatcher {
+    /// Only partitions are read that hold events of tenants with subscriptions.
+    pub(super) fn choose_streams(&mut self) {
+        if !std::mem::take(&mut self.choose_streams) {
+            return;
+        }
+        let mut counts: BTreeMap<Topic, u32> = BTreeMap::new();
+        for stream in &self.streams {
+            let count = counts.entry(stream.partition.topic.clone()).or_default();
+            *count = (*count).max(stream.partition.number + 1);
+        }
+        let mut tenants = self.in_force.tenants();
+        tenants.retain(|tenant| self.share.holds(tenant));
+        let mut wanted: BTreeSet<(u32, u32)> = BTreeSet::new();
+        for count in counts.values().copied().collect::<BTreeSet<_>>() {
+            let numbers = tenants
+                .iter()
+                .map(|tenant| partition_of(tenant.as_str().as_bytes(), count));
+            wanted.extend(numbers.map(|number| (count, number)));
+        }
+        let mut new: HashMap<(u32, u32), Vec<StreamId>> = HashMap::new();
+        for (id, stream) in self.streams.iter_mut().enumerate() {
+            let place = (counts[&stream.partition.topic], stream.partition.number);
+            let before = std::mem::replace(&mut stream.wanted, wanted.contains(&place));
+            if stream.wanted && !before {
+                new.entry(place).or_default().push(id);
+            }
+        }
+        if !new.is_empty() {
+            self.begin_at_places(&new);
+        }
+    }
+
+    /// What nobody wanted until now begins where the last of those who want it does, unless one goes with the cursor: the
+    /// others catch up from their places, and nobody waits until all that was there before is read.
+    fn begin_at_places(&mut self, new: &HashMap<(u32, u32), Vec<StreamId>>) {
+        let counts: BTreeSet<u32> = new.keys().map(|(count, _)| *count).collect();
+        let mut begin: HashMap<StreamId, Option<u64>> = HashMap::new();
+        for tenant in self.in_force.tenants() {
+            if !self.share.holds(&tenant) {
+                continue;
+            }
+            let of_tenant = self.in_force.of(&tenant);
+            for count in &counts {
+                let number = partition_of(tenant.as_str().as_bytes(), *count);
+                for stream in new.get(&(*count, number)).into_iter().flatten() {
+                    let last = begin.entry(*stream).or_insert(Some(0));
+                    for subscription in &of_tenant {
+                        let place = self.own_place(subscription, *stream);
+                        *last = last.zip(place).map(|(last, place)| last.max(place));
+                    }
+                }
+            }
+        }
+        for (stream, place) in begin {
+            let stream = &mut self.streams[stream];
+            if let Some(place) = place.filter(|place| *place > stream.head) {
+                stream.head = place;
+                stream.recent.clear(place);
+            }
+        }
+    }
+
+    /// The next offset that a subscription wants, if it does not go with the cursor.
+    fn own_place(&self, subscription: &Subscription, stream: StreamId) -> Option<u64> {
+        let partition = &self.streams[stream].partition;
+        let topic = partition.topic.as_str();
+        if let Some(queue) = self.queues.get(&subscription.id) {
+            return queue.places.get(&stream).copied();
+        }
+        match self.saved.get(&subscription.id) {
+            Some((_, places)) if places.start == subscription.start.number => {
+                let mut at = places.at.iter();
+                let at = at.find(|(name, number, _)| name == topic && *number == partition.number);
+                at.map(|(_, _, offset)| *offset)
+            }
+            _ => Some(subscription.start.places.get(topic).copied().unwrap_or(0)),
+        }
+    }
+}
