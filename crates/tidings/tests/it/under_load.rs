@@ -2,7 +2,7 @@
 //! missing, one key has one event id, every answer comes in time, and nobody restarts a gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -212,24 +212,48 @@ pub(crate) fn under_load(
     })
 }
 
-/// The ids under which each key stands in the topic, and how often, read by Kafka's own consumer.
-fn standing(servers: &Servers) -> BTreeMap<String, BTreeMap<String, usize>> {
+/// What one of Kafka's own tools prints of a topic.
+fn kafka_tool(servers: &Servers, class: &str, arguments: &[&str]) -> String {
     let setting = |name| servers.setting(name).expect("it was started");
     let run = Command::new("java")
         .args(["-cp", &format!("{}/*", setting("TIDINGS_KAFKA_LIBS"))])
-        .arg("org.apache.kafka.tools.consumer.ConsoleConsumer")
+        .arg(format!("org.apache.kafka.tools.{class}"))
         .args(["--bootstrap-server", setting("TIDINGS_TEST_KAFKA")])
-        .args(["--topic", "platform.data.events", "--from-beginning"])
-        // It ends when nothing has come for so long.
-        .args(["--timeout-ms", "5000"])
-        .stderr(Stdio::null())
+        .args(arguments)
         .output()
         .expect("java runs");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{class}: {said}");
+    String::from_utf8(run.stdout).expect("text")
+}
+
+/// The ids under which each key stands in the topic, and how often, read by Kafka's own consumer up to the ends that
+/// the partitions have now: how long the consumer's group takes to form does not matter.
+fn standing(servers: &Servers) -> BTreeMap<String, BTreeMap<String, usize>> {
+    const TOPIC: &str = "platform.data.events";
+    // `topic:partition:offset` of each; nothing of the topic is ever removed, so each begins at 0.
+    let ends = kafka_tool(servers, "GetOffsetShell", &["--topic", TOPIC]);
+    let ends = ends.lines().filter_map(|line| line.rsplit(':').next());
+    let records: usize = ends
+        .map(|end| end.parse::<usize>().expect("an offset"))
+        .sum();
+    let read = kafka_tool(
+        servers,
+        "consumer.ConsoleConsumer",
+        &[
+            "--topic",
+            TOPIC,
+            "--from-beginning",
+            "--max-messages",
+            &records.to_string(),
+            "--timeout-ms",
+            "60000",
+        ],
+    );
     let mut standing: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-    for line in String::from_utf8(run.stdout).expect("text").lines() {
-        let Ok(event) = serde_json::from_str::<Value>(line) else {
-            continue;
-        };
+    assert_eq!(read.lines().count(), records, "records of {TOPIC}");
+    for line in read.lines() {
+        let event: Value = serde_json::from_str(line).expect("an event");
         let (key, id) = (event["data"]["key"].as_str(), event["id"].as_str());
         if let (Some(key), Some(id)) = (key, id) {
             let ids = standing.entry(key.to_owned()).or_default();
