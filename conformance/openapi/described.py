@@ -79,7 +79,7 @@ class Gateway:
         request = urllib.request.Request(self.url + path, method=method)
         request.add_header("Authorization", f"Bearer {token}")
         if body is not None:
-            request.data = json.dumps(body).encode()
+            request.data = body if isinstance(body, bytes) else json.dumps(body).encode()
             request.add_header("Content-Type", content_type)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -113,10 +113,7 @@ def something_of_everything(gateway, receiver):
     })
     call("PUT", f"{extension}/subscriptions/{TYPE}", admin)
     catalog = Path(__file__).parents[2] / "examples/catalogs/marketplace.asyncapi.yaml"
-    request = urllib.request.Request(f"{gateway.url}/v1/catalogs/market?enforce=false", catalog.read_bytes(), method="PUT")
-    request.add_header("Authorization", f"Bearer {operator}")
-    request.add_header("Content-Type", "application/yaml")
-    urllib.request.urlopen(request, timeout=PATIENCE).close()
+    call("PUT", "/v1/catalogs/market?enforce=false", operator, catalog.read_bytes(), "application/yaml")
     key = call("POST", "/v1/api-keys", admin, {"name": "a key", "scopes": ["events:read"]})
     subscription = call("POST", "/v1/subscriptions", admin, {
         "name": "all", "filter": {"types": ["**"]}, "target": {"kind": "webhook", "url": f"{receiver}/refused"},
