@@ -73,38 +73,6 @@ pub(crate) enum ToExplain {
     Emit(EmitBody),
 }
 
-/// What would happen to a publish.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ExplainBody {
-    /// `accepted` or `refused`.
-    verdict: String,
-    steps: Vec<ExplainStep>,
-    topic: Option<String>,
-    partition: Option<u32>,
-    envelope: Option<serde_json::Value>,
-    /// `{id, name, state, matched, reason: {clause, expected, got}}` of each of the tenant's that is not disabled, 1,000 at
-    /// most; nothing of an event that is refused.
-    subscriptions: Vec<serde_json::Value>,
-    /// How many more there are than are listed.
-    subscriptions_left_out: Option<u32>,
-}
-
-/// The verdict of one rule.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct ExplainStep {
-    step: String,
-    /// `passed` or `refused`.
-    verdict: String,
-    code: Option<String>,
-    detail: String,
-    /// Where it refused, as a JSON Pointer.
-    path: Option<String>,
-    expected: Option<String>,
-    got: Option<String>,
-    errors: Option<Vec<serde_json::Value>>,
-}
-
 /// An event: its CloudEvents JSON with its place in the log.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -29,6 +29,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// When a body that found no room may come again: most of those that hold it are read and answered by then.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 
+/// RFC 8259, section 11.
+pub(crate) const JSON: &str = "application/json";
 /// RFC 7396, section 4.
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
@@ -237,11 +239,7 @@ pub(crate) async fn merge_patch(
     limit: usize,
 ) -> Result<serde_json::Value, Refusal> {
     let body = read(house, headers, body, limit, Code::InvalidRequest).await?;
-    let content_type = headers.get(header::CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok());
-    if content_type.is_none_or(|given| essence(given) != MERGE_PATCH) {
-        expect_json(headers)?;
-    }
+    expect_one_of(&[JSON, MERGE_PATCH], headers, JSON)?;
     parsed(&body)
 }
 
@@ -268,19 +266,25 @@ pub(crate) fn text(body: &[u8]) -> Result<&str, Refusal> {
 
 /// Refuses a body that says it is something other than JSON. Saying nothing is fine.
 pub(crate) fn expect_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    expect_one_of(&[JSON], headers, JSON)
+}
+
+/// Refuses a body that says it is of no media type that is accepted, of which the refusal names some.
+pub(crate) fn expect_one_of(
+    accepted: &[&str],
+    headers: &HeaderMap,
+    named: &str,
+) -> Result<(), Refusal> {
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
         return Ok(());
     };
-    let content_type = content_type.to_str().unwrap_or_default();
-    if essence(content_type) == "application/json" {
+    let given = essence(content_type.to_str().unwrap_or_default());
+    if accepted.contains(&&*given) {
         return Ok(());
     }
-    Err(Refusal::new(
-        Code::UnsupportedMediaType,
-        Rule::Shape,
-        "This operation reads application/json; set the Content-Type header.",
-    )
-    .field("Content-Type"))
+    let detail = format!("This operation reads {named}; set the Content-Type header.");
+    let refusal = Refusal::new(Code::UnsupportedMediaType, Rule::Shape, detail);
+    Err(refusal.field("Content-Type"))
 }
 
 /// The header of the W3C trace context.

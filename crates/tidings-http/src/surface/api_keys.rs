@@ -13,10 +13,9 @@ use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
 
 use crate::House;
-use crate::page::Page;
+use crate::page::{Page, Stretch};
 use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, json_body, read_query};
-use crate::surface::replays::Stretch;
 
 /// The largest body of these operations, in bytes.
 const MAX_BYTES: usize = 65_536;

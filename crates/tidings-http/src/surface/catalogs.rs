@@ -5,17 +5,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tidings_event::event::{essence, rfc3339};
+use tidings_event::event::rfc3339;
 use tidings_event::{CatalogName, Code};
 use tidings_gateway::catalogs::{Change, Listed, MAX_CATALOG_BYTES};
-use tidings_gateway::publish::refusal::{Refusal, Rule};
+use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
 use crate::page::Page;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, read, read_query, text};
+use crate::request::{Authenticated, JSON, Path, Queried, expect_one_of, read, read_query, text};
 
-const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
 /// What a catalogue may be sent as (RFC 9512 has the first, older clients the others).
 const ACCEPTED: [&str; 7] = [
@@ -131,7 +130,7 @@ pub(crate) async fn put(
         Code::InvalidRequest,
     )
     .await?;
-    expect_document(&headers)?;
+    expect_one_of(&ACCEPTED, &headers, "application/yaml and application/json")?;
     let how = read_query(how)?;
     let (name, document) = (parsed(&name)?, text(&body)?);
     let catalogs = &house.gateway.catalogs;
@@ -218,21 +217,4 @@ pub(crate) async fn installation(
 fn parsed(name: &str) -> Result<CatalogName, Refusal> {
     name.parse()
         .map_err(|error| Refusal::invalid("name", format!("{error}.")))
-}
-
-/// Refuses what says it is neither YAML nor JSON. Saying nothing is fine.
-fn expect_document(headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
-        return Ok(());
-    };
-    let given = essence(content_type.to_str().unwrap_or_default());
-    if ACCEPTED.contains(&given.as_str()) {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::UnsupportedMediaType,
-        Rule::Shape,
-        "This operation reads application/yaml and application/json; set the Content-Type header.",
-    )
-    .field("Content-Type"))
 }

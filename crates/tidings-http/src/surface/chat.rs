@@ -2,52 +2,38 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tidings_event::event::rfc3339;
 use tidings_gateway::chat::ChatMessageRow;
 use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
 
 use crate::House;
-use crate::page;
+use crate::page::{self, Page, Stretch};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, page_limit, read_query};
-
-/// The most messages of a page.
-const MAX_PAGE: u32 = 1_000;
-
-/// Which messages.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Page {
-    /// At most so many, 1 to 1,000; 100 if absent.
-    limit: Option<u32>,
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
-}
+use crate::request::{Authenticated, Path, Queried, read_query};
 
 /// The messages of a channel, oldest first; for members. `general` is always there, others from their first message.
 #[utoipa::path(get, path = "/api/workspaces/{workspaceId}/channels/{channel}/messages", tag = "workspaces",
-    params(("workspaceId" = String, Path), ("channel" = String, Path), Page),
-    responses((status = 200, body = page::Page<ChatMessage>)))]
+    params(("workspaceId" = String, Path), ("channel" = String, Path), Stretch),
+    responses((status = 200, body = Page<ChatMessage>)))]
 pub(crate) async fn messages(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path((workspace, channel)): Path<(String, String)>,
-    page: Queried<Page>,
+    stretch: Queried<Stretch>,
 ) -> Result<Response, Refused> {
-    let page = read_query(page)?;
-    let limit = page_limit(page.limit, 100, MAX_PAGE)?;
-    let after = page.cursor.as_deref().map(place).transpose()?;
+    let stretch = read_query(stretch)?;
+    let limit = stretch.limit()?;
+    let after = stretch.cursor.as_deref().map(place).transpose()?;
     let room = &house.gateway.chat;
     let rows = room
         .messages(&caller, &workspace, &channel, after, limit)
         .await?;
-    let full = rows.len() == limit as usize;
-    let last = rows.last().filter(|_| full);
-    let next = last.map(|row| format!("{}:{}", row.created_at_ms, row.id));
-    Ok(page::Page::of(rows.iter().map(ChatMessage::of).collect(), next).into_response())
+    let next = page::next(&rows, limit, |row| {
+        format!("{}:{}", row.created_at_ms, row.id)
+    });
+    Ok(Page::of(rows.iter().map(ChatMessage::of).collect(), next).into_response())
 }
 
 fn place(cursor: &str) -> Result<(i64, Uuid), Refusal> {

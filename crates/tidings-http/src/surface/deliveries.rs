@@ -10,6 +10,7 @@ use tidings_gateway::deliver::record::{AttemptDetail, InBatch, Ledger, Replayed}
 use tidings_gateway::extensions::AttemptRow;
 use tidings_gateway::parked::MAX_PAGE;
 use tidings_gateway::publish::refusal::Refusal;
+use tidings_gateway::subscriptions::Judged;
 use uuid::Uuid;
 
 use super::events::Rendered;
@@ -164,7 +165,7 @@ fn of_delivery(
 
 /// For each subscription of the tenant: whether it got the event, and if not, which clause was not met.
 #[utoipa::path(get, path = "/v1/events/{eventId}/explain", tag = "events", params(("eventId" = String, Path)),
-    responses((status = 200, body = Explained)))]
+    responses((status = 200, body = Routed)))]
 pub(crate) async fn explain(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -182,12 +183,13 @@ pub(crate) async fn explain(
         .pending_of_event(&caller, event_id)
         .await?;
     let judged = gateway.subscriptions.judge(&caller, &event.event)?;
-    let subscriptions = judged.iter().map(|(subscription, verdict)| {
+    let subscriptions = judged.iter().map(|one| {
+        let (subscription, verdict) = one;
         let id = subscription.id;
         let tried = attempts.iter().rfind(|row| row.subscription == id);
         let waits = pending.iter().find(|(row, _)| row.subscription == id);
         let state = waits.map(|(row, _)| &row.state);
-        Verdict {
+        RoutedTo {
             subscription_id: id,
             name: subscription.name.clone(),
             revision: subscription.revision,
@@ -195,14 +197,10 @@ pub(crate) async fn explain(
             delivered: tried.is_some_and(|row| row.outcome == "delivered"),
             state: state.or(tried.map(|row| &row.outcome)).cloned(),
             matches: verdict.is_ok(),
-            unmet: verdict.as_ref().err().map(|unmet| Unmet {
-                clause: unmet.path.clone(),
-                expected: unmet.expected.clone(),
-                got: unmet.got.clone(),
-            }),
+            unmet: Unmet::of(one),
         }
     });
-    Ok(axum::Json(Explained {
+    Ok(axum::Json(Routed {
         event_id,
         subscriptions: subscriptions.collect(),
     })
@@ -212,15 +210,15 @@ pub(crate) async fn explain(
 /// Why an event went where it did.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Explained {
+pub(crate) struct Routed {
     event_id: Uuid,
-    subscriptions: Vec<Verdict>,
+    subscriptions: Vec<RoutedTo>,
 }
 
 /// Whether a subscription got an event, and whether it would now.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Verdict {
+pub(crate) struct RoutedTo {
     subscription_id: Uuid,
     name: String,
     revision: u32,
@@ -242,6 +240,17 @@ pub(crate) struct Unmet {
     clause: String,
     expected: String,
     got: String,
+}
+
+impl Unmet {
+    pub(super) fn of((_, verdict): &Judged) -> Option<Self> {
+        let unmet = verdict.as_ref().err()?;
+        Some(Self {
+            clause: unmet.path.clone(),
+            expected: unmet.expected.clone(),
+            got: unmet.got.clone(),
+        })
+    }
 }
 
 /// From which number on.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::publish::{KEY, REPLAYED, key, malformed, string};
 use crate::House;
-use crate::page::Page;
+use crate::page::{self, Page};
 use crate::problem::Refused;
 use crate::request::{
     Authenticated, Queried, expect_json, page_limit, read, read_query, text, traceparent,
@@ -188,8 +188,7 @@ pub(crate) async fn list(
     let wanted = read_query(wanted)?;
     let query = wanted.query()?;
     let rows = house.gateway().emits.list(&caller, &query).await?;
-    let full = rows.len() == query.limit as usize;
-    let next = rows.last().filter(|_| full).map(|last| last.event_id);
+    let next = page::next(&rows, query.limit, |last| last.event_id);
     Ok(Page::of(rows.iter().map(rendered).collect(), next).into_response())
 }
 

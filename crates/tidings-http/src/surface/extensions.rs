@@ -18,14 +18,9 @@ use uuid::Uuid;
 use super::dead_letters::{self, Wanted};
 use super::subscriptions::{MAX_BYTES, from};
 use crate::House;
-use crate::page;
+use crate::page::{self, Page, Stretch};
 use crate::problem::Refused;
-use crate::request::{
-    Authenticated, Path, Queried, document, json_body, page_limit, read, read_query,
-};
-
-/// The most attempts of a page.
-const MAX_PAGE: u32 = 1_000;
+use crate::request::{Authenticated, Path, Queried, document, json_body, read, read_query};
 
 /// What is said of an extension.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -48,17 +43,6 @@ pub(crate) struct ExtensionBody {
 pub(crate) struct SubscribeBody {
     /// `now` (the default), `beginning` or an RFC 3339 time.
     replay_from: Option<String>,
-}
-
-/// Which attempts.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Page {
-    /// At most so many, 1 to 1,000; 100 if absent.
-    limit: Option<u32>,
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
 }
 
 /// Writes an extension; for ADMINs of the workspace.
@@ -186,34 +170,34 @@ pub(crate) async fn unsubscribe(
 
 /// Attempts to deliver to an extension, by event and in the order of their numbers.
 #[utoipa::path(get, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
-    tag = "workspaces", params(("workspaceId" = String, Path), ("extensionId" = String, Path), Page),
-    responses((status = 200, body = page::Page<ExtensionAttempt>)))]
+    tag = "workspaces", params(("workspaceId" = String, Path), ("extensionId" = String, Path), Stretch),
+    responses((status = 200, body = Page<ExtensionAttempt>)))]
 pub(crate) async fn deliveries(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
     Path((workspace, id)): Path<(String, String)>,
-    page: Queried<Page>,
+    stretch: Queried<Stretch>,
 ) -> Result<Response, Refused> {
-    let page = read_query(page)?;
-    let limit = page_limit(page.limit, 100, MAX_PAGE)?;
-    let after = page.cursor.as_deref().map(place).transpose()?;
+    let stretch = read_query(stretch)?;
+    let limit = stretch.limit()?;
+    let after = stretch.cursor.as_deref().map(place).transpose()?;
     let rooms = &house.gateway.extensions;
     let id = extension_id(&id)?;
     let attempts = rooms.deliveries(&caller, &workspace, &id, after, limit);
     let attempts = attempts.await?;
-    let full = attempts.len() == limit as usize;
-    let next = attempts.last().filter(|_| full);
-    let next = next.map(|(key, attempt)| format!("{key}:{}:{}", attempt.sequence, attempt.number));
+    let next = page::next(&attempts, limit, |(key, attempt)| {
+        format!("{key}:{}:{}", attempt.sequence, attempt.number)
+    });
     let items: Result<Vec<ExtensionAttempt>, Refusal> = attempts
         .iter()
         .map(|(key, attempt)| delivery(key, attempt))
         .collect();
-    Ok(page::Page::of(items?, next).into_response())
+    Ok(Page::of(items?, next).into_response())
 }
 
 /// What could not be delivered to the workspace's extensions, oldest first.
 #[utoipa::path(get, path = "/api/workspaces/{workspaceId}/dead-letters", tag = "workspaces",
-    params(("workspaceId" = String, Path), Wanted), responses((status = 200, body = page::Page<dead_letters::DeadLetterShown>)))]
+    params(("workspaceId" = String, Path), Wanted), responses((status = 200, body = Page<dead_letters::DeadLetterShown>)))]
 pub(crate) async fn dead_letters(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -224,8 +208,8 @@ pub(crate) async fn dead_letters(
     let limit = query.limit;
     let rooms = &house.gateway.extensions;
     let letters = rooms.dead_letters(&caller, &workspace, query).await?;
-    let last = letters.last().filter(|_| letters.len() == limit as usize);
-    Ok(dead_letters::page(&letters, last.map(|last| last.id)))
+    let next = page::next(&letters, limit, |last| last.id);
+    Ok(dead_letters::page(&letters, next))
 }
 
 fn extension_id(text: &str) -> Result<ExtensionId, Refusal> {

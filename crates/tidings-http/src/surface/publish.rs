@@ -13,14 +13,15 @@ use tidings_event::{Code, Data, EventType, Topic};
 use tidings_gateway::access::Caller;
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
-use tidings_gateway::publish::{Explanation, Published};
+use tidings_gateway::publish::{Explanation, Published, Step};
 use tidings_gateway::subscription::State as SubscriptionState;
 use tidings_gateway::subscriptions::Judged;
 use uuid::Uuid;
 
+use super::deliveries::Unmet;
 use super::emits;
 use crate::House;
-use crate::problem::{Refused, errors, places};
+use crate::problem::{Refused, errors};
 use crate::request::{
     Authenticated, MAX_BATCH_BYTES, MAX_SINGLE_BYTES, expect_json, read, text, traceparent,
 };
@@ -177,7 +178,7 @@ pub(crate) fn receipts(published: Vec<Published>, cloud: bool) -> Response {
 /// Says what a publish would do, which rule decides, and which subscriptions would get it; for the body of an emit, what
 /// that would do. Appends nothing.
 #[utoipa::path(post, path = "/v1/events/explain", tag = "publish", request_body = crate::openapi::ToExplain,
-    responses((status = 200, body = crate::openapi::ExplainBody)))]
+    responses((status = 200, body = Explained<'static>)))]
 pub(crate) async fn explain(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -193,7 +194,7 @@ pub(crate) async fn explain(
         let command = single(caller.clone(), &headers, &body, members)?;
         house.gateway.explain(command).await
     };
-    let mut answer = explanation(&explained);
+    let mut answer = Explained::of(&explained);
     if let Ok(destination) = &explained.outcome {
         let subscriptions = &house.gateway.subscriptions;
         let mut judged = subscriptions.judge(&caller, &destination.event)?;
@@ -202,43 +203,120 @@ pub(crate) async fn explain(
         judged.sort_by_key(|(_, verdict)| verdict.is_err());
         let left_out = judged.len().saturating_sub(MAX_SUBSCRIPTIONS);
         judged.truncate(MAX_SUBSCRIPTIONS);
-        answer["subscriptions"] = judged.iter().map(would_get).collect();
-        if left_out > 0 {
-            answer["subscriptionsLeftOut"] = serde_json::json!(left_out);
-        }
+        answer.subscriptions = judged.iter().map(WouldGet::of).collect();
+        answer.subscriptions_left_out = (left_out > 0).then_some(left_out);
     }
-    let placed = explained.outcome.as_ref().ok();
-    let envelope = placed.and_then(|to| serde_json::from_slice(&to.envelope).ok());
-    if placed.is_some() && envelope.is_none() {
-        answer["envelope"] = serde_json::Value::Null;
-    }
-    let said = answer;
-    Ok(axum::Json(Explained { said, envelope }).into_response())
+    Ok(axum::Json(answer).into_response())
 }
 
-/// What would become of an event, with its envelope as it would be written; `null` for one that is not JSON.
-#[derive(Serialize)]
-struct Explained<'a> {
-    #[serde(flatten)]
-    said: serde_json::Value,
+/// What would happen to a publish.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Explained<'a> {
+    /// `accepted` or `refused`.
+    verdict: &'static str,
+    steps: Vec<ExplainedStep<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<u32>,
+    /// Each of the tenant's that is not disabled, 1,000 at most; nothing of an event that is refused.
+    subscriptions: Vec<WouldGet>,
+    /// How many more there are than are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscriptions_left_out: Option<usize>,
+    /// The event as it would be written; null where that is not JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     envelope: Option<&'a RawValue>,
 }
 
-/// Whether a subscription would get an event, or which clause of its filter is the first that does not hold.
-fn would_get((subscription, verdict): &Judged) -> serde_json::Value {
-    let mut answer = serde_json::json!({
-        "id": subscription.id,
-        "name": subscription.name,
-        "state": subscription.state.as_str(),
-        "matched": verdict.is_ok(),
-    });
-    if let Err(unmet) = verdict {
-        answer["reason"] = serde_json::json!({
-            "clause": unmet.path, "expected": unmet.expected, "got": unmet.got,
-        });
+impl<'a> Explained<'a> {
+    fn of(explanation: &'a Explanation) -> Self {
+        let placed = explanation.outcome.as_ref().ok();
+        let envelope = placed.map(|to| serde_json::from_slice(&to.envelope));
+        Self {
+            verdict: if placed.is_some() {
+                "accepted"
+            } else {
+                "refused"
+            },
+            steps: explanation.steps.iter().map(ExplainedStep::of).collect(),
+            topic: placed.map(|to| to.topic.as_str()),
+            partition: placed.map(|to| to.partition),
+            subscriptions: Vec::new(),
+            subscriptions_left_out: None,
+            envelope: envelope.map(|raw| raw.unwrap_or(RawValue::NULL)),
+        }
     }
-    answer
+}
+
+/// The verdict of one rule.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct ExplainedStep<'a> {
+    step: &'static str,
+    /// `passed` or `refused`.
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    detail: &'a str,
+    /// Where it refused, as a JSON Pointer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    got: Option<&'a str>,
+    /// All places where it refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<serde_json::Value>>)]
+    errors: Option<serde_json::Value>,
+}
+
+impl<'a> ExplainedStep<'a> {
+    fn of(step: &'a Step) -> Self {
+        let first = step.errors.first();
+        Self {
+            step: step.rule.as_str(),
+            verdict: if step.refused.is_some() {
+                "refused"
+            } else {
+                "passed"
+            },
+            code: step.refused.map(Code::as_str),
+            detail: &step.detail,
+            path: first.and_then(|fault| fault.path.as_deref()),
+            expected: first.and_then(|fault| fault.expected.as_deref()),
+            got: first.and_then(|fault| fault.got.as_deref()),
+            errors: first.map(|_| errors(&step.errors)),
+        }
+    }
+}
+
+/// Whether a subscription would get an event.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct WouldGet {
+    id: Uuid,
+    name: String,
+    /// `active` or `paused`.
+    state: &'static str,
+    matched: bool,
+    /// The first clause of its filter that does not hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Unmet>,
+}
+
+impl WouldGet {
+    fn of(judged: &Judged) -> Self {
+        let (subscription, verdict) = judged;
+        Self {
+            id: subscription.id,
+            name: subscription.name.clone(),
+            state: subscription.state.as_str(),
+            matched: verdict.is_ok(),
+            reason: Unmet::of(judged),
+        }
+    }
 }
 
 /// The headers and the body of a request that is about one event.
@@ -406,42 +484,4 @@ pub(crate) fn malformed(error: &serde_json::Error) -> Refusal {
         Rule::Shape,
         format!("The body is not valid JSON: {error}."),
     )
-}
-
-fn explanation(explanation: &Explanation) -> serde_json::Value {
-    use serde_json::json;
-    let steps: Vec<_> = explanation
-        .steps
-        .iter()
-        .map(|step| {
-            let verdict = if step.refused.is_some() {
-                "refused"
-            } else {
-                "passed"
-            };
-            let mut one =
-                json!({ "step": step.rule.as_str(), "verdict": verdict, "detail": step.detail });
-            if let Some(code) = step.refused {
-                one["code"] = json!(code.as_str());
-            }
-            if let Some(first) = step.errors.first() {
-                for (name, text) in places(first) {
-                    one[name] = json!(text);
-                }
-                one["errors"] = errors(&step.errors);
-            }
-            one
-        })
-        .collect();
-    let verdict = if explanation.outcome.is_ok() {
-        "accepted"
-    } else {
-        "refused"
-    };
-    let mut body = json!({ "verdict": verdict, "steps": steps, "subscriptions": [] });
-    if let Ok(destination) = &explanation.outcome {
-        body["topic"] = json!(destination.topic.as_str());
-        body["partition"] = json!(destination.partition);
-    }
-    body
 }

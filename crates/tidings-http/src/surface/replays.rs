@@ -9,15 +9,15 @@ use tidings_event::TypePattern;
 use tidings_event::event::rfc3339;
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::replays::history::{Place, Wanted};
-use tidings_gateway::replays::{MAX_PAGE, Plan, ReplayRow, Routing, Survey};
+use tidings_gateway::replays::{Plan, ReplayRow, Routing, Survey};
 use tidings_gateway::subscriptions::From;
 use uuid::Uuid;
 
 use super::subscriptions::{self, MAX_BYTES};
 use crate::House;
-use crate::page::Page;
+use crate::page::{self, Page, Stretch};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, read_query};
 
 /// Which part of history, and how.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -184,27 +184,6 @@ pub(super) fn accepted(row: &ReplayRow) -> Result<Response, Refused> {
     Ok((StatusCode::ACCEPTED, axum::Json(rendered(row)?)).into_response())
 }
 
-/// A stretch of a list.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Stretch {
-    /// At most so many, 1 to 1,000; 100 if absent.
-    pub(super) limit: Option<u32>,
-    /// `nextCursor` of the page before.
-    pub(super) cursor: Option<String>,
-}
-
-impl Stretch {
-    /// Where it begins, and how many it has at most.
-    pub(super) fn place(&self) -> Result<(Option<Uuid>, u32), Refusal> {
-        let limit = page_limit(self.limit, 100, MAX_PAGE)?;
-        let cursor = self.cursor.as_deref().map(str::parse).transpose();
-        let cursor = cursor.map_err(|_| Refusal::invalid("cursor", "'cursor' is not an id."))?;
-        Ok((cursor, limit))
-    }
-}
-
 /// The tenant's replays, newest first.
 #[utoipa::path(get, path = "/v1/replays", tag = "replays", params(Stretch),
     responses((status = 200, body = Page<ReplayShown>)))]
@@ -215,8 +194,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Refused> {
     let (cursor, limit) = read_query(stretch)?.place()?;
     let rows = house.gateway().replays.list(&caller, cursor, limit).await?;
-    let full = rows.len() == limit as usize;
-    let next = rows.last().filter(|_| full).map(|last| last.id);
+    let next = page::next(&rows, limit, |last| last.id);
     let items = rows.iter().map(rendered).collect::<Result<_, _>>()?;
     Ok(Page::of(items, next).into_response())
 }

@@ -15,10 +15,9 @@ use tidings_gateway::subscriptions::{Change, From};
 use uuid::Uuid;
 
 use crate::House;
-use crate::page::Page;
+use crate::page::{Page, Stretch};
 use crate::problem::Refused;
 use crate::request::{Authenticated, Path, Queried, json_body, merge_patch, read_query};
-use crate::surface::replays::Stretch;
 
 /// The largest body of these operations, in bytes.
 pub(crate) const MAX_BYTES: usize = 262_144;
