@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use anyhow::Result;
-use tidings_client::Client;
+use tidings_client::{Client, Error, Page};
 
 use crate::config::{self, Gateway, GatewayFlags};
 use crate::failure::Usage;
@@ -39,6 +39,24 @@ impl Connection {
             )
         })?;
         Ok(Client::new(&url, token)?)
+    }
+}
+
+/// So many items of a list are asked for at once where all are wanted: the most that a page holds.
+pub(crate) const AT_ONCE: u32 = 1_000;
+
+/// Every item of a list, whose pages are asked for one after the other.
+pub(crate) async fn every_item<T>(
+    mut ask: impl AsyncFnMut(Option<String>) -> Result<Page<T>, Error>,
+) -> Result<Vec<T>> {
+    let (mut items, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = ask(cursor).await?;
+        items.extend(page.items);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return Ok(items);
+        }
     }
 }
 

@@ -2,13 +2,10 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tidings_client::{Client, NewApiKey};
+use tidings_client::NewApiKey;
 
-use crate::connection::{Connection, block_on};
+use crate::connection::{AT_ONCE, Connection, block_on, every_item};
 use crate::output::{Format, Output};
-
-/// So many are asked for at once.
-const AT_ONCE: u32 = 1_000;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -69,7 +66,11 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         }
         Command::List { connection, tenant } => {
             let client = connection.client()?;
-            let items = block_on(all(&client, tenant.as_deref()))?;
+            let keys = block_on(every_item(async |cursor| {
+                let (tenant, cursor) = (tenant.as_deref(), cursor.as_deref());
+                client.list_api_keys(tenant, Some(AT_ONCE), cursor).await
+            }))?;
+            let items: Vec<Value> = keys.iter().map(|key| json!(key)).collect();
             let shown = [
                 ("ID", "id"),
                 ("NAME", "name"),
@@ -92,19 +93,6 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
                 &json!({ "id": id, "revoked": true }),
                 &format!("{id} is revoked"),
             )
-        }
-    }
-}
-
-async fn all(client: &Client, tenant: Option<&str>) -> Result<Vec<Value>> {
-    let (mut all, mut cursor) = (Vec::new(), None);
-    loop {
-        let page = client.list_api_keys(tenant, Some(AT_ONCE), cursor.as_deref());
-        let page = page.await?;
-        all.extend(page.items.iter().map(|key| json!(key)));
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            return Ok(all);
         }
     }
 }

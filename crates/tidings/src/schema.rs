@@ -4,9 +4,9 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tidings_client::{Client, CustomEventQuery, NewCustomEvent};
+use tidings_client::{CustomEventQuery, NewCustomEvent};
 
-use crate::connection::{Connection, block_on};
+use crate::connection::{Connection, block_on, every_item};
 use crate::failure::{Reported, Usage};
 use crate::input;
 use crate::output::{Column, Format, Output, plain};
@@ -152,7 +152,14 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
                 limit: Some(100),
                 cursor: None,
             };
-            let items = block_on(all(&connection.client()?, query))?;
+            let client = connection.client()?;
+            let items = block_on(every_item(async |cursor| {
+                let page = CustomEventQuery {
+                    cursor,
+                    ..query.clone()
+                };
+                client.list_custom_events(&page).await
+            }))?;
             output.list(&items, &LISTED)
         }
         Command::Get { connection, event } => {
@@ -202,19 +209,6 @@ impl Proposal {
             payload_schema: input::written(&self.schema)?,
             payload_example: self.example.as_deref().map(input::written).transpose()?,
         })
-    }
-}
-
-/// Every page of a list.
-async fn all(client: &Client, mut query: CustomEventQuery) -> Result<Vec<Value>> {
-    let mut items = Vec::new();
-    loop {
-        let page = client.list_custom_events(&query).await?;
-        items.extend(page.items);
-        match page.next_cursor {
-            Some(next) => query.cursor = Some(next),
-            None => return Ok(items),
-        }
     }
 }
 

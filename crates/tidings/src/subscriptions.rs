@@ -1,16 +1,12 @@
 //! `tidings subscriptions`: who is sent which of the tenant's events.
 
 use anyhow::Result;
-use serde_json::{Value, json};
-use tidings_client::Client;
+use serde_json::json;
 
-use crate::connection::{Connection, block_on};
+use crate::connection::{AT_ONCE, Connection, block_on, every_item};
 use crate::failure::Reported;
 use crate::input;
 use crate::output::{Column, Output};
-
-/// So many are asked for at once.
-const AT_ONCE: u32 = 1_000;
 
 const SHOWN: [Column; 7] = [
     ("ID", "id"),
@@ -97,25 +93,15 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     block_on(carry_out(command, output))
 }
 
-async fn all(client: &Client) -> Result<Vec<Value>> {
-    let (mut all, mut cursor) = (Vec::new(), None);
-    loop {
-        let page = client
-            .list_subscriptions(Some(AT_ONCE), cursor.as_deref())
-            .await?;
-        all.extend(page.items);
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            return Ok(all);
-        }
-    }
-}
-
 async fn carry_out(command: Command, output: Output) -> Result<()> {
     let answer = match command {
         Command::List { connection } => {
-            let all = all(&connection.client()?).await?;
-            return output.list(&all, &SHOWN);
+            let client = connection.client()?;
+            let all = every_item(async |cursor| {
+                let page = client.list_subscriptions(Some(AT_ONCE), cursor.as_deref());
+                page.await
+            });
+            return output.list(&all.await?, &SHOWN);
         }
         Command::Test(one) => return test(&one, output).await,
         Command::Delete(one) => {
