@@ -309,23 +309,24 @@ impl Readers {
 
     fn tell_unreadable(&self, message: &BorrowedMessage<'_>, topic: &Topic, why: &str) {
         let (place, offset) = place_of(message);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let met = told.meet(&place, offset);
-        self.is_stretch_open
-            .store(told.is_open(), Ordering::Relaxed);
+        let met = self.tell(|told| told.meet(&place, offset));
         if met == Met::Beginning {
             let partition = place.1;
             tracing::error!(%topic, partition, offset, why, "a record cannot be read and is passed over");
         }
     }
 
-    fn tell_end(&self, message: &BorrowedMessage<'_>, topic: &Topic) {
-        let (place, offset) = place_of(message);
+    fn tell<T>(&self, take_in: impl FnOnce(&mut Stretches<Place>) -> T) -> T {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = told.end(&place, offset);
+        let taken = take_in(&mut told);
         self.is_stretch_open
             .store(told.is_open(), Ordering::Relaxed);
-        if let Some((first, last)) = ended {
+        taken
+    }
+
+    fn tell_end(&self, message: &BorrowedMessage<'_>, topic: &Topic) {
+        let (place, offset) = place_of(message);
+        if let Some((first, last)) = self.tell(|told| told.end(&place, offset)) {
             let partition = place.1;
             tracing::error!(%topic, partition, first, last, "no record of a stretch can be read; all are passed over");
         }
