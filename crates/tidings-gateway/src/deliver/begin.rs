@@ -38,15 +38,16 @@ impl Dispatcher {
             }
         }
         if !new.is_empty() {
-            self.begin_at_places(&new);
+            self.begin_at_places(new);
         }
     }
 
     /// What nobody wanted until now begins where the last of those who want it does, unless one goes with the cursor: the
     /// others catch up from their places, and nobody waits until all that was there before is read.
-    fn begin_at_places(&mut self, new: &HashMap<(u32, u32), Vec<StreamId>>) {
+    fn begin_at_places(&mut self, mut new: HashMap<(u32, u32), Vec<StreamId>>) {
         let counts: BTreeSet<u32> = new.keys().map(|(count, _)| *count).collect();
-        let mut begin: HashMap<StreamId, Option<u64>> = HashMap::new();
+        let all = new.values().flatten();
+        let mut begin: HashMap<StreamId, u64> = all.map(|stream| (*stream, 0)).collect();
         for tenant in self.in_force.tenants() {
             if !self.share.holds(&tenant) {
                 continue;
@@ -54,18 +55,24 @@ impl Dispatcher {
             let of_tenant = self.in_force.of(&tenant);
             for count in &counts {
                 let number = partition_of(tenant.as_str().as_bytes(), *count);
-                for stream in new.get(&(*count, number)).into_iter().flatten() {
-                    let last = begin.entry(*stream).or_insert(Some(0));
-                    for subscription in &of_tenant {
-                        let place = self.own_place(subscription, *stream);
-                        *last = last.zip(place).map(|(last, place)| last.max(place));
-                    }
-                }
+                let Some(streams) = new.get_mut(&(*count, number)) else {
+                    continue;
+                };
+                // Where one goes with the cursor, nobody else is asked.
+                streams.retain(|stream| {
+                    let mut places = of_tenant.iter().map(|it| self.own_place(it, *stream));
+                    let last = places.try_fold(begin[stream], |last, it| Some(last.max(it?)));
+                    match last {
+                        Some(last) => begin.insert(*stream, last),
+                        None => begin.remove(stream),
+                    };
+                    last.is_some()
+                });
             }
         }
         for (stream, place) in begin {
             let stream = &mut self.streams[stream];
-            if let Some(place) = place.filter(|place| *place > stream.head) {
+            if place > stream.head {
                 stream.head = place;
                 stream.recent.clear(place);
             }
