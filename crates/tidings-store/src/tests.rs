@@ -1,0 +1,253 @@
+//! The file as a whole: opened, copied, checked, migrated.
+
+use std::os::unix::fs::FileExt as _;
+
+use sqlx::Row;
+
+use super::*;
+
+async fn with_one_manifest(store: &Store) {
+    store
+        .manifests()
+        .put(&"crm".parse().unwrap(), "1.2.0", "{}", 7, &[])
+        .await
+        .unwrap();
+}
+
+async fn holds_that_manifest(store: &Store) -> bool {
+    store
+        .manifests()
+        .get(&"crm".parse().unwrap())
+        .await
+        .unwrap()
+        .is_some()
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = Store::open(&path).await.unwrap();
+    with_one_manifest(&store).await;
+    store.close().await;
+    assert!(store.health().await.is_err());
+    let again = Store::open(&path).await.unwrap();
+    assert!(holds_that_manifest(&again).await);
+    again.health().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_file_is_opened_with_every_commit_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("store.db")).await.unwrap();
+    let Connections::Sqlite(pool) = &store.connections else {
+        panic!("{store:?}");
+    };
+    let pragma = async |sql: &'static str| {
+        sqlx::query(sql)
+            .fetch_one(pool)
+            .await
+            .unwrap()
+            .get::<i64, _>(0)
+    };
+    assert_eq!(pragma("PRAGMA synchronous").await, 2);
+    assert_eq!(pragma("PRAGMA foreign_keys").await, 1);
+    let mode = sqlx::query("PRAGMA journal_mode")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(mode.get::<String, _>(0), "wal");
+}
+
+#[tokio::test]
+async fn a_backup_opens_as_a_store_and_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = Store::open(&path).await.unwrap();
+    with_one_manifest(&store).await;
+    let target = folder.path().join("it's a copy.db");
+    Store::copy(&path, &target).await.unwrap();
+    assert!(holds_that_manifest(&Store::open(&target).await.unwrap()).await);
+
+    let refused = Store::copy(&path, &target).await.unwrap_err();
+    assert!(refused.to_string().contains("exists"), "{refused}");
+    assert!(holds_that_manifest(&Store::open(&target).await.unwrap()).await);
+}
+
+#[tokio::test]
+async fn a_copy_leaves_a_store_of_an_older_version_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, target) = (
+        folder.path().join("store.db"),
+        folder.path().join("copy.db"),
+    );
+    Store::open(&path).await.unwrap().close().await;
+    let file = format!("sqlite:{}", path.display());
+    let mut older = sqlx::SqliteConnection::connect(&file).await.unwrap();
+    let forget =
+        "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)";
+    older.execute(forget).await.unwrap();
+    let before = Store::verify(&path).await.unwrap();
+    Store::copy(&path, &target).await.unwrap();
+    for file in [&path, &target] {
+        let count = "SELECT count(*) FROM _sqlx_migrations";
+        let pool = reading(file).await.unwrap();
+        let done: i64 = sqlx::query_scalar(count).fetch_one(&pool).await.unwrap();
+        assert_eq!(
+            usize::try_from(done).unwrap() + 1,
+            SQLITE_MIGRATIONS.iter().count()
+        );
+        assert_eq!(Store::verify(file).await.unwrap(), before);
+    }
+}
+
+#[tokio::test]
+async fn rows_and_indexes_that_a_migration_moves_are_what_they_were() {
+    const TABLES: [&str; 5] = [
+        "subscriptions",
+        "pending_deliveries",
+        "delivery_attempts",
+        "dead_letter_event",
+        "custom_event_emits",
+    ];
+    let mut file = sqlx::SqliteConnection::connect("sqlite::memory:")
+        .await
+        .unwrap();
+    let texts = async |file: &mut sqlx::SqliteConnection, query: String| -> Vec<String> {
+        let query = sqlx::AssertSqlSafe(query);
+        sqlx::query_scalar(query).fetch_all(file).await.unwrap()
+    };
+    let indexes =
+        "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
+    SQLITE_MIGRATIONS.run_to(21, &mut file).await.unwrap();
+    let indexes_before = texts(&mut file, indexes.to_owned()).await;
+    let mut rows = Vec::new();
+    for table in TABLES {
+        let columns = format!("SELECT name FROM pragma_table_info('{table}')");
+        let columns = texts(&mut file, columns).await;
+        let kinds = format!("SELECT type FROM pragma_table_info('{table}')");
+        let kinds = texts(&mut file, kinds).await;
+        // Each value another one, so that no two columns can change places.
+        for row in [3, 1, 2] {
+            let values = kinds.iter().enumerate().map(|(column, kind)| {
+                let value = row * 100 + column;
+                match &**kind {
+                    "TEXT" => format!("'{value}'"),
+                    _ => value.to_string(),
+                }
+            });
+            let values: Vec<_> = values.collect();
+            let insert = format!("INSERT INTO {table} VALUES ({})", values.join(", "));
+            let insert = sqlx::AssertSqlSafe(insert);
+            file.execute(insert).await.unwrap();
+        }
+        let quoted: Vec<_> = columns.iter().map(|it| format!("quote({it})")).collect();
+        let all = format!("SELECT {} FROM {table} ORDER BY 1", quoted.join(" || "));
+        let before = texts(&mut file, all.clone()).await;
+        assert_eq!(before.len(), 3);
+        rows.push((all, before));
+    }
+    SQLITE_MIGRATIONS.run_to(22, &mut file).await.unwrap();
+    for (all, before) in rows {
+        assert_eq!(texts(&mut file, all).await, before);
+    }
+    assert_eq!(texts(&mut file, indexes.to_owned()).await, indexes_before);
+}
+
+#[tokio::test]
+async fn a_large_file_is_looked_at_after_it_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = Store::open(&path).await.unwrap();
+    with_one_manifest(&store).await;
+    store.close().await;
+    let file = format!("sqlite:{}", path.display());
+    let mut raw = sqlx::SqliteConnection::connect(&file).await.unwrap();
+    let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'attempts_of_event'";
+    let root: u64 = sqlx::query_scalar(root).fetch_one(&mut raw).await.unwrap();
+    let size: u64 = sqlx::query_scalar("PRAGMA page_size")
+        .fetch_one(&mut raw)
+        .await
+        .unwrap();
+    raw.close().await.unwrap();
+    // The page of an index that nobody has asked for yet is no page any more.
+    let written = std::fs::File::options().write(true).open(&path).unwrap();
+    written.write_all_at(&[0xff], (root - 1) * size).unwrap();
+
+    let refused = Store::open(&path).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Broken { .. }), "{refused}");
+    let store = Store::open_checking(&path, 0).await.unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            match store.health().await {
+                Ok(()) => tokio::task::yield_now().await,
+                Err(error) => return error,
+            }
+        }
+    });
+    let found = waited.await.unwrap();
+    assert!(matches!(found, StoreError::Broken { .. }), "{found}");
+    assert!(holds_that_manifest(&store).await, "what is whole is read");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_store_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let text = "not a database, but long enough to be taken for one\n".repeat(40);
+    std::fs::write(&path, &text).unwrap();
+    assert!(Store::open(&path).await.is_err());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+fn sqlite(store: &Store) -> &Pool<Sqlite> {
+    match &store.connections {
+        Connections::Sqlite(pool) => pool,
+        Connections::Postgres(_) => panic!("opened as a file"),
+    }
+}
+
+#[tokio::test]
+async fn rows_from_before_seals_are_sealed_once_and_later_ones_must_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = Store::open(&path).await.unwrap();
+    with_one_manifest(&store).await;
+    for sql in [
+        "UPDATE manifests SET crc = NULL",
+        "INSERT INTO unsealed VALUES (1)",
+    ] {
+        sqlx::query(sql).execute(sqlite(&store)).await.unwrap();
+    }
+    let crm = "crm".parse().unwrap();
+    assert!(store.manifests().get(&crm).await.is_err());
+    store.close().await;
+    let store = Store::open(&path).await.unwrap();
+    assert!(holds_that_manifest(&store).await);
+    sqlx::query("UPDATE manifests SET crc = NULL")
+        .execute(sqlite(&store))
+        .await
+        .unwrap();
+    store.close().await;
+    let store = Store::open(&path).await.unwrap();
+    assert!(store.manifests().get(&crm).await.is_err());
+}
+
+#[tokio::test]
+async fn a_changed_field_is_reported_by_table_and_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = Store::open(&path).await.unwrap();
+    with_one_manifest(&store).await;
+    assert_eq!(Store::verify(&path).await.unwrap(), Vec::<String>::new());
+    for sql in [
+        "UPDATE manifests SET document = '[]'",
+        "UPDATE manifests SET document = '{}', updated_at_ms = 8",
+    ] {
+        sqlx::query(sql).execute(sqlite(&store)).await.unwrap();
+        let crm = "crm".parse().unwrap();
+        let error = store.manifests().get(&crm).await.unwrap_err().to_string();
+        assert!(error.contains("manifests: row crm"), "{error}");
+        assert_eq!(Store::verify(&path).await.unwrap(), [error]);
+    }
+}
