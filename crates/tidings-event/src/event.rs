@@ -3,9 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::json::RawJson;
@@ -128,128 +126,138 @@ impl Event {
         all.find(|(this, _)| this == name).map(|(_, value)| value)
     }
 
-    /// All CloudEvents attributes with their values, in the order of the specification, then the extensions.
-    pub fn attributes(&self) -> impl Iterator<Item = (&str, Attribute)> {
-        let text = |name, value: &str| Some((name, Attribute::Text(value.to_owned())));
+    /// The attributes of CloudEvents and of Tidings that it has, in the order of the specification: all but its
+    /// [`extensions`](Self::extensions), which stand behind them. All are text.
+    pub fn attributes(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let known = [
-            text("specversion", "1.0"),
-            text("id", &self.id),
-            text("source", &self.source),
-            text("type", self.event_type.as_str()),
-            text("time", &self.time),
-            self.subject
-                .as_deref()
-                .and_then(|value| text("subject", value)),
-            self.data_schema
-                .as_deref()
-                .and_then(|value| text("dataschema", value)),
-            self.data_content_type
-                .as_deref()
-                .and_then(|value| text("datacontenttype", value)),
-            text("tenantid", self.tenant.as_str()),
-            text("schemaversion", self.schema_version.as_str()),
-            self.traceparent
-                .as_deref()
-                .and_then(|value| text("traceparent", value)),
+            ("specversion", Some("1.0")),
+            ("id", Some(&*self.id)),
+            ("source", Some(&*self.source)),
+            ("type", Some(self.event_type.as_str())),
+            ("time", Some(&*self.time)),
+            ("subject", self.subject.as_deref()),
+            ("dataschema", self.data_schema.as_deref()),
+            ("datacontenttype", self.data_content_type.as_deref()),
+            ("tenantid", Some(self.tenant.as_str())),
+            ("schemaversion", Some(self.schema_version.as_str())),
+            ("traceparent", self.traceparent.as_deref()),
         ];
-        let extensions = self
-            .extensions
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.clone()));
-        known.into_iter().flatten().chain(extensions)
+        let known = known.into_iter();
+        known.filter_map(|(name, value)| Some((name, value?)))
     }
 
     /// The CloudEvents JSON format (structured mode).
     pub fn to_structured(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.data.len() + 512);
-        let mut serializer = serde_json::Serializer::new(&mut out);
-        self.write(&mut serializer, &[])
-            .expect("an event is always writable as JSON");
-        out
+        self.to_structured_with(&[])
+    }
+
+    /// The same with members of a surface behind the attributes.
+    pub fn to_structured_with(&self, more: &[(&'static str, serde_json::Value)]) -> Vec<u8> {
+        let mut members = Members::of(self);
+        for (name, value) in self.attributes() {
+            members.text(name, value);
+        }
+        self.rest(members, more)
     }
 
     /// The same without `schemaversion`, for a topic whose envelope others have laid down.
     pub fn to_exact(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.data.len() + 512);
-        let mut serializer = serde_json::Serializer::new(&mut out);
-        self.write_some(&mut serializer, &[], &["schemaversion"])
-            .expect("an event is always writable as JSON");
-        out
+        let mut members = Members::of(self);
+        for (name, value) in self.attributes().filter(|it| it.0 != "schemaversion") {
+            members.text(name, value);
+        }
+        self.rest(members, &[])
     }
 
-    /// Writes the CloudEvents JSON format with members of a surface behind the attributes.
-    pub fn write<S: Serializer>(
-        &self,
-        serializer: S,
-        more: &[(&str, serde_json::Value)],
-    ) -> Result<S::Ok, S::Error> {
-        self.write_some(serializer, more, &[])
-    }
-
-    fn write_some<S: Serializer>(
-        &self,
-        serializer: S,
-        more: &[(&str, serde_json::Value)],
-        without: &[&str],
-    ) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        let attributes = self.attributes();
-        for (name, value) in attributes.filter(|(name, _)| !without.contains(name)) {
-            map.serialize_entry(name, &value)?;
+    fn rest(&self, mut members: Members, more: &[(&'static str, serde_json::Value)]) -> Vec<u8> {
+        for (name, value) in &self.extensions {
+            members.extension(name, value);
         }
         for (name, value) in more {
-            map.serialize_entry(name, value)?;
+            members.value(name, value);
         }
-        write_data(&mut map, &self.data)?;
-        map.end()
+        members.data(&self.data);
+        members.end()
     }
 
     /// Source A's envelope: `{id, type, source, tenantId, data, schemaVersion, timestamp, traceId}`.
-    ///
-    /// Written by hand, since every publish pays for it: JSON data is checked text and goes in as it is.
     pub fn to_platform(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.data.len() + 512);
-        out.push(b'{');
-        let text = |out: &mut Vec<u8>, name: &str, value: &str| {
-            if out.len() > 1 {
-                out.push(b',');
-            }
-            out.push(b'"');
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":");
-            serde_json::to_writer(out, value).expect("a Vec takes every text");
-        };
-        text(&mut out, "id", &self.id);
-        text(&mut out, "type", self.event_type.as_str());
-        text(&mut out, "source", &self.source);
-        text(&mut out, "tenantId", self.tenant.as_str());
-        match &self.data {
-            Data::None => {}
-            Data::Json(json) => {
-                out.extend_from_slice(b",\"data\":");
-                out.extend_from_slice(json.as_bytes());
-            }
-            Data::Text(value) => text(&mut out, "data", value),
-            Data::Binary(bytes) => text(&mut out, "data_base64", &STANDARD.encode(bytes)),
-        }
-        text(&mut out, "schemaVersion", self.schema_version.as_str());
-        text(&mut out, "timestamp", &self.time);
+        let mut members = Members::of(self);
+        members.text("id", &self.id);
+        members.text("type", self.event_type.as_str());
+        members.text("source", &self.source);
+        members.text("tenantId", self.tenant.as_str());
+        members.data(&self.data);
+        members.text("schemaVersion", self.schema_version.as_str());
+        members.text("timestamp", &self.time);
         let trace_id = self.traceparent.as_deref().map_or("", trace_id);
-        text(&mut out, "traceId", trace_id);
-        out.push(b'}');
-        out
+        members.text("traceId", trace_id);
+        members.end()
     }
 }
 
-fn write_data<M: SerializeMap>(map: &mut M, data: &Data) -> Result<(), M::Error> {
-    match data {
-        Data::None => Ok(()),
-        Data::Json(json) => {
-            let raw = serde_json::from_str::<&RawValue>(json.as_str());
-            map.serialize_entry("data", raw.map_err(serde::ser::Error::custom)?)
+/// The members of an envelope. Written by hand, since every publish and every delivery pays for it: JSON data is
+/// checked text and goes in as it is.
+struct Members(Vec<u8>);
+
+impl Members {
+    /// None yet, with room for those of most events.
+    fn of(event: &Event) -> Self {
+        let mut text = Vec::with_capacity(event.data.len() + 512);
+        text.push(b'{');
+        Self(text)
+    }
+
+    fn comma(&mut self) {
+        if self.0.len() > 1 {
+            self.0.push(b',');
         }
-        Data::Text(text) => map.serialize_entry("data", text),
-        Data::Binary(bytes) => map.serialize_entry("data_base64", &STANDARD.encode(bytes)),
+    }
+
+    /// A name of ours has nothing that must be escaped.
+    fn name(&mut self, name: &'static str) {
+        self.comma();
+        self.0.push(b'"');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn json<T: Serialize + ?Sized>(&mut self, value: &T) {
+        serde_json::to_writer(&mut self.0, value).expect("a Vec takes every text");
+    }
+
+    fn text(&mut self, name: &'static str, value: &str) {
+        self.value(name, value);
+    }
+
+    fn value<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) {
+        self.name(name);
+        self.json(value);
+    }
+
+    /// Its name is the producer's, or that of a header which somebody else wrote.
+    fn extension(&mut self, name: &str, value: &Attribute) {
+        self.comma();
+        self.json(name);
+        self.0.push(b':');
+        self.json(value);
+    }
+
+    fn data(&mut self, data: &Data) {
+        match data {
+            Data::None => {}
+            Data::Json(json) => {
+                self.name("data");
+                self.0.extend_from_slice(json.as_bytes());
+            }
+            Data::Text(value) => self.text("data", value),
+            Data::Binary(bytes) => self.text("data_base64", &STANDARD.encode(bytes)),
+        }
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
     }
 }
 
@@ -306,6 +314,14 @@ mod tests {
         let text = String::from_utf8(event().to_structured()).unwrap();
         assert!(text.contains(r#""n":5,"b":true"#), "{text}");
         assert!(text.ends_with(r#""data":{ "a" : 1.0 }}"#), "{text}");
+        let mut foreign = event();
+        let name = "a\":1,\"tenantid";
+        foreign.extensions = vec![(name.into(), Attribute::Text("other".into()))];
+        let json: serde_json::Value = serde_json::from_slice(&foreign.to_structured()).unwrap();
+        assert_eq!(
+            (&json["tenantid"], &json[name]),
+            (&"acme".into(), &"other".into())
+        );
         let exact = String::from_utf8(event().to_exact()).unwrap();
         assert_eq!(exact, text.replace(r#","schemaversion":"1.0.0""#, ""));
     }

@@ -14,6 +14,7 @@ use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidings_event::event::rfc3339;
+use tidings_event::json::RawJson;
 use tidings_gateway::events::{Cursor, MAX_PAGE, Placed, Query, Streamed};
 use tidings_gateway::limits::StreamPlace;
 use tidings_gateway::publish::refusal::Refusal;
@@ -37,7 +38,7 @@ impl Serialize for Rendered {
             ("offset", json!(self.0.offset)),
             ("receivedAt", json!(rfc3339(self.0.event.received_at_ms))),
         ];
-        self.0.event.write(serializer, &place)
+        RawJson::trusted(self.0.event.to_structured_with(&place)).serialize(serializer)
     }
 }
 

@@ -193,12 +193,9 @@ fn written(format: Format, handover: &Handover) -> (String, Vec<(String, String)
             (STRUCTURED.into(), Vec::new(), event.structured())
         }
         Format::Structured => {
-            let mut body = Vec::with_capacity(event.data.len() + 512);
-            let mut serializer = serde_json::Serializer::new(&mut body);
             let mut added = vec![("replayed", json!(true))];
             added.extend(handover.replay.map(|replay| ("replayid", json!(replay))));
-            let written = event.write(&mut serializer, &added);
-            written.expect("an event is always writable as JSON");
+            let body = event.to_structured_with(&added);
             (STRUCTURED.into(), Vec::new(), body.into())
         }
         Format::Binary => {
@@ -209,8 +206,12 @@ fn written(format: Format, handover: &Handover) -> (String, Vec<(String, String)
             let attributes = event
                 .attributes()
                 .filter(|(name, _)| *name != "datacontenttype");
+            let extensions = event.extensions.iter();
             let mut attributes: Vec<_> = attributes
-                .map(|(name, value)| (format!("ce-{name}"), encoded(&value.to_string())))
+                .map(|(name, value)| (format!("ce-{name}"), encoded(value)))
+                .chain(
+                    extensions.map(|(name, it)| (format!("ce-{name}"), encoded(&it.to_string()))),
+                )
                 .collect();
             if handover.replayed {
                 attributes.push(("ce-replayed".into(), "true".into()));
