@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use tidings_event::Data;
 use tidings_event::json::{Fingerprint, RawJson};
 use tidings_store::EmitRow;
+use uuid::Uuid;
 
 use super::{LifecycleEvent, Registered};
 use crate::access::Caller;
@@ -16,22 +17,39 @@ use crate::publish::refusal::Refusal;
 pub(super) const UNTIL_RELAYED: usize = 3;
 
 /// What an event says of the emit that it tells of.
-fn about(row: &EmitRow, event: LifecycleEvent) -> Value {
-    let canonical = row.event_type.as_str();
-    let event_id = row.event_id;
-    if matches!(
-        event,
-        LifecycleEvent::EmitRequested | LifecycleEvent::EmitRelayed
-    ) {
-        let (path, version) = canonical.rsplit_once('@').unwrap_or((canonical, ""));
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct About<'a> {
+    canonical_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    event_id: Uuid,
+}
+
+impl<'a> About<'a> {
+    fn of(row: &'a EmitRow, event: LifecycleEvent) -> Self {
+        let canonical_name = row.event_type.as_str();
+        let (path, version) = canonical_name
+            .rsplit_once('@')
+            .unwrap_or((canonical_name, ""));
         let path = path.rsplit(':').next().unwrap_or_default();
         let (namespace, name) = path.split_once('.').unwrap_or((path, ""));
-        return json!({
-            "canonicalName": canonical, "namespace": namespace, "name": name, "version": version,
-            "eventId": event_id,
-        });
+        let is_named = matches!(
+            event,
+            LifecycleEvent::EmitRequested | LifecycleEvent::EmitRelayed
+        );
+        Self {
+            canonical_name,
+            namespace: is_named.then_some(namespace),
+            name: is_named.then_some(name),
+            version: is_named.then_some(version),
+            event_id: row.event_id,
+        }
     }
-    json!({ "canonicalName": canonical, "eventId": event_id })
 }
 
 pub(super) fn unread(error: serde_json::Error) -> Refusal {
@@ -102,7 +120,7 @@ pub(super) fn draft(
 
 /// An event that tells of an emit; the same one whenever it is told.
 pub(super) fn told(row: &EmitRow, event: LifecycleEvent) -> Result<Draft, serde_json::Error> {
-    let (data, fingerprint) = RawJson::parse(&about(row, event).to_string())?;
+    let (data, fingerprint) = RawJson::parse(&serde_json::to_string(&About::of(row, event))?)?;
     Ok(Draft {
         event_type: event.as_str().to_owned(),
         schema_version: None,
