@@ -20,7 +20,11 @@ impl Headers {
     pub fn push(&mut self, name: &str, value: &str) {
         self.0.push_str(name);
         self.0.push_str(": ");
-        if value.bytes().any(|byte| byte.is_ascii_control()) {
+        // All bytes, without stopping at the first: many at once.
+        let has_control = value
+            .bytes()
+            .fold(false, |found, byte| found | byte.is_ascii_control());
+        if has_control {
             self.0
                 .extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
         } else {

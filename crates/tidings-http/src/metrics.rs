@@ -1,6 +1,6 @@
 //! What is counted, in the Prometheus text format.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -85,19 +85,17 @@ const ROUTES: [&str; 61] = [
     "/problems/{slug}",
 ];
 
-/// The first template that a path fits, or `none`.
+/// The template that a path fits, found as axum finds it, or `none`.
 pub(crate) fn route_of(path: &str) -> &'static str {
-    let fits = |template: &&str| {
-        let (mut wanted, mut given) = (template.split('/'), path.split('/'));
-        loop {
-            match (wanted.next(), given.next()) {
-                (None, None) => return true,
-                (Some(one), Some(other)) if one == other || one.starts_with('{') => {}
-                _ => return false,
-            }
+    static FOUND_BY: LazyLock<matchit::Router<&str>> = LazyLock::new(|| {
+        let mut routes = matchit::Router::new();
+        for template in ROUTES {
+            let inserted = routes.insert(template, template);
+            inserted.expect("no two templates fit the same paths");
         }
-    };
-    ROUTES.into_iter().find(fits).unwrap_or("none")
+        routes
+    });
+    FOUND_BY.at(path).map_or("none", |found| found.value)
 }
 
 /// Requests by route and status, with their latencies.
