@@ -157,13 +157,13 @@ impl<'a> Deliveries<'a> {
     }
 
     /// Every cursor, of every share.
-    pub async fn cursors(&self) -> Result<Vec<CursorRow>, StoreError> {
+    pub async fn cursors(&self) -> Result<Found<CursorRow>, StoreError> {
         on_either!(self.connections, "read delivery cursors", connection => {
             sqlx::query(CursorRow::ALL)
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(CursorRow::from_row).collect())
-        })?
+        })
     }
 
     /// How far every subscription of a share has come that ever got anything.
@@ -207,9 +207,11 @@ impl<'a> Deliveries<'a> {
 
     /// First attempts of deliveries beyond their subscription's progress: what a crash would otherwise repeat.
     pub async fn beyond_progress(&self, share: Share) -> Result<Found<AttemptRow>, StoreError> {
-        let query = "SELECT attempts.* FROM delivery_attempts AS attempts \
-             JOIN delivery_progress AS progress ON progress.subscription = attempts.subscription \
-             WHERE attempts.sequence > progress.sequence AND attempts.number = 1 \
+        // SQLite keeps the order of a CROSS JOIN: the few places first, and of all attempts only what is beyond them.
+        let query = "SELECT attempts.* FROM delivery_progress AS progress \
+             CROSS JOIN delivery_attempts AS attempts \
+             WHERE attempts.subscription = progress.subscription \
+             AND attempts.sequence > progress.sequence AND attempts.number = 1 \
              AND progress.slot % $1 = $2";
         on_either!(self.connections, "read recent attempts", connection => {
             sqlx::query(query)

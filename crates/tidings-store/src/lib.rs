@@ -199,8 +199,17 @@ impl Store {
     }
 
     async fn migrated(pool: Pool<Sqlite>) -> Result<Self, StoreError> {
-        let migrated = SQLITE_MIGRATIONS.run(&pool).await;
+        let prepare = || attempting("prepare the migration of the store");
+        let mut connection = pool.acquire().await.map_err(prepare())?;
+        // A migration may write more than memory should hold. What an interrupted one leaves in the WAL has no commit, and
+        // so stands in nobody's way.
+        let spilling = connection.execute("PRAGMA cache_spill = 1").await;
+        spilling.map_err(prepare())?;
+        let migrated = SQLITE_MIGRATIONS.run(&mut *connection).await;
         migrated.map_err(StoreError::Migrate)?;
+        let spilling = connection.execute("PRAGMA cache_spill = 0").await;
+        spilling.map_err(prepare())?;
+        drop(connection);
         seal::seal_old_rows(&pool).await?;
         Ok(Self::on(Connections::Sqlite(pool)))
     }

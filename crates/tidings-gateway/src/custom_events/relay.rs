@@ -129,6 +129,9 @@ async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, S
     let (relayed, more) = due(emits, &followed_states).await?;
     if !relayed.is_empty() {
         let cursors = emits.store.deliveries().cursors().await?;
+        for error in &cursors.damaged {
+            tracing::error!(%error, "emits of a partition wait for its delivery cursor");
+        }
         for row in relayed {
             if !has_turn(turns).await? {
                 return Ok(false);
@@ -137,7 +140,7 @@ async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, S
                 notes.push(later(emits, &row));
                 continue;
             }
-            notes.push(followed(emits, &cursors, &row, &mut held).await?);
+            notes.push(followed(emits, &cursors.rows, &row, &mut held).await?);
             if held.is_everybody() {
                 break;
             }

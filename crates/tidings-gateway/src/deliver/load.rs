@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tidings_bus::{Partition, partition_of};
 use tidings_event::Topic;
-use tidings_store::ProgressRow;
+use tidings_store::{Found, ProgressRow};
 use uuid::Uuid;
 
 use super::Dispatcher;
@@ -53,7 +53,8 @@ impl Dispatcher {
         let store = self.store.clone();
         let rows = store.deliveries();
         let name = self.share.to_string();
-        let cursors = rows.cursors().await.map_err(store_fault)?;
+        let cursors = rows.cursors().await.and_then(Found::whole);
+        let cursors = cursors.map_err(store_fault)?;
         let (own, others): (Vec<_>, Vec<_>) =
             cursors.into_iter().partition(|row| row.share == name);
         let mut known: HashMap<StreamId, u64> = HashMap::new();

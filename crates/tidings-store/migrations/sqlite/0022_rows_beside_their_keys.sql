@@ -1,6 +1,7 @@
 -- A table that is its own index (WITHOUT ROWID) is for small rows. These have documents, payloads and whole events in
 -- them: each look-up read such rows on its way down, a large one page by page into memory, and each further index repeated
--- the key. So the rows stand in the order of their coming, and their keys in an index beside them.
+-- the key. So the rows stand in the order of their coming, and their keys in an index beside them. What was read from an
+-- index alone because the key stood in it still is: the attempts of an event name theirs.
 
 CREATE TABLE moving (
     id            TEXT    NOT NULL PRIMARY KEY,
@@ -21,27 +22,6 @@ ALTER TABLE moving RENAME TO subscriptions;
 CREATE INDEX subscriptions_of_tenant ON subscriptions (tenant, id);
 
 CREATE TABLE moving (
-    subscription TEXT    NOT NULL,
-    sequence     INTEGER NOT NULL,
-    tenant       TEXT    NOT NULL,
-    slot         INTEGER NOT NULL,
-    event_id     TEXT    NOT NULL,
-    lane         TEXT,
-    attempts     INTEGER NOT NULL,
-    state        TEXT    NOT NULL,
-    next_at_ms   INTEGER NOT NULL,
-    detail       TEXT    NOT NULL,
-    crc          INTEGER,
-    PRIMARY KEY (subscription, sequence)
-) STRICT;
-INSERT INTO moving SELECT * FROM pending_deliveries ORDER BY subscription, sequence;
-DROP TABLE pending_deliveries;
-ALTER TABLE moving RENAME TO pending_deliveries;
-CREATE INDEX pending_of_event ON pending_deliveries (event_id);
-CREATE INDEX pending_of_subscription ON pending_deliveries (state, subscription, next_at_ms);
-CREATE INDEX pending_of_lane ON pending_deliveries (subscription, lane, state) WHERE lane IS NOT NULL;
-
-CREATE TABLE moving (
     subscription  TEXT    NOT NULL,
     sequence      INTEGER NOT NULL,
     number        INTEGER NOT NULL,
@@ -56,7 +36,7 @@ CREATE TABLE moving (
 INSERT INTO moving SELECT * FROM delivery_attempts ORDER BY subscription, sequence, number;
 DROP TABLE delivery_attempts;
 ALTER TABLE moving RENAME TO delivery_attempts;
-CREATE INDEX attempts_of_event ON delivery_attempts (event_id);
+CREATE INDEX attempts_of_event ON delivery_attempts (event_id, subscription, sequence, number);
 CREATE INDEX attempts_by_time ON delivery_attempts (started_at_ms);
 
 CREATE TABLE moving (

@@ -227,8 +227,9 @@ macro_rules! write_flush {
                     .push_bind(row.seal());
             });
             builder.push(
-                " ON CONFLICT (subscription) DO UPDATE SET sequence = excluded.sequence, \
-                 places = excluded.places, crc = excluded.crc",
+                " ON CONFLICT (subscription) DO UPDATE SET tenant = excluded.tenant, \
+                 slot = excluded.slot, sequence = excluded.sequence, places = excluded.places, \
+                 crc = excluded.crc",
             );
             builder.build().execute(&mut *$transaction).await?;
         }

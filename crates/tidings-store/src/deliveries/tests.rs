@@ -87,7 +87,10 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
         room.flush(&flush).await.unwrap();
         flush.cursors[0].next_offset = 12;
         room.flush(&flush).await.unwrap();
-        assert_eq!(room.cursors().await.unwrap(), flush.cursors);
+        assert_eq!(
+            room.cursors().await.unwrap().whole().unwrap(),
+            flush.cursors
+        );
         assert_eq!(room.progress(all).await.unwrap(), [progress]);
         assert_eq!(whole(room.beyond_progress(all).await), [attempt(2, 1)]);
         let one = Uuid::from_u128(1);
@@ -412,6 +415,47 @@ async fn a_damaged_row_hides_no_other_of_its_list() {
         };
         let found = store.dead_letters().list(&tenant(), &query).await.unwrap();
         assert_eq!((found.rows.len(), found.damaged.len()), (2, 3));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_damaged_place_hides_no_other_and_is_mended_by_the_next_write() {
+    on_each_database(async |store| {
+        let room = store.deliveries();
+        let cursor = |partition| CursorRow {
+            share: Share::ALL.to_string(),
+            topic: "platform.data.events".parse().unwrap(),
+            partition,
+            next_offset: 9,
+        };
+        let progress = ProgressRow {
+            subscription: Uuid::from_u128(1),
+            tenant: tenant(),
+            sequence: 1,
+            places: "{}".into(),
+        };
+        let flush = Flush {
+            progress: vec![progress.clone()],
+            cursors: vec![cursor(3), cursor(4)],
+            ..Flush::default()
+        };
+        room.flush(&flush).await.unwrap();
+        for change in [
+            "UPDATE delivery_cursors SET next_offset = 12 WHERE partition = 3",
+            "UPDATE delivery_progress SET tenant = 'other', slot = slot + 1",
+        ] {
+            damage(&store, change).await;
+        }
+        let found = room.cursors().await.unwrap();
+        assert_eq!((found.rows, found.damaged.len()), (vec![cursor(4)], 1));
+        assert!(room.progress(Share::ALL).await.is_err());
+        room.flush(&flush).await.unwrap();
+        assert_eq!(
+            room.cursors().await.unwrap().whole().unwrap(),
+            flush.cursors
+        );
+        assert_eq!(room.progress(Share::ALL).await.unwrap(), [progress]);
     })
     .await;
 }
