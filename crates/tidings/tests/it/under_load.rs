@@ -227,16 +227,28 @@ fn kafka_tool(servers: &Servers, class: &str, arguments: &[&str]) -> String {
     String::from_utf8(run.stdout).expect("text")
 }
 
+/// How many records a topic has. Nothing of it is ever removed, so each partition begins at 0.
+fn ends(servers: &Servers, topic: &str) -> usize {
+    // `topic:partition:offset` of each.
+    let said = kafka_tool(servers, "GetOffsetShell", &["--topic", topic]);
+    let ends = said.lines().filter_map(|line| line.rsplit(':').next());
+    ends.map(|end| end.parse::<usize>().expect("an offset"))
+        .sum()
+}
+
 /// The ids under which each key stands in the topic, and how often, read by Kafka's own consumer up to the ends that
 /// the partitions have now: how long the consumer's group takes to form does not matter.
 fn standing(servers: &Servers) -> BTreeMap<String, BTreeMap<String, usize>> {
     const TOPIC: &str = "platform.data.events";
-    // `topic:partition:offset` of each; nothing of the topic is ever removed, so each begins at 0.
-    let ends = kafka_tool(servers, "GetOffsetShell", &["--topic", TOPIC]);
-    let ends = ends.lines().filter_map(|line| line.rsplit(':').next());
-    let records: usize = ends
-        .map(|end| end.parse::<usize>().expect("an offset"))
-        .sum();
+    // What was answered 503 may still come, for as long as a producer tries: until two looks, some seconds each, agree.
+    let mut records = ends(servers, TOPIC);
+    loop {
+        let now = ends(servers, TOPIC);
+        if now == records {
+            break;
+        }
+        records = now;
+    }
     let read = kafka_tool(
         servers,
         "consumer.ConsoleConsumer",
