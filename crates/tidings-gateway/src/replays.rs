@@ -37,8 +37,6 @@ const SURVEYS_AT_ONCE: usize = 2;
 const NEXT_SURVEY: Duration = Duration::from_secs(5);
 /// The highest rate, per second.
 pub const MAX_RATE: u32 = 10_000;
-/// The most replays of one page.
-pub const MAX_PAGE: u32 = 1_000;
 
 /// What is to be sent again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
