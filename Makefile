@@ -1,6 +1,6 @@
 # The two commands of the README, and a few that belong beside them. Anything with logic in it is a script or Rust.
 
-.PHONY: serve test lint check-deploy chaos fuzz bench bench-kafka bench-emit bench-deliver bench-match bench-schemas
+.PHONY: serve test lint check-deploy chaos fuzz bench bench-kafka bench-emit bench-deliver bench-match bench-schemas instructions
 
 serve:
 	@./scripts/build-needs
@@ -48,3 +48,8 @@ bench-match:
 # Schemas of custom events, ordinary and hostile, and the parts of the contract.
 bench-schemas:
 	cargo bench --locked -p tidings-contract --bench schemas
+
+# How many instructions a request costs, which no neighbour on the machine changes. Needs Valgrind.
+instructions:
+	cargo build --release --locked -p tidings
+	./scripts/instructions
