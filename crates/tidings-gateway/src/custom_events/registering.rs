@@ -1,7 +1,7 @@
 //! How a registration is made and moved on: decided on what stands, written with all that tells of it.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_contract::custom::Version;
 use tidings_event::{Code, TenantId};
@@ -17,8 +17,9 @@ use crate::publish::refusal::{Refusal, Rule};
 use crate::storing::store_fault;
 use crate::workspaces::Tenant;
 
-/// How often a change is decided again when other replicas keep changing the tenant's registrations in between.
-const TRIES: usize = 10;
+/// For how long a change is decided again when other replicas keep changing the tenant's registrations in between. Not
+/// so many times: of two replicas one may be the slower each time, for as long as the other has changes waiting.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Within this time a tenant is told once that its month is used up, by one replica.
 const TOLD_IN_MS: i64 = 60_000;
 /// Within this time so many of a tenant's other refusals are told of, of each kind.
@@ -31,7 +32,8 @@ impl Registry {
         request: Arc<Request>,
     ) -> Result<Registration, Refusal> {
         let _turn = self.turn(tenant).lock().await;
-        for _ in 0..TRIES {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
             let (verdict, standing) = self.decided(tenant, &request).await?;
             if let Some(refusal) = verdict.refusal() {
                 if self.may_tell(tenant, LifecycleEvent::ValidationFailed) {
@@ -85,7 +87,8 @@ impl Registry {
     ) -> Result<Registration, Refusal> {
         let _turn = self.turn(tenant).lock().await;
         let wanted = Version::parse(version).ok();
-        for _ in 0..TRIES {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
             let room = self.store.custom_events();
             let revision = room.revision(tenant).await.map_err(store_fault)?;
             let rows = self.rows(tenant, namespace, name).await?;

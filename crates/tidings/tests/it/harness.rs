@@ -63,10 +63,15 @@ pub(crate) fn printed(run: Output) -> String {
         .to_owned()
 }
 
-/// With `TIDINGS_TEST_ON=kafka` every server runs on Kafka, PostgreSQL and Valkey instead of its folder:
+/// Whether every server runs on Kafka, PostgreSQL and Valkey instead of its folder: with `TIDINGS_TEST_ON=kafka`.
+pub(crate) fn on_kafka() -> bool {
+    std::env::var_os("TIDINGS_TEST_ON").is_some_and(|on| on == "kafka")
+}
+
+/// Where a server runs that is not to run on its folder:
 /// topics, a database and a number of Valkey's of its own, for as long as the folder is there.
 fn elsewhere(command: &mut Command, folder: &Folder) {
-    if std::env::var_os("TIDINGS_TEST_ON").is_none_or(|on| on != "kafka") {
+    if !on_kafka() {
         return;
     }
     let given = |name: &str| std::env::var(name).expect("scripts/test says where the servers are");
