@@ -68,14 +68,31 @@ impl Server {
 
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Sends SIGSTOP, and waits until no thread runs any more; one that is inside the kernel may end what it does there.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let stands = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+            // The state stands behind the name, which is in parentheses. A thread that has ended has no file.
+            let state = stat
+                .ok()
+                .and_then(|stat| stat.rsplit_once(") ")?.1.chars().next());
+            state.is_none_or(|state| matches!(state, 'T' | 'D'))
+        };
+        let begun = Instant::now();
+        while !std::fs::read_dir(&tasks).unwrap().all(stands) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it runs on");
+        }
+    }
+
+    fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
