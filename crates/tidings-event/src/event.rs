@@ -153,23 +153,24 @@ impl Event {
 
     /// The same with members of a surface behind the attributes.
     pub fn to_structured_with(&self, more: &[(&'static str, serde_json::Value)]) -> Vec<u8> {
-        let mut members = Members::of(self);
-        for (name, value) in self.attributes() {
-            members.text(name, value);
-        }
-        self.rest(members, more)
+        self.structured(self.attributes(), more)
     }
 
     /// The same without `schemaversion`, for a topic whose envelope others have laid down.
     pub fn to_exact(&self) -> Vec<u8> {
-        let mut members = Members::of(self);
-        for (name, value) in self.attributes().filter(|it| it.0 != "schemaversion") {
-            members.text(name, value);
-        }
-        self.rest(members, &[])
+        let attributes = self.attributes();
+        self.structured(attributes.filter(|it| it.0 != "schemaversion"), &[])
     }
 
-    fn rest(&self, mut members: Members, more: &[(&'static str, serde_json::Value)]) -> Vec<u8> {
+    fn structured<'e>(
+        &self,
+        attributes: impl Iterator<Item = (&'static str, &'e str)>,
+        more: &[(&'static str, serde_json::Value)],
+    ) -> Vec<u8> {
+        let mut members = Members::of(self);
+        for (name, value) in attributes {
+            members.value(name, value);
+        }
         for (name, value) in &self.extensions {
             members.extension(name, value);
         }
@@ -183,15 +184,15 @@ impl Event {
     /// Source A's envelope: `{id, type, source, tenantId, data, schemaVersion, timestamp, traceId}`.
     pub fn to_platform(&self) -> Vec<u8> {
         let mut members = Members::of(self);
-        members.text("id", &self.id);
-        members.text("type", self.event_type.as_str());
-        members.text("source", &self.source);
-        members.text("tenantId", self.tenant.as_str());
+        members.value("id", &self.id);
+        members.value("type", self.event_type.as_str());
+        members.value("source", &self.source);
+        members.value("tenantId", self.tenant.as_str());
         members.data(&self.data);
-        members.text("schemaVersion", self.schema_version.as_str());
-        members.text("timestamp", &self.time);
+        members.value("schemaVersion", self.schema_version.as_str());
+        members.value("timestamp", &self.time);
         let trace_id = self.traceparent.as_deref().map_or("", trace_id);
-        members.text("traceId", trace_id);
+        members.value("traceId", trace_id);
         members.end()
     }
 }
@@ -226,10 +227,6 @@ impl Members {
         serde_json::to_writer(&mut self.0, value).expect("a Vec takes every text");
     }
 
-    fn text(&mut self, name: &'static str, value: &str) {
-        self.value(name, value);
-    }
-
     fn value<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) {
         self.name(name);
         self.json(value);
@@ -250,8 +247,8 @@ impl Members {
                 self.name("data");
                 self.0.extend_from_slice(json.as_bytes());
             }
-            Data::Text(value) => self.text("data", value),
-            Data::Binary(bytes) => self.text("data_base64", &STANDARD.encode(bytes)),
+            Data::Text(value) => self.value("data", value),
+            Data::Binary(bytes) => self.value("data_base64", &STANDARD.encode(bytes)),
         }
     }
 

@@ -14,8 +14,6 @@ use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
 use crate::subscriptions::{administered, reader};
 
-/// The most dead letters of one page.
-pub const MAX_PAGE: u32 = 1_000;
 /// So many events are read at once to see to whom they are open.
 const EVENTS_AT_ONCE: u32 = 16;
 /// A page ends when so many bytes of events were read for it.

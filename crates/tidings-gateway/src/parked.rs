@@ -22,8 +22,6 @@ use crate::subscriptions::{Subscriptions, administered};
 
 /// Why a delivery was given up that its owner has dropped.
 const DROPPED: &str = "it was dropped from its parked key";
-/// The most events or keys of one page.
-pub const MAX_PAGE: u32 = 1_000;
 
 /// A key that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,7 +27,7 @@ pub(crate) struct Stretch {
 impl Stretch {
     /// How many it has at most.
     pub(crate) fn limit(&self) -> Result<u32, Refusal> {
-        page_limit(self.limit, USUAL, MOST)
+        limit(self.limit)
     }
 
     /// Where one of things that are called by ids begins, and how many it has at most.
@@ -37,6 +37,11 @@ impl Stretch {
         let cursor = cursor.map_err(|_| Refusal::invalid("cursor", "'cursor' is not an id."))?;
         Ok((cursor, limit))
     }
+}
+
+/// How many a page has at most: what was asked for, from 1 to 1,000, or 100.
+pub(crate) fn limit(given: Option<u32>) -> Result<u32, Refusal> {
+    page_limit(given, USUAL, MOST)
 }
 
 /// Where the page behind these rows begins; fewer than were asked for are the last.

@@ -197,7 +197,7 @@ pub(crate) fn errors(faults: &[Fault]) -> Value {
 }
 
 /// Where something is wrong, and what it is.
-pub(crate) fn places(fault: &Fault) -> impl Iterator<Item = (&'static str, &str)> {
+fn places(fault: &Fault) -> impl Iterator<Item = (&'static str, &str)> {
     let members = [
         ("path", &fault.path),
         ("expected", &fault.expected),

@@ -7,16 +7,16 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidings_event::event::rfc3339;
-use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterSummary, MAX_PAGE};
+use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterSummary};
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::replays::DeadLetters;
 use uuid::Uuid;
 
 use super::subscriptions::MAX_BYTES;
 use crate::House;
-use crate::page::Page;
+use crate::page::{self, Page};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, read_query};
 
 /// Which dead letters.
 #[derive(Deserialize, utoipa::IntoParams, Default)]
@@ -67,7 +67,7 @@ impl Wanted {
                 return Err(Refusal::invalid("state", detail));
             }
         };
-        let limit = page_limit(self.limit, 100, MAX_PAGE)?;
+        let limit = page::limit(self.limit)?;
         Ok(DeadLetterQuery {
             subscriptions: id("subscription", &self.subscription)?
                 .into_iter()

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use tidings_event::event::rfc3339;
 use tidings_gateway::deliver::record::{AttemptDetail, InBatch, Ledger, Replayed};
 use tidings_gateway::extensions::AttemptRow;
-use tidings_gateway::parked::MAX_PAGE;
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscriptions::Judged;
 use uuid::Uuid;
@@ -16,8 +15,9 @@ use uuid::Uuid;
 use super::events::Rendered;
 use super::subscriptions::{MAX_BYTES, parsed};
 use crate::House;
+use crate::page;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, page_limit, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, read_query};
 
 /// What became of an event: each delivery, each attempt.
 #[utoipa::path(get, path = "/v1/events/{eventId}/trace", tag = "events", params(("eventId" = String, Path)),
@@ -274,7 +274,7 @@ pub(crate) async fn missed(
     after: Queried<After>,
 ) -> Result<Response, Refused> {
     let wanted = read_query(after)?;
-    let limit = page_limit(wanted.limit, 100, MAX_PAGE)?;
+    let limit = page::limit(wanted.limit)?;
     let (gateway, after) = (house.gateway(), wanted.after.unwrap_or(0));
     let (found, next) = gateway
         .parked
@@ -326,7 +326,7 @@ pub(crate) async fn parked(
     wanted: Queried<ParkedPage>,
 ) -> Result<Response, Refused> {
     let wanted = read_query(wanted)?;
-    let limit = page_limit(wanted.limit, 100, MAX_PAGE)?;
+    let limit = page::limit(wanted.limit)?;
     let (rooms, after) = (house.gateway(), wanted.cursor.unwrap_or(0));
     let keys = rooms.parked.list(&caller, parsed(&id)?, after, limit);
     let (keys, next) = keys.await?;

@@ -9,7 +9,6 @@ use tidings_event::Code;
 use tidings_event::event::rfc3339;
 use tidings_event::json::{self, RawJson};
 use tidings_gateway::custom_events::{EmitQuery, EmitRequest, EmitRow, EmitState};
-use tidings_gateway::dead_letters::MAX_PAGE;
 use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
 
@@ -17,9 +16,7 @@ use super::publish::{KEY, REPLAYED, key, malformed, string};
 use crate::House;
 use crate::page::{self, Page};
 use crate::problem::Refused;
-use crate::request::{
-    Authenticated, Queried, expect_json, page_limit, read, read_query, text, traceparent,
-};
+use crate::request::{Authenticated, Queried, expect_json, read, read_query, text, traceparent};
 
 /// What a body may have: the payload, and room for what names it.
 const MAX_BYTES: usize = 512 * 1024;
@@ -163,7 +160,7 @@ impl Wanted {
                 return Err(Refusal::invalid("status", detail));
             }
         };
-        let limit = page_limit(self.limit, 100, MAX_PAGE)?;
+        let limit = page::limit(self.limit)?;
         let after = self.cursor.as_deref().map(str::parse::<Uuid>).transpose();
         let after =
             after.map_err(|_| Refusal::invalid("cursor", "'cursor' is not one of this list."))?;

@@ -40,6 +40,24 @@ fn pending(sequence: u64, state: &str, next_at_ms: i64) -> PendingRow {
     }
 }
 
+fn cursor(partition: u32) -> CursorRow {
+    CursorRow {
+        share: Share::ALL.to_string(),
+        topic: "platform.data.events".parse().unwrap(),
+        partition,
+        next_offset: 9,
+    }
+}
+
+fn progress() -> ProgressRow {
+    ProgressRow {
+        subscription: Uuid::from_u128(1),
+        tenant: tenant(),
+        sequence: 1,
+        places: "{}".into(),
+    }
+}
+
 fn dead(id: u128, error: &str) -> DeadLetterRow {
     DeadLetterRow {
         id: Uuid::from_u128(id),
@@ -61,18 +79,7 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
     on_each_database(async |store| {
         let all = Share::ALL;
         let room = store.deliveries();
-        let cursor = CursorRow {
-            share: Share::ALL.to_string(),
-            topic: "platform.data.events".parse().unwrap(),
-            partition: 3,
-            next_offset: 9,
-        };
-        let progress = ProgressRow {
-            subscription: Uuid::from_u128(1),
-            tenant: tenant(),
-            sequence: 1,
-            places: "{}".into(),
-        };
+        let (cursor, progress) = (cursor(3), progress());
         let mut flush = Flush {
             attempts: vec![attempt(1, 1), attempt(2, 1), attempt(2, 2)],
             pending: vec![
@@ -423,18 +430,7 @@ async fn a_damaged_row_hides_no_other_of_its_list() {
 async fn a_damaged_place_hides_no_other_and_is_mended_by_the_next_write() {
     on_each_database(async |store| {
         let room = store.deliveries();
-        let cursor = |partition| CursorRow {
-            share: Share::ALL.to_string(),
-            topic: "platform.data.events".parse().unwrap(),
-            partition,
-            next_offset: 9,
-        };
-        let progress = ProgressRow {
-            subscription: Uuid::from_u128(1),
-            tenant: tenant(),
-            sequence: 1,
-            places: "{}".into(),
-        };
+        let progress = progress();
         let flush = Flush {
             progress: vec![progress.clone()],
             cursors: vec![cursor(3), cursor(4)],

@@ -1,7 +1,6 @@
 //! Topics as they were asked for, and a gateway that starts while a broker is gone which alone had some of their partitions.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Instant;
 
 use serde_json::json;
@@ -102,20 +101,8 @@ fn publish(server: &Server, token: &str) -> Option<u64> {
 
 /// What Kafka's own tool says of the topic: its settings are those of the configuration. Who leads each partition.
 fn made_as_asked(servers: &Servers, brokers: &str) -> BTreeMap<u64, u32> {
-    let jars = servers.setting("TIDINGS_KAFKA_LIBS").expect("started");
-    let run = Command::new("java")
-        .args(["-cp", &format!("{jars}/*")])
-        .arg("org.apache.kafka.tools.TopicCommand")
-        .args([
-            "--bootstrap-server",
-            brokers,
-            "--describe",
-            "--topic",
-            TOPIC,
-        ])
-        .output()
-        .expect("java runs");
-    let said = String::from_utf8(run.stdout).expect("text");
+    let wanted = ["--describe", "--topic", TOPIC];
+    let said = servers.kafka_tool_at(brokers, "TopicCommand", &wanted);
     let mut lines = said.lines();
     let topic = lines.next().unwrap_or_default();
     for wanted in [

@@ -47,6 +47,27 @@ impl Servers {
         self.said.lines().find_map(|line| line.strip_prefix(&name))
     }
 
+    /// What one of Kafka's own tools prints, asked of its broker.
+    pub(crate) fn kafka_tool(&self, class: &str, arguments: &[&str]) -> String {
+        let brokers = self.setting("TIDINGS_TEST_KAFKA").expect("it was started");
+        self.kafka_tool_at(brokers, class, arguments)
+    }
+
+    /// The same, asked of these brokers.
+    pub(crate) fn kafka_tool_at(&self, brokers: &str, class: &str, arguments: &[&str]) -> String {
+        let jars = self.setting("TIDINGS_KAFKA_LIBS").expect("it was started");
+        let run = Command::new("java")
+            .args(["-cp", &format!("{jars}/*")])
+            .arg(format!("org.apache.kafka.tools.{class}"))
+            .args(["--bootstrap-server", brokers])
+            .args(arguments)
+            .output()
+            .expect("java runs");
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{class}: {said}");
+        String::from_utf8(run.stdout).expect("text")
+    }
+
     /// The host and port within such a setting.
     pub(crate) fn address(&self, name: &str) -> String {
         let setting = self.setting(name).expect("it was started");

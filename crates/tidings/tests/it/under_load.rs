@@ -2,7 +2,6 @@
 //! missing, one key has one event id, every answer comes in time, and nobody restarts a gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -212,25 +211,10 @@ pub(crate) fn under_load(
     })
 }
 
-/// What one of Kafka's own tools prints of a topic.
-fn kafka_tool(servers: &Servers, class: &str, arguments: &[&str]) -> String {
-    let setting = |name| servers.setting(name).expect("it was started");
-    let run = Command::new("java")
-        .args(["-cp", &format!("{}/*", setting("TIDINGS_KAFKA_LIBS"))])
-        .arg(format!("org.apache.kafka.tools.{class}"))
-        .args(["--bootstrap-server", setting("TIDINGS_TEST_KAFKA")])
-        .args(arguments)
-        .output()
-        .expect("java runs");
-    let said = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "{class}: {said}");
-    String::from_utf8(run.stdout).expect("text")
-}
-
 /// How many records a topic has. Nothing of it is ever removed, so each partition begins at 0.
 fn ends(servers: &Servers, topic: &str) -> usize {
     // `topic:partition:offset` of each.
-    let said = kafka_tool(servers, "GetOffsetShell", &["--topic", topic]);
+    let said = servers.kafka_tool("GetOffsetShell", &["--topic", topic]);
     let ends = said.lines().filter_map(|line| line.rsplit(':').next());
     ends.map(|end| end.parse::<usize>().expect("an offset"))
         .sum()
@@ -249,8 +233,7 @@ fn standing(servers: &Servers) -> BTreeMap<String, BTreeMap<String, usize>> {
         }
         records = now;
     }
-    let read = kafka_tool(
-        servers,
+    let read = servers.kafka_tool(
         "consumer.ConsoleConsumer",
         &[
             "--topic",
