@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::harness::{BINARY, Folder, LOG, PATIENCE, PUBLISH, ROOTS, Server};
-use crate::secured_kafka::{Files, log};
+use crate::harness::{BINARY, Folder, PATIENCE, PUBLISH, ROOTS, Server, UNAVAILABLE};
+use crate::secured_kafka::Files;
 use crate::servers::Servers;
 
 /// On the Kafka of all tests, with topics of its own.
@@ -24,7 +24,6 @@ fn configuration(store: &str, receipts: &str) -> String {
 fn trusting(authority: &str, config: &str) -> Server {
     let folder = Folder::new();
     std::fs::copy(authority, folder.path().join(ROOTS)).expect("a file");
-    std::fs::write(folder.path().join(LOG), "").expect("a file");
     Server::start_with_in(folder, config)
 }
 
@@ -60,10 +59,10 @@ fn postgresql_and_redis_are_verified_over_tls() {
     let publish = |server: &Server, token: &str| {
         let body = json!({ "type": "demo.greeting.sent", "data": {} });
         let call = server.call("POST", PUBLISH).bearer(token);
-        call.header("Idempotency-Key", "once").json(&body).send()
+        call.header("Idempotency-Key", "once").json(&body)
     };
-    let first = publish(&server, &token).expect(201);
-    let again = publish(&server, &token).expect(200);
+    let first = publish(&server, &token).send().expect(201);
+    let again = publish(&server, &token).send().expect(200);
     assert_eq!(first.json(), again.json());
     let ready = server.call("GET", "/readyz").send().json();
     assert_eq!(ready["status"], "ready", "{ready}");
@@ -71,14 +70,14 @@ fn postgresql_and_redis_are_verified_over_tls() {
     // Keys cannot be asked after where Redis shows a stranger's certificate, and none is published without.
     let server = trusting(&stranger, &config);
     let token = server.token(&["--tenant", "acme", "--module", "demo"]);
-    let refused = publish(&server, &token);
-    refused.problem(503, "events.broker.unavailable");
+    let refused = publish(&server, &token).send_once();
+    refused.problem(503, UNAVAILABLE);
     let ready = server.call("GET", "/readyz").send().expect(200).json();
     assert_eq!(ready["status"], "degraded", "{ready}");
     assert!(
-        log(&server).contains("invalid peer certificate"),
+        server.log().contains("invalid peer certificate"),
         "{}",
-        log(&server)
+        server.log()
     );
 
     let said = does_not_start(&verified(&stranger), redis);

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tidings");
 /// Nothing here takes so long: a test that would hang fails instead.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const PUBLISH: &str = "/v1/events/publish";
+pub(crate) const UNAVAILABLE: &str = "events.broker.unavailable";
 pub(crate) const BATCH: &str = "/v1/events/publish/batch";
 
 /// A folder that goes when the test does.
@@ -43,8 +44,8 @@ impl Drop for Folder {
 pub(crate) const ROOTS: &str = "roots.pem";
 /// The same of the shared file with AWS credentials.
 pub(crate) const AWS_CREDENTIALS: &str = "aws-credentials";
-/// A server that finds this file in its folder logs to it, warnings too.
-pub(crate) const LOG: &str = "server.log";
+/// Where in its folder a server logs errors and warnings.
+const LOG: &str = "server.log";
 /// A configuration with this in it says where its server keeps what it keeps.
 pub(crate) const OWN_PARTS: &str = "store.url =";
 /// One that keeps everything in its folder, wherever the other tests' servers do.
@@ -114,6 +115,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the server at {} has logged:\n{}", self.address, self.log());
+        }
     }
 }
 
@@ -186,23 +190,18 @@ impl Server {
         if credentials.exists() {
             command.env("AWS_SHARED_CREDENTIALS_FILE", credentials);
         }
-        let log = folder.path().join(LOG);
-        let level = if log.exists() {
-            let log = std::fs::OpenOptions::new().append(true).open(log);
-            command.stderr(log.expect("a file"));
-            "warn"
-        } else {
-            "error"
-        };
+        let mut log = std::fs::OpenOptions::new();
+        let log = log.create(true).append(true).open(folder.path().join(LOG));
         let mut child = command
             .arg("serve")
             .arg("--data")
             .arg(folder.path())
             .args(["--listen", "127.0.0.1:0"])
             .args(extra)
-            .env("TIDINGS_LOG__LEVEL", level)
+            .env("TIDINGS_LOG__LEVEL", "warn")
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
+            .stderr(log.expect("a file"))
             .spawn()
             .expect("the binary starts");
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
@@ -315,6 +314,10 @@ impl Server {
         self.call("POST", path).bearer(token).json(body).send()
     }
 
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default()
+    }
+
     /// The tenant's dead letters in a state.
     pub(crate) fn dead_letters(&self, token: &str, state: &str) -> Vec<Value> {
         let list = self.get(&format!("/v1/dead-letters?state={state}"), token);
@@ -366,12 +369,27 @@ impl Request {
             .body(body.to_string())
     }
 
-    pub(crate) fn send(self) -> Answer {
+    /// The answer, whatever it is.
+    pub(crate) fn send_once(&self) -> Answer {
         self.try_send().expect("an answer")
     }
 
+    /// What comes of it in the end. Where many tests share a machine and a Kafka, a disk may stall and making a topic
+    /// may take for longer than an answer may; the problem says to ask again.
+    pub(crate) fn send(self) -> Answer {
+        let begun = Instant::now();
+        loop {
+            let answer = self.send_once();
+            let unavailable = answer.status == 503 && answer.text().contains(UNAVAILABLE);
+            if !unavailable || begun.elapsed() > PATIENCE {
+                return answer;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Nothing when the server ends, or has ended, instead of answering.
-    pub(crate) fn try_send(self) -> Option<Answer> {
+    pub(crate) fn try_send(&self) -> Option<Answer> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let head = format!("{}Content-Length: {}\r\n\r\n", self.head, self.body.len());

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 use tidings_bus::partition_of;
 
-use crate::harness::{ON_ITS_FOLDER, PUBLISH, Server};
+use crate::harness::{ON_ITS_FOLDER, PUBLISH, Server, UNAVAILABLE};
 use crate::receiver::Receiver;
 use crate::servers::Servers;
 use crate::under_load::{IN_TIME, RECOVERY};
@@ -91,11 +91,12 @@ impl Single {
 /// The partition, if it is taken; else the bus is said not to be available.
 fn publish(server: &Server, token: &str) -> Option<u64> {
     let body = json!({ "type": "demo.greeting.sent", "data": {} });
-    let answer = server.post(PUBLISH, token, &body);
+    let call = server.call("POST", PUBLISH).bearer(token).json(&body);
+    let answer = call.send_once();
     if answer.status == 201 {
         return answer.json()["partition"].as_u64();
     }
-    answer.problem(503, "events.broker.unavailable");
+    answer.problem(503, UNAVAILABLE);
     None
 }
 

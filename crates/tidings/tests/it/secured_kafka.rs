@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::harness::{AWS_CREDENTIALS, Folder, LOG, ON_ITS_FOLDER, PATIENCE, PUBLISH, Server};
+use crate::harness::{
+    AWS_CREDENTIALS, Folder, ON_ITS_FOLDER, PATIENCE, PUBLISH, Server, UNAVAILABLE,
+};
 use crate::mtls::Authority;
 use crate::servers::Servers;
 use crate::under_load::IN_TIME;
@@ -77,7 +79,6 @@ fn gateway(brokers: &str, of_kafka: &str, properties: &[(&str, &str)], secret: &
     let write = |name: &str, text: &str| {
         std::fs::write(folder.path().join(name), text).expect("a file");
     };
-    write(LOG, "");
     write(
         AWS_CREDENTIALS,
         &format!("[default]\naws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = {secret}\n"),
@@ -105,7 +106,7 @@ fn works(server: &Server, tenant: &str) {
             begun.elapsed() < PATIENCE,
             "{}\n{}",
             answer.text(),
-            log(server)
+            server.log()
         );
     }
     assert_eq!(server.count(&token), 1);
@@ -119,22 +120,19 @@ fn is_refused(server: &Server, why: &str) {
     let body = json!({ "type": "demo.greeting.sent", "data": {} });
     for _ in 0..3 {
         let asked = Instant::now();
-        let answer = server.post(PUBLISH, &token, &body);
+        let call = server.call("POST", PUBLISH).bearer(&token).json(&body);
+        let answer = call.send_once();
         assert!(asked.elapsed() < IN_TIME, "{:?}", asked.elapsed());
-        answer.problem(503, "events.broker.unavailable");
+        answer.problem(503, UNAVAILABLE);
         assert_eq!(answer.header("retry-after"), Some("1"));
     }
     let ready = server.call("GET", "/readyz").send().expect(200).json();
     assert_eq!(ready["status"], "degraded", "{ready}");
     let begun = Instant::now();
-    while !log(server).contains(why) {
-        assert!(begun.elapsed() < PATIENCE, "no {why:?} in {}", log(server));
+    while !server.log().contains(why) {
+        assert!(begun.elapsed() < PATIENCE, "no {why:?} in {}", server.log());
         std::thread::yield_now();
     }
-}
-
-pub(crate) fn log(server: &Server) -> String {
-    std::fs::read_to_string(server.folder.path().join(LOG)).expect("a file")
 }
 
 #[test]
