@@ -170,8 +170,10 @@ fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
         Command::Bench(command) => bench::run(command, output),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Config { config } => {
-            let text = config::describe(config.as_deref(), &config::Flags::default())?;
-            output::print_line(&text)
+            let (file, flags) = (config.as_deref(), config::Flags::default());
+            // Shown first, as it says where a value comes from that is refused.
+            output::print_line(&config::describe(file, &flags)?)?;
+            config::load(file, &flags).map(drop)
         }
     }
 }

@@ -45,6 +45,8 @@ fn found(folder: &Path) -> Result<Vec<PathBuf>> {
             files.push(inner);
         } else if path.to_string_lossy().ends_with(".manifest.json") {
             files.push(path);
+        } else if path.extension().is_some_and(|it| it == "json") {
+            tracing::warn!(file = %path.display(), "not read: a manifest's file is called <module>.manifest.json");
         }
     }
     files.sort();

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{PUBLISH, Server};
+use crate::receiver::eventually;
 
 /// The data of the tenant's events of these types, oldest first.
 fn told(server: &Server, token: &str, types: &str) -> Vec<Value> {
@@ -13,6 +14,13 @@ fn told(server: &Server, token: &str, types: &str) -> Vec<Value> {
         assert_eq!(item["source"], "/service/audit", "{item}");
     }
     items.iter().map(|item| item["data"].clone()).collect()
+}
+
+/// The same, of at least so many: what is told of an action may come after its answer.
+fn told_of(count: usize, server: &Server, token: &str, types: &str) -> Vec<Value> {
+    eventually("all of it is told", || {
+        Some(told(server, token, types)).filter(|events| events.len() >= count)
+    })
 }
 
 fn actions(told: &[Value]) -> Vec<&str> {
@@ -40,7 +48,7 @@ fn manifests_that_are_written_and_removed_are_told_to_the_platform_once() {
         .send();
     written.expect(200);
 
-    let events = told(&server, &registry, "audit.manifest.*");
+    let events = told_of(3, &server, &registry, "audit.manifest.*");
     let expected = ["manifest.written", "manifest.removed", "manifest.written"];
     assert_eq!(actions(&events), expected);
     let target = |version: Value| json!({ "kind": "manifest", "id": "shop", "version": version });
@@ -77,7 +85,7 @@ fn api_keys_that_are_made_and_revoked_are_told_to_their_tenant_without_the_secre
     let refused = server.post("/v1/api-keys", &admin, &bad);
     refused.problem(400, "INVALID_REQUEST");
 
-    let events = told(&server, &server.crm("acme"), "audit.**");
+    let events = told_of(2, &server, &server.crm("acme"), "audit.**");
     assert_eq!(actions(&events), ["api-key.created", "api-key.revoked"]);
     let actor = json!({ "kind": "user", "name": "ada", "tenant": "acme" });
     assert_eq!(events[0]["actor"], actor);

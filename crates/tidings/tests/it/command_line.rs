@@ -172,6 +172,28 @@ fn a_doctor_takes_no_lock_where_there_is_none() {
 }
 
 #[test]
+fn a_configuration_is_shown_and_refused_if_serve_would_refuse_it() {
+    let folder = Folder::new();
+    let file = folder.path().join("tidings.toml");
+    let config = |text: &str| {
+        std::fs::write(&file, text).expect("a file");
+        let mut command = Command::new(BINARY);
+        command.arg("config").arg("--config").arg(&file);
+        command.output().expect("it runs")
+    };
+    let good = config("server.drain = '3s'\n");
+    assert!(good.status.success(), "{good:?}");
+    let bad = config("server.drain = '3s'\nserver.lissten = '127.0.0.1:0'\n");
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    for shown in [&good, &bad] {
+        let said = String::from_utf8_lossy(&shown.stdout);
+        assert!(said.contains("server.drain = \"3s\"  # file"), "{said}");
+    }
+    let why = String::from_utf8_lossy(&bad.stderr);
+    assert!(why.contains("lissten"), "{why}");
+}
+
+#[test]
 fn events_are_shown_with_every_digit_and_in_their_order() {
     let server = Server::start_with("egress.allow_targets = ['127.0.0.1']\n");
     server.declare("crm", &["crm.contact.created"]);

@@ -399,7 +399,7 @@ fn a_paused_subscription_keeps_its_place_and_goes_where_it_is_told() {
             .to_owned()
     };
     assert_eq!(tell("/resume", &json!({})), "active");
-    let hits = receiver.until_taken(400);
+    let hits = receiver.until("all", |hits| numbers(hits).len() == 400);
     assert_eq!(numbers(&hits), (1..=400).collect());
     assert_eq!(
         hits.iter().map(Hit::sequence).collect::<BTreeSet<_>>(),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use serde_json::json;
 
 use crate::custom_events::on_plan;
 use crate::emits::{EMIT, EMITS, HEALTH, becomes, emit, generic, told};
-use crate::harness::{Answer, Server, on_kafka};
+use crate::harness::{Answer, PATIENCE, Server, on_kafka};
 use crate::receiver::eventually;
 use crate::servers::Servers;
 use crate::workspaces::admin;
@@ -154,25 +155,34 @@ fn a_key_has_one_row_and_one_event_though_the_process_is_killed_again_and_again(
             for emitter in 0..4 {
                 let (server, token, emitted) = (&server, &token, &emitted);
                 scope.spawn(move || {
-                    for n in 0.. {
+                    let mut n = 0;
+                    loop {
                         let mut body = generic();
                         body["idempotencyKey"] = json!(format!("{round}-{emitter}-{n}"));
                         let call = server.call("POST", EMIT).bearer(token).json(&body);
-                        match call.try_send() {
-                            Some(answer) if answer.status == 202 => {
+                        // Killed meanwhile: what became of the key is seen below.
+                        let Some(answer) = call.try_send() else {
+                            return;
+                        };
+                        match answer.status {
+                            200 | 202 => {
                                 emitted.fetch_add(1, Ordering::Relaxed);
+                                n += 1;
                             }
-                            // Killed meanwhile: the key is used again below.
-                            _ => return,
+                            // A disk or a broker that stalled for a moment: the key is asked for again.
+                            502 | 503 => {}
+                            other => panic!("{other}: {}", answer.text()),
                         }
                     }
                 });
             }
-            while emitted.load(Ordering::Relaxed) < enough {
+            let begun = Instant::now();
+            while emitted.load(Ordering::Relaxed) < enough && begun.elapsed() < PATIENCE {
                 std::thread::yield_now();
             }
             server.kill();
         });
+        assert!(emitted.load(Ordering::Relaxed) >= enough, "too few in time");
         server = server.killed_and_restarted();
     }
     let emitted = emitted.into_inner();

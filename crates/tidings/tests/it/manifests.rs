@@ -68,15 +68,18 @@ fn a_file_put_into_the_folder_is_in_force_without_a_restart() {
         .post(PUBLISH, &shop, &event)
         .problem(403, "EVENT_PUBLISH_FORBIDDEN");
     let body = json!({ "id": "shop", "version": "1.0.0", "events": { "publishes": ["shop.order.placed"] } });
-    std::fs::write(
-        manifests.path().join("shop.manifest.json"),
-        body.to_string(),
-    )
-    .unwrap();
+    for name in ["shop.json", "shop.manifest.json"] {
+        std::fs::write(manifests.path().join(name), body.to_string()).unwrap();
+    }
     let deadline = Instant::now() + Duration::from_secs(30);
     while server.post(PUBLISH, &shop, &event).status != 201 {
         assert!(Instant::now() < deadline, "the file was not taken up");
     }
+    let log = server.log();
+    assert!(
+        log.contains("not read") && log.contains("shop.json"),
+        "{log}"
+    );
 }
 
 #[test]
