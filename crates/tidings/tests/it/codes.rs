@@ -9,7 +9,7 @@ use tidings_event::Code;
 use crate::catalogs::{apply, small};
 use crate::custom_events::{REGISTRATIONS, favorited, named, nested, on_plan, patch, wide, with};
 use crate::emits::{emit, generic};
-use crate::emits_kept::{accepted_of, once};
+use crate::emits_kept::accepted_of;
 use crate::harness::{Answer, BATCH, PUBLISH, Server};
 
 /// The answer that has the code.
@@ -194,7 +194,7 @@ const PROVOKED: [(Code, Provoke); 45] = [
     }),
     (Code::MonthlyEmitQuotaExceeded, |server| {
         let token = on_plan(server, "loud", "FREE");
-        assert_eq!(accepted_of(&[(server, &token)], 20, 50, once), 1_000);
+        assert_eq!(accepted_of(&[(server, &token)], 20, 50), 1_000);
         emit(server, &token, &generic())
     }),
 ];

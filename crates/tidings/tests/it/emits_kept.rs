@@ -14,20 +14,15 @@ use crate::servers::Servers;
 use crate::workspaces::admin;
 
 /// Emits at once from many, through these replicas; how many were accepted. All others must have been told why not.
-pub(crate) fn accepted_of(
-    replicas: &[(&Server, &str)],
-    at_once: usize,
-    each: usize,
-    ask: impl Fn(&Server, &str, &str) -> Answer + Sync,
-) -> usize {
+pub(crate) fn accepted_of(replicas: &[(&Server, &str)], at_once: usize, each: usize) -> usize {
     let accepted = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for emitter in 0..at_once {
             let (server, token) = replicas[emitter % replicas.len()];
-            let (accepted, ask) = (&accepted, &ask);
+            let accepted = &accepted;
             scope.spawn(move || {
                 for n in 0..each {
-                    let answer = ask(server, token, &format!("{at_once}-{emitter}-{n}"));
+                    let answer = until_known(server, token, &format!("{at_once}-{emitter}-{n}"));
                     if [200, 202].contains(&answer.status) {
                         accepted.fetch_add(1, Ordering::Relaxed);
                     } else {
@@ -40,25 +35,16 @@ pub(crate) fn accepted_of(
     accepted.into_inner()
 }
 
-/// Once, without a key of one's own; on Kafka until it is known.
-pub(crate) fn once(server: &Server, token: &str, key: &str) -> Answer {
-    if on_kafka() {
-        return until_known(server, token, key);
-    }
-    let answer = emit(server, token, &generic());
-    assert_ne!(answer.status, 200, "nobody has emitted it before");
-    answer
-}
-
-/// What is unknown is asked again with its key, as by any client: a broker that has just begun may take longer than an
-/// answer may.
+/// What is unknown is asked again with its key, as by any client: a broker that has just begun, or a disk that stalls, may
+/// take longer than an answer may.
 fn until_known(server: &Server, token: &str, key: &str) -> Answer {
     let mut body = generic();
     body["idempotencyKey"] = json!(key);
     let mut asked = 0;
     eventually("it is known what became of an emit", || {
         asked += 1;
-        let answer = emit(server, token, &body);
+        let call = server.call("POST", EMIT).bearer(token).json(&body);
+        let answer = call.send_once();
         assert!(
             answer.status != 200 || asked > 1,
             "its key is known at once"
@@ -71,8 +57,8 @@ fn until_known(server: &Server, token: &str, key: &str) -> Answer {
 fn a_month_s_limit_holds_exactly_whoever_emits_at_once() {
     let server = Server::start();
     let token = on_plan(&server, "org_x", "FREE");
-    assert_eq!(accepted_of(&[(&server, &token)], 22, 44, once), 968);
-    assert_eq!(accepted_of(&[(&server, &token)], 64, 1, once), 32);
+    assert_eq!(accepted_of(&[(&server, &token)], 22, 44), 968);
+    assert_eq!(accepted_of(&[(&server, &token)], 64, 1), 32);
     let health = server.get(HEALTH, &token).expect(200).json();
     assert_eq!(
         health["emits"],
@@ -99,8 +85,8 @@ fn the_limit_is_one_for_all_replicas() {
     let token = on_plan(&replicas[0], "org_x", "FREE");
     let other = admin(&replicas[1], "org_x");
     let both = [(&replicas[0], &*token), (&replicas[1], &*other)];
-    assert_eq!(accepted_of(&both, 32, 30, until_known), 960);
-    assert_eq!(accepted_of(&both, 64, 1, until_known), 40);
+    assert_eq!(accepted_of(&both, 32, 30), 960);
+    assert_eq!(accepted_of(&both, 64, 1), 40);
     let health = replicas[1].get(HEALTH, &other).expect(200).json();
     assert_eq!(health["emits"]["thisMonth"], 1000);
 }
