@@ -420,6 +420,7 @@ impl Dispatcher {
             partition,
             head: 0,
             saved: None,
+            sound_at_ms: None,
             outstanding: BTreeMap::new(),
             wanted: false,
             more: true,

@@ -312,6 +312,15 @@ impl<'a> Deliveries<'a> {
         })
     }
 
+    /// When the newest attempt began, in milliseconds since 1970, if any is kept.
+    pub async fn newest_attempt(&self) -> Result<Option<i64>, StoreError> {
+        let query = "SELECT MAX(started_at_ms) AS newest FROM delivery_attempts";
+        on_either!(self.connections, "read when the newest attempt began", connection => {
+            let row = sqlx::query(query).fetch_one(connection).await?;
+            row.optional_integer("newest")
+        })
+    }
+
     /// Attempts of a subscription after a sequence number and the number of an attempt of it, in order.
     pub async fn attempts_of(
         &self,

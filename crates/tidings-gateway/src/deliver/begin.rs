@@ -1,13 +1,19 @@
 //! Which partitions are read, and where those begin that nobody wanted before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use tidings_bus::partition_of;
 use tidings_event::Topic;
 
-use super::Dispatcher;
 use super::queue::StreamId;
+use super::{Dispatcher, ms};
+use crate::events::unreadable;
+use crate::publish::refusal::Refusal;
 use crate::subscription::Subscription;
+
+/// How far the clocks of replicas may be apart.
+const CLOCKS_APART: Duration = Duration::from_mins(5);
 
 impl Dispatcher {
     /// Only partitions are read that hold events of tenants with subscriptions.
@@ -77,6 +83,37 @@ impl Dispatcher {
                 stream.recent.clear(place);
             }
         }
+    }
+
+    /// Goes on in a log that ends before what was read of it with what came after the other was last read. What was removed
+    /// and made again has nothing older; what was brought back from a backup is not delivered once more.
+    pub(super) async fn begin_in_other_log(&mut self, stream: StreamId) -> Result<(), Refusal> {
+        let partition = self.streams[stream].partition.clone();
+        let begin = match self.streams[stream].sound_at_ms {
+            Some(at_ms) => {
+                self.bus
+                    .offset_at(partition, at_ms - ms(CLOCKS_APART))
+                    .await
+            }
+            None => Ok(0),
+        };
+        let begin = begin.map_err(unreadable)?;
+        self.streams[stream].head = begin;
+        self.streams[stream].recent.clear(begin);
+        let share = self.share;
+        for subscription in self.in_force.all() {
+            if !share.holds(&subscription.tenant) {
+                continue;
+            }
+            let queue = self.queue(&subscription);
+            if let Some(place) = queue.places.get_mut(&stream)
+                && *place > begin
+            {
+                *place = begin;
+                self.moved.insert(subscription.id);
+            }
+        }
+        Ok(())
     }
 
     /// The next offset that a subscription wants, if it does not go with the cursor.

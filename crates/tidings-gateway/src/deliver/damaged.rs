@@ -94,8 +94,8 @@ impl Dispatcher {
             stream.head,
         );
         let text = format!(
-            "partition {partition} of topic {topic} ends before offset {cursor}, up to which it was read: nothing below that is \
-             delivered again; replay it where it is another log"
+            "partition {partition} of topic {topic} ends before offset {cursor}, up to which it was read; it is another log, or an \
+             older one: deliveries go on with what came after the last that was made"
         );
         self.tell_damaged(&text);
     }

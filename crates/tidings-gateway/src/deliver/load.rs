@@ -71,7 +71,9 @@ impl Dispatcher {
             known.insert(id, row.next_offset);
             self.streams[id].saved = Some(row.next_offset);
         }
+        let newest = rows.newest_attempt().await.map_err(store_fault)?;
         for (id, next_offset) in known {
+            self.streams[id].sound_at_ms = newest;
             self.streams[id].head = next_offset;
             self.streams[id].recent.from = next_offset;
         }

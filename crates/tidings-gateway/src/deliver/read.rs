@@ -110,6 +110,10 @@ impl Dispatcher {
         self.tell_end(stream, from);
         if (1..from).contains(&page.end) {
             self.tell_other_log(stream);
+            return self.begin_in_other_log(stream).await;
+        }
+        if page.end >= from {
+            self.streams[stream].sound_at_ms = Some(self.clock.now_ms());
         }
         self.streams[stream].more = page.more;
         self.read_to_end &= !page.more;

@@ -23,6 +23,8 @@ pub(super) struct Stream {
     pub(super) head: u64,
     /// The cursor as it is saved.
     pub(super) saved: Option<u64>,
+    /// When the log last reached as far as was read of it, in ms since 1970; after a start, when the last attempt was made.
+    pub(super) sound_at_ms: Option<i64>,
     /// Offsets below the head that are not ticked off, each with how often.
     pub(super) outstanding: BTreeMap<u64, u32>,
     /// Whether a tenant with subscriptions has its events here. Others are not read.

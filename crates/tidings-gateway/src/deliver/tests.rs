@@ -21,6 +21,7 @@ mod damaged;
 mod disabling;
 mod ledgers;
 mod many;
+mod other_log;
 mod panics;
 mod skipped;
 mod unled;
