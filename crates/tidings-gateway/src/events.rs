@@ -24,6 +24,8 @@ use crate::storing::store_fault;
 pub const MAX_PAGE: usize = 1_000;
 /// The most records of a topic that one page looks at, so that it costs the same however rare its matches are.
 const MAX_SCAN: usize = 10_000;
+/// So many records are read at once where not every one is wanted.
+const AT_ONCE: usize = 500;
 
 /// An event with its place in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +138,17 @@ impl Events {
     pub async fn list(&self, caller: &Caller, query: &Query) -> Result<List, Refusal> {
         let tenant = reader(caller)?;
         let mut cursor = query.cursor.clone().unwrap_or_default();
-        let page = self.page(caller, &tenant, query, &mut cursor).await?;
+        let mut page = self.page(caller, &tenant, query, &mut cursor).await?;
+        while page.more && page.items.len() < query.limit && page.looked_at < MAX_SCAN {
+            let rest = Query {
+                limit: query.limit - page.items.len(),
+                ..query.clone()
+            };
+            let next = self.page(caller, &tenant, &rest, &mut cursor).await?;
+            page.items.extend(next.items);
+            page.more = next.more;
+            page.looked_at += next.looked_at;
+        }
         Ok(List {
             items: page.items,
             next: page.more.then_some(cursor),
@@ -238,10 +250,24 @@ impl Events {
         cursor: &mut Cursor,
     ) -> Result<PageOf, Refusal> {
         let mut gathered = Gathered::until(query.until_ms);
+        let at_once = if query.types.is_some() || !all_open_to(caller) {
+            query.limit.max(AT_ONCE)
+        } else {
+            query.limit
+        };
+        let mut looked_at = 0;
         for partition in self.partitions(tenant, query.topic.as_ref()).await? {
             let topic = partition.topic.clone();
-            let (records, stretch) = self.stretch(partition, tenant, query, cursor).await?;
-            gathered.add(topic, stretch, records);
+            let from = self.begin(partition.clone(), query, cursor).await?;
+            let read = Read {
+                from,
+                tenant: Some(tenant.clone()),
+                limit: at_once + 1,
+                scan: MAX_SCAN,
+            };
+            let page = self.bus.read(partition, read).await.map_err(unreadable)?;
+            looked_at = looked_at.max(page.next.saturating_sub(from));
+            gathered.add(topic, Stretch::new(page.next, page.more), page.records);
         }
         let (found, mut stretches) = gathered.in_order();
         let mut items = Vec::new();
@@ -257,37 +283,35 @@ impl Events {
         }
         let more = stretches.more();
         stretches.move_on(cursor);
-        Ok(PageOf { items, more })
+        let looked_at = usize::try_from(looked_at).unwrap_or(usize::MAX);
+        Ok(PageOf {
+            items,
+            more,
+            looked_at,
+        })
     }
 
-    /// What one topic has for a page.
-    async fn stretch(
+    /// Where a page begins in one topic.
+    async fn begin(
         &self,
         partition: Partition,
-        tenant: &TenantId,
         query: &Query,
         cursor: &Cursor,
-    ) -> Result<(Vec<Stored>, Stretch), Refusal> {
+    ) -> Result<u64, Refusal> {
         let from = match (cursor.offset(&partition.topic), query.since_ms) {
             (Some(offset), _) => Ok(offset),
-            (None, Some(since)) => self.bus.offset_at(partition.clone(), since).await,
+            (None, Some(since)) => self.bus.offset_at(partition, since).await,
             (None, None) => Ok(0),
         };
-        let read = Read {
-            from: from.map_err(unreadable)?,
-            tenant: Some(tenant.clone()),
-            limit: query.limit + 1,
-            scan: MAX_SCAN,
-        };
-        let page = self.bus.read(partition, read).await;
-        let page = page.map_err(unreadable)?;
-        Ok((page.records, Stretch::new(page.next, page.more)))
+        from.map_err(unreadable)
     }
 }
 
 struct PageOf {
     items: Vec<Placed>,
     more: bool,
+    /// How far it went in the topic where it went farthest.
+    looked_at: usize,
 }
 
 fn wanted(event: &Event, query: &Query) -> bool {

@@ -29,6 +29,30 @@ fn number(event: &Value) -> usize {
 }
 
 #[test]
+fn a_page_has_what_it_may_have_however_rare_that_is() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    for part in 0..3 {
+        let other = json!({ "type": "crm.contact.updated", "data": { "number": part } });
+        let rare = json!({ "type": "crm.contact.created", "data": { "number": part } });
+        let events = [vec![other; 700], vec![rare]].concat();
+        let batch = server.post(BATCH, &token, &json!({ "events": events }));
+        batch.expect(201);
+    }
+    for limit in 1..=3 {
+        let path = format!("/v1/events?type=crm.contact.created&limit={limit}");
+        let page = server.get(&path, &token).expect(200).json();
+        let found: Vec<usize> = page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(number)
+            .collect();
+        assert_eq!(found, (0..limit).collect::<Vec<_>>(), "on one page");
+    }
+}
+
+#[test]
 fn pages_walk_everything_once_and_filters_hold() {
     let server = Server::start();
     let token = server.crm("acme");
