@@ -58,6 +58,10 @@ impl Bus for Disabled {
         Health::Ready
     }
 
+    fn is_disabled(&self) -> bool {
+        true
+    }
+
     fn keeps_receipts(&self) -> bool {
         true
     }

@@ -212,4 +212,9 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Whether this bus decides [`Record::once`] itself.
     fn keeps_receipts(&self) -> bool;
+
+    /// Whether this bus keeps nothing, and answers every append with [`Appended::Skipped`].
+    fn is_disabled(&self) -> bool {
+        false
+    }
 }

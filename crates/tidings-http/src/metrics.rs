@@ -12,7 +12,6 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tidings_gateway::deliver::counted::{Counted, Word};
-use tidings_gateway::publish::Published;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -144,8 +143,8 @@ impl Metrics {
     }
 
     /// Counts those that a disabled bus skipped.
-    pub(crate) fn skipped(&self, published: &[Published]) {
-        let skipped = published.iter().filter(|one| one.skipped).count();
+    pub(crate) fn skipped(&self, each: impl IntoIterator<Item = bool>) {
+        let skipped = each.into_iter().filter(|skipped| *skipped).count();
         if skipped > 0 {
             self.skipped.inc_by(skipped as u64);
         }

@@ -53,7 +53,7 @@ const ANSWER: Duration = Duration::from_millis(1_800);
 /// How long any other question to a broker may take.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// The largest message that is sent, taken by a topic made here, and read: 1 MB of data, its envelope and headers.
-const MAX_MESSAGE_BYTES: &str = "2097152";
+const MAX_MESSAGE_BYTES: usize = 2 << 20;
 /// When a caller may try again after a passing failure.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 

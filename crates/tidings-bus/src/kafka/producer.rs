@@ -153,6 +153,10 @@ impl Producer {
         records: &[Record],
         partitions: &[u32],
     ) -> Result<oneshot::Receiver<Delivered>, AppendError> {
+        // Refused before any is handed over: what is refused among others leaves unknown what became of them.
+        if records.len() > 1 && records.iter().any(|it| content(it) > MAX_MESSAGE_BYTES) {
+            return Err(AppendError::TooLarge);
+        }
         let bytes: usize = records.iter().map(size).sum();
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let queued = Queued(Arc::clone(&self.queued_bytes), bytes);
@@ -261,13 +265,14 @@ impl Producer {
 /// Of every producer of ours, the compared one included.
 pub(super) fn settings(config: &Config) -> ClientConfig {
     let delivery = DELIVERY.as_millis().to_string();
+    let largest = MAX_MESSAGE_BYTES.to_string();
     config.client(&[
         ("enable.idempotence", "true"),
         ("acks", "all"),
         ("linger.ms", "2"),
         ("batch.num.messages", "10000"),
         ("batch.size", "1000000"),
-        ("message.max.bytes", MAX_MESSAGE_BYTES),
+        ("message.max.bytes", &largest),
         ("message.timeout.ms", &delivery),
         ("request.timeout.ms", &delivery),
         ("queue.buffering.max.kbytes", QUEUE_KIB),
@@ -277,7 +282,11 @@ pub(super) fn settings(config: &Config) -> ClientConfig {
 
 /// About what a record takes in the producer.
 fn size(record: &Record) -> usize {
-    512 + record.value.len() + record.headers.as_text().len() + record.key.len()
+    512 + content(record)
+}
+
+fn content(record: &Record) -> usize {
+    record.value.len() + record.headers.as_text().len() + record.key.len()
 }
 
 /// Bytes that wait, until dropped.

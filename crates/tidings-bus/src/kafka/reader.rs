@@ -60,6 +60,7 @@ impl std::fmt::Debug for Readers {
 impl Readers {
     pub(super) fn new(config: &Config, topics: Arc<Topics>, state: Arc<State>) -> Arc<Self> {
         let quiet = Quiet::new(config);
+        let largest = MAX_MESSAGE_BYTES.to_string();
         let config = config.client(&[
             // librdkafka wants a name; nothing is ever committed under it.
             ("group.id", "tidings-readers"),
@@ -72,7 +73,7 @@ impl Readers {
             ("fetch.error.backoff.ms", "50"),
             ("queued.min.messages", "1000"),
             ("queued.max.messages.kbytes", "16384"),
-            ("fetch.message.max.bytes", MAX_MESSAGE_BYTES),
+            ("fetch.message.max.bytes", &largest),
         ]);
         Arc::new(Self {
             config,

@@ -294,7 +294,7 @@ impl<E: Clone> Together<E> {
 fn settings(config: &Config) -> Vec<(&'static str, String)> {
     let age = config.retention_age.map(|age| age.as_millis().to_string());
     let bytes = config.retention_bytes.map(|bytes| bytes.to_string());
-    let mut settings = vec![("max.message.bytes", MAX_MESSAGE_BYTES.to_owned())];
+    let mut settings = vec![("max.message.bytes", MAX_MESSAGE_BYTES.to_string())];
     settings.extend(age.map(|age| ("retention.ms", age)));
     settings.extend(bytes.map(|bytes| ("retention.bytes", bytes)));
     settings

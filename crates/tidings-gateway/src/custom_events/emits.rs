@@ -55,6 +55,8 @@ pub struct Emitted {
     pub idempotency_key: String,
     /// Whether an earlier emit had the key, so that nothing was emitted now.
     pub repeated: bool,
+    /// Whether it was not kept anywhere, because the bus is disabled (source E).
+    pub skipped: bool,
 }
 
 /// The room.
@@ -212,6 +214,14 @@ impl Emits {
         named: Named,
         request: &EmitRequest,
     ) -> Result<Emitted, Refusal> {
+        if self.bus.is_disabled() {
+            // No row, no key, and nothing of the month's limit: what was never kept must not answer for a later emit.
+            self.line.go_on(named).await?;
+            return Ok(Emitted {
+                skipped: true,
+                ..emitted(&row, false)
+            });
+        }
         let (room, request) = (self.clone(), request.clone());
         let limit = self.registry.plan(&row.tenant).monthly_emits();
         // Accepted, it is appended, even when the caller stops waiting.
@@ -570,5 +580,6 @@ fn emitted(row: &EmitRow, repeated: bool) -> Emitted {
         canonical_name: row.event_type.to_string(),
         idempotency_key: row.idempotency_key.clone(),
         repeated,
+        skipped: false,
     }
 }

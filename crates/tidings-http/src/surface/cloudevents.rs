@@ -62,7 +62,9 @@ pub(crate) async fn publish(
         alone,
     };
     let mut published = house.gateway.publish(command).await?;
-    house.metrics.skipped(&published);
+    house
+        .metrics
+        .skipped(published.iter().map(|one| one.skipped));
     Ok(if alone {
         receipt(published.remove(0), true)
     } else {

@@ -47,7 +47,8 @@ pub(crate) async fn emit(
     request.idempotency_key = request.idempotency_key.or_else(|| key(&head.headers));
     request.traceparent = traceparent(&head.headers);
     let emitted = house.gateway().emits.emit(&caller, request).await?;
-    let status = if emitted.repeated {
+    house.metrics.skipped([emitted.skipped]);
+    let status = if emitted.repeated || emitted.skipped {
         StatusCode::OK
     } else {
         StatusCode::ACCEPTED
@@ -55,7 +56,8 @@ pub(crate) async fn emit(
     let answer = EmittedBody {
         event_id: emitted.event_id,
         canonical_name: emitted.canonical_name,
-        status: "queued",
+        status: if emitted.skipped { "skipped" } else { "queued" },
+        skipped: emitted.skipped,
     };
     let mut response = (status, axum::Json(answer)).into_response();
     let headers = response.headers_mut();
@@ -75,8 +77,11 @@ pub(crate) struct EmittedBody {
     event_id: Uuid,
     /// `TENANT_CUSTOM:<tenant>:<namespace>.<name>@<version>`
     canonical_name: String,
-    /// `queued`
+    /// `queued`, or `skipped` where the bus is disabled.
     status: &'static str,
+    /// True where the bus is disabled: it was checked and not kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    skipped: bool,
 }
 
 /// Reads the body of an emit. Fields of other names are refused by name.

@@ -109,7 +109,9 @@ pub(crate) async fn publish(
     let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
     let command = single(caller, &headers, &body, members)?;
     let mut published = house.gateway.publish(command).await?;
-    house.metrics.skipped(&published);
+    house
+        .metrics
+        .skipped(published.iter().map(|one| one.skipped));
     Ok(receipt(published.remove(0), false))
 }
 
@@ -159,7 +161,9 @@ pub(crate) async fn publish_batch(
         alone: false,
     };
     let published = house.gateway.publish(command).await?;
-    house.metrics.skipped(&published);
+    house
+        .metrics
+        .skipped(published.iter().map(|one| one.skipped));
     Ok(receipts(published, false))
 }
 

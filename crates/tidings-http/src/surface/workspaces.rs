@@ -96,6 +96,9 @@ pub(crate) struct PublishedInWorkspace {
     /// `SUCCESS`
     code: &'static str,
     event_id: Uuid,
+    /// True where the bus is disabled: it was checked and not kept.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    skipped: bool,
 }
 
 /// A tenant: its slug, its plan and its namespaces.
@@ -227,12 +230,15 @@ pub(crate) async fn publish(
     draft.idempotency_key = key(&headers);
     let command = Command::one(caller, draft, traceparent(&headers));
     let mut published = house.gateway.publish(command).await?;
-    house.metrics.skipped(&published);
+    house
+        .metrics
+        .skipped(published.iter().map(|one| one.skipped));
     let mut published = published.remove(0);
     let key = published.idempotency_key.take();
     let answer = PublishedInWorkspace {
         code: "SUCCESS",
         event_id: published.event_id,
+        skipped: published.skipped,
     };
     let mut response = axum::Json(answer).into_response();
     let headers = response.headers_mut();

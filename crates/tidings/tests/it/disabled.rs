@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::custom_events::on_plan;
+use crate::emits::{EMITS, HEALTH, emit, generic};
 use crate::harness::{BATCH, ON_ITS_FOLDER, PUBLISH, Server};
 
 #[test]
@@ -31,10 +33,30 @@ fn a_disabled_bus_checks_counts_and_skips() {
             &json!({ "type": "shop.order.placed", "data": {} }),
         )
         .problem(403, "EVENT_PUBLISH_FORBIDDEN");
+    // An emit has no row, no key and no part in the month's limit; source C's answer says it too.
+    let admin = on_plan(&server, "acme", "FREE");
+    let mut generic = generic();
+    generic["idempotencyKey"] = json!("once");
+    for _ in 0..2 {
+        let emitted = emit(&server, &admin, &generic).expect(200).json();
+        assert_eq!(
+            (&emitted["skipped"], &emitted["status"]),
+            (&json!(true), &json!("skipped"))
+        );
+    }
+    let emits = server.get(EMITS, &admin).expect(200).json();
+    assert_eq!(emits["items"], json!([]));
+    let health = server.get(HEALTH, &admin).expect(200).json();
+    assert_eq!(health["emits"]["thisMonth"], 0);
+    let workspace = server.call("PUT", "/v1/tenants/acme/workspaces/ws-1");
+    workspace.bearer(&admin).send().expect(201);
+    let event = json!({ "eventKey": "crm.deal.closed", "schemaVersion": "1.0", "payload": {} });
+    let published = server.post("/api/workspaces/ws-1/events/publish", &admin, &event);
+    assert_eq!(published.expect(200).json()["skipped"], true);
     let metrics = server.call("GET", "/metrics").send();
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
     assert!(
-        metrics.contains("tidings_events_skipped_total 3"),
+        metrics.contains("tidings_events_skipped_total 6"),
         "{metrics}"
     );
     let id = one["eventId"].as_str().expect("an id");
