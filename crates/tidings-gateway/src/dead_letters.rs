@@ -1,5 +1,7 @@
 //! Deliveries that were given up: seen, sent again and removed by their tenant.
 
+use std::sync::Arc;
+
 use tidings_event::{Event, TenantId, cloudevents};
 use tidings_store::{AttemptRow, Flush, PendingRow, Store};
 pub use tidings_store::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary};
@@ -8,11 +10,11 @@ use uuid::Uuid;
 use crate::access::Caller;
 use crate::clock::Clock;
 use crate::damaged::sound;
-use crate::deliver::record::{self, PendingDetail, Replayed, Waits};
+use crate::deliver::record::{self, AttemptDetail, PendingDetail, Replayed, Waits};
 use crate::events::{Events, all_open_to};
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
-use crate::subscriptions::{administered, reader};
+use crate::subscriptions::{InForce, administered, reader};
 
 /// So many events are read at once to see to whom they are open.
 const EVENTS_AT_ONCE: u32 = 16;
@@ -24,14 +26,16 @@ const EVENTS_OF_PAGE: usize = 16 << 20;
 pub struct DeadLetters {
     store: Store,
     events: Events,
+    in_force: Arc<InForce>,
     clock: Clock,
 }
 
 impl DeadLetters {
-    pub(crate) fn new(store: Store, events: Events, clock: Clock) -> Self {
+    pub(crate) fn new(store: Store, events: Events, in_force: Arc<InForce>, clock: Clock) -> Self {
         Self {
             store,
             events,
+            in_force,
             clock,
         }
     }
@@ -101,14 +105,21 @@ impl DeadLetters {
     /// Sends one again, now, through the ordinary delivery and under its `webhook-id`. Success closes it. Answers the state
     /// that it is in then: one that is closed stays so.
     pub async fn replay(&self, caller: &Caller, id: Uuid) -> Result<String, Refusal> {
-        let letter = self.owned(&administered(caller)?, id).await?;
+        self.replay_of(&administered(caller)?, id).await
+    }
+
+    pub(crate) async fn replay_of(&self, tenant: &TenantId, id: Uuid) -> Result<String, Refusal> {
+        let letter = self.owned(tenant, id).await?;
         self.again(&letter.into()).await
     }
 
     /// Removes one.
     pub async fn delete(&self, caller: &Caller, id: Uuid) -> Result<(), Refusal> {
-        let tenant = administered(caller)?;
-        let removed = self.store.dead_letters().delete(&tenant, id).await;
+        self.delete_of(&administered(caller)?, id).await
+    }
+
+    pub(crate) async fn delete_of(&self, tenant: &TenantId, id: Uuid) -> Result<(), Refusal> {
+        let removed = self.store.dead_letters().delete(tenant, id).await;
         if removed.map_err(store_fault)? {
             return Ok(());
         }
@@ -151,7 +162,11 @@ impl DeadLetters {
         Ok(rows.into_iter().map(|row| row.event_id).collect())
     }
 
-    async fn owned(&self, tenant: &TenantId, id: Uuid) -> Result<DeadLetterRow, Refusal> {
+    pub(crate) async fn owned(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+    ) -> Result<DeadLetterRow, Refusal> {
         let letter = self.store.dead_letters().get(tenant, id).await;
         letter
             .map_err(store_fault)?
@@ -163,9 +178,14 @@ impl DeadLetters {
         if letter.state != "open" {
             return Ok(letter.state.clone());
         }
+        if self.in_force.get(letter.subscription).is_none() {
+            let detail = "The subscription that it was for is gone; nothing can be sent to it.";
+            return Err(Refusal::invalid("subscription", detail));
+        }
         let now = self.clock.now_ms();
+        let last = last_attempt(&self.store, letter).await?;
         let mut flush = Flush::default();
-        flush.pending.push(pending(letter, now, now, None));
+        flush.pending.push(pending(letter, last, (now, now), None));
         flush.dead_states.push((letter.id, "replaying"));
         let written = self.store.deliveries().flush(&flush).await;
         written.map_err(store_fault)?;
@@ -173,14 +193,35 @@ impl DeadLetters {
     }
 }
 
-/// A dead letter's delivery, to be tried again at a time from the beginning of its schedule.
+/// The last attempt to deliver it, as long as that is kept.
+pub(crate) async fn last_attempt(
+    store: &Store,
+    letter: &DeadLetterSummary,
+) -> Result<Option<AttemptDetail>, Refusal> {
+    let rows = store.deliveries();
+    let attempts = rows
+        .attempts_of_event(&letter.tenant, letter.event_id)
+        .await;
+    let mut own = sound(attempts)?;
+    own.retain(|it| (it.subscription, it.sequence) == (letter.subscription, letter.sequence));
+    let Some(last) = own.last() else {
+        return Ok(None);
+    };
+    let detail = serde_json::from_str(&last.detail);
+    detail.map_err(|error| Refusal::fault("Reading an attempt", &error))
+}
+
+/// A dead letter's delivery, to be tried again at a time from the beginning of its schedule; routed as it was.
 pub(crate) fn pending(
     letter: &DeadLetterSummary,
-    now_ms: i64,
-    at_ms: i64,
+    last: Option<AttemptDetail>,
+    (now_ms, at_ms): (i64, i64),
     replay: Option<Uuid>,
 ) -> PendingRow {
+    let (revision, ledger) = last.map(|it| (it.revision, it.ledger)).unwrap_or_default();
     let detail = PendingDetail {
+        revision,
+        ledger,
         base: letter.attempts,
         since_ms: now_ms,
         left_ms: now_ms,

@@ -6,6 +6,7 @@
 //! it is read from the store, where another replica may have written a moment ago.
 
 mod check;
+pub mod letters;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -14,10 +15,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidings_event::{EventType, ExtensionId};
+use tidings_store::Store;
 pub use tidings_store::{AttemptRow, ExtensionRow, ExtensionSubscriptionRow};
-use tidings_store::{DeadLetterQuery, DeadLetterSummary, Store};
 use turn::Turns;
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::access::Caller;
@@ -232,6 +232,11 @@ impl Extensions {
         self.one(&workspace, id).await
     }
 
+    /// The subscription that stands for a row, as it is now.
+    pub fn standing(&self, row: &ExtensionSubscriptionRow) -> Option<Arc<Subscription>> {
+        self.subscriptions.standing(row.subscription?)
+    }
+
     /// Removes an extension with what it was to get.
     pub async fn delete(
         self: &Arc<Self>,
@@ -425,32 +430,6 @@ impl Extensions {
             attempts.extend(found.map(|attempt| (row.event_key.clone(), attempt)));
         }
         Ok(attempts)
-    }
-
-    /// What could not be delivered to the workspace's extensions.
-    pub async fn dead_letters(
-        &self,
-        caller: &Caller,
-        workspace: &str,
-        mut query: DeadLetterQuery,
-    ) -> Result<Vec<DeadLetterSummary>, Refusal> {
-        let workspace = self.workspaces.open_to(caller, workspace)?;
-        let rows = self.store.extensions();
-        let rows = rows.subscriptions(&workspace.id, None).await;
-        let own: Vec<Uuid> = rows
-            .map_err(store_fault)?
-            .iter()
-            .filter_map(|row| row.subscription)
-            .filter(|id| query.subscriptions.is_empty() || query.subscriptions.contains(id))
-            .collect();
-        // To the store an empty list would mean everybody's.
-        if own.is_empty() {
-            return Ok(Vec::new());
-        }
-        query.subscriptions = own;
-        let letters = self.store.dead_letters();
-        let letters = letters.summaries(&workspace.tenant, &query).await;
-        sound(letters)
     }
 
     async fn stop(

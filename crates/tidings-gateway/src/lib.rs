@@ -58,6 +58,7 @@ use deliver::target::webhook::Webhooks;
 use deliver::{Deliveries, Means};
 use events::Events;
 use extensions::Extensions;
+use extensions::letters::WorkspaceLetters;
 use limits::Limits;
 use manifests::Manifests;
 use outbox::Outbox;
@@ -186,8 +187,7 @@ impl Gateway {
             plugins,
             clock,
         } = parts;
-        let plugins = chat::shipped(plugins, &store, &clock);
-        let plugins = Plugins::new(plugins);
+        let plugins = Plugins::new(chat::shipped(plugins, &store, &clock));
         let plugins = plugins.map_err(|error| Refusal::fault("Taking in the plugins", &error))?;
         let in_process = Arc::new(InProcess::new(plugins, store.clone(), clock.clone()));
         let rulebook = Rulebook::new(routes).with_copies(delivery.topics.clone());
@@ -238,7 +238,8 @@ impl Gateway {
         let (told, at) = (outbox.clone(), clock.clone());
         let extensions = Extensions::new(kept, within, wanted, told, at, in_process.clone());
         let chat = Chat::new(store.clone(), workspaces.clone());
-        let dead_letters = DeadLetters::new(store.clone(), events.clone(), clock.clone());
+        let (kept, seen) = (store.clone(), events.clone());
+        let dead_letters = DeadLetters::new(kept, seen, in_process.in_force(), clock.clone());
         let (kept, log, wanted) = (store.clone(), bus.clone(), subscriptions.clone());
         let parked = Parked::new(kept, log, wanted, clock.clone());
         let (kept, log, wanted) = (store.clone(), bus.clone(), subscriptions.clone());
@@ -268,6 +269,17 @@ impl Gateway {
             webhooks,
             delivery,
         })
+    }
+
+    /// Deliveries to the extensions of workspaces that were given up.
+    pub fn workspace_letters(&self) -> WorkspaceLetters {
+        let (store, workspaces) = (self.store.clone(), self.workspaces.clone());
+        WorkspaceLetters::new(
+            store,
+            workspaces,
+            self.dead_letters.clone(),
+            self.replays.clone(),
+        )
     }
 
     /// Publishes 1 to 1,000 events, and writes the one wide log line of it.

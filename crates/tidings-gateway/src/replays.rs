@@ -188,9 +188,16 @@ impl Replays {
     pub async fn of_dead_letters(
         &self,
         caller: &Caller,
+        letters: DeadLetters,
+    ) -> Result<ReplayRow, Refusal> {
+        self.of_letters(administered(caller)?, letters).await
+    }
+
+    pub(crate) async fn of_letters(
+        &self,
+        tenant: TenantId,
         mut letters: DeadLetters,
     ) -> Result<ReplayRow, Refusal> {
-        let tenant = administered(caller)?;
         checked_rate(letters.rate)?;
         // What is given up from now on is not part of it: it would follow what it has itself sent in vain.
         let begun = self.clock.now_ms() + 1;

@@ -464,6 +464,10 @@ fn retry(given: &RetryDocument) -> Result<(Schedule, Option<Duration>), Refusal>
             let detail = "Give either 'schedule' or 'maxAttempts'.";
             return Err(Refusal::invalid("delivery.retry", detail));
         }
+        (_, None) if given.backoff.is_some() => {
+            let detail = "'backoff' is the first wait of 'maxAttempts', which is not given.";
+            return Err(Refusal::invalid("delivery.retry.backoff", detail));
+        }
         (Some(waits), None) if waits.len() < MAX_ATTEMPTS => {
             let waits = waits.iter();
             let waits = waits.map(|text| duration("delivery.retry.schedule", text, MAX_WAIT));

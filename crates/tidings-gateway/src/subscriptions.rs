@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidings_bus::{Bus, Partition, partition_of};
 use tidings_egress::Secret;
-use tidings_event::{Code, Event, Service, TenantId};
+use tidings_event::{Code, Event, Service, TenantId, WorkspaceId};
 use tidings_filter::{Subject, Unmet};
 use tidings_store::{OutboxRow, Store, SubscriptionRow};
 use uuid::Uuid;
@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::deliver::target::webhook::Webhooks;
 use crate::events::unreadable;
 use crate::outbox::Outbox;
-use crate::plugins::InProcess;
+use crate::plugins::{InProcess, workspace_of};
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::{Vault, random};
 use crate::storing::{store_fault, to_its_end};
@@ -72,6 +72,8 @@ pub enum Change {
     Resume,
     /// It goes on from another place, and what waits of before ends.
     Seek(From),
+    /// The same, but what waits of before to be tried again still is.
+    GoOn(From),
     /// Something happened, so that nothing is sent until its owner resumes it.
     Disable(String),
     /// The receiver of this URL has passed the conformance test.
@@ -254,11 +256,18 @@ impl Subscriptions {
         self.owned(&reader(caller)?, id)
     }
 
-    /// For each of the tenant's, whether an event of its meets the filter, or the first clause that it does not.
+    /// For each of the tenant's, and of the extensions of the event's workspace, whether an event of its meets the filter, or
+    /// the first clause that it does not.
     pub fn judge(&self, caller: &Caller, event: &Event) -> Result<Vec<Judged>, Refusal> {
-        let subject = Subject::new(event);
-        let all = self.list(caller)?.into_iter();
+        let (subject, workspace) = (Subject::new(event), workspace_of(event));
+        let mut all = self.in_force.of(&reader(caller)?);
+        let within = workspace.as_ref().map(WorkspaceId::as_str);
+        all.retain(|it| {
+            let owner = it.start.owner.as_ref();
+            owner.is_none_or(|owner| Some(owner.workspace.as_str()) == within)
+        });
         Ok(all
+            .into_iter()
             .map(|subscription| {
                 let verdict = subscription.filter.judge(&subject);
                 (subscription, verdict)
@@ -335,7 +344,9 @@ impl Subscriptions {
             let row = self.row(tenant, id).await?;
             let next = self.changed(row, change).await?;
             let action = match change {
-                Change::Patch(_) | Change::Seek(_) | Change::Conforms(_) => "subscription.updated",
+                Change::Patch(_) | Change::Seek(_) | Change::GoOn(_) | Change::Conforms(_) => {
+                    "subscription.updated"
+                }
                 Change::Pause => "subscription.paused",
                 Change::Resume => "subscription.resumed",
                 Change::Disable(_) => "subscription.disabled",
@@ -402,11 +413,16 @@ impl Subscriptions {
                 row.state = State::Disabled.as_str().into();
                 row.reason = Some(reason.clone());
             }
-            Change::Seek(from) => {
+            Change::Seek(from) | Change::GoOn(from) => {
+                let ends = matches!(change, Change::Seek(_));
                 start = Start {
                     number: start.number + 1,
                     places: self.places(&row.tenant, *from).await?,
-                    skipped: Some(row.revision + 1),
+                    skipped: if ends {
+                        Some(row.revision + 1)
+                    } else {
+                        start.skipped
+                    },
                     ..start
                 };
             }
@@ -536,15 +552,20 @@ impl Subscriptions {
     }
 }
 
-/// The tenant that the caller may change subscriptions of: a module's and a service's own, a user's with the
-/// role ADMIN.
-pub(crate) fn administered(caller: &Caller) -> Result<TenantId, Refusal> {
-    let may = match caller.principal() {
+/// Whether the caller may change its tenant's subscriptions: modules, services, and users with the role ADMIN. Only they see
+/// the values of a target's headers, which may be keys.
+pub fn may_change(caller: &Caller) -> bool {
+    match caller.principal() {
         Principal::Module(_) | Principal::Service(_) => true,
         Principal::User(_) => caller.is_admin(),
         Principal::ApiKey { .. } | Principal::Operator(_) | Principal::Extension { .. } => false,
-    };
-    if !may {
+    }
+}
+
+/// The tenant that the caller may change subscriptions of: a module's and a service's own, a user's with the
+/// role ADMIN.
+pub(crate) fn administered(caller: &Caller) -> Result<TenantId, Refusal> {
+    if !may_change(caller) {
         return Err(Refusal::forbidden(format!(
             "{} may not change subscriptions; use the token of a module or of a user with role ADMIN.",
             caller.describe()

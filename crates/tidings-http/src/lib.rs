@@ -153,7 +153,8 @@ fn custom_events() -> Router<House> {
 
 /// Tenants, their workspaces, and source C's API of them.
 fn workspaces() -> Router<House> {
-    use surface::{chat, extensions, sessions, workspaces};
+    use surface::{chat, dead_letters, extensions, sessions, workspaces};
+    let letters = "/api/workspaces/{workspaceId}/dead-letters";
     let tenant = "/v1/tenants/{tenantId}";
     let extension = "/api/workspaces/{workspaceId}/extensions/{extensionId}";
     let workspace = format!("{tenant}/workspaces/{{workspaceId}}");
@@ -185,9 +186,18 @@ fn workspaces() -> Router<House> {
             &format!("{extension}/deliveries"),
             get(extensions::deliveries),
         )
+        .route(letters, get(dead_letters::list_of_workspace))
         .route(
-            "/api/workspaces/{workspaceId}/dead-letters",
-            get(extensions::dead_letters),
+            &format!("{letters}/replay"),
+            post(dead_letters::replay_all_of_workspace),
+        )
+        .route(
+            &format!("{letters}/{{deadLetterId}}"),
+            get(dead_letters::get_of_workspace).delete(dead_letters::delete_of_workspace),
+        )
+        .route(
+            &format!("{letters}/{{deadLetterId}}/replay"),
+            post(dead_letters::replay_of_workspace),
         )
         .route(
             "/api/workspaces/{workspaceId}/channels/{channel}/messages",

@@ -479,7 +479,8 @@ impl Dispatcher {
                 continue;
             }
             let at_ms = running.next_at(now);
-            let row = dead_letters::pending(&letter, now, at_ms, Some(id));
+            let last = dead_letters::last_attempt(&self.store, &letter).await?;
+            let row = dead_letters::pending(&letter, last, (now, at_ms), Some(id));
             self.flush.pending.push(row);
             self.flush.dead_states.push((letter.id, "replaying"));
         }

@@ -3,6 +3,7 @@
 use tidings_event::ExtensionId;
 
 use tidings_plugin::{Handler, HandlerError, PlatformEvent, PlatformEventHandler};
+use uuid::Uuid;
 
 use super::*;
 use crate::access::user;

@@ -83,6 +83,16 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
         ),
         (
             "/delivery/retry",
+            json!({ "backoff": "500ms" }),
+            "delivery.retry.backoff",
+        ),
+        (
+            "/delivery/retry",
+            json!({ "schedule": ["1s"], "backoff": "500ms" }),
+            "delivery.retry.backoff",
+        ),
+        (
+            "/delivery/retry",
             json!({ "schedule": [], "maxAttempts": 1 }),
             "delivery.retry",
         ),

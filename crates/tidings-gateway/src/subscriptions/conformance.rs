@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tidings_egress::{EgressError, Secret};
+use tidings_egress::{EgressError, Secret, Target};
 use tidings_event::event::rfc3339;
 use tidings_event::json::RawJson;
 use tidings_event::{Attribute, Data, Event, SchemaVersion};
@@ -230,11 +230,12 @@ pub(super) fn hold_back(
     start: &Start,
 ) {
     let required = document.get("requireConformance") == Some(&json!(true));
+    // A receiver passes under the URL that is asked, which need not be spelled as its owner wrote it.
     let url = document
         .get("target")
-        .and_then(|target| target["url"].as_str());
-    let passed = start.passed_for.as_deref();
-    let waits = required && passed != url;
+        .and_then(|target| target["url"].as_str()?.parse::<Target>().ok())
+        .map(|url| url.to_string());
+    let waits = required && start.passed_for != url;
     if waits && row.state == State::Active.as_str() {
         row.state = State::Disabled.as_str().into();
         row.reason = Some(UNTESTED.into());

@@ -156,7 +156,8 @@ impl Subscriptions {
     }
 
     /// Brings one to where its extension is now: its URL if it has one, and whether it gets anything. One that begins to again
-    /// goes on from `from`, or with the next event.
+    /// goes on from `from`, or with the next event and what was being delivered before; one that its receiver had disabled,
+    /// from where that was.
     pub(crate) async fn arrange(
         &self,
         caller: &Caller,
@@ -171,20 +172,25 @@ impl Subscriptions {
         if let Some(url) = url.filter(|url| subscription.document["target"]["url"] != *url) {
             changes.push(Change::Patch(json!({ "target": { "url": url } })));
         }
-        let gets = subscription.state == State::Active;
-        match (gets, active, from) {
-            (false, true, from) => {
-                changes.push(Change::Seek(from.unwrap_or(From::Now)));
-                changes.push(Change::Resume);
-            }
-            (true, true, Some(from)) => changes.push(Change::Seek(from)),
-            (true, false, _) => changes.push(Change::Pause),
-            (true, true, None) | (false, false, _) => {}
+        match (subscription.state, active, from) {
+            (_, true, Some(from)) => changes.push(Change::Seek(from)),
+            (State::Paused, true, None) => changes.push(Change::GoOn(From::Now)),
+            (State::Active | State::Disabled, true, None) | (_, false, _) => {}
+        }
+        match (subscription.state == State::Active, active) {
+            (false, true) => changes.push(Change::Resume),
+            (true, false) => changes.push(Change::Pause),
+            (true, true) | (false, false) => {}
         }
         for change in changes {
             self.make(tenant, id, &change, &actor).await?;
         }
         Ok(())
+    }
+
+    /// One of any tenant's, if it is in force.
+    pub(crate) fn standing(&self, id: Uuid) -> Option<Arc<Subscription>> {
+        self.in_force.get(id)
     }
 
     /// Takes one away. Nothing happens when it is gone.

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidings_event::event::rfc3339;
-use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterSummary};
+use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary};
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::replays::DeadLetters;
 use uuid::Uuid;
@@ -97,13 +97,13 @@ pub(crate) async fn list(
 }
 
 /// What a request asks for.
-pub(super) fn query(wanted: Queried<Wanted>) -> Result<DeadLetterQuery, Refusal> {
+fn query(wanted: Queried<Wanted>) -> Result<DeadLetterQuery, Refusal> {
     let wanted = read_query(wanted)?;
     wanted.query()
 }
 
 /// A page, and where the next begins.
-pub(super) fn page(letters: &[DeadLetterSummary], next: Option<Uuid>) -> Response {
+fn page(letters: &[DeadLetterSummary], next: Option<Uuid>) -> Response {
     Page::of(letters.iter().map(rendered).collect(), next).into_response()
 }
 
@@ -115,11 +115,11 @@ pub(crate) async fn get(
     Authenticated(caller): Authenticated,
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
-    let mut letter = house
-        .gateway()
-        .dead_letters
-        .get(&caller, parsed(&id)?)
-        .await?;
+    let room = &house.gateway().dead_letters;
+    Ok(whole(room.get(&caller, parsed(&id)?).await?)?)
+}
+
+fn whole(mut letter: DeadLetterRow) -> Result<Response, Refusal> {
     let event = std::mem::take(&mut letter.event);
     let event = serde_json::from_str(&event);
     let event = event.map_err(|error| Refusal::fault("Reading a dead letter", &error))?;
@@ -173,11 +173,15 @@ pub(crate) async fn replay(
 ) -> Result<Response, Refused> {
     let id = parsed(&id)?;
     let state = house.gateway().dead_letters.replay(&caller, id).await?;
+    Ok(replayed(id, state))
+}
+
+fn replayed(id: Uuid, state: String) -> Response {
     let status = match state.as_str() {
         "replaying" => StatusCode::ACCEPTED,
         _ => StatusCode::OK,
     };
-    Ok((status, axum::Json(DeadLetterReplayed { id, state })).into_response())
+    (status, axum::Json(DeadLetterReplayed { id, state })).into_response()
 }
 
 /// Which dead letters, and how fast.
@@ -198,6 +202,28 @@ pub(crate) struct ReplayAllBody {
     rate: Option<u32>,
 }
 
+impl ReplayAllBody {
+    fn letters(self) -> Result<DeadLetters, Refusal> {
+        let wanted = Wanted {
+            r#type: self.r#type,
+            subscription: self.subscription,
+            since: self.since,
+            until: self.until,
+            error: self.error,
+            ..Wanted::default()
+        };
+        let query = wanted.query()?;
+        Ok(DeadLetters {
+            subscriptions: query.subscriptions,
+            event_type: query.event_type,
+            since_ms: query.since_ms,
+            until_ms: query.until_ms,
+            error: query.error,
+            rate: self.rate,
+        })
+    }
+}
+
 /// Sends all open ones again that a filter fits, as a replay with progress.
 #[utoipa::path(post, path = "/v1/dead-letters/replay", tag = "dead-letters", request_body = ReplayAllBody,
     responses((status = 202, body = super::replays::ReplayShown)))]
@@ -208,23 +234,7 @@ pub(crate) async fn replay_all(
     body: Body,
 ) -> Result<Response, Refused> {
     let body: ReplayAllBody = json_body(&house, &headers, body, MAX_BYTES).await?;
-    let wanted = Wanted {
-        r#type: body.r#type,
-        subscription: body.subscription,
-        since: body.since,
-        until: body.until,
-        error: body.error,
-        ..Wanted::default()
-    };
-    let query = wanted.query()?;
-    let letters = DeadLetters {
-        subscriptions: query.subscriptions,
-        event_type: query.event_type,
-        since_ms: query.since_ms,
-        until_ms: query.until_ms,
-        error: query.error,
-        rate: body.rate,
-    };
+    let letters = body.letters()?;
     let room = &house.gateway().replays;
     super::replays::accepted(&room.of_dead_letters(&caller, letters).await?)
 }
@@ -242,6 +252,82 @@ pub(crate) async fn delete(
         .dead_letters
         .delete(&caller, parsed(&id)?)
         .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// What could not be delivered to the workspace's extensions, oldest first.
+#[utoipa::path(get, path = "/api/workspaces/{workspaceId}/dead-letters", tag = "workspaces",
+    params(("workspaceId" = String, Path), Wanted), responses((status = 200, body = Page<DeadLetterShown>)))]
+pub(crate) async fn list_of_workspace(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(workspace): Path<String>,
+    wanted: Queried<Wanted>,
+) -> Result<Response, Refused> {
+    let query = query(wanted)?;
+    let limit = query.limit;
+    let room = house.gateway().workspace_letters();
+    let letters = room.list(&caller, &workspace, query).await?;
+    let next = page::next(&letters, limit, |last| last.id);
+    Ok(page(&letters, next))
+}
+
+/// One of a workspace's, with its event.
+#[utoipa::path(get, path = "/api/workspaces/{workspaceId}/dead-letters/{deadLetterId}", tag = "workspaces",
+    params(("workspaceId" = String, Path), ("deadLetterId" = String, Path)),
+    responses((status = 200, body = DeadLetterWithEvent<'static>)))]
+pub(crate) async fn get_of_workspace(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id)): Path<(String, String)>,
+) -> Result<Response, Refused> {
+    let room = house.gateway().workspace_letters();
+    Ok(whole(room.get(&caller, &workspace, parsed(&id)?).await?)?)
+}
+
+/// Sends one of a workspace's again; for its ADMINs.
+#[utoipa::path(post, path = "/api/workspaces/{workspaceId}/dead-letters/{deadLetterId}/replay", tag = "workspaces",
+    params(("workspaceId" = String, Path), ("deadLetterId" = String, Path)),
+    responses((status = 202, body = DeadLetterReplayed),
+    (status = 200, description = "It is closed already", body = DeadLetterReplayed)))]
+pub(crate) async fn replay_of_workspace(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id)): Path<(String, String)>,
+) -> Result<Response, Refused> {
+    let id = parsed(&id)?;
+    let room = house.gateway().workspace_letters();
+    Ok(replayed(id, room.replay(&caller, &workspace, id).await?))
+}
+
+/// Sends all open ones of a workspace again that a filter fits, as a replay with progress; for its ADMINs.
+#[utoipa::path(post, path = "/api/workspaces/{workspaceId}/dead-letters/replay", tag = "workspaces",
+    params(("workspaceId" = String, Path)), request_body = ReplayAllBody,
+    responses((status = 202, body = super::replays::ReplayShown)))]
+pub(crate) async fn replay_all_of_workspace(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path(workspace): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let body: ReplayAllBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let room = house.gateway().workspace_letters();
+    let begun = room.replay_all(&caller, &workspace, body.letters()?);
+    super::replays::accepted(&begun.await?)
+}
+
+/// Removes one of a workspace's; for its ADMINs.
+#[utoipa::path(delete, path = "/api/workspaces/{workspaceId}/dead-letters/{deadLetterId}", tag = "workspaces",
+    params(("workspaceId" = String, Path), ("deadLetterId" = String, Path)),
+    responses((status = 204, description = "It is gone")))]
+pub(crate) async fn delete_of_workspace(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id)): Path<(String, String)>,
+) -> Result<Response, Refused> {
+    let room = house.gateway().workspace_letters();
+    room.delete(&caller, &workspace, parsed(&id)?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

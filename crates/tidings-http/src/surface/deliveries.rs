@@ -55,7 +55,8 @@ pub(crate) async fn trace(
         delivery.revision = waits.revision;
         delivery.state.clone_from(&row.state);
         delivery.ledger = waits.ledger;
-        delivery.next_attempt_at = Some(rfc3339(row.next_at_ms));
+        // What waits for another of its key has no time of its own.
+        delivery.next_attempt_at = (row.state == "waiting").then(|| rfc3339(row.next_at_ms));
     }
     let caused = gateway.dead_letters.caused_by(&caller, event_id).await?;
     let trace = Trace {
@@ -236,7 +237,7 @@ pub(crate) struct RoutedTo {
 /// A clause of a filter that does not hold.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(crate) struct Unmet {
-    /// Where in the filter, as a JSON Pointer.
+    /// Where in the filter: a path such as `types` or `dialects[0].not`.
     clause: String,
     expected: String,
     got: String,

@@ -15,7 +15,6 @@ use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscriptions::From;
 use uuid::Uuid;
 
-use super::dead_letters::{self, Wanted};
 use super::subscriptions::{MAX_BYTES, from};
 use crate::House;
 use crate::page::{self, Page, Stretch};
@@ -132,7 +131,7 @@ pub(crate) async fn subscribe(
     let made = rooms.subscribe(&caller, &workspace, &id, &event_key, from);
     let made = made.await?;
     let secret = made.secret.as_ref().map(|secret| secret.to_string());
-    Ok(axum::Json(row(&made.row, secret)).into_response())
+    Ok(axum::Json(row(&house, &made.row, secret)).into_response())
 }
 
 /// One of the events that an extension gets.
@@ -148,7 +147,7 @@ pub(crate) async fn subscription(
     let (id, event_key) = (extension_id(&id)?, event_type(&event_key)?);
     let rooms = &house.gateway.extensions;
     let found = rooms.subscription(&caller, &workspace, &id, &event_key);
-    Ok(axum::Json(row(&found.await?, None)).into_response())
+    Ok(axum::Json(row(&house, &found.await?, None)).into_response())
 }
 
 /// Has an extension get an event no more.
@@ -193,23 +192,6 @@ pub(crate) async fn deliveries(
         .map(|(key, attempt)| delivery(key, attempt))
         .collect();
     Ok(Page::of(items?, next).into_response())
-}
-
-/// What could not be delivered to the workspace's extensions, oldest first.
-#[utoipa::path(get, path = "/api/workspaces/{workspaceId}/dead-letters", tag = "workspaces",
-    params(("workspaceId" = String, Path), Wanted), responses((status = 200, body = Page<dead_letters::DeadLetterShown>)))]
-pub(crate) async fn dead_letters(
-    State(house): State<House>,
-    Authenticated(caller): Authenticated,
-    Path(workspace): Path<String>,
-    wanted: Queried<Wanted>,
-) -> Result<Response, Refused> {
-    let query = dead_letters::query(wanted)?;
-    let limit = query.limit;
-    let rooms = &house.gateway.extensions;
-    let letters = rooms.dead_letters(&caller, &workspace, query).await?;
-    let next = page::next(&letters, limit, |last| last.id);
-    Ok(dead_letters::page(&letters, next))
 }
 
 fn extension_id(text: &str) -> Result<ExtensionId, Refusal> {
@@ -273,18 +255,30 @@ pub(crate) struct ExtensionSubscription {
     event_key: String,
     /// None: the extension gets nothing now, being disabled or not installed.
     subscription_id: Option<Uuid>,
+    /// `active`, `paused` while the extension is not to get anything, or `disabled` by what became of its deliveries: to write it
+    /// again resumes it.
+    state: Option<&'static str>,
+    /// Why it is disabled.
+    reason: Option<String>,
     created_at: String,
     /// What an external service verifies messages with; when it is made only.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
 }
 
-fn row(row: &ExtensionSubscriptionRow, secret: Option<String>) -> ExtensionSubscription {
+fn row(
+    house: &House,
+    row: &ExtensionSubscriptionRow,
+    secret: Option<String>,
+) -> ExtensionSubscription {
+    let standing = house.gateway.extensions.standing(row);
     ExtensionSubscription {
         workspace_id: row.workspace.to_string(),
         extension_id: row.extension.to_string(),
         event_key: row.event_key.to_string(),
         subscription_id: row.subscription,
+        state: standing.as_ref().map(|it| it.state.as_str()),
+        reason: standing.and_then(|it| it.reason.clone()),
         created_at: rfc3339(row.created_at_ms),
         secret,
     }
@@ -307,6 +301,7 @@ pub(crate) struct ExtensionAttempt {
     status: Option<u16>,
     latency_ms: i64,
     error: Option<String>,
+    response_headers: Vec<(String, String)>,
     /// The beginning of the answer.
     response_body: String,
 }
@@ -325,6 +320,7 @@ fn delivery(event_key: &EventType, attempt: &AttemptRow) -> Result<ExtensionAtte
         status: detail.status,
         latency_ms: detail.latency_ms,
         error: detail.error,
+        response_headers: detail.response_headers,
         response_body: detail.response_body,
     })
 }

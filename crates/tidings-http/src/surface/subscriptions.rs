@@ -9,9 +9,10 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidings_event::event::rfc3339;
+use tidings_gateway::access::Caller;
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscription::{Subscription, duration};
-use tidings_gateway::subscriptions::{Change, From};
+use tidings_gateway::subscriptions::{Change, From, may_change};
 use uuid::Uuid;
 
 use crate::House;
@@ -21,6 +22,8 @@ use crate::request::{Authenticated, Path, Queried, json_body, merge_patch, read_
 
 /// The largest body of these operations, in bytes.
 pub(crate) const MAX_BYTES: usize = 262_144;
+/// What stands in place of a header's value.
+const HIDDEN: &str = "[hidden]";
 /// How long the secret before stays good after a rotation that does not say.
 const OVERLAP: &str = "24h";
 /// The longest overlap.
@@ -85,7 +88,7 @@ pub(crate) async fn list(
     let (after, limit) = read_query(stretch)?.place()?;
     let rooms = &house.gateway().subscriptions;
     let (page, next) = rooms.page(&caller, after, limit as usize)?;
-    let items = page.iter().map(|one| rendered(one)).collect();
+    let items = page.iter().map(|one| shown_to(&caller, one)).collect();
     Ok(Page::of(items, next).into_response())
 }
 
@@ -98,7 +101,7 @@ pub(crate) async fn get(
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
     let one = house.gateway().subscriptions.get(&caller, parsed(&id)?)?;
-    Ok(axum::Json(rendered(&one)).into_response())
+    Ok(axum::Json(shown_to(&caller, &one)).into_response())
 }
 
 /// Changes one by a JSON merge patch (RFC 7396).
@@ -370,6 +373,25 @@ pub(crate) struct SubscriptionShown {
     /// What a webhook's receiver verifies messages with; in the answer that makes it only.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
+}
+
+/// The same without the values of its target's headers, for whoever may only read it.
+fn shown_to(caller: &Caller, subscription: &Subscription) -> SubscriptionShown {
+    let mut shown = rendered(subscription);
+    if !may_change(caller) {
+        let document = Arc::make_mut(&mut shown.document);
+        let headers = document
+            .get_mut("target")
+            .and_then(|it| it.get_mut("headers"));
+        for value in headers
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            *value = HIDDEN.into();
+        }
+    }
+    shown
 }
 
 fn rendered(subscription: &Subscription) -> SubscriptionShown {

@@ -190,6 +190,9 @@ fn what_is_given_up_is_a_dead_letter_until_a_replay_succeeds() {
         ("true", &json!(true))
     );
     eventually("it is closed", || letters("closed").first().cloned());
+    let trace = server.get(&format!("/v1/events/{id}/trace"), &token);
+    let trace = trace.expect(200).json();
+    assert_eq!(trace["deliveries"][0]["revision"], 1, "as it was routed");
     let closed = server.post(&format!("{one}/replay"), &token, &json!({}));
     assert_eq!(closed.expect(200).json()["state"], "closed");
     server

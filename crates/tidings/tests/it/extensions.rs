@@ -198,6 +198,42 @@ fn what_cannot_be_delivered_is_a_dead_letter_of_its_workspace() {
     );
     let elsewhere = server.get("/api/workspaces/ws-2/dead-letters", &root);
     assert_eq!(elsewhere.expect(200).json()["items"], json!([]));
+    let id = letter["id"].as_str().expect("an id");
+    let one = format!("{path}/{id}");
+    let whole = server.get(&one, &ada).expect(200).json();
+    assert_eq!(whole["event"]["data"]["n"], 1);
+    let elsewhere = format!("/api/workspaces/ws-2/dead-letters/{id}");
+    server.get(&elsewhere, &root).problem(404, "NOT_FOUND");
+    let again = format!("{one}/replay");
+    server
+        .post(&again, &ada, &json!({}))
+        .problem(403, "FORBIDDEN");
+    receiver.answer(|_, _| 200);
+    server.post(&again, &root, &json!({})).expect(202);
+    eventually("it is closed", || {
+        (filtered("state=closed") == 1).then_some(())
+    });
+    receiver.answer(|_, _| 500);
+    publish(&server, &ada, 2);
+    eventually("another", || (filtered("state=open") == 1).then_some(()));
+    receiver.answer(|_, _| 200);
+    let bulk = server.post(&format!("{path}/replay"), &root, &json!({}));
+    assert_eq!(bulk.expect(202).json()["total"], 1);
+    eventually("both are closed", || {
+        (filtered("state=closed") == 2).then_some(())
+    });
+    let removed = server.call("DELETE", &one).bearer(&root).send();
+    removed.expect(204);
+    server.get(&one, &ada).problem(404, "NOT_FOUND");
+    receiver.answer(|_, _| 500);
+    publish(&server, &ada, 3);
+    let letter = eventually("a third", || {
+        let page = server.get(&format!("{path}?state=open"), &ada);
+        page.expect(200).json()["items"]
+            .as_array()?
+            .first()
+            .cloned()
+    });
     let path = format!("/v1/dead-letters/{}", letter["id"].as_str().expect("an id"));
     server.get(&path, &root).expect(200);
     server
@@ -208,6 +244,49 @@ fn what_cannot_be_delivered_is_a_dead_letter_of_its_workspace() {
     assert_eq!(server.dead_letters(&ada, "open").len(), 1);
     let bob = user(&server, "acme", "bob");
     assert_eq!(server.dead_letters(&bob, "open"), Vec::<Value>::new());
+}
+
+#[test]
+fn what_was_being_delivered_goes_on_when_an_extension_gets_events_again() {
+    let (server, ada, root) = server();
+    let receiver = Receiver::start();
+    put(&server, EXTENSION, &root, &external(&receiver, true)).expect(200);
+    put(&server, DEALS, &root, &json!({})).expect(200);
+    let standing = |state: &str| {
+        eventually(state, || {
+            let shown = server.get(DEALS, &root).expect(200).json();
+            (shown["state"] == state).then_some(shown)
+        })
+    };
+    standing("active");
+
+    // Its receiver says that it is gone: that is shown, and writing the subscription again brings it back.
+    receiver.answer(|_, _| 410);
+    let first = publish(&server, &ada, 1);
+    let shown = standing("disabled");
+    assert!(
+        shown["reason"]
+            .as_str()
+            .is_some_and(|it| it.contains("410")),
+        "{shown}"
+    );
+    let second = publish(&server, &ada, 2);
+    receiver.answer(|_, _| 200);
+    put(&server, DEALS, &root, &json!({})).expect(200);
+    receiver.until("both", |hits| {
+        let taken = |id: &str| {
+            let mut hits = hits.iter().filter(|hit| hit.status == 200);
+            hits.any(|hit| hit.json()["eventId"] == id)
+        };
+        taken(&first) && taken(&second)
+    });
+    standing("active");
+    let explained = server.get(&format!("/v1/events/{first}/explain"), &ada);
+    let explained = explained.expect(200).json();
+    assert_eq!(
+        explained["subscriptions"][0]["matches"], true,
+        "{explained}"
+    );
 }
 
 #[test]

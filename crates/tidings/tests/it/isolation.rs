@@ -33,7 +33,7 @@ enum Foreign {
 
 use Foreign::{Closed, Forbidden, NotFound, NotRegistered, Nothing, Own, Public, Shared, Unpaid};
 
-const TABLE: [(&str, &str, Foreign); 79] = [
+const TABLE: [(&str, &str, Foreign); 83] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -188,6 +188,26 @@ const TABLE: [(&str, &str, Foreign); 79] = [
     ("get", "/api/workspaces/{workspaceId}/dead-letters", Closed),
     (
         "get",
+        "/api/workspaces/{workspaceId}/dead-letters/{deadLetterId}",
+        Closed,
+    ),
+    (
+        "post",
+        "/api/workspaces/{workspaceId}/dead-letters/{deadLetterId}/replay",
+        Closed,
+    ),
+    (
+        "post",
+        "/api/workspaces/{workspaceId}/dead-letters/replay",
+        Closed,
+    ),
+    (
+        "delete",
+        "/api/workspaces/{workspaceId}/dead-letters/{deadLetterId}",
+        Closed,
+    ),
+    (
+        "get",
         "/api/workspaces/{workspaceId}/channels/{channel}/messages",
         Closed,
     ),
@@ -241,6 +261,7 @@ fn body(path: &str) -> Value {
     let event =
         json!({ "type": "crm.contact.created", "tenantId": "acme", "data": { "of": "umbrella" } });
     match path {
+        "/api/workspaces/{workspaceId}/dead-letters/replay" => json!({}),
         "/v1/events/publish/batch" => json!({ "events": [event] }),
         "/v1/subscriptions" | "/v1/subscriptions/{subscriptionId}" => json!({
             "name": "mine", "target": { "kind": "webhook", "url": "https://umbrella.example/h" },

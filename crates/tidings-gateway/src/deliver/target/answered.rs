@@ -14,6 +14,8 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 const MOST_OF_HEADERS: usize = 16 * 1024;
 /// What stands in an answer in place of a credential.
 const HIDDEN: &str = "[hidden]";
+/// The shortest value of a header of one's own that is taken for a key, in bytes: a word or a number is none.
+const KEY_BYTES: usize = 8;
 /// The shortest beginning of a credential that is looked for where an answer was cut off.
 const SHORTEST_CUT: usize = 4;
 
@@ -83,6 +85,11 @@ pub(super) fn secrets_of(webhook: &Webhook, token: Option<String>) -> Vec<Zeroiz
             secrets.push(Zeroizing::new(value.to_owned()));
         }
     }
+    let own = webhook
+        .headers
+        .iter()
+        .filter(|(_, value)| value.len() >= KEY_BYTES);
+    secrets.extend(own.map(|(_, value)| Zeroizing::new(value.clone())));
     match &webhook.auth {
         Some(Auth::Basic { password, .. }) => secrets.push(password.clone()),
         Some(Auth::OAuth2 { client_secret, .. }) => secrets.push(client_secret.clone()),
@@ -219,8 +226,10 @@ mod tests {
     #[test]
     fn a_credential_that_comes_back_is_hidden_however_it_is_written() {
         let webhook = |auth: serde_json::Value| {
-            let target =
-                serde_json::json!({ "kind": "webhook", "url": "https://a.example/", "auth": auth });
+            let target = serde_json::json!({
+                "kind": "webhook", "url": "https://a.example/", "auth": auth,
+                "headers": { "x-api-key": "own-key-1", "x-version": "2" },
+            });
             let document = serde_json::json!({ "name": "s", "target": target });
             let wanted = crate::subscription::parse(document).unwrap();
             wanted.target.webhook().unwrap().clone()
@@ -229,6 +238,7 @@ mod tests {
         let basic =
             webhook(serde_json::json!({ "kind": "basic", "username": "me", "password": "pass-1" }));
         for (webhook, token, secrets) in [
+            (&bearer, None, vec!["own-key-1"]),
             (&bearer, None, vec!["to\"ken-1", "to\\\"ken-1"]),
             (&basic, None, vec!["bWU6cGFzcy0x", "pass-1"]),
             (
@@ -237,7 +247,7 @@ mod tests {
                 vec!["fetched-1"],
             ),
         ] {
-            let body = secrets.join(" and ") + " and more";
+            let body = secrets.join(" and ") + " and 2 more";
             let echo = answer(500, &[("x-echo", &body)], &body);
             let found = without_secrets(echo, &secrets_of(webhook, token));
             let found = judged(found, NOW);
@@ -249,7 +259,7 @@ mod tests {
                 );
                 assert!(!found.response_headers[0].1.contains(secret));
             }
-            assert!(found.response_body.ends_with(" and more"));
+            assert!(found.response_body.ends_with(" and 2 more"));
         }
     }
 

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::json;
 use tidings_egress::{Answer, Client, EgressError, Outgoing};
-use tidings_event::event::rfc3339;
 use tidings_event::{Data, Event};
 use uuid::Uuid;
 
@@ -250,7 +249,7 @@ pub(super) fn platform_event(event: &Event) -> serde_json::Value {
         "tenantId": event.tenant.as_str(),
         "actor": extension("actor"),
         "payload": payload,
-        "occurredAt": rfc3339(event.received_at_ms),
+        "occurredAt": event.time,
     })
 }
 

@@ -48,6 +48,28 @@ async fn what_waits_ends_when_it_is_skipped() {
 }
 
 #[tokio::test]
+async fn what_waits_is_tried_again_where_its_subscription_goes_on_from_now() {
+    for crash in [false, true] {
+        let mut house = House::new().await;
+        let id = failing(&mut house).await;
+        house.change("acme", id, Change::Pause).await;
+        house.publish("acme", json!({ "n": 5, "key": "b" })).await;
+        house.settle().await;
+        house.change("acme", id, Change::GoOn(From::Now)).await;
+        house.change("acme", id, Change::Resume).await;
+        if crash {
+            house.crash().await;
+        }
+        house.answer(|_| Verdict::Delivered);
+        house.publish("acme", json!({ "n": 6, "key": "a" })).await;
+        house.pass(Duration::from_hours(3)).await;
+        let mut got: Vec<u64> = house.got().iter().map(|got| got.n).collect();
+        got.sort_unstable();
+        assert_eq!(got, [1, 2, 3, 4, 6], "all but what came meanwhile");
+    }
+}
+
+#[tokio::test]
 async fn what_is_skipped_while_nobody_delivers_ends_too() {
     let mut house = House::new().await;
     let id = failing(&mut house).await;
