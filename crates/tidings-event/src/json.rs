@@ -6,6 +6,8 @@
 //!
 //! Numbers beyond 64-bit integers are compared as doubles, so two that round to the same double count as equal.
 
+mod by_name;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -14,6 +16,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_128;
+
+pub use by_name::by_name;
 
 /// The deepest nesting of arrays and objects that is read.
 pub const MAX_DEPTH: usize = 64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
-use tidings_event::json::RawJson;
+use tidings_event::json::{self, RawJson};
 use tidings_event::{Code, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern};
 use tidings_store::{OutboxRow, Store};
 use tokio::sync::{Mutex, MutexGuard};
@@ -210,7 +210,8 @@ impl Manifests {
         let rows = self.store.manifests().list().await.map_err(store_fault)?;
         let mut manifests = BTreeMap::new();
         for row in rows {
-            let manifest = parse(&row.module_id, &row.document)?;
+            let document: Document = serde_json::from_str(&row.document).map_err(unread)?;
+            let manifest = declared(&row.module_id, &document)?;
             manifests.insert(row.module_id, Arc::new(manifest));
         }
         self.shelf
@@ -261,26 +262,28 @@ fn may_write(caller: &Caller) -> Result<(), Refusal> {
 
 /// Reads a manifest and checks all that it declares.
 fn parse(module: &ModuleId, document: &str) -> Result<Manifest, Refusal> {
-    let refused = |error: serde_json::Error| {
-        let code = if error.is_data() {
-            Code::InvalidRequest
-        } else {
-            Code::InvalidJson
-        };
-        Refusal::new(
-            code,
-            Rule::Shape,
-            format!("The manifest cannot be read: {error}."),
-        )
+    json::check(document).map_err(|error| unreadable(Code::InvalidJson, &error))?;
+    // What stands in the store is read without: it was taken when it came.
+    let document = &mut serde_json::Deserializer::from_str(document);
+    declared(module, &json::by_name(document).map_err(unread)?)
+}
+
+fn unread(error: serde_json::Error) -> Refusal {
+    let code = if error.is_data() {
+        Code::InvalidRequest
+    } else {
+        Code::InvalidJson
     };
-    RawJson::parse(document).map_err(|error| {
-        Refusal::new(
-            Code::InvalidJson,
-            Rule::Shape,
-            format!("The manifest cannot be read: {error}."),
-        )
-    })?;
-    let document: Document = serde_json::from_str(document).map_err(refused)?;
+    unreadable(code, &error)
+}
+
+fn unreadable(code: Code, error: &serde_json::Error) -> Refusal {
+    let detail = format!("The manifest cannot be read: {error}.");
+    Refusal::new(code, Rule::Shape, detail)
+}
+
+/// What a document declares.
+fn declared(module: &ModuleId, document: &Document) -> Result<Manifest, Refusal> {
     if document.id != module.as_str() {
         let detail = format!(
             "The manifest's id is '{}', but the module is '{module}'.",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidings_egress::{Secret, Target};
+use tidings_event::json::by_name;
 use tidings_event::{Data, Event, TenantId};
 use tidings_filter::Filter;
 use uuid::Uuid;
@@ -355,7 +356,7 @@ pub(crate) struct Wanted {
 
 /// Reads and checks a document.
 pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
-    let given: Document = serde_json::from_value(document).map_err(|error| unread(&error))?;
+    let given: Document = by_name(document).map_err(|error| unread(&error))?;
     let name = given.name.trim().to_owned();
     if name.is_empty() || name.chars().count() > MAX_NAME {
         let detail = format!("'name' must have 1 to {MAX_NAME} characters.");

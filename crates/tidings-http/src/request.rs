@@ -249,7 +249,9 @@ fn parsed<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         let detail = format!("The body is not valid JSON: {error}.");
         Refusal::new(Code::InvalidJson, Rule::Shape, detail)
     })?;
-    serde_json::from_str(body).map_err(|error| Refusal::invalid("body", format!("{error}.")))
+    // An array of the members' values is none of their document.
+    tidings_event::json::by_name(&mut serde_json::Deserializer::from_str(body))
+        .map_err(|error| Refusal::invalid("body", format!("{error}.")))
 }
 
 /// The body as text.

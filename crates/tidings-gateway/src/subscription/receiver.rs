@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidings_egress::{Identity, InvalidIdentity, Target};
+use tidings_event::json::by_name;
 use tidings_event::{ExtensionId, Topic};
 use zeroize::Zeroizing;
 
@@ -231,8 +232,7 @@ struct TopicDocument {
 pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
     if document["kind"] == TOPIC {
         let shown = document.clone();
-        let given: TopicDocument =
-            serde_json::from_value(document).map_err(|error| unread(&error))?;
+        let given: TopicDocument = by_name(document).map_err(|error| unread(&error))?;
         let topic = given
             .topic
             .parse()
@@ -242,8 +242,7 @@ pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
     }
     if document["kind"] == IN_PROCESS {
         let shown = document.clone();
-        let given: InProcessDocument =
-            serde_json::from_value(document).map_err(|error| unread(&error))?;
+        let given: InProcessDocument = by_name(document).map_err(|error| unread(&error))?;
         let extension = given
             .extension
             .parse()
@@ -251,7 +250,12 @@ pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
         let place = format!("{IN_PROCESS}:{extension}");
         return Ok((Receiver::InProcess { extension, place }, shown));
     }
-    let given: TargetDocument = serde_json::from_value(document).map_err(|error| unread(&error))?;
+    // Its tag stands among its members, where an array would be taken for them.
+    if document["auth"].is_array() {
+        let detail = "'target.auth' must be an object.";
+        return Err(Refusal::invalid("target.auth", detail));
+    }
+    let given: TargetDocument = by_name(document).map_err(|error| unread(&error))?;
     let mut shown = target_shown(&given);
     let webhook = webhook(given)?;
     if let Some(identity) = &webhook.mtls {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backups;
+mod bad_documents;
 mod bad_input;
 mod batch;
 mod batches;
