@@ -310,6 +310,28 @@ fn percent_encoding() {
     });
 }
 
+/// The same value with its members the other way round, other spaces and other escapes. Its numbers stay, for a `Value`
+/// would keep as many digits of them as a double has.
+fn spelt_anew(text: &str) -> String {
+    let inner = |values: Vec<String>| values.join(" ,\n");
+    match text.trim().as_bytes()[0] {
+        b'{' => {
+            let members = json::members(text).unwrap().into_iter().rev();
+            let member = |(name, value): (Cow<'_, str>, &RawValue)| {
+                format!("{} : {}", json!(name), spelt_anew(value.get()))
+            };
+            format!("{{ {} }}", inner(members.map(member).collect()))
+        }
+        b'[' => {
+            let (elements, _) = json::elements(text, usize::MAX).unwrap();
+            let elements = elements.iter().map(|element| spelt_anew(element.get()));
+            format!("[ {} ]", inner(elements.collect()))
+        }
+        b'"' => serde_json::from_str::<Value>(text).unwrap().to_string(),
+        _ => text.trim().to_owned(),
+    }
+}
+
 #[test]
 fn strict_json() {
     check!().for_each(|input: &[u8]| {
@@ -321,13 +343,8 @@ fn strict_json() {
         };
         // What is accepted is JSON for everybody else too, and spelling it anew changes nothing.
         let value: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            json::check(&value.to_string()).unwrap(),
-            fingerprint,
-            "{text}"
-        );
-        let pretty = serde_json::to_string_pretty(&value).unwrap();
-        assert_eq!(json::check(&pretty).unwrap(), fingerprint, "{text}");
+        let anew = spelt_anew(&text);
+        assert_eq!(json::check(&anew).unwrap(), fingerprint, "{text} {anew}");
         if let Ok(members) = json::members(&text) {
             assert_eq!(members.len(), value.as_object().unwrap().len());
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Server};
+use crate::harness::{Answer, PUBLISH, Server};
 
 fn written(server: &Server, method: &str, path: &str, token: &str, body: &Value) -> Answer {
     server.call(method, path).bearer(token).json(body).send()
@@ -86,4 +86,29 @@ fn an_array_is_no_document() {
         &subscription(&|_| ()),
     )
     .expect(201);
+}
+
+/// Beyond 64 bits numbers round to the same double; the second event would be lost.
+#[test]
+fn a_key_is_of_one_body_to_its_last_digit() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let publish = |key: &str, number: &str| {
+        let call = server.call("POST", PUBLISH).bearer(&token);
+        let call = call.header("Content-Type", "application/json");
+        let body = format!(r#"{{"type":"crm.contact.created","data":{{"n":{number}}}}}"#);
+        call.header("Idempotency-Key", key).body(body).send()
+    };
+    for (key, one, other) in [
+        ("long", "123456789012345678901", "123456789012345678902"),
+        ("small", "1e-400", "0"),
+    ] {
+        publish(key, one).expect(201);
+        publish(key, other).problem(422, "IDEMPOTENCY_KEY_REUSED");
+        publish(key, one).expect(200);
+    }
+    publish("one", "1").expect(201);
+    for same in ["1.0", "1e0", "10E-1"] {
+        publish("one", same).expect(200);
+    }
 }
