@@ -114,6 +114,21 @@ pub fn rfc3339(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
 }
 
+/// Whether a text is a W3C `traceparent` (Trace Context, section 3.2) with the four parts of version 00. Whoever gets another
+/// goes on as if there were none.
+pub fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, digits: usize| {
+        let legal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        part.len() == digits && part.bytes().all(legal)
+    };
+    let known = |part: &str, digits| hex(part, digits) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = text.split('-');
+    let mut next = || parts.next().unwrap_or_default();
+    let (version, trace, parent, flags) = (next(), next(), next(), next());
+    let whole = hex(version, 2) && version != "ff" && known(trace, 32) && known(parent, 16);
+    whole && hex(flags, 2) && parts.next().is_none()
+}
+
 /// The trace id within a W3C `traceparent`.
 pub fn trace_id(traceparent: &str) -> &str {
     traceparent.split('-').nth(1).unwrap_or_default()
@@ -275,6 +290,24 @@ pub fn is_json(content_type: Option<&str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_traceparent_names_a_trace_and_a_span() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert!(is_traceparent(good));
+        for bad in [
+            "",
+            "garbage",
+            &good.to_uppercase(),
+            &good.replace("00-4b", "ff-4b"),
+            &good.replace("00f067aa0ba902b7", "0000000000000000"),
+            &good.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
+            &good[..54],
+            &format!("{good}-01"),
+        ] {
+            assert!(!is_traceparent(bad), "{bad}");
+        }
+    }
 
     fn event() -> Event {
         Event {

@@ -248,7 +248,7 @@ pub(crate) fn pending(
 
 /// The event that a dead letter keeps, as it was.
 pub(crate) fn event_of(letter: &DeadLetterRow) -> Option<Event> {
-    let incoming = cloudevents::structured(&letter.event).ok()?;
+    let incoming = cloudevents::recorded(&letter.event).ok()?;
     let time = incoming.time?;
     Some(Event {
         event_id: letter.event_id,

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::Limited;
 use tidings_event::Code;
-use tidings_event::event::essence;
+use tidings_event::event::{essence, is_traceparent};
 use tidings_gateway::access::Caller;
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
@@ -292,10 +292,8 @@ pub(crate) fn expect_one_of(
 /// The header of the W3C trace context.
 pub(crate) const TRACEPARENT: &str = "traceparent";
 
-/// The W3C trace context, if it is one (`traceparent`, version 00).
+/// The W3C trace context, if it is one.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let lengths: Vec<usize> = value.split('-').map(str::len).collect();
-    let legal = |byte: u8| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    (lengths == [2, 32, 16, 2] && value.bytes().all(legal)).then(|| value.to_owned())
+    is_traceparent(value).then(|| value.to_owned())
 }

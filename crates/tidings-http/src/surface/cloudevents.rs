@@ -1,7 +1,7 @@
 //! CloudEvents over HTTP (HTTP protocol binding 1.0): structured, binary and batched mode.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::Response;
 use bytes::Bytes;
 use tidings_event::Code;
@@ -81,9 +81,13 @@ fn mode(headers: &HeaderMap) -> Option<Mode> {
         "application/cloudevents+json" => Some(Mode::Structured),
         "application/cloudevents-batch+json" => Some(Mode::Batched),
         other if other.starts_with("application/cloudevents") => None,
-        _ => headers
-            .contains_key("ce-specversion")
-            .then_some(Mode::Binary),
+        // One attribute tells that it is meant so, and that `specversion` is missing.
+        _ => {
+            let mut names = headers.keys().map(HeaderName::as_str);
+            names
+                .any(|name| name.starts_with("ce-"))
+                .then_some(Mode::Binary)
+        }
     }
 }
 

@@ -98,3 +98,54 @@ fn a_batch_answers_each_and_bad_ones_append_nothing() {
     }
     assert_eq!(server.count(&token), 2);
 }
+
+#[test]
+fn what_breaks_the_form_of_an_attribute_is_refused_by_its_name() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    for (name, value) in [
+        ("time", "2026-01-31T12Z"),
+        ("time", "2026-01-31T12:00:00Z[Europe/Berlin]"),
+        ("source", "http://[bad"),
+        ("dataschema", "no scheme"),
+    ] {
+        let mut bad = event("1");
+        bad[name] = json!(value);
+        let refused = send(
+            &server,
+            &token,
+            "application/cloudevents+json",
+            &bad.to_string(),
+        );
+        let problem = refused.problem(400, "INVALID_CLOUDEVENT");
+        assert_eq!(problem["field"], name, "{value}");
+    }
+    let mut precise = event("2");
+    precise["time"] = json!("2026-01-31T12:00:00.123456789012Z");
+    precise["traceparent"] = json!("00-00000000000000000000000000000000-00f067aa0ba902b7-01");
+    let receipt = send(
+        &server,
+        &token,
+        "application/cloudevents+json",
+        &precise.to_string(),
+    );
+    let receipt = receipt.expect(201).json();
+    let path = format!("/v1/events/{}", receipt["eventId"].as_str().unwrap());
+    let read = server.get(&path, &token).expect(200).json();
+    assert_eq!(read["time"], precise["time"]);
+    assert_eq!(read.get("traceparent"), None, "one that is none is ignored");
+}
+
+#[test]
+fn one_attribute_makes_it_binary_mode() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let call = server.call("POST", PATH).bearer(&token);
+    let call = call.header("Content-Type", "application/json");
+    let refused = call
+        .header("ce-type", "crm.contact.created")
+        .body("{}")
+        .send();
+    let problem = refused.problem(400, "INVALID_CLOUDEVENT");
+    assert_eq!(problem["field"], "specversion");
+}
