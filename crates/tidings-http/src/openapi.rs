@@ -1,10 +1,12 @@
 //! The description of every operation, collected from the handlers.
 
 use serde::Serialize;
+use utoipa::openapi::path::{Operation, Parameter, PathItem};
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{Content, Ref, ResponseBuilder, Server};
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, Server};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::request::SESSION;
@@ -25,9 +27,10 @@ pub(crate) struct PublishBody {
     #[schema(value_type = Object)]
     data: serde_json::Value,
     /// `MAJOR.MINOR.PATCH`; `1.0.0` if absent.
-    #[schema(example = "1.0.0")]
+    #[schema(example = "1.0.0", nullable = false)]
     schema_version: Option<String>,
     /// Accepted, and overwritten from the credential.
+    #[schema(nullable = false)]
     tenant_id: Option<String>,
 }
 
@@ -38,7 +41,46 @@ pub(crate) struct BatchEvent {
     #[serde(flatten)]
     event: PublishBody,
     /// 1 to 255 visible ASCII characters.
+    #[schema(nullable = false)]
     idempotency_key: Option<String>,
+}
+
+/// A CloudEvent in the JSON format. Extension attributes are members too: strings, booleans, or whole numbers of 32 bits.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CloudEventBody {
+    /// `1.0`
+    specversion: String,
+    /// With `source` the idempotency key.
+    id: String,
+    /// A URI reference.
+    source: String,
+    /// 2 to 8 dot-separated segments of `[a-z][a-z0-9_-]*`, 128 characters at most.
+    #[schema(example = "crm.contact.created", max_length = 128)]
+    r#type: String,
+    /// RFC 3339; when it is received if absent.
+    time: Option<String>,
+    subject: Option<String>,
+    /// A URI.
+    dataschema: Option<String>,
+    /// What `data` is; JSON if absent.
+    datacontenttype: Option<String>,
+    /// `MAJOR.MINOR.PATCH`; `1.0.0` if absent.
+    schemaversion: Option<String>,
+    /// W3C trace context; the request's if absent.
+    traceparent: Option<String>,
+    /// At most 1 MB as sent; a string where `datacontenttype` is not JSON.
+    data: Option<serde_json::Value>,
+    /// Base64, instead of `data`.
+    data_base64: Option<String>,
+}
+
+/// The receipt of a CloudEvent, or those of a batch in the order of its events.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes the answer")]
+pub(crate) enum CloudEventsAnswer {
+    One(publish::Receipt),
+    Batch(publish::Receipts),
 }
 
 /// 1 to 1,000 events, 16 MiB in all.
@@ -88,6 +130,7 @@ pub(crate) struct EventBody {
     data: Option<serde_json::Value>,
     /// Base64, instead of `data`, where that is neither JSON nor text.
     #[serde(rename = "data_base64")]
+    #[schema(nullable = false)]
     data_base64: Option<String>,
     event_id: String,
     topic: String,
@@ -146,104 +189,64 @@ pub(crate) struct Problem {
     instance: String,
     code: String,
     trace_id: String,
+    #[schema(nullable = false)]
     field: Option<String>,
+    #[schema(nullable = false)]
     limit: Option<u64>,
+    #[schema(nullable = false)]
     actual: Option<u64>,
+    #[schema(nullable = false)]
     retry_after: Option<u64>,
+    #[schema(nullable = false)]
     path: Option<String>,
+    #[schema(nullable = false)]
     expected: Option<String>,
+    #[schema(nullable = false)]
     got: Option<String>,
+    #[schema(nullable = false)]
     errors: Option<Vec<serde_json::Value>>,
+}
+
+/// What each room describes. The id of an operation is made of both names, as in `customEvents.dryRun`: generators of clients
+/// call their functions so.
+macro_rules! rooms {
+    ($($room:ident: $($operation:ident)+;)+) => {
+        fn rooms() -> Vec<(&'static str, utoipa::openapi::OpenApi)> {
+            vec![$({
+                #[derive(OpenApi)]
+                #[openapi(paths($($room::$operation),+))]
+                struct Room;
+                (stringify!($room), Room::openapi())
+            }),+]
+        }
+    };
+}
+
+rooms! {
+    publish: publish publish_batch explain;
+    cloudevents: publish;
+    events: get list stream;
+    modules: list get put delete;
+    catalogs: list get put delete installation;
+    custom_events: register list versions get patch diff dry_run;
+    api_keys: create list revoke;
+    subscriptions: create list get patch delete pause resume seek skip_backlog secret rotate test;
+    deliveries: trace explain missed parked release;
+    emits: emit list health;
+    dead_letters: list get replay replay_all delete list_of_workspace get_of_workspace replay_of_workspace
+        replay_all_of_workspace delete_of_workspace;
+    replays: of_history list get cancel resume;
+    sessions: begin end;
+    workspaces: tenant put_tenant put put_member delete_member publish;
+    extensions: put get delete subscribe subscription unsubscribe deliveries;
+    chat: messages;
+    operations: healthz readyz metrics;
+    documents: openapi docs problem;
 }
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Tidings", description = "A multi-tenant event platform"),
-    paths(
-        publish::publish,
-        publish::publish_batch,
-        publish::explain,
-        cloudevents::publish,
-        events::get,
-        events::list,
-        events::stream,
-        modules::list,
-        modules::get,
-        modules::put,
-        modules::delete,
-        catalogs::list,
-        catalogs::get,
-        catalogs::put,
-        catalogs::delete,
-        catalogs::installation,
-        custom_events::register,
-        custom_events::list,
-        custom_events::versions,
-        custom_events::get,
-        custom_events::patch,
-        custom_events::diff,
-        custom_events::dry_run,
-        api_keys::create,
-        api_keys::list,
-        api_keys::revoke,
-        subscriptions::create,
-        subscriptions::list,
-        subscriptions::get,
-        subscriptions::patch,
-        subscriptions::delete,
-        subscriptions::pause,
-        subscriptions::resume,
-        subscriptions::seek,
-        subscriptions::skip_backlog,
-        subscriptions::secret,
-        subscriptions::rotate,
-        subscriptions::test,
-        deliveries::trace,
-        deliveries::explain,
-        deliveries::missed,
-        deliveries::parked,
-        deliveries::release,
-        emits::emit,
-        emits::list,
-        emits::health,
-        dead_letters::list,
-        dead_letters::get,
-        dead_letters::replay,
-        dead_letters::replay_all,
-        dead_letters::delete,
-        replays::of_history,
-        replays::list,
-        replays::get,
-        replays::cancel,
-        replays::resume,
-        sessions::begin,
-        sessions::end,
-        workspaces::tenant,
-        workspaces::put_tenant,
-        workspaces::put,
-        workspaces::put_member,
-        workspaces::delete_member,
-        workspaces::publish,
-        extensions::put,
-        extensions::get,
-        extensions::delete,
-        extensions::subscribe,
-        extensions::subscription,
-        extensions::unsubscribe,
-        extensions::deliveries,
-        dead_letters::list_of_workspace,
-        dead_letters::get_of_workspace,
-        dead_letters::replay_of_workspace,
-        dead_letters::replay_all_of_workspace,
-        dead_letters::delete_of_workspace,
-        chat::messages,
-        operations::healthz,
-        operations::readyz,
-        operations::metrics,
-        documents::openapi,
-        documents::docs,
-        documents::problem,
-    ),
     components(schemas(Problem))
 )]
 struct Document;
@@ -251,6 +254,13 @@ struct Document;
 /// The OpenAPI document as JSON text.
 pub fn document(public_url: &str) -> String {
     let mut document = Document::openapi();
+    for (room, mut operations) in rooms() {
+        for operation in operations.paths.paths.values_mut().flat_map(each) {
+            let name = operation.operation_id.take().unwrap_or_default();
+            operation.operation_id = Some(format!("{}.{}", camel_case(room), camel_case(&name)));
+        }
+        document.merge(operations);
+    }
     document.servers = Some(vec![Server::new(public_url)]);
     let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     if let Some(components) = &mut document.components {
@@ -268,14 +278,10 @@ pub fn document(public_url: &str) -> String {
     for (path, item) in &mut document.paths.paths {
         let secured = ["/v1/", "/api/", "/asyncapi.json"];
         let secured = secured.iter().any(|begin| path.starts_with(begin));
-        let operations = [
-            &mut item.get,
-            &mut item.put,
-            &mut item.post,
-            &mut item.patch,
-            &mut item.delete,
-        ];
-        for operation in operations.into_iter().flatten() {
+        for operation in each(item) {
+            for parameter in operation.parameters.iter_mut().flatten() {
+                never_null(parameter);
+            }
             operation
                 .responses
                 .responses
@@ -291,6 +297,41 @@ pub fn document(public_url: &str) -> String {
     document
         .to_json()
         .expect("the document is made of strings and numbers")
+}
+
+/// The operations of a path.
+fn each(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let operations = [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.patch,
+        &mut item.delete,
+    ];
+    operations.into_iter().flatten()
+}
+
+/// A parameter that is not given is absent: neither a header nor a query has a null.
+fn never_null(parameter: &mut Parameter) {
+    let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else {
+        return;
+    };
+    if let SchemaType::Array(types) = &mut schema.schema_type {
+        types.retain(|it| *it != Type::Null);
+        if let [only] = &types[..] {
+            schema.schema_type = SchemaType::Type(only.clone());
+        }
+    }
+}
+
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let mut letters = word.chars();
+        let begin = letters.next().map(|it| it.to_ascii_uppercase());
+        name + &begin.into_iter().chain(letters).collect::<String>()
+    })
 }
 
 #[cfg(test)]
@@ -321,6 +362,63 @@ mod tests {
             let in_path = parameters.filter(|it| it["in"] == "path");
             let declared: BTreeSet<&str> = in_path.map(|it| it["name"].as_str().unwrap()).collect();
             assert_eq!(declared, named, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_operation_has_an_id_of_its_own() {
+        let document: Value = serde_json::from_str(&super::document("http://127.0.0.1")).unwrap();
+        let ids = operations(&document).map(|(_, _, it)| it["operationId"].as_str().unwrap());
+        let mut ids: Vec<&str> = ids.collect();
+        assert!(ids.contains(&"customEvents.dryRun"), "{ids:?}");
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all);
+    }
+
+    /// What is refused as null is not declared to be one.
+    #[test]
+    fn what_may_be_absent_may_be_null_only_where_it_is_read_as_absent() {
+        let document: Value = serde_json::from_str(&super::document("http://127.0.0.1")).unwrap();
+        let member = |schema: &str, name: &str| {
+            document["components"]["schemas"][schema]["properties"][name]["type"].clone()
+        };
+        for name in ["schemaVersion", "tenantId"] {
+            assert_eq!(member("PublishBody", name), "string", "{name}");
+        }
+        assert_eq!(member("Problem", "retryAfter"), "integer");
+        assert_eq!(member("Receipt", "topic"), "string");
+        let or_null = serde_json::json!(["string", "null"]);
+        assert_eq!(member("EmitBody", "version"), or_null);
+        assert_eq!(member("CloudEventBody", "time"), or_null);
+        for (name, _, operation) in operations(&document) {
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                assert!(
+                    parameter["schema"]["type"].is_string(),
+                    "{name}: {parameter}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn cloudevents_are_described_in_each_mode() {
+        let document: Value = serde_json::from_str(&super::document("http://127.0.0.1")).unwrap();
+        let operation = &document["paths"]["/v1/cloudevents"]["post"];
+        let content = operation["requestBody"]["content"].as_object().unwrap();
+        let modes: Vec<&String> = content.keys().collect();
+        let structured = "application/cloudevents+json";
+        assert_eq!(
+            modes,
+            ["*/*", structured, "application/cloudevents-batch+json"]
+        );
+        for status in ["200", "201"] {
+            let answer = &operation["responses"][status]["content"]["application/json"]["schema"];
+            let either = "#/components/schemas/CloudEventsAnswer";
+            assert_eq!(answer["$ref"], either, "{status}");
+            let batch = &document["paths"]["/v1/events/publish/batch"]["post"]["responses"];
+            assert!(batch[status].is_object(), "{status}");
         }
     }
 

@@ -10,8 +10,9 @@ use tidings_event::event::essence;
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 
-use super::publish::{MAX_BATCH, Receipt, receipt, receipts, within_a_batch};
+use super::publish::{MAX_BATCH, receipt, receipts, within_a_batch};
 use crate::House;
+use crate::openapi::{CloudEventBody, CloudEventsAnswer};
 use crate::problem::Refused;
 use crate::request::{Authenticated, MAX_BATCH_BYTES, MAX_SINGLE_BYTES, read, text, traceparent};
 
@@ -22,9 +23,26 @@ enum Mode {
 }
 
 /// Publishes a CloudEvent, or a batch of them; `source` and `id` are the idempotency key.
+///
+/// In structured mode the body is one event, in batched mode 1 to 1,000 of them. In binary mode the body is the data of one, of
+/// any other media type, and each attribute is a header `ce-NAME` with its value percent-encoded.
 #[utoipa::path(post, path = "/v1/cloudevents", tag = "publish",
-    request_body(content = serde_json::Value, content_type = "application/cloudevents+json"),
-    responses((status = 201, body = Receipt), (status = 200, description = "A repeat", body = Receipt)))]
+    params(
+        ("ce-specversion" = Option<String>, Header, description = "Binary mode, where it must be: `1.0`"),
+        ("ce-id" = Option<String>, Header, description = "Binary mode, where it must be"),
+        ("ce-source" = Option<String>, Header, description = "Binary mode, where it must be"),
+        ("ce-type" = Option<String>, Header, description = "Binary mode, where it must be"),
+        ("traceparent" = Option<String>, Header),
+    ),
+    request_body(content(
+        (CloudEventBody = "application/cloudevents+json"),
+        (Vec<CloudEventBody> = "application/cloudevents-batch+json"),
+        (String = "*/*"),
+    ), description = "Structured, batched or binary mode, by the media type"),
+    responses(
+        (status = 201, description = "Published; a batch as a whole", body = CloudEventsAnswer),
+        (status = 200, description = "A repeat of one event, or the bus is disabled and kept nothing", body = CloudEventsAnswer),
+    ))]
 pub(crate) async fn publish(
     State(house): State<House>,
     Authenticated(caller): Authenticated,

@@ -43,23 +43,28 @@ pub(crate) struct Receipt {
     event_id: Uuid,
     #[schema(value_type = String)]
     r#type: Shown<EventType>,
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<Shown<Topic>>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     partition: Option<u32>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
     /// The bus is disabled: the event was checked, and kept nowhere.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     skipped: bool,
     /// In a batch: whether the key was known, so that nothing was appended.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     duplicate: Option<bool>,
     /// For a CloudEvent: its own id.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     /// For a CloudEvent: its own source.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
 }
@@ -99,7 +104,10 @@ impl Receipt {
 /// Publishes one event.
 #[utoipa::path(post, path = "/v1/events/publish", tag = "publish", request_body = crate::openapi::PublishBody,
     params(("Idempotency-Key" = Option<String>, Header), ("traceparent" = Option<String>, Header)),
-    responses((status = 201, body = Receipt), (status = 200, description = "A repeat of the key", body = Receipt)))]
+    responses(
+        (status = 201, body = Receipt),
+        (status = 200, description = "A repeat of the key, or the bus is disabled and kept nothing", body = Receipt),
+    ))]
 pub(crate) async fn publish(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -137,7 +145,10 @@ pub(crate) fn receipt(mut published: Published, cloud: bool) -> Response {
 
 /// Publishes 1 to 1,000 events, all of them or none.
 #[utoipa::path(post, path = "/v1/events/publish/batch", tag = "publish", request_body = crate::openapi::BatchBody,
-    responses((status = 201, body = Receipts)))]
+    responses(
+        (status = 201, body = Receipts),
+        (status = 200, description = "The bus is disabled and kept nothing", body = Receipts),
+    ))]
 pub(crate) async fn publish_batch(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
