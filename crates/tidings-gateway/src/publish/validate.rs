@@ -240,7 +240,7 @@ pub(crate) fn idempotency_key(key: &str) -> Result<(), Refusal> {
     Err(Refusal::new(
         Code::InvalidIdempotencyKey,
         Rule::Idempotency,
-        "The idempotency key must be 1 to 255 visible ASCII characters without spaces.",
+        "The idempotency key must be 1 to 255 visible ASCII characters without spaces, and the only one.",
     )
     .field("idempotencyKey"))
 }

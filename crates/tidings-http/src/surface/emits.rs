@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidings_event::Code;
 use tidings_event::event::rfc3339;
-use tidings_event::json::{self, RawJson};
+use tidings_event::json;
 use tidings_gateway::custom_events::{EmitQuery, EmitRequest, EmitRow, EmitState};
 use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
 
-use super::publish::{KEY, REPLAYED, key, malformed, string};
+use super::publish::{KEY, REPLAYED, key, malformed, string, within};
 use crate::House;
 use crate::page::{self, Page};
 use crate::problem::Refused;
@@ -111,8 +111,7 @@ pub(super) fn emit_request(
         Refusal::shape(Code::InvalidEvent, name, detail)
     };
     let payload = payload.ok_or_else(|| missing("payload"))?;
-    let (payload, fingerprint) =
-        RawJson::parse_within(body, payload.get()).map_err(|error| malformed(&error))?;
+    let (payload, fingerprint) = within(body, payload)?;
     let causation_id = causation_id.as_deref().map(str::parse::<Uuid>).transpose();
     let causation_id = causation_id.map_err(|_| {
         let detail = "'causationId' must be the id of an event, a UUID.";

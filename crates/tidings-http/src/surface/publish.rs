@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tidings_event::json::{self, Members, RawJson};
+use tidings_event::json::{self, Fingerprint, Members, RawJson};
 use tidings_event::{Code, Data, EventType, Topic};
 use tidings_gateway::access::Caller;
 use tidings_gateway::publish::command::{Command, Draft};
@@ -165,6 +165,9 @@ pub(crate) async fn publish_batch(
     .await?;
     expect_json(&head.headers)?;
     let drafts = batch(&body)?;
+    if head.headers.contains_key(KEY) {
+        return Err(key_of_a_batch().into());
+    }
     let command = Command {
         caller,
         drafts,
@@ -362,14 +365,20 @@ fn single(
     Ok(Command::one(caller, draft, traceparent(headers)))
 }
 
+/// The idempotency key of a request. Of several the one that they all are; others stay together, which no key does
+/// (RFC 9110, section 5.3), and are refused where keys are, as is what is not ASCII.
 pub(crate) fn key(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get(KEY)
-        // What is not ASCII keeps its bytes' number, and is refused where keys are.
-        .map(|key| {
-            key.to_str()
-                .map_or_else(|_| "\u{fffd}".to_owned(), str::to_owned)
-        })
+    let mut keys = headers.get_all(KEY).into_iter();
+    let first = keys.next()?;
+    let text = |key: &HeaderValue| key.to_str().unwrap_or("\u{fffd}").to_owned();
+    let others = keys.filter(|key| *key != first);
+    Some(others.fold(text(first), |all, key| format!("{all}, {}", text(key))))
+}
+
+fn key_of_a_batch() -> Refusal {
+    let detail = "A batch has no idempotency key of its own; give each event its 'idempotencyKey' instead of the header \
+                  Idempotency-Key.";
+    Refusal::shape(Code::InvalidIdempotencyKey, "Idempotency-Key", detail)
 }
 
 fn batch(body: &Bytes) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
@@ -380,12 +389,12 @@ fn batch(body: &Bytes) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     }
     // Something is wrong, or unusual: level by level, to say what.
     let members = json::members(text).map_err(|error| malformed(&error))?;
-    let [(name, events)] = members.as_slice() else {
+    if let Some((other, _)) = members.iter().find(|(name, _)| name != "events") {
+        return Err(Refusal::shape(Code::InvalidEvent, &**other, SHAPE));
+    }
+    let Some((_, events)) = members.first() else {
         return Err(Refusal::shape(Code::InvalidEvent, "events", SHAPE));
     };
-    if name != "events" {
-        return Err(Refusal::shape(Code::InvalidEvent, &**name, SHAPE));
-    }
     let (events, count) = json::elements(events.get(), MAX_BATCH).map_err(|_| {
         Refusal::shape(
             Code::InvalidEvent,
@@ -397,7 +406,9 @@ fn batch(body: &Bytes) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     Ok(events
         .into_iter()
         .map(|event| {
-            let members = json::members(event.get()).map_err(|error| malformed(&error))?;
+            let event = event.get();
+            let members =
+                json::members(event).map_err(|error| malformed_within(body, event, &error))?;
             draft(body, members, true)
         })
         .collect())
@@ -456,8 +467,7 @@ fn draft(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Re
     };
     let event_type = event_type.ok_or_else(|| missing("type"))?;
     let data = data.ok_or_else(|| missing("data"))?;
-    let (data, fingerprint) =
-        RawJson::parse_within(body, data.get()).map_err(|error| malformed(&error))?;
+    let (data, fingerprint) = within(body, data)?;
     if !data.is_object() {
         return Err(Refusal::shape(
             Code::InvalidEvent,
@@ -489,14 +499,38 @@ pub(crate) fn string(name: &'static str, value: &RawValue) -> Result<String, Ref
     })
 }
 
+/// A part of a body as it stands there, with its fingerprint.
+pub(crate) fn within(body: &Bytes, part: &RawValue) -> Result<(RawJson, Fingerprint), Refusal> {
+    RawJson::parse_within(body, part.get())
+        .map_err(|error| malformed_within(body, part.get(), &error))
+}
+
 /// What is not strict JSON, or not an object where one must be.
 pub(crate) fn malformed(error: &serde_json::Error) -> Refusal {
-    if error.to_string().starts_with("invalid type") {
+    malformed_because(&error.to_string())
+}
+
+/// The same of a part of a body, counting lines and columns from where the body begins.
+fn malformed_within(body: &Bytes, part: &str, error: &serde_json::Error) -> Refusal {
+    let begin = body.as_ptr().addr();
+    let before = part.as_ptr().addr().saturating_sub(begin);
+    let before = &body[..before.min(body.len())];
+    let mut above = before.split(|byte| *byte == b'\n');
+    let of_its_line = above.next_back().filter(|_| error.line() == 1);
+    let (lines, columns) = (above.count(), of_its_line.map_or(0, <[u8]>::len));
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let why = text.strip_suffix(&format!(" at line {line} column {column}"));
+    malformed_because(&match why {
+        Some(why) => format!("{why} at line {} column {}", line + lines, column + columns),
+        None => text,
+    })
+}
+
+fn malformed_because(why: &str) -> Refusal {
+    if why.starts_with("invalid type") {
         return Refusal::shape(Code::InvalidEvent, "", "The body must be a JSON object.");
     }
-    Refusal::new(
-        Code::InvalidJson,
-        Rule::Shape,
-        format!("The body is not valid JSON: {error}."),
-    )
+    let detail = format!("The body is not valid JSON: {why}.");
+    Refusal::new(Code::InvalidJson, Rule::Shape, detail)
 }

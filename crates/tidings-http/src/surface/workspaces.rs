@@ -14,7 +14,7 @@ use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::workspaces::{NewTenant, Tenant, role};
 use uuid::Uuid;
 
-use super::publish::{KEY, REPLAYED, key, malformed, string};
+use super::publish::{KEY, REPLAYED, key, malformed, string, within};
 use super::subscriptions::MAX_BYTES;
 use crate::House;
 use crate::problem::Refused;
@@ -262,7 +262,7 @@ fn draft(body: &bytes::Bytes, id: WorkspaceId, caller: &Caller) -> Result<Draft,
             "eventKey" => event_type = Some(string("eventKey", value)?),
             "schemaVersion" => schema_version = Some(string("schemaVersion", value)?),
             "actor" => actor = Some(string("actor", value)?),
-            "payload" => payload = Some(value.get()),
+            "payload" => payload = Some(value),
             other => {
                 let detail = format!(
                     "An event has no field {other:?}; its fields are eventKey, schemaVersion, actor, payload."
@@ -282,7 +282,7 @@ fn draft(body: &bytes::Bytes, id: WorkspaceId, caller: &Caller) -> Result<Draft,
         return Err(Refusal::shape(Code::InvalidEvent, "actor", detail));
     }
     let (data, content) = match payload {
-        Some(payload) => RawJson::parse_within(body, payload).map_err(|error| malformed(&error))?,
+        Some(payload) => within(body, payload)?,
         None => RawJson::parse("{}").map_err(|error| malformed(&error))?,
     };
     if !data.is_object() {

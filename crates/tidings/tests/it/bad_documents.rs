@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, PUBLISH, Server};
+use crate::harness::{Answer, BATCH, PUBLISH, Server};
 
 fn written(server: &Server, method: &str, path: &str, token: &str, body: &Value) -> Answer {
     server.call(method, path).bearer(token).json(body).send()
@@ -88,6 +88,27 @@ fn an_array_is_no_document() {
     .expect(201);
 }
 
+#[test]
+fn a_key_that_would_not_count_is_refused() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let event = json!({ "type": "crm.contact.created", "data": {} });
+    let call = |path: &str, body: &Value, keys: &[&str]| {
+        let call = server.call("POST", path).bearer(&token).json(body);
+        let add = |call: crate::harness::Request, key: &&str| call.header("Idempotency-Key", key);
+        keys.iter().fold(call, add).send()
+    };
+    let batch = json!({ "events": [event] });
+    let problem = call(BATCH, &batch, &["k"]).problem(400, "INVALID_IDEMPOTENCY_KEY");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("'idempotencyKey'"), "{detail}");
+    call(PUBLISH, &event, &["a", "b"]).problem(400, "INVALID_IDEMPOTENCY_KEY");
+    assert_eq!(server.count(&token), 0);
+    let published = call(PUBLISH, &event, &["a", "a"]).expect(201);
+    assert_eq!(published.header("idempotency-key"), Some("a"));
+    call(BATCH, &batch, &[]).expect(201);
+}
+
 /// Beyond 64 bits numbers round to the same double; the second event would be lost.
 #[test]
 fn a_key_is_of_one_body_to_its_last_digit() {
@@ -110,5 +131,56 @@ fn a_key_is_of_one_body_to_its_last_digit() {
     publish("one", "1").expect(201);
     for same in ["1.0", "1e0", "10E-1"] {
         publish("one", same).expect(200);
+    }
+}
+
+#[test]
+fn a_fault_is_named_by_its_member_and_its_place_in_the_body() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let send = |path: &str, body: &str| {
+        let call = server.call("POST", path).bearer(&token);
+        let call = call.header("Content-Type", "application/json");
+        call.body(body).send()
+    };
+    for body in [
+        r#"{"events":[{"type":"crm.contact.created","data":{}}],"colour":1}"#,
+        r#"{"colour":1,"events":[{"type":"crm.contact.created","data":{}}]}"#,
+        r#"{"colour":1}"#,
+    ] {
+        let problem = send(BATCH, body).problem(400, "INVALID_EVENT");
+        assert_eq!(problem["field"], "colour", "{body}");
+    }
+    assert_eq!(
+        send(BATCH, "{}").problem(400, "INVALID_EVENT")["field"],
+        "events"
+    );
+    let one = r#"{"type":"crm.contact.created","data":{"a":1,"a":2}}"#;
+    for (path, body, place) in [
+        (PUBLISH, one.to_owned(), "line 1 column 50"),
+        (
+            PUBLISH,
+            one.replace(",\"data\"", ",\n  \"data\""),
+            "line 2 column 22",
+        ),
+        (
+            PUBLISH,
+            one.replace(",\"a\":2", ",\n\"a\":2"),
+            "line 2 column 6",
+        ),
+        (
+            BATCH,
+            format!("{{\"events\":[\n {one}]}}"),
+            "line 2 column 51",
+        ),
+        (
+            BATCH,
+            "{\"events\":[\n{\"type\":\"a.b\",\"type\":\"a.b\"}]}".to_owned(),
+            "line 2 column 27",
+        ),
+    ] {
+        let problem = send(path, &body).problem(400, "INVALID_JSON");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(place), "{body}: {detail}");
     }
 }
