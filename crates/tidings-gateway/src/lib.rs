@@ -287,12 +287,12 @@ impl Gateway {
         let begun = Instant::now();
         let caller = command.caller.clone();
         let trace = command.traceparent.clone();
-        let outcome = self.line.publish(command).await;
+        let mut outcome = self.line.publish(command).await;
         let tenant = caller.tenant().map_or("", |tenant| tenant.as_str());
-        let trace_id = trace.as_deref().map_or("", tidings_event::event::trace_id);
         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        match &outcome {
+        match &mut outcome {
             Ok(published) => {
+                let trace_id = trace.as_deref().map_or("", tidings_event::event::trace_id);
                 let first = &published[0];
                 if tracing::span_enabled!(target: "tidings::trace", tracing::Level::DEBUG) {
                     let id = tracing::field::display(first.event_id);
@@ -313,16 +313,19 @@ impl Gateway {
                     "published"
                 );
             }
-            Err(refusal) => tracing::info!(
-                tenant,
-                principal = caller.receipt_scope(),
-                code = refusal.code.as_str(),
-                step = refusal.rule.as_str(),
-                detail = refusal.detail,
-                micros,
-                trace_id,
-                "refused"
-            ),
+            Err(refusal) => {
+                let trace = refusal.log_under(trace.as_deref(), &self.clock);
+                tracing::info!(
+                    tenant,
+                    principal = caller.receipt_scope(),
+                    code = refusal.code.as_str(),
+                    step = refusal.rule.as_str(),
+                    detail = refusal.detail,
+                    micros,
+                    trace_id = %trace.simple(),
+                    "refused"
+                );
+            }
         }
         outcome
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tidings_event::Code;
@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 
 use crate::House;
 use crate::coding::{ACCEPTED_CODINGS, ENCODING_FIELD};
+use crate::metrics::route_of;
 use crate::request::traceparent;
 
 /// The member that holds a payload which was accepted before and would be refused now.
@@ -89,12 +90,23 @@ struct Asked {
     path: String,
     trace: Option<String>,
     has_credential: bool,
+    post: bool,
 }
+
+/// Where events are published.
+const PUBLISHES: [&str; 5] = [
+    "/v1/events/publish",
+    "/v1/events/publish/batch",
+    "/v1/cloudevents",
+    "/v1/events/custom/emit",
+    "/api/workspaces/{workspaceId}/events/publish",
+];
 
 impl Asked {
     fn of<B>(request: &axum::http::Request<B>) -> Self {
         Self {
             path: request.uri().path().to_owned(),
+            post: request.method() == Method::POST,
             trace: traceparent(request.headers()),
             has_credential: request.headers().contains_key(header::AUTHORIZATION),
         }
@@ -104,10 +116,26 @@ impl Asked {
 fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> Response {
     let code = refusal.code;
     let path = asked.path.as_str();
-    let trace_id = asked.trace.as_deref().map_or_else(
-        || house.gateway.clock.new_id().simple().to_string(),
-        |trace| tidings_event::event::trace_id(trace).to_owned(),
-    );
+    let trace_id = match (asked.trace.as_deref(), refusal.logged) {
+        (Some(trace), _) => tidings_event::event::trace_id(trace).to_owned(),
+        (None, logged) => {
+            let id = logged.unwrap_or_else(|| house.gateway.clock.new_id());
+            id.simple().to_string()
+        }
+    };
+    let publishes = asked.post && PUBLISHES.contains(&route_of(path));
+    if publishes && refusal.logged.is_none() && code != Code::Overloaded {
+        // Each publish has its line: what the gateway refuses is told of there, and bodies without room share one.
+        let (code, step) = (code.as_str(), refusal.rule.as_str());
+        tracing::info!(
+            code,
+            step,
+            detail = refusal.detail,
+            path,
+            trace_id,
+            "refused"
+        );
+    }
     let mut body = Map::new();
     let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
     put(
@@ -123,7 +151,7 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
     if let Some(field) = &refusal.field {
         put("field", json!(field));
     }
-    if let Some((limit, actual)) = refusal.limit {
+    if let Some((limit, actual)) = refusal.limit.as_deref() {
         put("limit", json!(limit));
         put("actual", json!(actual));
     }

@@ -14,6 +14,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tidings_bus::Bus;
 use tidings_contract::custom::{EventPath, Version};
+use tidings_event::event::trace_id;
 use tidings_event::{Code, Service, TenantId};
 use tidings_store::{Admission, Admitted, EmitNote, EmitPlace, EmitRow, EmitState, Store};
 use uuid::Uuid;
@@ -110,10 +111,11 @@ impl Emits {
     ) -> Result<Emitted, Refusal> {
         let begun = Instant::now();
         let name = clipped(&request.name);
-        let emitted = self.emit_or_repeat(caller, request).await;
+        let trace = request.traceparent.clone();
+        let mut emitted = self.emit_or_repeat(caller, request).await;
         let tenant = caller.tenant().map_or("", TenantId::as_str);
         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        match &emitted {
+        match &mut emitted {
             Ok(emitted) => tracing::info!(
                 tenant,
                 principal = caller.receipt_scope(),
@@ -121,17 +123,23 @@ impl Emits {
                 event_id = %emitted.event_id,
                 duplicate = emitted.repeated,
                 micros,
+                trace_id = trace.as_deref().map_or("", trace_id),
                 "emitted"
             ),
-            Err(refusal) => tracing::info!(
-                tenant,
-                principal = caller.receipt_scope(),
-                name,
-                code = refusal.code.as_str(),
-                detail = refusal.detail,
-                micros,
-                "refused"
-            ),
+            Err(refusal) => {
+                let trace = refusal.log_under(trace.as_deref(), &self.clock);
+                tracing::info!(
+                    tenant,
+                    principal = caller.receipt_scope(),
+                    name,
+                    code = refusal.code.as_str(),
+                    step = refusal.rule.as_str(),
+                    detail = refusal.detail,
+                    micros,
+                    trace_id = %trace.simple(),
+                    "refused"
+                );
+            }
         }
         emitted
     }

@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use tidings_event::Code;
+use tidings_event::event::trace_id;
+use uuid::Uuid;
+
+use crate::clock::Clock;
 
 /// The rules in the order in which they are asked (publish.md, "Rules, in this order").
 ///
@@ -113,11 +117,13 @@ pub struct Refusal {
     /// The field that is wrong.
     pub field: Option<String>,
     /// The limit that was passed, with what was sent.
-    pub limit: Option<(u64, u64)>,
+    pub limit: Option<Box<(u64, u64)>>,
     /// When a retry may be worth it.
     pub retry_after: Option<Duration>,
     /// Each thing that is wrong: of a batch, an entry for each event; of data or a document, each place.
     pub errors: Vec<Fault>,
+    /// The trace that the log tells of it under, once it does; the caller is told the same.
+    pub logged: Option<Uuid>,
 }
 
 impl Refusal {
@@ -132,7 +138,14 @@ impl Refusal {
             limit: None,
             retry_after: None,
             errors: Vec::new(),
+            logged: None,
         }
+    }
+
+    /// Is in the log now, under the trace of its request; one without gets a new trace.
+    pub(crate) fn log_under(&mut self, traceparent: Option<&str>, clock: &Clock) -> Uuid {
+        let given = traceparent.and_then(|it| Uuid::try_parse(trace_id(it)).ok());
+        *self.logged.insert(given.unwrap_or_else(|| clock.new_id()))
     }
 
     /// The body does not have the right shape.
@@ -150,7 +163,7 @@ impl Refusal {
     /// Says which limit was passed, and by what.
     #[must_use]
     pub fn limit(mut self, limit: usize, actual: usize) -> Self {
-        self.limit = Some((limit as u64, actual as u64));
+        self.limit = Some(Box::new((limit as u64, actual as u64)));
         self
     }
 

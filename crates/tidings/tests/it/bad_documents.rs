@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, BATCH, PUBLISH, Server};
+use crate::receiver::eventually;
 
 fn written(server: &Server, method: &str, path: &str, token: &str, body: &Value) -> Answer {
     server.call(method, path).bearer(token).json(body).send()
@@ -182,5 +183,100 @@ fn a_fault_is_named_by_its_member_and_its_place_in_the_body() {
         let problem = send(path, &body).problem(400, "INVALID_JSON");
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains(place), "{body}: {detail}");
+    }
+}
+
+/// An operator who is told of a refused publish finds it in the log, by the trace that the publisher was told.
+#[test]
+fn every_refused_publish_has_its_line_of_the_log() {
+    let server = Server::start_with_variables("", &[("TIDINGS_LOG__LEVEL", "info")]);
+    let token = server.token(&["--tenant", "acme", "--module", "demo"]);
+    let event = |event_type: &str| json!({ "type": event_type, "data": {} }).to_string();
+    let good = event("demo.greeting.sent");
+    let large = format!("{good}{}", " ".repeat(2 * 1024 * 1024));
+    let emit = "/v1/events/custom/emit";
+    for (path, token, content_type, body, step, code) in [
+        (
+            PUBLISH,
+            &*token,
+            "application/json",
+            "{",
+            "shape",
+            "INVALID_JSON",
+        ),
+        (
+            PUBLISH,
+            "nonsense",
+            "application/json",
+            &*good,
+            "authentication",
+            "UNAUTHENTICATED",
+        ),
+        (
+            PUBLISH,
+            &*token,
+            "application/json",
+            &*large,
+            "body-limits",
+            "EVENT_PAYLOAD_TOO_LARGE",
+        ),
+        (
+            PUBLISH,
+            &*token,
+            "application/json",
+            &*event("shop.order.placed"),
+            "manifest",
+            "EVENT_PUBLISH_FORBIDDEN",
+        ),
+        (
+            BATCH,
+            &*token,
+            "application/json",
+            "{}",
+            "shape",
+            "INVALID_EVENT",
+        ),
+        (
+            "/v1/cloudevents",
+            &*token,
+            "application/cloudevents+json",
+            "{}",
+            "shape",
+            "INVALID_CLOUDEVENT",
+        ),
+        (
+            emit,
+            &*token,
+            "application/json",
+            "{}",
+            "shape",
+            "INVALID_EVENT",
+        ),
+        (
+            emit,
+            &*token,
+            "application/json",
+            r#"{"name":"nobody.named.it","payload":{}}"#,
+            "",
+            "",
+        ),
+    ] {
+        let call = server.call("POST", path).bearer(token);
+        let refused = call.header("Content-Type", content_type).body(body).send();
+        let problem = refused.json();
+        assert!(refused.status >= 400, "{path} {body}: {problem}");
+        let trace = problem["traceId"].as_str().unwrap().to_owned();
+        let lines = eventually("the log tells of it", || {
+            let log = server.log();
+            let lines = log.lines().filter(|line| line.contains(&trace));
+            let lines: Vec<String> = lines.map(str::to_owned).collect();
+            (!lines.is_empty()).then_some(lines)
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].contains("refused") && lines[0].contains(step),
+            "{lines:?}"
+        );
+        assert!(lines[0].contains(code), "{lines:?}");
     }
 }
