@@ -204,10 +204,14 @@ impl Client {
             .json()
     }
 
-    /// Puts a module's manifest in force, in place of the one before.
-    pub async fn apply_manifest(&self, module_id: &str, manifest: &Value) -> Result<Value, Error> {
+    /// Puts a module's manifest in force, in place of the one before. A [`RawValue`] is sent as it is written.
+    pub async fn apply_manifest(
+        &self,
+        module_id: &str,
+        manifest: &impl serde::Serialize,
+    ) -> Result<Value, Error> {
         let url = self.url(&["v1", "modules", module_id, "manifest"]);
-        let request = Request::new(Method::PUT, url, Repeat::Safe).json(manifest.clone());
+        let request = Request::new(Method::PUT, url, Repeat::Safe).written(manifest)?;
         request.send(self).await?.value()
     }
 

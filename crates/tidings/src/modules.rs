@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tidings_client::Client;
 
@@ -70,7 +71,10 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     }
 }
 
-async fn apply(client: &Client, manifests: Vec<(String, Value)>, output: Output) -> Result<()> {
+/// A module, and its manifest as the file has it: what is wrong there is the gateway's to refuse.
+type Written = (String, Box<RawValue>);
+
+async fn apply(client: &Client, manifests: Vec<Written>, output: Output) -> Result<()> {
     for (module, manifest) in manifests {
         let answer = client.apply_manifest(&module, &manifest).await;
         let answer = answer.inspect_err(|_| eprintln!("tidings: {module} was not applied"))?;
@@ -88,12 +92,16 @@ async fn apply(client: &Client, manifests: Vec<(String, Value)>, output: Output)
     Ok(())
 }
 
-fn read(file: &Path) -> Result<(String, Value)> {
+fn read(file: &Path) -> Result<Written> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("{} cannot be read", file.display()))?;
     let wrong = |fault: String| Usage(format!("{} is not a manifest: {fault}", file.display()));
-    let manifest: Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    match manifest.get("id").and_then(Value::as_str) {
+    let read = serde_json::from_str(&text).and_then(|manifest: Box<RawValue>| {
+        let members: Value = serde_json::from_str(manifest.get())?;
+        Ok((members, manifest))
+    });
+    let (members, manifest) = read.map_err(|error| wrong(error.to_string()))?;
+    match members.get("id").and_then(Value::as_str) {
         Some(id) if !id.is_empty() => Ok((id.to_owned(), manifest)),
         _ => Err(wrong("its member 'id' must name the module".to_owned()).into()),
     }
@@ -117,5 +125,14 @@ mod tests {
         check(r#"{"version":"1.0.0"}"#, None);
         check(r#"{"id":7}"#, None);
         check("crm", None);
+    }
+
+    #[test]
+    fn a_manifest_is_sent_as_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m.json");
+        let text = r#"{ "id": "crm", "version": "1.0.0", "version": "2.0.0", "x": 12345678901234567890123 }"#;
+        std::fs::write(&file, format!("{text}\n")).unwrap();
+        assert_eq!(read(&file).unwrap().1.get(), text);
     }
 }

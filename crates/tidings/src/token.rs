@@ -9,6 +9,7 @@ use tidings_gateway::access::{Claims, LocalKey};
 use tidings_gateway::clock::Clock;
 
 use crate::config;
+use crate::failure::Usage;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -20,13 +21,13 @@ pub(crate) struct Arguments {
     config: Option<PathBuf>,
     /// The tenant; only an OPERATOR needs none
     #[arg(long)]
-    tenant: Option<String>,
+    tenant: Option<TenantId>,
     /// Speak as this module
     #[arg(long, group = "principal")]
-    module: Option<String>,
+    module: Option<ModuleId>,
     /// Speak as this kernel service
     #[arg(long, group = "principal")]
-    service: Option<String>,
+    service: Option<Service>,
     /// Speak as this user
     #[arg(long, group = "principal")]
     user: Option<String>,
@@ -48,12 +49,11 @@ enum Role {
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let operator = arguments.role.contains(&Role::Operator);
     if arguments.tenant.is_none() && !operator {
-        bail!("name the tenant with --tenant; only --role OPERATOR needs none");
+        let wrong = "name the tenant with --tenant; only --role OPERATOR needs none";
+        return Err(Usage(wrong.to_owned()).into());
     }
-    let module: Option<ModuleId> = arguments.module.as_deref().map(str::parse).transpose()?;
-    let service: Option<Service> = arguments.service.as_deref().map(str::parse).transpose()?;
-    let tenant: Option<TenantId> = arguments.tenant.as_deref().map(str::parse).transpose()?;
-    let subject = arguments.user.clone();
+    let (module, service) = (arguments.module, arguments.service);
+    let subject = arguments.user;
     let subject = subject.or_else(|| module.as_ref().map(|module| module.as_str().to_owned()));
     let subject = subject.or_else(|| service.map(|service| service.as_str().to_owned()));
     let config = config::beside(arguments.config.as_deref(), arguments.data.as_deref())?;
@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     }
     let claims = Claims {
         subject: subject.unwrap_or_else(|| if operator { "operator" } else { "user" }.to_owned()),
-        tenant,
+        tenant: arguments.tenant,
         module,
         service,
         admin: arguments.role.contains(&Role::Admin),
@@ -73,6 +73,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         issuer: config::given(&config.auth.issuer),
         audience: config::given(&config.auth.audience),
     };
+    claims
+        .check()
+        .map_err(|error| Usage(format!("the gateway would take no such token: {error}")))?;
     let key = LocalKey::load_or_create(&config.data).with_context(|| {
         format!(
             "the key of the data folder {} cannot be read",

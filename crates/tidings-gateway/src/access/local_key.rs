@@ -16,6 +16,7 @@ use tidings_event::{ModuleId, Service, TenantId};
 use zeroize::Zeroizing;
 
 use super::jwks::KeySet;
+use super::token::{self, Unauthenticated};
 
 /// The key's file in the data folder.
 pub const FILE_NAME: &str = "local-signing-key.pem";
@@ -61,6 +62,13 @@ pub struct Claims {
     pub issuer: Option<String>,
     /// `aud`, where the configuration wants one.
     pub audience: Option<String>,
+}
+
+impl Claims {
+    /// Whether the gateway takes a token that says so: by the same rules, and with its reason where it does not.
+    pub fn check(&self) -> Result<(), Unauthenticated> {
+        token::check(self)
+    }
 }
 
 /// The key pair.
