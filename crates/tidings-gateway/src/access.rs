@@ -69,6 +69,18 @@ pub struct AccessConfig {
     pub api_keys_per_tenant: Option<usize>,
 }
 
+impl AccessConfig {
+    /// Refuses what a door cannot be set up with, as far as no issuer has to be asked.
+    pub fn check(&self) -> Result<(), AccessError> {
+        if let Some(secret) = &self.shared_secret {
+            decoding_key(secret)?;
+        }
+        let keys = self.keys.as_ref();
+        keys.map_or(Ok(()), KeySource::check)
+            .map_err(AccessError::KeySet)
+    }
+}
+
 /// Why the door cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {

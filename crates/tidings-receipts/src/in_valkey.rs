@@ -29,6 +29,11 @@ pub struct InValkey {
 }
 
 impl InValkey {
+    /// Whether [`new`](Self::new) can make sense of a URL. Asks no server.
+    pub fn check_url(url: &str) -> Result<(), ReceiptsError> {
+        Line::new(url).map(drop)
+    }
+
     /// By a URL such as `redis://user:password@host:6379/0`, or `rediss://` for TLS (cargo feature `tls`).
     /// Does not connect yet: the first question does. Needs a runtime.
     pub fn new(url: &str, terms: Terms) -> Result<Self, ReceiptsError> {

@@ -87,6 +87,12 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether [`connect`](Self::connect) can make sense of a URL. Asks no server.
+    pub fn check_url(url: &str) -> Result<(), StoreError> {
+        let options = PgConnectOptions::from_str(url);
+        options.map(drop).map_err(StoreError::Connect)
+    }
+
     /// Opens the store that replicas share, on PostgreSQL, by a URL such as `postgres://user:password@host/name`,
     /// and brings its tables up to date. Calls answer within 2 s when the server is gone, and work again
     /// once it is back.

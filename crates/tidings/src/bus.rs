@@ -79,6 +79,13 @@ impl BusConfig {
         }
         Ok(())
     }
+    /// The topics that are read besides.
+    pub(crate) fn topics(&self) -> Result<Vec<Topic>> {
+        let topics = self.kafka.topics.iter().map(|name| name.parse());
+        let topics: Result<Vec<Topic>, _> = topics.collect();
+        topics.context("bus.kafka.topics")
+    }
+
 
     /// Opens it. `routed` are the topics that the gateway writes to.
     pub(crate) fn open(
@@ -113,9 +120,7 @@ impl BusConfig {
     #[cfg(feature = "kafka")]
     fn kafka(&self, mut topics: Vec<Topic>) -> Result<Arc<dyn Bus>> {
         let kafka = &self.kafka;
-        for name in &kafka.topics {
-            topics.push(name.parse().context("bus.kafka.topics")?);
-        }
+        topics.extend(self.topics()?);
         let config = tidings_bus::kafka::Config {
             brokers: kafka.brokers.clone(),
             logins: msk::logins(&kafka.aws_region)?,

@@ -173,7 +173,8 @@ fn bytes(file: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn found(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a folder, in the order of their names.
+pub(crate) fn found(folder: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = || format!("the components folder {} cannot be read", folder.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(unreadable)? {

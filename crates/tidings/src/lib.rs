@@ -24,6 +24,7 @@ mod output;
 mod publish;
 mod replay;
 mod schema;
+mod servable;
 mod serve;
 mod signing;
 mod subscriptions;
@@ -33,6 +34,7 @@ mod tenants;
 mod token;
 mod trace;
 mod trigger;
+mod vault;
 mod watched;
 mod written;
 
@@ -173,7 +175,7 @@ fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
             let (file, flags) = (config.as_deref(), config::Flags::default());
             // Shown first, as it says where a value comes from that is refused.
             output::print_line(&config::describe(file, &flags)?)?;
-            config::load(file, &flags).map(drop)
+            servable::check(&config::load(file, &flags)?)
         }
     }
 }

@@ -35,7 +35,8 @@ async fn install(house: &House, path: &Path) -> Result<bool> {
     Ok(house.gateway().manifests.install(&module, &text).await?)
 }
 
-fn found(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a folder, in the order of their names.
+pub(crate) fn found(folder: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = || format!("the manifests folder {} cannot be read", folder.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(unreadable)? {

@@ -1,15 +1,16 @@
 //! `tidings serve`: where the parts are put together, started and stopped.
 
 use std::fs::{File, TryLockError};
-use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::io::{BufWriter, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tidings_bus::{Bus, embedded};
-use tidings_egress::{Client, Limits as EgressLimits, Target};
+use tidings_egress::{AllowedTarget, Client, Limits as EgressLimits, Target};
 use tidings_event::{ModuleId, TenantId};
 use tidings_gateway::access::{Access, AccessConfig, Claims, KeySource};
 use tidings_gateway::clock::Clock;
@@ -37,9 +38,11 @@ use crate::config::{
     self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
     given,
 };
-use crate::data_folder::{SECRETS, STORE, STORE_LOCK};
+use crate::data_folder::{STORE, STORE_LOCK};
 use crate::manifests;
+use crate::servable;
 use crate::telemetry::{self, Telemetry};
+use crate::vault;
 use crate::watched::Watching;
 
 /// How long the token of the printed command is valid.
@@ -75,19 +78,19 @@ pub(crate) struct Arguments {
     #[arg(long)]
     data: Option<PathBuf>,
     /// The address to listen on
-    #[arg(long)]
-    listen: Option<String>,
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
     /// A folder of module manifests, loaded and watched
     #[arg(long)]
     manifests: Option<String>,
     /// The bus: embedded, kafka or disabled
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", value_parser = ["embedded", "kafka", "disabled"])]
     bus: Option<String>,
     /// The brokers of the Kafka bus, as host:port, separated by commas
     #[arg(long, value_name = "HOST:PORT")]
     kafka_brokers: Option<String>,
     /// A host, address or range that outgoing URLs may reach although it lies inward; repeatable
-    #[arg(long, value_name = "HOST|RANGE")]
+    #[arg(long, value_name = "HOST|RANGE", value_parser = allowed_target)]
     allow_target: Vec<String>,
     /// A configuration file
     #[arg(long, env = "TIDINGS_CONFIG")]
@@ -97,11 +100,16 @@ pub(crate) struct Arguments {
     no_demo: bool,
 }
 
+/// What the configuration can be told, as it was typed.
+fn allowed_target(text: &str) -> Result<String, <AllowedTarget as FromStr>::Err> {
+    text.parse::<AllowedTarget>().map(|_| text.to_owned())
+}
+
 pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     let flags = Flags {
         data: arguments.data,
         server: ServerFlags {
-            listen: arguments.listen,
+            listen: arguments.listen.map(|listen| listen.to_string()),
         },
         egress: EgressFlags {
             allow_targets: arguments.allow_target,
@@ -118,10 +126,16 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
         },
     };
     let config = config::load(arguments.config.as_deref(), &flags)?;
-    config.may_listen()?;
+    servable::check(&config)?;
     let telemetry = Telemetry::new(&config.telemetry)?;
     // Writes what is left when it goes.
     let _logging = log(&config, telemetry.as_ref())?;
+    if !config.server.listen.ip().is_loopback() && config.server.public_url.is_empty() {
+        tracing::warn!(
+            "server.public_url is not set: problem types, OpenAPI and WebHook-Request-Origin name the address that is \
+             listened on, which others may not reach"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -136,10 +150,15 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     Ok(())
 }
 
+/// Which lines are logged.
+pub(crate) fn log_filter(config: &Config) -> Result<EnvFilter> {
+    EnvFilter::try_new(&config.log.level).context("log.level")
+}
+
 /// Sets the log up. A thread writes it, many lines at once: whoever is slow to read it keeps no request waiting, until so many
 /// lines wait that memory would be at stake. None is left out.
 fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<WorkerGuard> {
-    let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
+    let filter = log_filter(config)?;
     let json = config.log.format == LogFormat::Json;
     let colours = std::io::stderr().is_terminal();
     let builder = NonBlockingBuilder::default()
@@ -185,7 +204,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let mut topics = tidings_gateway::rulebook::topics(&routes);
     topics.extend(copy_topics.iter().cloned());
     let bus = config.bus.open(folder, &clock, topics)?;
-    let (store, vault, _alone) = open_store(&config, own_file_is_new).await?;
+    let (store, vault, _alone) = open_store(&config).await?;
     let first_start = match store.replicas() {
         None => own_file_is_new,
         // Nothing was ever changed there.
@@ -384,50 +403,11 @@ fn deliveries(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
     (stop, delivering)
 }
 
-/// What secrets are encrypted with: the configured key, or the data folder's own, which is made with its store.
-fn vault(config: &Config, is_missed: bool) -> Result<Vault> {
-    let file = config.data.join(SECRETS);
-    let text = match config.secrets.key.as_str() {
-        "" if file.exists() => std::fs::read_to_string(&file)
-            .with_context(|| format!("{} cannot be read", file.display()))?,
-        "" if is_missed => bail!(
-            "{SECRETS} is not beside {STORE} in {}, and what stands there is encrypted with it: bring the file back \
-             from where the folder came from, or set TIDINGS_SECRETS__KEY to the key that was configured",
-            config.data.display()
-        ),
-        "" => {
-            let made = Vault::new_key();
-            write_private(&file, &made)?;
-            if !config.store.url.is_empty() {
-                tracing::warn!(
-                    "secrets.key was made for this data folder alone: other replicas cannot read the secrets of \
-                     subscriptions that this one writes; set TIDINGS_SECRETS__KEY to the same key for all"
-                );
-            }
-            made
-        }
-        key => key.to_owned(),
-    };
-    let key = Vault::from_key(text.trim());
-    key.with_context(|| format!("{SECRETS} is not 32 bytes in base64"))
-}
-
-/// Writes a file that nobody else can read, whole or not at all.
-fn write_private(file: &Path, text: &str) -> Result<()> {
-    let failed = || format!("{} cannot be written", file.display());
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let mut new = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
-    new.write_all(text.as_bytes()).with_context(failed)?;
-    new.as_file().sync_all().with_context(failed)?;
-    new.persist(file).with_context(failed)?;
-    std::fs::File::open(folder)?.sync_all().with_context(failed)
-}
-
 /// The store, what its secrets are encrypted with, and the lock on the folder of one that has a single process.
-async fn open_store(config: &Config, is_new: bool) -> Result<(Store, Vault, Option<File>)> {
+async fn open_store(config: &Config) -> Result<(Store, Vault, Option<File>)> {
     let own = config.store.url.is_empty();
     let alone = own.then(|| alone_on(&config.data)).transpose()?;
-    let vault = vault(config, own && !is_new)?;
+    let vault = vault::open(config)?;
     let opened = if own {
         let file = config.data.join(STORE);
         let whole = embedded::check_wal(&file).map_err(anyhow::Error::new);
@@ -468,20 +448,25 @@ fn receipts(config: &Config, store: &Store, bus: &dyn Bus) -> Result<Option<Arc<
     Ok(Some(Arc::new(InStore::new(store.receipts(), terms))))
 }
 
-async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Arc<Access>> {
+/// Whom to trust.
+pub(crate) fn access_config(config: &Config) -> Result<AccessConfig> {
     let auth = &config.auth;
     let file = given(&auth.jwks_file).map(|file| KeySource::File(file.into()));
     let keys = match config.jwks_url()? {
         Some(url) => Some(behind(url, config)?),
         None => file,
     };
-    let access = AccessConfig {
+    Ok(AccessConfig {
         keys,
         shared_secret: given(&auth.shared_secret).map(|secret| Zeroizing::new(secret.into_bytes())),
         issuer: given(&auth.issuer),
         audience: given(&auth.audience),
         api_keys_per_tenant: Some(config.limits.api_keys_per_tenant),
-    };
+    })
+}
+
+async fn open_access(config: &Config, store: &Store, clock: &Clock) -> Result<Arc<Access>> {
+    let access = access_config(config)?;
     let access = Access::new(access, store.clone(), &config.data, clock.now_ms()).await;
     Ok(Arc::new(
         access.context("the credentials cannot be set up")?,

@@ -34,25 +34,9 @@ pub(crate) struct Telemetry(SdkTracerProvider);
 impl Telemetry {
     /// Sets the exporter up, if an endpoint is configured.
     pub(crate) fn new(config: &config::Telemetry) -> Result<Option<Self>> {
-        if config.otlp_endpoint.is_empty() {
+        let Some(exporter) = exporter(config)? else {
             return Ok(None);
-        }
-        let protocol = match config.otlp_protocol.as_str() {
-            "http/protobuf" => Protocol::HttpBinary,
-            "http/json" => Protocol::HttpJson,
-            other => {
-                bail!("telemetry.otlp_protocol is {other:?}; it must be http/protobuf or http/json")
-            }
         };
-        // Failing means that there is one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let endpoint = format!("{}/v1/traces", config.otlp_endpoint.trim_end_matches('/'));
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_endpoint(endpoint)
-            .with_protocol(protocol)
-            .build()
-            .context("telemetry.otlp_endpoint")?;
         let resource = Resource::builder()
             .with_service_name("tidings")
             .with_attribute(opentelemetry::KeyValue::new(
@@ -84,6 +68,29 @@ impl Telemetry {
             tracing::warn!(%error, "the last traces could not be exported");
         }
     }
+}
+
+/// What sends traces to the endpoint, if one is configured. It sends nothing by itself.
+pub(crate) fn exporter(config: &config::Telemetry) -> Result<Option<SpanExporter>> {
+    if config.otlp_endpoint.is_empty() {
+        return Ok(None);
+    }
+    let protocol = match config.otlp_protocol.as_str() {
+        "http/protobuf" => Protocol::HttpBinary,
+        "http/json" => Protocol::HttpJson,
+        other => {
+            bail!("telemetry.otlp_protocol is {other:?}; it must be http/protobuf or http/json")
+        }
+    };
+    // Failing means that there is one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let endpoint = format!("{}/v1/traces", config.otlp_endpoint.trim_end_matches('/'));
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_endpoint(endpoint)
+        .with_protocol(protocol)
+        .build();
+    exporter.map(Some).context("telemetry.otlp_endpoint")
 }
 
 /// Makes a span the child of what `traceparent` and `tracestate` name; answers its own `traceparent`.

@@ -47,6 +47,15 @@ pub enum KeySource {
 }
 
 impl KeySource {
+    /// Whether there are keys in the file; what has to be fetched is not asked for.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self::File(path) = self else {
+            return Ok(());
+        };
+        let read = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        KeySet::parse(&read, 0).map(drop)
+    }
+
     fn into_fetch(self) -> Fetch {
         match self {
             Self::Fetch(fetch) => fetch,

@@ -185,12 +185,51 @@ fn a_configuration_is_shown_and_refused_if_serve_would_refuse_it() {
     assert!(good.status.success(), "{good:?}");
     let bad = config("server.drain = '3s'\nserver.lissten = '127.0.0.1:0'\n");
     assert_eq!(bad.status.code(), Some(1), "{bad:?}");
-    for shown in [&good, &bad] {
+    let open = config("server.drain = '3s'\nserver.listen = '0.0.0.0:8080'\n");
+    assert_eq!(open.status.code(), Some(1), "{open:?}");
+    let why = String::from_utf8_lossy(&open.stderr);
+    assert!(why.contains("refusing to listen on 0.0.0.0:8080"), "{why}");
+    for shown in [&good, &bad, &open] {
         let said = String::from_utf8_lossy(&shown.stdout);
         assert!(said.contains("server.drain = \"3s\"  # file"), "{said}");
     }
     let why = String::from_utf8_lossy(&bad.stderr);
     assert!(why.contains("lissten"), "{why}");
+}
+
+/// Nothing was tried, so a script must not try again: its author has to look.
+#[test]
+fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
+    let folder = Folder::new();
+    let data = folder.path().to_string_lossy().into_owned();
+    for (arguments, said) in [
+        (&["token"][..], "--tenant"),
+        (
+            &["token", "--tenant", "acme", "--service", "foo"],
+            "--service",
+        ),
+        (
+            &["token", "--tenant", "acme", "--service", "tidings"],
+            "claim service",
+        ),
+        (
+            &["token", "--role", "OPERATOR", "--module", "crm"],
+            "more than one",
+        ),
+        (&["token", "--tenant", "acme", "--user", ""], "claim sub"),
+        (&["serve", "--listen", "nonsense"], "--listen"),
+        (&["serve", "--bus", "nonsense"], "--bus"),
+        (&["serve", "--allow-target", "http://a"], "--allow-target"),
+    ] {
+        let mut command = Command::new(BINARY);
+        let ran = command.args(arguments).args(["--data", &data]).output();
+        let ran = ran.expect("it runs");
+        let why = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(2), "{arguments:?}: {why}");
+        assert!(why.contains(said) && !why.contains(".rs"), "{why}");
+    }
+    let made = std::fs::read_dir(folder.path()).expect("a folder").count();
+    assert_eq!(made, 0, "no key is made for what is refused");
 }
 
 #[test]
