@@ -18,6 +18,7 @@ const OTHERS = {
   'image.tag': '1.2.3-rc.1',
   'image.pullPolicy': 'Always',
   imagePullSecrets: [{ name: 'registry' }],
+  publicUrl: 'https://events.example',
   config: '\n  [bus]\n  kind = "kafka"\n\n# ünïcode: "quotes", {{ braces }}\n',
   secret: 'another',
   'service.type': 'LoadBalancer',
@@ -85,6 +86,18 @@ test('without the name of a Secret it says what is missing', () => {
   const { status, stderr } = helm(['template', 't', CHART, '--kube-version', '1.37']);
   assert.notEqual(status, 0);
   assert.match(stderr, /secret: the name of the Secret with TIDINGS_STORE__URL and the credentials/);
+});
+
+test('each pod says the address that others reach it at, once', () => {
+  const addresses = (values) => {
+    const { documents } = render({ secret: 'tidings', ...values });
+    const [{ spec }] = documents.filter(({ kind }) => kind === 'Deployment');
+    const variables = spec.template.spec.containers[0].env;
+    return variables.filter(({ name }) => name === 'TIDINGS_SERVER__PUBLIC_URL').map(({ value }) => value);
+  };
+  assert.match(addresses({})[0], /^http:\/\/[a-z-]+\.[a-z-]+:80$/);
+  assert.deepEqual(addresses({ publicUrl: 'https://events.example' }), ['https://events.example']);
+  assert.deepEqual(addresses({ config: '[server]\npublic_url = "https://events.example"\n' }), []);
 });
 
 for (const [name, values] of Object.entries(CASES)) {

@@ -25,7 +25,6 @@ const KEY_TTL: Duration = Duration::from_hours(24);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BusConfig {
-    #[serde(deserialize_with = "kind")]
     pub(crate) kind: BusKind,
     pub(crate) partitions: u32,
     #[serde(deserialize_with = "optional_duration")]
@@ -79,13 +78,13 @@ impl BusConfig {
         }
         Ok(())
     }
+
     /// The topics that are read besides.
     pub(crate) fn topics(&self) -> Result<Vec<Topic>> {
         let topics = self.kafka.topics.iter().map(|name| name.parse());
         let topics: Result<Vec<Topic>, _> = topics.collect();
         topics.context("bus.kafka.topics")
     }
-
 
     /// Opens it. `routed` are the topics that the gateway writes to.
     pub(crate) fn open(
@@ -144,24 +143,6 @@ impl BusConfig {
             "this build speaks no Kafka; build it with the feature 'kafka', which is on by default"
         )
     }
-}
-
-/// A kind by its name, or as `KAFKA_ENABLED` says it (source E): a real Kafka, or events skipped.
-fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BusKind, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(
-        untagged,
-        expecting = "bus.kind is embedded, kafka or disabled; KAFKA_ENABLED is true or false"
-    )]
-    enum Given {
-        Enabled(bool),
-        Named(BusKind),
-    }
-    Ok(match Given::deserialize(deserializer)? {
-        Given::Enabled(true) => BusKind::Kafka,
-        Given::Enabled(false) => BusKind::Disabled,
-        Given::Named(kind) => kind,
-    })
 }
 
 /// Settings of librdkafka: a variable's name cannot hold its dots, so `_` stands for one.

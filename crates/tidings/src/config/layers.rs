@@ -7,7 +7,7 @@ use figment::util::nest;
 use figment::value::{Dict, Map, Uncased};
 use figment::{Error, Figment, Metadata, Profile, Provider};
 
-use super::{DEFAULTS, Flags};
+use super::{DEFAULTS, Flags, variable};
 
 /// The layers, merged but not yet read.
 pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
@@ -25,23 +25,26 @@ pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
         key.replace("otel_exporter_", "telemetry.").into()
     });
     let texts: Vec<Text> = variables.iter().filter_map(Text::of).collect();
-    let figment = figment.merge(standard).merge(kafka()).merge(variables);
-    let figment = texts.into_iter().fold(figment, Figment::merge);
+    // Source E's variables. Its brokers stand behind ours; its switch, where it is set, decides whatever is configured.
+    let brokers = variable("KAFKA_BROKERS").map(|text| Text::at("bus.kafka.brokers", text));
+    let switch = variable("KAFKA_ENABLED").map(|text| Text::at("bus.kind", kind_of(&text)));
+    let figment = figment.merge(standard);
+    let figment = brokers.into_iter().fold(figment, Figment::merge);
+    let figment = figment.merge(variables);
+    let figment = texts
+        .into_iter()
+        .chain(switch)
+        .fold(figment, Figment::merge);
     figment.merge(Serialized::defaults(flags))
 }
 
-/// Source E's `KAFKA_ENABLED` (which kind of bus `true` and `false` are, [`BusConfig`](crate::bus::BusConfig) knows) and
-/// `KAFKA_BROKERS`; ours go before them.
-fn kafka() -> Env {
-    const NAMES: [&str; 2] = ["KAFKA_ENABLED", "KAFKA_BROKERS"];
-    Env::raw().only(&NAMES).map(|name| {
-        let key = if name == NAMES[0] {
-            "bus.kind"
-        } else {
-            "bus.kafka.brokers"
-        };
-        key.into()
-    })
+/// The kind of bus that `KAFKA_ENABLED` says: a real Kafka, or events skipped. What it cannot say is refused as it is.
+fn kind_of(switch: &str) -> String {
+    match switch.trim().to_ascii_lowercase().as_str() {
+        "true" => "kafka".to_owned(),
+        "false" => "disabled".to_owned(),
+        _ => format!("KAFKA_ENABLED={switch}, which is neither true nor false"),
+    }
 }
 
 /// Where the values of variables are texts, whatever they look like: a password of digits is no number.
@@ -59,6 +62,11 @@ impl Text {
         let is_one = TEXTS.iter().any(|section| key.starts_with(section));
         is_one.then_some(Self { key, text })
     }
+
+    fn at(key: &str, text: String) -> Self {
+        let key = key.to_owned();
+        Self { key, text }
+    }
 }
 
 impl Provider for Text {
@@ -75,6 +83,13 @@ impl Provider for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_is_read_whatever_its_case() {
+        let kinds = ["true", "TRUE", " False"].map(kind_of);
+        assert_eq!(kinds, ["kafka", "kafka", "disabled"]);
+        assert!(kind_of("maybe").starts_with("KAFKA_ENABLED=maybe"));
+    }
 
     #[test]
     fn texts_stand_in_their_sections() {

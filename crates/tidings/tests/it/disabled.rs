@@ -64,3 +64,17 @@ fn a_disabled_bus_checks_counts_and_skips() {
         .get(&format!("/v1/events/{id}"), &token)
         .problem(404, "NOT_FOUND");
 }
+
+/// Source E's switch decides over the file and over our own variable.
+#[test]
+fn the_switch_of_kafka_decides_where_it_is_set() {
+    let configured = format!("{ON_ITS_FOLDER}bus.kind = 'embedded'\n");
+    for (switch, skipped) in [("False", true), ("", false)] {
+        let variables = [("KAFKA_ENABLED", switch), ("TIDINGS_BUS__KIND", "embedded")];
+        let server = Server::start_with_variables(&configured, &variables);
+        let token = server.token(&["--tenant", "acme", "--module", "demo"]);
+        let event = json!({ "type": "demo.greeting.sent", "data": {} });
+        let said = server.post(PUBLISH, &token, &event).json();
+        assert_eq!(said["skipped"] == true, skipped, "{switch:?}: {said}");
+    }
+}
