@@ -53,6 +53,9 @@ pub fn validate(
     })
 }
 
+/// What an explanation says of a key: those who keep keys reserve what they are asked for.
+const UNASKED: &str = "Whether it was used is not looked up here.";
+
 fn valid(entry: Shaped, rulebook: &Rulebook, trail: &mut Trail) -> Result<ValidDraft, Refusal> {
     let Shaped { event_type, draft } = entry;
     let schema_version = schema_version(draft.schema_version.as_deref(), trail)?;
@@ -66,8 +69,8 @@ fn valid(entry: Shaped, rulebook: &Rulebook, trail: &mut Trail) -> Result<ValidD
         idempotency_key(key)?;
     }
     trail.pass(Rule::Idempotency, || match &draft.idempotency_key {
-        Some(_) => "A repeat of this key within 24 h answers the first receipt.".into(),
-        None if draft.cloud.is_some() => "source and id are the idempotency key.".into(),
+        Some(_) => format!("A repeat of this key within 24 h answers the first receipt, and is refused for another body. {UNASKED}"),
+        None if draft.cloud.is_some() => format!("source and id are the idempotency key. {UNASKED}"),
         None => "No key given: one is made.".into(),
     });
     Ok(ValidDraft {
