@@ -9,6 +9,7 @@ mod compare;
 mod effort;
 mod event_name;
 mod outline;
+mod patterns;
 mod payload_samples;
 mod refusal;
 mod registration;

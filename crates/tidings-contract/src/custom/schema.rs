@@ -4,8 +4,9 @@ use jsonschema::{PatternOptions, Regex, ValidatorMap};
 use serde_json::Value;
 
 use super::canonical::{canonical, schema_hash};
-use super::effort::{LIGHT, Patterns, effort};
+use super::effort::effort;
 use super::outline::outline;
+use super::patterns::{Patterns, wild};
 use super::refusal::quoted;
 use super::{Code, Refusal};
 use crate::schema::options;
@@ -56,7 +57,7 @@ pub struct Schema {
     hash: String,
     flavour: Flavour,
     pattern_bytes: usize,
-    /// Regular expressions that are not light.
+    /// Regular expressions that are not cheap.
     patterns: std::sync::Arc<Patterns>,
     schemas: usize,
     size: usize,
@@ -100,10 +101,9 @@ impl Schema {
             );
             Refusal::new(Code::InvalidJsonSchema, place.clone(), detail)
         })?;
-        let weighed = outline.patterns.iter();
-        let weighed = weighed.filter_map(|(_, it)| Some((it.clone(), weight(it)?)));
+        let patterns = outline.patterns.iter().map(|(_, it)| it.as_str());
         Ok(Self {
-            patterns: std::sync::Arc::new(weighed.collect()),
+            patterns: std::sync::Arc::new(wild(patterns, pattern_bytes)),
             hash: schema_hash(&document),
             document: std::sync::Arc::new(document),
             contract,
@@ -146,8 +146,8 @@ impl Schema {
         (self.schemas + self.size / 64 + heavy).saturating_mul(bytes) > 1 << 20
     }
 
-    /// About how many steps it takes to hold a payload to it, 50 ns each; `None` where it is not done for anybody: beyond
-    /// a million.
+    /// About how many steps it takes to hold a payload to it, some 10 ns each; `None` where it is not done for anybody:
+    /// beyond four million.
     pub fn effort(&self, payload: &Value) -> Option<usize> {
         let effort = effort(&self.document, &self.patterns, payload);
         effort.ok().map(|it| it.steps)
@@ -165,8 +165,8 @@ impl Schema {
             }]
         };
         let Ok(effort) = effort(&self.document, &self.patterns, payload) else {
-            let detail = "it takes too many steps to hold the payload to the schema: make one of them smaller";
-            return alone("at most a million steps", detail);
+            let detail = "it takes too many steps to hold a payload of this size to the schema: make one of them smaller";
+            return alone("at most four million steps", detail);
         };
         if effort.copied > MOST_COPIED {
             if self.contract.accepts(payload) {
@@ -174,7 +174,7 @@ impl Schema {
             }
             return alone(
                 "what the schema says",
-                "the payload does not fit the schema",
+                "the payload does not fit the schema, and is too large to say where",
             );
         }
         if effort.steps > MOST_STEPS_FOR_ALL {
@@ -209,14 +209,6 @@ fn engine(bytes: usize) -> PatternOptions<Regex> {
     PatternOptions::regex()
         .size_limit(bytes)
         .dfa_size_limit(bytes)
-}
-
-/// What a regular expression takes when compiled, if it is more than is usual: less than four times too much.
-fn weight(pattern: &str) -> Option<usize> {
-    let sizes = std::iter::successors(Some(LIGHT), |size| Some(4 * size));
-    let mut sizes = sizes.take_while(|size| *size < LARGEST_PATTERN);
-    let found = sizes.find(|size| compiles(pattern, *size));
-    Some(found.unwrap_or(LARGEST_PATTERN)).filter(|size| *size > LIGHT)
 }
 
 fn compiles(pattern: &str, bytes: usize) -> bool {

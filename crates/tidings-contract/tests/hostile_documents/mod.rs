@@ -25,6 +25,12 @@ pub(crate) fn documents() -> Vec<(&'static str, String)> {
             "a pattern of large classes",
             json!({ "pattern": r"(\p{L}{100}){100}" }).to_string(),
         ),
+        ("a pattern of a huge table", json!({ "pattern": "a[ab]{200}$" }).to_string()),
+        (
+            "a hundred patterns of large tables",
+            json!({ "anyOf": (1..=100).map(|n| json!({ "pattern": format!(r"(\w|\p{{L}}){{{n}}}x") })).collect::<Vec<_>>() })
+                .to_string(),
+        ),
         (
             "100,000 open groups",
             json!({ "pattern": "(".repeat(100_000) }).to_string(),
