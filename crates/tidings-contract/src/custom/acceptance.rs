@@ -19,7 +19,7 @@ use jsonschema::ValidatorMap;
 use serde_json::Value;
 
 pub(super) use kinds::{Kinds, kinds};
-use numbers::equal;
+pub(super) use numbers::equal;
 
 use super::Schema;
 use super::canonical::canonical;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::Schema;
-use super::acceptance::{Gap, gaps};
+use super::acceptance::{Gap, equal, gaps};
 use super::vocabulary::{Holds, asserts, holds};
 use crate::reference::escaped;
 
@@ -103,7 +103,7 @@ fn note(pointer: String, detail: impl Into<String>, class: Class, found: &mut Ve
 
 /// Two schemas at the same place. The caps have bounded the depth.
 fn walk(old: &Value, new: &Value, pointer: &str, found: &mut Vec<Difference>) {
-    if old == new {
+    if equal(old, new) {
         return;
     }
     let (Value::Object(before), Value::Object(after)) = (old, new) else {
@@ -118,7 +118,7 @@ fn walk(old: &Value, new: &Value, pointer: &str, found: &mut Vec<Difference>) {
     for keyword in keywords {
         let place = format!("{pointer}/{}", escaped(keyword));
         match (before.get(keyword), after.get(keyword)) {
-            (Some(old), Some(new)) if old != new => pair(keyword, (old, new), &place, found),
+            (Some(old), Some(new)) if !equal(old, new) => pair(keyword, (old, new), &place, found),
             (Some(_), None) => alone(keyword, before, &place, found, "gone"),
             (None, Some(_)) => alone(keyword, after, &place, found, "new"),
             _ => {}
@@ -283,6 +283,24 @@ mod tests {
             &[("/required", major), ("/title", minor)],
         );
         check(json!(true), json!({ "type": "null" }), &[("", major)]);
+        // However a number is written, and whatever a validator does not know.
+        let written = json!({ "minProperties": 1, "enum": [{ "a": 1 }] });
+        check(
+            written,
+            json!({ "minProperties": 1.0, "enum": [{ "a": 1.0 }] }),
+            &[],
+        );
+        let text = json!({ "type": "string" });
+        check(
+            text.clone(),
+            json!({ "type": "string", "format": "int32" }),
+            &[("/format", minor)],
+        );
+        check(
+            text,
+            json!({ "type": "string", "format": "date" }),
+            &[("/format", major)],
+        );
     }
 
     #[test]

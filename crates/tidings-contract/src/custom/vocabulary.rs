@@ -71,6 +71,33 @@ const ASSERTING: [&str; 22] = [
     "uniqueItems",
 ];
 
+/// Whether a format decides what is valid. All others are annotations.
+pub(super) fn asserts_format(format: &Value) -> bool {
+    format.as_str().is_some_and(|name| FORMATS.contains(&name))
+}
+
+const FORMATS: [&str; 19] = [
+    "date",
+    "date-time",
+    "duration",
+    "email",
+    "hostname",
+    "idn-email",
+    "idn-hostname",
+    "ipv4",
+    "ipv6",
+    "iri",
+    "iri-reference",
+    "json-pointer",
+    "regex",
+    "relative-json-pointer",
+    "time",
+    "uri",
+    "uri-reference",
+    "uri-template",
+    "uuid",
+];
+
 /// The keywords whose schemas apply to the same value, and so can evaluate its members and items.
 pub(super) const IN_PLACE: [&str; 9] = [
     "$ref",
@@ -127,4 +154,26 @@ pub(super) fn without(annotation: &str, schema: &Value) -> Value {
         (keyword.clone(), value)
     });
     Value::Object(kept.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::custom::Schema;
+
+    #[test]
+    fn formats_are_those_that_a_validator_knows() {
+        let refuses = |format: &str| {
+            let schema = Schema::new(json!({ "format": format })).unwrap();
+            !schema.accepts(&json!("(% {"))
+        };
+        for format in FORMATS {
+            assert!(refuses(format), "{format}");
+        }
+        for format in ["int32", "int64", "password", "byte", "phone", "color"] {
+            assert!(!refuses(format), "{format}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::{Number, Value};
 
+use super::super::vocabulary::asserts_format;
 use super::kinds::Kinds;
 use super::{Judge, Place, kinds_of};
 
@@ -130,6 +131,9 @@ impl<'s> Judge<'s> {
             let Some(asked) = new.get(keyword) else {
                 continue;
             };
+            if keyword == "format" && !asserts_format(asked) {
+                continue;
+            }
             if !old.iter().any(|old| old.get(keyword) == Some(asked)) {
                 let detail = format!(
                     "strings must fit the {keyword} {} now",
