@@ -221,8 +221,8 @@ impl Client {
         self.get(&["v1", "tenants", tenant]).await?.json()
     }
 
-    /// Writes a tenant, for operators. What is `None` stays as it is; a new tenant has a slug made from its id, the plan `FREE`
-    /// and its slug as its namespace, which an empty list is too.
+    /// Writes a tenant, for operators. What is `None` stays as it is; a new tenant has a slug made from its id and the plan
+    /// `FREE`. Its slug is always one of its namespaces.
     pub async fn put_tenant(
         &self,
         tenant: &str,

@@ -29,8 +29,6 @@ use crate::storing::{store_fault, store_late, to_its_end};
 const LONGEST_SLUG: usize = 31;
 /// The longest `sub` of a member, in characters.
 const MAX_USER: usize = 128;
-/// The longest slug, in characters.
-const MAX_SLUG: usize = 128;
 /// How long a first request waits for its tenant to be made: an answer within 2 s was promised.
 const MADE_WITHIN: Duration = Duration::from_millis(1_800);
 
@@ -43,12 +41,11 @@ const TRIES: usize = 10;
 /// What an operator says of a tenant. What is not given stays as it is.
 #[derive(Debug, Clone)]
 pub struct NewTenant {
-    /// Its namespace while it is given none: as a tenant's id, 1 to 128 characters. Of a new tenant it is made from its id.
+    /// Its own namespace (source D's regex, none that is reserved, no other tenant's slug). Of a new tenant it is made from its id.
     pub slug: Option<String>,
     /// The word for a [`Plan`]; a new tenant is on the Free one.
     pub plan: Option<String>,
-    /// What it may name events under (source D's regex, none that is reserved); at most 100. An empty list, and that of a new
-    /// tenant, is its slug alone.
+    /// What it may name events under beside its slug (source D's regex, none that is reserved); at most 100.
     pub namespaces: Option<Vec<String>>,
 }
 
@@ -57,11 +54,11 @@ pub struct NewTenant {
 pub struct Tenant {
     /// Its id, as in credentials.
     pub id: TenantId,
-    /// Its namespace while it is given none.
+    /// Its own namespace.
     pub slug: String,
     /// The word for a [`Plan`].
     pub plan: String,
-    /// What it may name events under.
+    /// What it may name events under: its slug, and what it was granted.
     pub namespaces: Vec<String>,
     /// When it was made, in ms since 1970.
     pub created_at_ms: i64,
@@ -178,6 +175,7 @@ impl Workspaces {
                 // Memory may be behind what another replica has written.
                 let before = room.store.workspaces().tenant(&id).await;
                 let before = before.map_err(store_fault)?;
+                room.own_slug(&id, &new)?;
                 let row = room.after(&id, before.as_ref(), &new);
                 let events = room.written(&caller, &row)?;
                 let rows = room.store.workspaces();
@@ -220,10 +218,10 @@ impl Workspaces {
     }
 
     fn written(&self, caller: &Caller, row: &TenantRow) -> Result<Vec<OutboxRow>, Refusal> {
-        let namespaces: Value = serde_json::from_str(&row.namespaces).map_err(unread)?;
+        let tenant = read_tenant(row.clone())?;
         let target = json!({
             "kind": "tenant", "id": row.id.as_str(), "slug": row.slug, "plan": row.plan,
-            "namespaces": namespaces,
+            "namespaces": tenant.namespaces,
         });
         self.told(caller, &row.id, "tenant.written", &target)
     }
@@ -379,6 +377,17 @@ impl Workspaces {
         tenants.get(id).cloned()
     }
 
+    /// Refuses a slug that another tenant has.
+    fn own_slug(&self, id: &TenantId, new: &NewTenant) -> Result<(), Refusal> {
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let wanted = new.slug.as_ref();
+        let taken = |tenant: &Arc<Tenant>| tenant.id != *id && Some(&tenant.slug) == wanted;
+        if tenants.values().any(taken) {
+            return Err(Refusal::invalid("slug", "'slug' is another tenant's."));
+        }
+        Ok(())
+    }
+
     /// A slug for a new tenant that no other has.
     fn free_slug(&self, id: &TenantId) -> String {
         let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
@@ -451,9 +460,8 @@ impl Workspaces {
 }
 
 fn check(new: &NewTenant) -> Result<(), Refusal> {
-    let legal = |slug: &String| slug.parse::<TenantId>().is_ok() && slug.len() <= MAX_SLUG;
-    if !new.slug.iter().all(legal) {
-        let detail = "'slug' has 1 to 128 letters, digits or any of . _ : @ -, starting with a letter or digit.";
+    if !new.slug.iter().all(|slug| is_open(slug)) {
+        let detail = "'slug' is a namespace: 2 to 31 small letters, digits, _ or -, a letter first, and not reserved.";
         return Err(Refusal::invalid("slug", detail));
     }
     let plans = Plan::ALL.map(Plan::as_str);
@@ -461,9 +469,8 @@ fn check(new: &NewTenant) -> Result<(), Refusal> {
         let detail = format!("'plan' must be {}.", plans.join(", "));
         return Err(Refusal::invalid("plan", detail));
     }
-    let open = |name: &String| Namespace::parse(name).is_ok_and(|name| !name.is_reserved());
     let namespaces = new.namespaces.as_deref().unwrap_or_default();
-    if namespaces.len() > MAX_NAMESPACES || !namespaces.iter().all(open) {
+    if namespaces.len() > MAX_NAMESPACES || !namespaces.iter().all(|name| is_open(name)) {
         let detail = format!(
             "'namespaces' holds at most {MAX_NAMESPACES} names of 2 to 31 small letters, digits, _ or -, that begin with \
              a letter and are not reserved."
@@ -473,6 +480,11 @@ fn check(new: &NewTenant) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether a tenant may register events under it.
+fn is_open(name: &str) -> bool {
+    Namespace::parse(name).is_ok_and(|name| !name.is_reserved())
+}
+
 fn unread(error: serde_json::Error) -> Refusal {
     Refusal::fault("Reading a tenant", &error)
 }
@@ -480,8 +492,9 @@ fn unread(error: serde_json::Error) -> Refusal {
 fn read_tenant(row: TenantRow) -> Result<Tenant, Refusal> {
     let namespaces = serde_json::from_str(&row.namespaces);
     let mut namespaces: Vec<String> = namespaces.map_err(unread)?;
-    if namespaces.is_empty() {
-        namespaces.push(row.slug.clone());
+    // Slugs were once as free as ids.
+    if is_open(&row.slug) && !namespaces.contains(&row.slug) {
+        namespaces.insert(0, row.slug.clone());
     }
     Ok(Tenant {
         id: row.id,
@@ -494,7 +507,7 @@ fn read_tenant(row: TenantRow) -> Result<Tenant, Refusal> {
 }
 
 /// The slug of a tenant that is called by its id alone (custom-events.md, "Settled details"): a namespace that it may
-/// register under, unless it is too short for one.
+/// register under.
 fn slug_of(id: &TenantId, taken: impl Fn(&str) -> bool) -> String {
     let lower = id.as_str().to_ascii_lowercase();
     let legal = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || "_-".contains(it);
@@ -502,7 +515,7 @@ fn slug_of(id: &TenantId, taken: impl Fn(&str) -> bool) -> String {
         .chars()
         .map(|it| if legal(it) { it } else { '-' })
         .collect();
-    if !slug.starts_with(|first: char| first.is_ascii_lowercase()) {
+    if slug.len() == 1 || !slug.starts_with(|first: char| first.is_ascii_lowercase()) {
         slug.insert_str(0, "t-");
     }
     slug.truncate(LONGEST_SLUG);

@@ -23,10 +23,10 @@ pub(crate) enum Command {
         /// FREE, BASIC, PRO or ENTERPRISE; a new tenant is on FREE
         #[arg(long)]
         plan: Option<String>,
-        /// The namespace it may register events under while it is given none; made from the id of a new tenant
+        /// Its own namespace, under which it may always register events; made from the id of a new tenant
         #[arg(long)]
         slug: Option<String>,
-        /// A namespace that it may register events under, several times; these alone, then
+        /// A namespace that it may register events under beside its slug, several times; these alone, then
         #[arg(long)]
         namespace: Vec<String>,
     },

@@ -57,18 +57,43 @@ async fn what_an_operator_does_not_say_stays_as_another_replica_has_written_it()
             tenant.namespaces.clone(),
         )
     };
-    let as_told = |slug: &str, plan: &str, namespace: &str| {
-        (slug.to_owned(), plan.to_owned(), vec![namespace.to_owned()])
+    let as_told = |slug: &str, plan: &str, granted: &[&str]| {
+        let namespaces = [&[slug], granted].concat();
+        let namespaces: Vec<String> = namespaces.into_iter().map(str::to_owned).collect();
+        (slug.to_owned(), plan.to_owned(), namespaces)
     };
-    assert_eq!(put(None, None, None).await, as_told("corp", "PRO", "shop"));
+    let untouched = put(None, None, None).await;
+    assert_eq!(untouched, as_told("corp", "PRO", &["shop"]));
     let on_basic = put(None, Some("BASIC"), None).await;
-    assert_eq!(on_basic, as_told("corp", "BASIC", "shop"));
+    assert_eq!(on_basic, as_told("corp", "BASIC", &["shop"]));
     let renamed = put(Some("acme-corp"), None, None).await;
-    assert_eq!(renamed, as_told("acme-corp", "BASIC", "shop"));
+    assert_eq!(renamed, as_told("acme-corp", "BASIC", &["shop"]));
     let alone = put(None, None, Some(&[])).await;
-    assert_eq!(alone, as_told("acme-corp", "BASIC", "acme-corp"));
+    assert_eq!(alone, as_told("acme-corp", "BASIC", &[]));
     let again = put(Some("other"), None, None).await;
-    assert_eq!(again, as_told("other", "BASIC", "other"));
+    assert_eq!(again, as_told("other", "BASIC", &[]));
+    // What is granted comes beside the slug, and takes it from nobody.
+    let granted = put(None, None, Some(&["lettings"])).await;
+    assert_eq!(granted, as_told("other", "BASIC", &["lettings"]));
+
+    let refused = async |id: &str, slug: &str| {
+        let new = NewTenant {
+            slug: Some(slug.to_owned()),
+            plan: None,
+            namespaces: None,
+        };
+        let id = id.parse().unwrap();
+        let refusal = room.put_tenant(&operator, &id, new).await.unwrap_err();
+        assert_eq!(
+            (refusal.code, refusal.field.as_deref()),
+            (Code::InvalidRequest, Some("slug")),
+            "{slug}"
+        );
+    };
+    for slug in ["Zed", "auth", "x", "a.b", "", "other", &"a".repeat(32)] {
+        refused("zed", slug).await;
+    }
+    assert_eq!(room.known(&"zed".parse().unwrap()), None);
 }
 
 #[test]
@@ -81,6 +106,7 @@ fn a_slug_is_made_of_an_id() {
     check("Acme.Corp@EU", &[], "acme-corp-eu");
     check("org_x", &[], "org_x");
     check("1st", &[], "t-1st");
+    check("x", &[], "t-x");
     check(&"a".repeat(40), &[], &"a".repeat(31));
     check("Events", &[], "events-org");
     check("acme", &["acme"], "acme-2");

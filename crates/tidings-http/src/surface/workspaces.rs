@@ -29,11 +29,11 @@ const MAX_ACTOR: usize = 128;
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct TenantBody {
-    /// Its namespace while it is given none. Of a new tenant it is made from its id.
+    /// Its own namespace, which no other tenant has. Of a new tenant it is made from its id.
     slug: Option<String>,
     /// `FREE`, `BASIC`, `PRO` or `ENTERPRISE`. A new tenant is on `FREE`.
     plan: Option<String>,
-    /// What it may name events under; at most 100, none that is reserved. An empty list is its slug alone.
+    /// What it may name events under beside its slug; at most 100, none that is reserved.
     namespaces: Option<Vec<String>>,
 }
 

@@ -70,7 +70,7 @@ fn a_version_is_asked_about_and_registered_from_the_command_line() {
     let tenant = shell.json(&["tenants", "get", "acme", "-o", "json"], 0);
     assert_eq!(
         (&tenant["plan"], &tenant["namespaces"]),
-        (&json!("PRO"), &json!(["lettings"]))
+        (&json!("PRO"), &json!(["acme", "lettings"]))
     );
     let operator = shell.server.token(&["--role", "OPERATOR"]);
     let again = ["tenants", "put", "acme", "--slug", "corp", "-o", "json"];
@@ -78,7 +78,7 @@ fn a_version_is_asked_about_and_registered_from_the_command_line() {
     let renamed = shell.json(&["tenants", "get", "acme", "-o", "json"], 0);
     assert_eq!(
         (&renamed["slug"], &renamed["plan"], &renamed["namespaces"]),
-        (&json!("corp"), &json!("PRO"), &json!(["lettings"]))
+        (&json!("corp"), &json!("PRO"), &json!(["corp", "lettings"]))
     );
 
     let (old, narrower) = (
