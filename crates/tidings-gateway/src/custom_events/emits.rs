@@ -151,21 +151,25 @@ impl Emits {
     ) -> Result<Emitted, Refusal> {
         let (path, version) = shape(&request)?;
         let tenant = may_emit(caller, &path, None)?;
-        measure(&request)?;
-        let judged = self.judged(caller, &tenant, (&path, version), &request);
-        let emitted = match judged.await {
-            Ok((row, named)) => self.accept(row, named, &request).await,
-            Err(refusal) => {
-                // A repeat of a key is answered before anything is asked of it. Where nothing speaks against it,
-                // accepting it finds that out.
-                if let Some(row) = self.before(&tenant, &request).await? {
-                    return self.again(&request, row).await;
+        let emitted = match measure(&request) {
+            Ok(()) => {
+                let judged = self.judged(caller, &tenant, (&path, version), &request);
+                match judged.await {
+                    Ok((row, named)) => self.accept(row, named, &request).await,
+                    Err(refusal) => {
+                        // A repeat of a key is answered before anything is asked of it. Where nothing speaks against it,
+                        // accepting it finds that out.
+                        if let Some(row) = self.before(&tenant, &request).await? {
+                            return self.again(&request, row).await;
+                        }
+                        Err(refusal)
+                    }
                 }
-                Err(refusal)
             }
+            Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = &emitted
-            && let Err(error) = self.tell_refused(&tenant, &request, refusal).await
+            && let Err(error) = self.tell_refused(&tenant, (&path, &request), refusal).await
         {
             // What it is refused for is the answer, whether or not it can be told.
             tracing::warn!(detail = error.detail, "a refused emit is not told of");
@@ -496,14 +500,14 @@ impl Emits {
     async fn tell_refused(
         &self,
         tenant: &TenantId,
-        request: &EmitRequest,
+        (path, request): (&EventPath, &EmitRequest),
         refusal: &Refusal,
     ) -> Result<(), Refusal> {
         let Some(event) = tells(refusal).filter(|event| self.registry.may_tell(tenant, *event))
         else {
             return Ok(());
         };
-        let data = self.refused(tenant, request, refusal).await?;
+        let data = self.refused(tenant, (path, request), refusal).await?;
         let told = [event.row(&self.outbox, tenant, &data)];
         self.store.outbox().add(&told).await.map_err(store_fault)?;
         self.outbox.leave();
@@ -513,10 +517,10 @@ impl Emits {
     async fn refused(
         &self,
         tenant: &TenantId,
-        request: &EmitRequest,
+        (path, request): (&EventPath, &EmitRequest),
         refusal: &Refusal,
     ) -> Result<Value, Refusal> {
-        let name = clipped(&request.name);
+        let (namespace, name) = (path.namespace.as_str(), path.name.as_str());
         match refusal.code {
             Code::MonthlyEmitQuotaExceeded => {
                 let plan = self.registry.plan(tenant);
@@ -524,16 +528,16 @@ impl Emits {
                 let used = self.store.emits().usage(tenant, &month).await;
                 Ok(json!({
                     "quota": "emits", "plan": plan.as_str(), "limit": plan.monthly_emits(),
-                    "used": used.map_err(store_fault)?, "name": name,
+                    "used": used.map_err(store_fault)?, "namespace": namespace, "name": name,
                 }))
             }
             Code::ChainDepthExceeded => Ok(json!({
-                "name": name, "causationId": request.causation_id,
+                "namespace": namespace, "name": name, "causationId": request.causation_id,
                 "depth": crate::publish::command::MAX_DEPTH + 1,
             })),
             code => {
                 let mut data = json!({
-                    "name": name, "code": code.as_str(), "detail": refusal.detail,
+                    "namespace": namespace, "name": name, "code": code.as_str(), "detail": refusal.detail,
                 });
                 if let Some(version) = &request.version {
                     data["version"] = json!(clipped(version));
@@ -560,7 +564,8 @@ fn tells(refusal: &Refusal) -> Option<LifecycleEvent> {
         Code::EventNotRegistered
         | Code::EventNotPublished
         | Code::PlanUpgradeRequired
-        | Code::PayloadInvalid => Some(LifecycleEvent::EmitRejected),
+        | Code::PayloadInvalid
+        | Code::PayloadTooLarge => Some(LifecycleEvent::EmitRejected),
         _ => None,
     }
 }

@@ -73,7 +73,7 @@ lifecycle! {
     Invalidated = "CUSTOM_EVENT_INVALIDATED", "A version goes out of force.",
         ["canonicalName", "namespace", "name", "version", "reason", "supersededBy?"];
     ChainTruncated = "CUSTOM_EVENT_CHAIN_TRUNCATED", "An emit would have been too deep in a chain of causes.",
-        ["name", "causationId", "depth"];
+        ["namespace?", "name", "causationId", "depth"];
 }
 
 impl LifecycleEvent {

@@ -26,7 +26,7 @@ const LAST: u32 = 1_000;
 const SCAN: usize = 5_000;
 const PAGES: usize = 20;
 /// So many steps are made in all, some hundred milliseconds: what is left then is not tried.
-const STEPS: usize = 5_000_000;
+const STEPS: usize = 20_000_000;
 
 /// How real payloads fit a schema.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,14 +59,21 @@ impl Emits {
         let rows = self.store.emits().list(&tenant, &query).await;
         // A tenant's emits stand in one partition, unless their number was changed.
         let mut standing: HashMap<u32, HashMap<Uuid, u64>> = HashMap::new();
+        // Until it is noted where an emit stands, its row has what it carries.
+        let mut newest = Vec::new();
         for row in rows.map_err(store_fault)? {
             if let Some(place) = row.place {
                 let ids = standing.entry(place.partition).or_default();
                 ids.insert(row.event_id, place.offset);
+            } else {
+                newest.extend(row.payload);
             }
         }
-        let mut fit = Fit::default();
-        let mut steps = STEPS;
+        let own = schema.clone();
+        let newest = aside("Trying payloads", move || {
+            tried(newest.iter().map(read), &own, STEPS)
+        });
+        let (mut fit, mut steps) = newest.await?;
         for (partition, mut places) in standing {
             let newest = places.values().copied().max().unwrap_or_default();
             let oldest = newest.saturating_sub((SCAN * PAGES) as u64 - 1);
@@ -125,8 +132,10 @@ impl Emits {
             records.retain(|record| ids.remove(&record.event_id));
             let (schema, left) = (schema.clone(), *steps);
             let more;
-            (more, *steps) =
-                aside("Trying payloads", move || tried(&records, &schema, left)).await?;
+            (more, *steps) = aside("Trying payloads", move || {
+                tried(records.iter().map(carried), &schema, left)
+            })
+            .await?;
             fit.tried += more.tried;
             fit.failing += more.failing;
         }
@@ -134,19 +143,31 @@ impl Emits {
     }
 }
 
-/// How records fit, as long as there are steps left; and how many then are.
-fn tried(records: &[Stored], schema: &Schema, mut left: usize) -> Result<(Fit, usize), Refusal> {
+/// What an emit on the bus carries.
+fn carried(record: &Stored) -> Result<Value, Refusal> {
+    let event = envelope::read(record);
+    let event = event.map_err(|error| Refusal::fault("Reading an emit", &error))?;
+    read(event.data.as_bytes())
+}
+
+fn read(payload: impl AsRef<[u8]>) -> Result<Value, Refusal> {
+    let read = serde_json::from_slice(payload.as_ref());
+    read.map_err(|error| Refusal::fault("Reading an emit", &error))
+}
+
+/// How payloads fit, as long as there are steps left; and how many then are.
+fn tried(
+    payloads: impl IntoIterator<Item = Result<Value, Refusal>>,
+    schema: &Schema,
+    mut left: usize,
+) -> Result<(Fit, usize), Refusal> {
     let mut fit = Fit::default();
-    for record in records {
+    for payload in payloads {
         if left == 0 {
             break;
         }
-        let event = envelope::read(record);
-        let event = event.map_err(|error| Refusal::fault("Reading an emit", &error))?;
-        let payload: Value = serde_json::from_slice(event.data.as_bytes())
-            .map_err(|error| Refusal::fault("Reading an emit", &error))?;
         fit.tried += 1;
-        let (fits, effort) = schema.tried(&payload);
+        let (fits, effort) = schema.tried(&payload?);
         fit.failing += usize::from(!fits);
         left = left.saturating_sub(effort.unwrap_or(left));
     }

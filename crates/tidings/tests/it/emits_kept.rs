@@ -73,6 +73,10 @@ fn a_month_s_limit_holds_exactly_whoever_emits_at_once() {
         (&told[0]["quota"], &told[0]["limit"]),
         (&json!("emits"), &json!(1000))
     );
+    assert_eq!(
+        (&told[0]["namespace"], &told[0]["name"]),
+        (&json!("platformxe"), &json!("generic"))
+    );
     // Another tenant has a limit of its own.
     let other = on_plan(&server, "org_y", "FREE");
     emit(&server, &other, &generic()).expect(202);

@@ -4,6 +4,7 @@ use tidings_event::json::RawJson;
 
 use super::*;
 use crate::Gateway;
+use crate::custom_events::{Fit, Schema};
 use crate::in_memory::{self, Troubled};
 
 /// A second before December.
@@ -42,6 +43,25 @@ async fn the_month_begins_anew_at_midnight_of_its_first_and_a_refused_emit_does_
     let again = emits.emit(&caller, request(Some("k"))).await.unwrap();
     assert_eq!((again.event_id, again.repeated), (first.event_id, true));
     assert_eq!(used().await, 1);
+}
+
+#[tokio::test]
+async fn payloads_are_tried_before_it_is_noted_where_they_stand() {
+    let clock = Clock::manual(NOVEMBER);
+    let bus = Arc::new(Troubled::new(Arc::new(in_memory::bus(&clock))));
+    let parts = in_memory::parts_on(bus.clone(), Store::in_memory().await.unwrap(), &clock).await;
+    let gateway = Gateway::open(parts).await.unwrap();
+    let caller = on_behalf_of(Service::Audit, "acme".parse().unwrap());
+    bus.is_away(true);
+    let refused = gateway.emits.emit(&caller, request(None)).await;
+    assert_eq!(refused.unwrap_err().code, Code::BusRelayFailed);
+    for (kind, failing) in [("string", 0), ("integer", 1)] {
+        let schema = json!({ "properties": { "kind": { "type": kind } } });
+        let schema = Schema::new(schema).unwrap();
+        let path = EventPath::generic();
+        let fit = gateway.emits.fit(&caller, &path, &schema).await;
+        assert_eq!(fit.unwrap(), Some(Fit { tried: 1, failing }));
+    }
 }
 
 #[tokio::test]
