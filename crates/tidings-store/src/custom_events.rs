@@ -54,6 +54,8 @@ pub struct CustomEventQuery {
     pub name: Option<String>,
     /// With this status only.
     pub status: Option<String>,
+    /// Of an event's published versions the latest alone is told as published, the others as superseded.
+    pub latest_alone: bool,
     /// After this place.
     pub after: Option<CustomEventPlace>,
     /// At most so many.
@@ -94,6 +96,13 @@ const INSERT: &str = "INSERT INTO custom_event (tenant, namespace, name, major, 
 
 const UPDATE: &str = "UPDATE custom_event SET status = $7, description = $8, updated_at_ms = $9, crc = $10 \
      WHERE tenant = $1 AND namespace = $2 AND name = $3 AND major = $4 AND minor = $5 AND patch = $6";
+
+/// What is told of a version where the latest published one of its event is in force alone.
+const IN_FORCE: &str = "CASE WHEN status = 'published' AND EXISTS (SELECT 1 FROM custom_event AS later \
+     WHERE later.tenant = custom_event.tenant AND later.namespace = custom_event.namespace \
+     AND later.name = custom_event.name AND later.status = 'published' \
+     AND (later.major, later.minor, later.patch) > (custom_event.major, custom_event.minor, custom_event.patch)) \
+     THEN 'superseded' ELSE status END";
 
 /// Comes first: the row is locked until the change is committed. Nothing is written over another revision.
 const REVISE: &str = "INSERT INTO custom_event_tenant (tenant, revision, change, crc) VALUES ($1, $2, 1, $3) \
@@ -159,16 +168,18 @@ impl<'a> CustomEvents<'a> {
         query: &CustomEventQuery,
     ) -> Result<Vec<CustomEventRow>, StoreError> {
         on_either!(self.connections, "list custom events", connection => {
-            let mut builder = QueryBuilder::new("SELECT * FROM custom_event WHERE tenant = ");
+            let told = if query.latest_alone { IN_FORCE } else { "status" };
+            let mut builder = QueryBuilder::new("SELECT custom_event.*, ");
+            builder.push(told).push(" AS told FROM custom_event WHERE tenant = ");
             builder.push_bind(tenant.as_str());
             let wanted = [
-                (" AND namespace = ", &query.namespace),
-                (" AND name = ", &query.name),
-                (" AND status = ", &query.status),
+                ("namespace", &query.namespace),
+                ("name", &query.name),
+                (told, &query.status),
             ];
-            for (clause, value) in wanted {
+            for (column, value) in wanted {
                 if let Some(value) = value {
-                    builder.push(clause).push_bind(value.as_str());
+                    builder.push(" AND ").push(column).push(" = ").push_bind(value.as_str());
                 }
             }
             if let Some((namespace, name, numbers)) = &query.after {
@@ -183,7 +194,7 @@ impl<'a> CustomEvents<'a> {
             builder.push(" ORDER BY namespace, name, major, minor, patch LIMIT ");
             builder.push_bind(i64::from(query.limit));
             let rows = builder.build().fetch_all(connection).await;
-            rows.map(|rows| rows.iter().map(CustomEventRow::from_row).collect())
+            rows.map(|rows| rows.iter().map(as_told).collect())
         })?
     }
 
@@ -280,6 +291,14 @@ impl<'a> CustomEvents<'a> {
                 .and_then(|row| row.integer("change"))
         })
     }
+}
+
+fn as_told(row: &impl Columns) -> Result<CustomEventRow, StoreError> {
+    let status = row.text("told").map_err(attempting("read a custom event"));
+    Ok(CustomEventRow {
+        status: status?,
+        ..CustomEventRow::from_row(row)?
+    })
 }
 
 fn changed(row: &impl Columns) -> Result<CustomEventsChanged, StoreError> {
@@ -469,6 +488,45 @@ mod tests {
             };
             assert!(room.change(&acme, &change).await.unwrap());
             assert_eq!(versions(&acme).await, [superseded, newer]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn where_the_latest_is_in_force_alone_others_are_told_as_superseded() {
+        on_each_database(async |store| {
+            let acme = "acme".parse().unwrap();
+            let room = store.custom_events();
+            let rows = [
+                row("made", [1, 9, 0], "published"),
+                row("made", [1, 10, 0], "published"),
+                row("made", [2, 0, 0], "draft"),
+                row("sold", [1, 0, 0], "published"),
+            ];
+            for (revision, row) in rows.iter().enumerate() {
+                let change = adding(revision.try_into().unwrap(), row.clone(), revision as u128);
+                assert!(room.change(&acme, &change).await.unwrap());
+            }
+            let list = async |status: Option<&str>| {
+                let query = CustomEventQuery {
+                    status: status.map(str::to_owned),
+                    latest_alone: true,
+                    limit: 9,
+                    ..CustomEventQuery::default()
+                };
+                room.list(&acme, &query).await.unwrap()
+            };
+            let [older, latest, draft, sold] = rows;
+            let superseded = CustomEventRow {
+                status: "superseded".into(),
+                ..older
+            };
+            assert_eq!(list(Some("superseded")).await, [superseded.clone()]);
+            assert_eq!(
+                list(Some("published")).await,
+                [latest.clone(), sold.clone()]
+            );
+            assert_eq!(list(None).await, [superseded, latest, draft, sold]);
         })
         .await;
     }

@@ -233,7 +233,7 @@ fn answer(
         Known::NotPublished(status) => return Err(not_published(&named, version, status)),
         Known::Published(registered, latest) => (registered, latest),
     };
-    if plan.has_own_events() && !plan.keeps_versions() && registered.version() < latest {
+    if plan.has_latest_alone() && registered.version() < latest {
         return Err(not_published(&named, version, Status::Superseded));
     }
     if !plan.has_own_events() && *path != EventPath::generic() {

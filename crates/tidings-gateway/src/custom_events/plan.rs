@@ -68,6 +68,11 @@ impl Plan {
         matches!(self, Self::Enterprise)
     }
 
+    /// Whether the latest published version of an event is in force alone.
+    pub const fn has_latest_alone(self) -> bool {
+        self.has_own_events() && !self.keeps_versions()
+    }
+
     /// Whether every published version stays in force, not the latest alone.
     pub const fn keeps_versions(self) -> bool {
         matches!(self, Self::Pro | Self::Enterprise)

@@ -11,7 +11,7 @@ use super::Status;
 use super::lifecycle::{self, LifecycleEvent};
 use super::registry::{Registration, Registry, absent, aside};
 use super::verdict::{
-    Request, Standing, Verdict, behind_the_latest, status_of, verdict, version_of,
+    Request, Standing, Verdict, alone_in_force, behind_the_latest, status_of, verdict, version_of,
 };
 use crate::publish::refusal::{Refusal, Rule};
 use crate::storing::store_fault;
@@ -94,6 +94,7 @@ impl Registry {
             let rows = self.rows(tenant, namespace, name).await?;
             let row = rows.iter().find(|row| Some(version_of(row)) == wanted);
             let row = row.ok_or_else(|| absent(namespace, name, Some(version)))?;
+            let alone = alone_in_force(self.plan(tenant), &rows);
             let mut after = row.clone();
             if description.is_some() {
                 after.description.clone_from(&description);
@@ -105,7 +106,7 @@ impl Registry {
                 next.as_str().clone_into(&mut after.status);
             }
             if after == *row {
-                return Ok(Registration::of(after));
+                return Ok(Registration::beside(after, alone));
             }
             after.updated_at_ms = self.clock.now_ms();
             let mut told = Vec::new();
@@ -129,7 +130,7 @@ impl Registry {
                 events: self.events(tenant, revision, told),
             };
             if self.changed(tenant, &change).await? {
-                return Ok(Registration::of(after));
+                return Ok(Registration::beside(after, alone));
             }
         }
         Err(too_busy())
@@ -270,14 +271,14 @@ impl Registry {
         verdict: &Verdict,
         standing: &Standing,
     ) -> Vec<OutboxRow> {
-        let quota = |code: Code| {
-            matches!(
-                code,
-                Code::RegistrationQuotaExceeded | Code::PlanUpgradeRequired
-            )
+        // A plan may also have room for an event, and not keep the version that is asked for.
+        let no_room = |code: Code| match code {
+            Code::RegistrationQuotaExceeded => true,
+            Code::PlanUpgradeRequired => !standing.plan.has_own_events(),
+            _ => false,
         };
         let mut told = vec![(LifecycleEvent::Requested, lifecycle::requested(request))];
-        if verdict.faults.iter().all(|fault| quota(fault.code)) {
+        if verdict.faults.iter().all(|fault| no_room(fault.code)) {
             let validated = lifecycle::validated(request, verdict);
             told.push((LifecycleEvent::Validated, validated));
             let data = lifecycle::no_room(request, standing.plan, standing.events);

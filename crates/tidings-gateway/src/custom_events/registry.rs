@@ -15,7 +15,7 @@ use tidings_store::{CustomEventChange, CustomEventQuery, CustomEventRow, Store};
 use tokio::sync::Mutex;
 
 use super::in_force::{InForce, Registered, not_registered};
-use super::verdict::{Request, Verdict, version_of};
+use super::verdict::{Request, Verdict, alone_in_force, version_of};
 use super::{LifecycleEvent, Plan, Status, generic};
 use crate::access::{Caller, Principal, Scope};
 use crate::clock::Clock;
@@ -49,6 +49,16 @@ impl Registration {
             version: version_of(&row),
             row,
         }
+    }
+
+    /// As it is told where one version may be in force alone: others that were published are superseded by it.
+    pub(super) fn beside(row: CustomEventRow, alone: Option<Version>) -> Self {
+        let mut told = Self::of(row);
+        let is_published = told.row.status == Status::Published.as_str();
+        if is_published && alone.is_some_and(|alone| alone > told.version) {
+            Status::Superseded.as_str().clone_into(&mut told.row.status);
+        }
+        told
     }
 }
 
@@ -171,6 +181,7 @@ impl Registry {
             namespace: query.namespace.clone(),
             name: query.name.clone(),
             status: query.status.map(|status| status.as_str().to_owned()),
+            latest_alone: self.plan(&tenant).has_latest_alone(),
             after: query.after.as_ref().map(|(path, version)| {
                 let numbers = [version.major, version.minor, version.patch];
                 (path.namespace.to_string(), path.name.to_string(), numbers)
@@ -201,7 +212,9 @@ impl Registry {
     ) -> Result<Vec<Registration>, Refusal> {
         let tenant = reader(caller)?;
         let rows = self.rows(&tenant, namespace, name).await?;
-        Ok(rows.into_iter().map(Registration::of).collect())
+        let alone = alone_in_force(self.plan(&tenant), &rows);
+        let told = |row| Registration::beside(row, alone);
+        Ok(rows.into_iter().map(told).collect())
     }
 
     /// One version of an event.

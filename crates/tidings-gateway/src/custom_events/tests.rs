@@ -140,6 +140,19 @@ async fn an_emit_finds_the_latest_published_version_or_the_one_it_names() {
     assert_eq!(found(room, name, None).await.unwrap(), "1.1.1");
     let older = found(room, name, Some("1.1.0")).await;
     assert_eq!(older, Err(Code::EventNotPublished));
+    let told = room.versions(&caller, "acme", "made").await.unwrap();
+    let told = told.into_iter().map(|it| it.row.status);
+    let as_in_force = ["draft", "superseded", "published", "archived", "draft"];
+    assert_eq!(told.collect::<Vec<_>>(), as_in_force);
+    let query = RegistrationQuery {
+        namespace: Some("acme".into()),
+        status: Some(Status::Published),
+        limit: 9,
+        ..RegistrationQuery::default()
+    };
+    let page = room.list(&caller, query).await.unwrap();
+    let listed = page.items.into_iter().map(|it| it.version.to_string());
+    assert_eq!(listed.collect::<Vec<_>>(), ["1.1.1"]);
     on_plan(&gateway, &store, Plan::Free).await;
     let own = found(room, name, None).await;
     assert_eq!(own, Err(Code::PlanUpgradeRequired));

@@ -264,13 +264,7 @@ pub(super) fn behind_the_latest(
     plan: Plan,
     rows: &[CustomEventRow],
 ) -> Option<Fault> {
-    if plan.keeps_versions() || !plan.has_own_events() {
-        return None;
-    }
-    let published = rows
-        .iter()
-        .filter(|row| status_of(row) == Some(Status::Published));
-    let latest = published.map(version_of).max()?;
+    let latest = alone_in_force(plan, rows)?;
     (latest > version).then(|| {
         let detail = format!(
             "The plan {} has the latest version alone in force, and {latest} is published; PRO keeps every version.",
@@ -278,6 +272,15 @@ pub(super) fn behind_the_latest(
         );
         Fault::at(Code::PlanUpgradeRequired, "", detail)
     })
+}
+
+/// The latest version that is published, where the plan has no other in force.
+pub(super) fn alone_in_force(plan: Plan, rows: &[CustomEventRow]) -> Option<Version> {
+    let published = rows
+        .iter()
+        .filter(|row| status_of(row) == Some(Status::Published));
+    let latest = published.map(version_of).max();
+    latest.filter(|_| plan.has_latest_alone())
 }
 
 fn schema_of(version: Version, standing: &Standing) -> Result<Schema, Refusal> {

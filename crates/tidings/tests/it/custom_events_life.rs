@@ -43,6 +43,8 @@ fn each_change_is_told_of_in_source_ds_order_as_the_catalogue_says() {
     jump.problem(400, "version_invalid_jump");
     let of = "lettings/property.favorited/1.1.0";
     patch(&server, &token, of, &json!({ "status": "published" })).expect(200);
+    let behind = server.post(REGISTRATIONS, &token, &favorited("1.0.1"));
+    behind.problem(402, "plan_upgrade_required");
     patch(&server, &token, of, &json!({ "status": "archived" })).expect(200);
     for name in ["bb", "cc", "dd", "ee"] {
         let draft = with(named(name), "status", json!("draft"));
@@ -57,6 +59,7 @@ fn each_change_is_told_of_in_source_ds_order_as_the_catalogue_says() {
         draft,
         "REQUESTED VALIDATION_FAILED ",
         "MATERIALISED REGISTERED INVALIDATED ",
+        "REQUESTED VALIDATION_FAILED ",
         "INVALIDATED ",
         &draft.repeat(4),
         "REQUESTED VALIDATED QUOTA_EXCEEDED",
