@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tidings_event::Code;
+use tidings_gateway::custom_events::member;
 use tidings_gateway::publish::refusal::{Fault, Refusal, Rule};
 use tower::Service as _;
 use tracing::Instrument as _;
@@ -214,6 +215,9 @@ pub(crate) fn errors(faults: &[Fault]) -> Value {
         }
         one.insert("code".to_owned(), json!(fault.code.as_str()));
         one.insert("detail".to_owned(), json!(fault.detail));
+        if let Some(field) = member(fault.code) {
+            one.insert("field".to_owned(), json!(field));
+        }
         let places = places(fault).map(|(name, text)| (name.to_owned(), json!(text)));
         one.extend(places);
         if let Some(payload) = &fault.counter_example {

@@ -249,9 +249,14 @@ fn parsed<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         let detail = format!("The body is not valid JSON: {error}.");
         Refusal::new(Code::InvalidJson, Rule::Shape, detail)
     })?;
+    let mut track = serde_path_to_error::Track::new();
+    let reader = &mut serde_json::Deserializer::from_str(body);
+    let tracked = serde_path_to_error::Deserializer::new(reader, &mut track);
     // An array of the members' values is none of their document.
-    tidings_event::json::by_name(&mut serde_json::Deserializer::from_str(body))
-        .map_err(|error| Refusal::invalid("body", format!("{error}.")))
+    tidings_event::json::by_name(tracked).map_err(|error| match &*track.path().to_string() {
+        "." => Refusal::invalid("body", format!("{error}.")),
+        place => Refusal::invalid(place, format!("'{place}': {error}.")),
+    })
 }
 
 /// The body as text.

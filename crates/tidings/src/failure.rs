@@ -105,6 +105,9 @@ fn refused(problem: &Problem) -> Vec<String> {
         format!("code: {} ({})", problem.code, problem.status),
     ];
     lines.extend(places(problem));
+    if let Some(payload) = problem.members.get("counterExample") {
+        lines.push(format!("accepted before, refused now: {payload}"));
+    }
     if problem.status >= 500
         && let Some(trace) = &problem.trace_id
     {
@@ -121,8 +124,13 @@ fn places(problem: &Problem) -> Vec<String> {
     for error in errors.into_iter().flatten().take(MAX_PLACES) {
         let text = |name: &str| error.get(name).and_then(Value::as_str);
         if let (Some(path), Some(detail)) = (text("path"), text("detail")) {
-            let path = if path.is_empty() { "the whole" } else { path };
-            lines.push(format!("{path}: {detail}"));
+            let place = format!("{}{path}", text("field").unwrap_or_default());
+            let place = if place.is_empty() {
+                "the whole"
+            } else {
+                &place
+            };
+            lines.push(format!("{place}: {detail}"));
         }
     }
     // One place alone is in the sentence already.
@@ -146,6 +154,9 @@ fn next(problem: &Problem) -> String {
             "use a type outside the kernel's namespaces, or the credential of its service"
         }
         ("IDEMPOTENCY_KEY_REUSED", _) => "take another --key for another event",
+        ("cannot_archive_generic_event", _) => {
+            "leave it as it is, every tenant has it; archive versions of events of your own"
+        }
         (_, 403) => "use a credential that may do this; see 'tidings token --help'",
         (_, 404) => "check the id; what belongs to another tenant is not found either",
         (_, 429 | 503 | 507) => match problem.retry_after {
@@ -188,6 +199,7 @@ mod tests {
         };
         check(401, "UNAUTHENTICATED", "tidings token");
         check(403, "EVENT_PUBLISH_FORBIDDEN", "modules apply");
+        check(403, "cannot_archive_generic_event", "leave it as it is");
         check(422, "IDEMPOTENCY_KEY_REUSED", "--key");
         check(400, "INVALID_EVENT", "http://x/problems/y");
         check(503, "events.broker.unavailable", "try again a little later");
@@ -196,6 +208,18 @@ mod tests {
         let many: Problem = serde_json::from_value(many).unwrap();
         let many = said(&ClientError::Refused(Box::new(many)).into());
         assert_eq!(many[2..4], ["/a: wrong", "the whole: missing"]);
+        let narrower = json!({"status": 400, "code": "minor_must_be_backwards_compatible", "detail": "No.",
+            "counterExample": {"a": 1}, "errors": [
+                {"field": "payloadSchema", "path": "/a", "detail": "wrong"},
+                {"field": "name", "path": "", "detail": "none"}]});
+        let narrower: Problem = serde_json::from_value(narrower).unwrap();
+        let narrower = said(&ClientError::Refused(Box::new(narrower)).into());
+        let expected = [
+            "payloadSchema/a: wrong",
+            "name: none",
+            r#"accepted before, refused now: {"a":1}"#,
+        ];
+        assert_eq!(narrower[2..5], expected);
         assert!(said(&problem(500, "INTERNAL")).contains(&"trace: t1".to_owned()));
     }
 

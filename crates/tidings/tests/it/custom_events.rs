@@ -67,7 +67,9 @@ fn refused(server: &Server, token: &str, body: &Value, status: u16, code: &str) 
     assert_eq!(verdict["valid"], false, "{verdict}");
     let codes = |errors: &Value| -> Vec<String> {
         let errors = errors.as_array().expect("errors").iter();
-        errors.map(|error| error["code"].to_string()).collect()
+        errors
+            .map(|error| format!("{} {}", error["code"], error["field"]))
+            .collect()
     };
     assert_eq!(codes(&verdict["errors"]), codes(&problem["errors"]));
     assert_eq!(verdict["errors"][0]["code"], code);
@@ -102,6 +104,11 @@ fn a_version_is_registered_read_and_kept() {
     assert_eq!(made["schemaHash"], verdict["schemaHash"]);
     assert_eq!(made["payloadSchema"], body["payloadSchema"]);
     assert_eq!(made["payloadExample"], body["payloadExample"]);
+
+    let unread = with(body, "namespace", json!(5));
+    let unread = server.post(REGISTRATIONS, &token, &unread);
+    let unread = unread.problem(400, "INVALID_REQUEST");
+    assert_eq!(unread["field"], "namespace", "{unread}");
 
     let server = server.restart();
     let one = format!("{REGISTRATIONS}/lettings/property.favorited");
