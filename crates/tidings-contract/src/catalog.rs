@@ -56,6 +56,8 @@ pub struct Channel {
     pub binary: bool,
     /// The `subject` of an event whose publisher gives none.
     pub subject: Option<Subject>,
+    /// Where its message stands in the document, as a JSON Pointer.
+    pub(crate) place: String,
     /// The schema of the data, with what it refers to.
     pub schema: Value,
     /// The same, compiled.
@@ -289,6 +291,7 @@ impl<'d> Reading<'d> {
         let (sender, receivers) = self.parties(channel_place, value, service);
         let subject = self.subject(&place, message);
         let channel = Channel {
+            place: place.clone(),
             description: text(value, "description"),
             event_type,
             sender,
@@ -408,6 +411,57 @@ mod tests {
                     .values()
                     .all(|one| !one.binary && one.sender.is_some())
             );
+        }
+    }
+
+    #[test]
+    fn the_shipped_catalogues_refuse_nothing_that_the_sources_do_not() {
+        let catalogs = [CPAAS, MARKETPLACE].map(|text| Catalog::parse(text).unwrap());
+        let accepts = |topic: &str, data: Value| {
+            let event_type: EventType = topic.parse().unwrap();
+            let mut all = catalogs.iter();
+            let channel = all.find_map(|it| it.channels.get(&event_type)).unwrap();
+            channel.contract.accepts(&data)
+        };
+        let message = |status: &str, channel: &str, provider: &str| {
+            json!({
+                "tenantId": "t", "messageId": "m", "recipient": "r",
+                "status": status, "channel": channel, "provider": provider,
+            })
+        };
+        for (topic, data) in [
+            ("requested", message("QUEUED", "PUSH", "Twilio")),
+            ("failed", message("UNDELIVERABLE", "SMS", "TWILIO")),
+        ] {
+            let topic = format!("eventzr.cpaas.communication.{topic}.v1");
+            assert!(accepts(&topic, data), "{topic}");
+            assert!(!accepts(&topic, json!({ "tenantId": 7 })), "{topic}");
+        }
+        for (topic, data) in [
+            (
+                "eventzr.marketplace.order.cancelled.v1",
+                json!({ "id": "o", "cancellationReason": "late", "refundStatus": "refunded" }),
+            ),
+            (
+                "eventzr.marketplace.quote.submitted.v1",
+                json!({ "id": "q", "listingId": "l", "amount": 5, "message": "" }),
+            ),
+            (
+                "eventzr.marketplace.dispute.opened.v1",
+                json!({ "id": "d", "orderId": "o", "reason": "r", "evidence": "a letter" }),
+            ),
+            (
+                "eventzr.marketplace.rfp.broadcast.v1",
+                json!({ "id": "r", "requirements": { "guests": 9 }, "targetLanes": [], "deadline": "2026-03-02T12:00:00Z" }),
+            ),
+            ("eventzr.event.created.v1", json!({ "id": "e" })),
+            (
+                "eventzr.reviews.review.created.v1",
+                json!({ "id": "r", "rating": 0 }),
+            ),
+        ] {
+            assert!(accepts(topic, data), "{topic}");
+            assert!(!accepts(topic, json!({})), "{topic}");
         }
     }
 

@@ -4,6 +4,8 @@
 //! old one did not. A sender breaks where the new one refuses what the old one let through. The rules look
 //! at members, types, enumerations and what is required; what they cannot judge they call breaking for both.
 
+mod around;
+
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
@@ -11,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::catalog::{Catalog, Channel};
 use crate::reference::{escaped, layers, schemas_below};
+use around::around;
 
 /// Schemas are compared so deep.
 const DEPTH: usize = 16;
@@ -66,7 +69,10 @@ pub fn diff(old: &Catalog, new: &Catalog) -> Vec<Change> {
                 let detail = "the topic is gone";
                 changes.push(change(before, String::new(), detail, Broken::Everybody));
             }
-            Some(after) => channel(before, after, &mut changes),
+            Some(after) => {
+                channel(before, after, &mut changes);
+                around((old, before), (new, after), &mut changes);
+            }
         }
     }
     for (event_type, after) in &new.channels {
@@ -80,6 +86,18 @@ pub fn diff(old: &Catalog, new: &Catalog) -> Vec<Change> {
         }
     }
     changes
+}
+
+/// Names those too who read what a change breaks, as their manifests say: `readers` gives them for an event type.
+pub fn name_readers(changes: &mut [Change], readers: impl Fn(&str) -> Vec<String>) {
+    let breaks = |it: &&mut Change| matches!(it.broken, Broken::Receivers | Broken::Everybody);
+    for change in changes.iter_mut().filter(breaks) {
+        for reader in readers(&change.event_type) {
+            if !change.services.contains(&reader) {
+                change.services.push(reader);
+            }
+        }
+    }
 }
 
 /// Whether two channels of one address promise the same: sender, envelope, subject and data.
@@ -111,8 +129,10 @@ fn channel(before: &Channel, after: &Channel, changes: &mut Vec<Change>) {
     let mut note = |detail: &str, broken| {
         changes.push(change(before, String::new(), detail, broken));
     };
-    if before.sender != after.sender && after.sender.is_some() {
-        note("another service may publish it", Broken::Senders);
+    match (&before.sender, &after.sender) {
+        (Some(_), None) => note("any service may publish it", Broken::Receivers),
+        (one, other) if one != other => note("another service may publish it", Broken::Senders),
+        _ => {}
     }
     if before.binary != after.binary {
         note("its envelope is another", Broken::Receivers);
@@ -121,6 +141,16 @@ fn channel(before: &Channel, after: &Channel, changes: &mut Vec<Change>) {
         note("its subject is made otherwise", Broken::Receivers);
     }
     let (old, new) = (&before.schema, &after.schema);
+    let found = compared((old, &old["allOf"][0]), (new, &new["allOf"][0]));
+    let found = found.into_iter();
+    changes.extend(found.map(|(path, detail, broken)| change(before, path, detail, broken)));
+}
+
+/// What differs between two schemas, each in its document.
+fn compared<'s>(
+    (old, before): (&'s Value, &'s Value),
+    (new, after): (&'s Value, &'s Value),
+) -> Found {
     let mut walk = Walk {
         old,
         new,
@@ -128,9 +158,8 @@ fn channel(before: &Channel, after: &Channel, changes: &mut Vec<Change>) {
         places: 0,
         found: Vec::new(),
     };
-    walk.compare(&old["allOf"][0], &new["allOf"][0], "");
-    let found = walk.found.into_iter();
-    changes.extend(found.map(|(path, detail, broken)| change(before, path, detail, broken)));
+    walk.compare(before, after, "");
+    walk.found
 }
 
 type Found = Vec<(String, String, Broken)>;
@@ -563,13 +592,5 @@ mod tests {
         check(&json!(false), &json!(true), &[Broken::Everybody]);
         check(&json!(true), &json!({}), &[]);
         check(&json!({ "not": {} }), &json!(false), &[]);
-    }
-
-    #[test]
-    fn a_change_names_the_services_it_breaks() {
-        let old = catalog(&json!({ "type": "object", "required": ["id"] }));
-        let new = catalog(&json!({ "type": "object" }));
-        let changes = diff(&old, &new);
-        assert_eq!(changes[0].services, ["mail"]);
     }
 }

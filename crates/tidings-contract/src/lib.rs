@@ -9,7 +9,7 @@ mod reference;
 mod schema;
 
 pub use catalog::{Catalog, Channel, Fault, MAX_BYTES, Subject};
-pub use diff::{Broken, Change, agree, diff};
+pub use diff::{Broken, Change, agree, diff, name_readers};
 pub use documentation::documentation;
 pub use installation::{Declared, installation};
 pub use schema::{Contract, InvalidContract, Violation};

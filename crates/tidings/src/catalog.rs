@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use tidings_contract::{Broken, Catalog, Change, Fault, diff, documentation};
-use tidings_event::CatalogName;
+use tidings_client::Error as ClientError;
+use tidings_contract::{Broken, Catalog, Change, Fault, diff, documentation, name_readers};
+use tidings_event::{CatalogName, EventType, TypePattern};
 
 use crate::connection::{Connection, block_on};
 use crate::failure::{Reported, Usage};
@@ -123,11 +124,16 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             against,
         } => {
             let (_, new) = read(&file)?;
-            let old = match against {
-                Some(against) => read(&against)?.1,
-                None => in_force(&connection, &named(name, &new)?)?,
-            };
-            compare(&old, &new, output)
+            if let Some(against) = against {
+                let changes = diff(&read(&against)?.1, &new);
+                return compared(&changes, output);
+            }
+            let old = in_force(&connection, &named(name, &new)?)?;
+            let mut changes = diff(&old, &new);
+            if is_breaking(&changes) {
+                name_subscribers(&connection, &mut changes)?;
+            }
+            compared(&changes, output)
         }
         Command::Docs {
             connection,
@@ -172,8 +178,50 @@ fn validate(file: &Path, output: Output) -> Result<()> {
     Err(Reported.into())
 }
 
-fn compare(old: &Catalog, new: &Catalog, output: Output) -> Result<()> {
-    let changes = diff(old, new);
+/// Names the modules too whose manifests subscribe to what is broken. Manifests are shown to operators and to service
+/// module-registry alone.
+fn name_subscribers(connection: &Connection, changes: &mut [Change]) -> Result<()> {
+    let client = connection.client()?;
+    let manifests = block_on(async {
+        let mut manifests = Vec::new();
+        for module in client.list_modules().await?.items {
+            manifests.push((module.id.clone(), client.get_manifest(&module.id).await?));
+        }
+        Ok(manifests)
+    });
+    let manifests = match manifests {
+        Ok(manifests) => manifests,
+        Err(error) => match error.downcast_ref::<ClientError>() {
+            Some(ClientError::Refused(problem)) if problem.status == 403 => {
+                eprintln!(
+                    "Modules that subscribe to what is broken are named to an operator's credential."
+                );
+                return Ok(());
+            }
+            _ => return Err(error),
+        },
+    };
+    name_readers(changes, |event_type| {
+        let event_type = event_type.parse::<EventType>();
+        let reads = |manifest: &Value| {
+            let patterns = manifest["events"]["subscribes"].as_array();
+            let patterns = patterns.into_iter().flatten().filter_map(Value::as_str);
+            let mut patterns = patterns.filter_map(|it| it.parse::<TypePattern>().ok());
+            event_type
+                .as_ref()
+                .is_ok_and(|it| patterns.any(|pattern| pattern.matches(it)))
+        };
+        let readers = manifests.iter().filter(|(_, manifest)| reads(manifest));
+        readers.map(|(module, _)| module.clone()).collect()
+    });
+    Ok(())
+}
+
+fn is_breaking(changes: &[Change]) -> bool {
+    changes.iter().any(|change| change.broken != Broken::Nobody)
+}
+
+fn compared(changes: &[Change], output: Output) -> Result<()> {
     let items: Vec<Value> = changes.iter().map(item).collect();
     let columns: [Column; 5] = [
         ("TYPE", "type"),
@@ -183,7 +231,7 @@ fn compare(old: &Catalog, new: &Catalog, output: Output) -> Result<()> {
         ("SERVICES", "services"),
     ];
     output.list(&items, &columns)?;
-    if changes.iter().any(|change| change.broken != Broken::Nobody) {
+    if is_breaking(changes) {
         return Err(Reported.into());
     }
     Ok(())
