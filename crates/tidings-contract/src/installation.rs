@@ -10,20 +10,26 @@ use crate::Catalog;
 use crate::catalog::STRUCTURED;
 use crate::reference::escaped;
 
-/// A type that a module's manifest declares, with where its events go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A type that no catalogue carries, with where its events go.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Declared {
-    /// Who declares it.
-    pub module: String,
-    /// The type.
-    pub event_type: EventType,
+    /// Who publishes it.
+    pub sender: String,
+    /// The same for people.
+    pub title: String,
+    /// The type, or what its types are called together.
+    pub name: String,
+    /// The schema of the type.
+    pub types: Value,
+    /// The schema of the data.
+    pub data: Value,
     /// The topic that its events go to.
     pub topic: Topic,
     /// Whether the record's value is an envelope around the data, and its media type.
     pub envelope: Option<&'static str>,
 }
 
-/// One document of everything: the catalogues by their names, and what manifests declare beside them.
+/// One document of everything: the catalogues by their names, and what is declared beside them.
 pub fn installation(version: &str, catalogs: &[(&str, &Catalog)], declared: &[Declared]) -> Value {
     let mut whole = Whole::default();
     for (name, catalog) in catalogs {
@@ -101,26 +107,28 @@ impl Whole {
     }
 
     fn declare(&mut self, one: &Declared) {
-        let (topic, event_type) = (one.topic.as_str(), one.event_type.as_str());
+        let (topic, name) = (one.topic.as_str(), one.name.as_str());
         let channel = self.channels.entry(topic);
         let channel = channel.or_insert_with(|| json!({ "address": topic, "messages": {} }));
-        let mut payload = json!({ "type": "object" });
-        if one.envelope.is_some() {
-            payload["properties"] =
-                json!({ "type": { "const": event_type }, "data": { "type": "object" } });
-        }
-        channel["messages"][event_type] = json!({
-            "name": event_type,
+        let payload = match one.envelope {
+            Some(_) => json!({
+                "type": "object",
+                "properties": { "type": one.types, "data": one.data },
+            }),
+            None => one.data.clone(),
+        };
+        channel["messages"][name] = json!({
+            "name": name,
             "contentType": one.envelope.unwrap_or("application/json"),
             "payload": payload,
         });
         let place = format!("#/channels/{}", escaped(topic));
-        let message = format!("{place}/messages/{}", escaped(event_type));
-        let name = format!("{}.publish.{topic}", one.module);
+        let message = format!("{place}/messages/{}", escaped(name));
+        let name = format!("{}.publish.{topic}", one.sender);
         let operation = self.operations.entry(name).or_insert_with(|| {
             json!({
                 "action": "send",
-                "title": format!("Module {}", one.module),
+                "title": one.title,
                 "channel": { "$ref": place },
                 "messages": [],
             })
@@ -245,8 +253,11 @@ mod tests {
     #[test]
     fn declared_types_of_one_topic_are_messages_of_one_channel() {
         let declared = |name: &str| Declared {
-            module: "crm".into(),
-            event_type: format!("crm.contact.{name}").parse().unwrap(),
+            sender: "crm".into(),
+            title: "Module crm".into(),
+            name: format!("crm.contact.{name}"),
+            types: json!({ "const": format!("crm.contact.{name}") }),
+            data: json!({ "type": "object" }),
             topic: "platform.data.events".parse().unwrap(),
             envelope: Some("application/json"),
         };

@@ -9,6 +9,29 @@ use tidings_store::OutboxRow;
 use crate::access::{Caller, Principal};
 use crate::outbox::Outbox;
 
+/// Every action, `<noun>.<verb>`.
+pub(crate) const ACTIONS: [&str; 19] = [
+    "api-key.created",
+    "api-key.revoked",
+    "catalog.deleted",
+    "catalog.written",
+    "extension.removed",
+    "extension.written",
+    "manifest.removed",
+    "manifest.written",
+    "subscription.created",
+    "subscription.deleted",
+    "subscription.disabled",
+    "subscription.paused",
+    "subscription.resumed",
+    "subscription.rotated",
+    "subscription.updated",
+    "tenant.written",
+    "workspace-member.removed",
+    "workspace-member.written",
+    "workspace.created",
+];
+
 /// Who did it.
 #[derive(Debug, Clone)]
 pub(crate) enum Actor {
@@ -42,7 +65,7 @@ impl Actor {
     }
 }
 
-/// The event of an action, named `<noun>.<verb>`.
+/// The event of an action, one of [`ACTIONS`].
 pub(crate) fn row(
     outbox: &Outbox,
     tenant: TenantId,
@@ -50,6 +73,7 @@ pub(crate) fn row(
     actor: &Actor,
     target: &Value,
 ) -> OutboxRow {
+    debug_assert!(ACTIONS.contains(&action), "{action}");
     let at = rfc3339(outbox.now_ms());
     let data = json!({ "action": action, "actor": actor.describe(), "target": target, "at": at });
     outbox.row(Service::Audit, tenant, &format!("audit.{action}"), &data)

@@ -2,14 +2,16 @@
 //!
 //! A document is read and its contracts compiled once, when it comes in or when this replica first sees it.
 
+mod own;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidings_bus::Bus;
 pub use tidings_contract::Change;
-use tidings_contract::{Catalog, Declared, agree, diff, installation};
-use tidings_event::{CatalogName, Code, TenantId};
+use tidings_contract::{Catalog, Declared, agree, diff, installation, name_readers};
+use tidings_event::{CatalogName, Code, EventType, TenantId};
 use tidings_store::{CatalogRow, OutboxRow, Store};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -19,7 +21,7 @@ use crate::clock::Clock;
 use crate::kernel_namespaces::owner_of;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Fault, Refusal, Rule};
-use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Shelf};
+use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Manifest, Shelf};
 use crate::storing::{store_fault, to_its_end};
 
 /// The largest document, in bytes.
@@ -105,7 +107,7 @@ impl Catalogs {
         let catalogs: Vec<(&str, &Catalog)> = catalogs
             .map(|(name, applied)| (name.as_str(), &*applied.catalog))
             .collect();
-        let mut declared = Vec::new();
+        let mut declared = own::own(&rulebook);
         for (module, manifest) in rulebook.manifests() {
             for event_type in &manifest.publishes {
                 if rulebook.carried(event_type).is_some() {
@@ -113,14 +115,13 @@ impl Catalogs {
                 }
                 let route = rulebook.route(event_type, false);
                 declared.push(Declared {
-                    module: module.to_string(),
-                    event_type: event_type.clone(),
+                    sender: module.to_string(),
+                    title: format!("Module {module}"),
+                    name: event_type.to_string(),
+                    types: json!({ "const": event_type.as_str() }),
+                    data: json!({ "type": "object" }),
                     topic: route.topic.clone(),
-                    envelope: match route.envelope {
-                        EnvelopeKind::Platform => Some("application/json"),
-                        EnvelopeKind::Structured => Some("application/cloudevents+json"),
-                        EnvelopeKind::Binary => None,
-                    },
+                    envelope: media_type(route.envelope),
                 });
             }
         }
@@ -160,7 +161,32 @@ impl Catalogs {
         let in_force = self.in_force();
         fits(name, &catalog, &in_force)?;
         let before = in_force.by_name().get(name);
-        Ok(written(before, document, &catalog, enforce))
+        Ok(self.written(before, document, &catalog, enforce))
+    }
+
+    /// What putting a document in place of another comes to; the revision is that of the one before.
+    fn written(
+        &self,
+        before: Option<&Applied>,
+        document: &str,
+        catalog: &Catalog,
+        enforce: bool,
+    ) -> Written {
+        let mut written = written(before, document, catalog, enforce);
+        let rulebook = self.shelf.rulebook();
+        name_readers(&mut written.changes, |event_type| {
+            let event_type = event_type.parse::<EventType>();
+            let reads = |manifest: &Manifest| {
+                let mut patterns = manifest.subscribes.iter();
+                event_type
+                    .as_ref()
+                    .is_ok_and(|it| patterns.any(|pattern| pattern.matches(it)))
+            };
+            let manifests = rulebook.manifests().iter();
+            let readers = manifests.filter(|(_, manifest)| reads(manifest));
+            readers.map(|(module, _)| module.to_string()).collect()
+        });
+        written
     }
 
     /// Removes a catalogue: its types are then like any other.
@@ -190,7 +216,7 @@ impl Catalogs {
             let in_force = self.in_force();
             fits(name, catalog, &in_force)?;
             let before = in_force.by_name().get(name);
-            let mut written = written(before, document, catalog, enforce);
+            let mut written = self.written(before, document, catalog, enforce);
             if !written.changed {
                 return Ok(written);
             }
@@ -296,6 +322,15 @@ impl Catalogs {
     }
 }
 
+/// The media type of a record's value, where that is an envelope around the data.
+fn media_type(envelope: EnvelopeKind) -> Option<&'static str> {
+    match envelope {
+        EnvelopeKind::Platform => Some("application/json"),
+        EnvelopeKind::Structured => Some("application/cloudevents+json"),
+        EnvelopeKind::Binary => None,
+    }
+}
+
 fn may_write(caller: &Caller) -> Result<(), Refusal> {
     use tidings_event::Service;
     if caller.is_operator() || *caller.principal() == Principal::Service(Service::ModuleRegistry) {
@@ -307,7 +342,6 @@ fn may_write(caller: &Caller) -> Result<(), Refusal> {
     )))
 }
 
-/// What putting a document in place of another comes to; the revision is that of the one before.
 fn written(before: Option<&Applied>, document: &str, catalog: &Catalog, enforce: bool) -> Written {
     let Some(before) = before else {
         let mut nothing = catalog.clone();

@@ -380,6 +380,12 @@ fn a_dry_run_says_what_would_change_and_changes_nothing() {
     let mut document = small("shop.order.placed");
     document["channels"]["one"]["x-tidings-receivers"] = json!(["mail"]);
     apply(&server, "shop", &document.to_string());
+    let manifest = json!({
+        "id": "ledger", "version": "1.0.0",
+        "events": { "publishes": [], "subscribes": ["shop.**"] },
+    });
+    let call = server.call("PUT", "/v1/modules/ledger/manifest");
+    call.bearer(&operator).json(&manifest).send().expect(200);
     let before = server.get("/v1/catalogs/shop", &operator).text();
     document["channels"]["one"]["messages"]["m"]["payload"]["required"] = json!([]);
     let path = "/v1/catalogs/shop?dryRun=true";
@@ -396,7 +402,7 @@ fn a_dry_run_says_what_would_change_and_changes_nothing() {
         (&change["path"], &change["breaks"]),
         (&json!("/count"), &json!("receivers"))
     );
-    assert_eq!(change["services"], json!(["mail"]));
+    assert_eq!(change["services"], json!(["mail", "ledger"]));
     assert_eq!(server.get("/v1/catalogs/shop", &operator).text(), before);
 }
 
@@ -415,10 +421,11 @@ fn the_document_of_everything_has_catalogues_and_manifests() {
         .values()
         .map(|channel| channel["address"].as_str().unwrap())
         .collect();
-    assert_eq!(addresses.len(), 26, "{addresses:?}");
+    assert_eq!(addresses.len(), 28, "{addresses:?}");
     assert!(addresses.contains(&SENT) && addresses.contains(&LISTED));
     let messages = &document["channels"]["platform.data.events"]["messages"];
     assert!(messages["crm.contact.created"].is_object(), "{messages}");
+    assert!(messages["audit.tenant.written"].is_object(), "{messages}");
     server
         .call("GET", "/asyncapi.json")
         .send()
