@@ -521,7 +521,8 @@ mod tests {
                 status: "superseded".into(),
                 ..older
             };
-            assert_eq!(list(Some("superseded")).await, [superseded.clone()]);
+            let alone = list(Some("superseded")).await;
+            assert_eq!(alone, std::slice::from_ref(&superseded));
             assert_eq!(
                 list(Some("published")).await,
                 [latest.clone(), sold.clone()]
