@@ -368,7 +368,7 @@ fn a_plan_that_makes_no_sense_is_refused_with_its_field() {
             "routing",
         ),
         (json!({ "from": "beginning", "types": ["A"] }), "types"),
-        (json!({ "from": "beginning", "typo": 1 }), "body"),
+        (json!({ "from": "beginning", "typo": 1 }), "typo"),
     ] {
         let answer = scene
             .server
