@@ -109,6 +109,7 @@ pub(crate) struct Attempt {
     latency_ms: i64,
     error: Option<String>,
     /// Names and values.
+    #[schema(value_type = Vec<Vec<String>>)]
     response_headers: Vec<(String, String)>,
     /// The beginning of it.
     response_body: String,

@@ -301,6 +301,8 @@ pub(crate) struct ExtensionAttempt {
     status: Option<u16>,
     latency_ms: i64,
     error: Option<String>,
+    /// Names and values.
+    #[schema(value_type = Vec<Vec<String>>)]
     response_headers: Vec<(String, String)>,
     /// The beginning of the answer.
     response_body: String,
