@@ -20,7 +20,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 61] = [
+const ROUTES: [&str; 64] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -75,6 +75,9 @@ const ROUTES: [&str; 61] = [
     "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
     "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
     "/api/workspaces/{workspaceId}/dead-letters",
+    "/api/workspaces/{workspaceId}/dead-letters/replay",
+    "/api/workspaces/{workspaceId}/dead-letters/{deadLetterId}",
+    "/api/workspaces/{workspaceId}/dead-letters/{deadLetterId}/replay",
     "/api/workspaces/{workspaceId}/channels/{channel}/messages",
     "/healthz",
     "/readyz",
