@@ -105,11 +105,7 @@ impl DeadLetters {
     /// Sends one again, now, through the ordinary delivery and under its `webhook-id`. Success closes it. Answers the state
     /// that it is in then: one that is closed stays so.
     pub async fn replay(&self, caller: &Caller, id: Uuid) -> Result<String, Refusal> {
-        self.replay_of(&administered(caller)?, id).await
-    }
-
-    pub(crate) async fn replay_of(&self, tenant: &TenantId, id: Uuid) -> Result<String, Refusal> {
-        let letter = self.owned(tenant, id).await?;
+        let letter = self.owned(&administered(caller)?, id).await?;
         self.again(&letter.into()).await
     }
 
@@ -174,7 +170,7 @@ impl DeadLetters {
     }
 
     /// One transaction: it is pending again, and replaying. The dispatcher finds it.
-    async fn again(&self, letter: &DeadLetterSummary) -> Result<String, Refusal> {
+    pub(crate) async fn again(&self, letter: &DeadLetterSummary) -> Result<String, Refusal> {
         if letter.state != "open" {
             return Ok(letter.state.clone());
         }

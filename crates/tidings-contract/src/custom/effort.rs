@@ -367,6 +367,19 @@ mod tests {
     }
 
     #[test]
+    fn patterns_that_people_write_may_meet_long_texts() {
+        for (pattern, bytes) in [
+            ("^[a-z0-9-]+$", 40_000),
+            (r"^\S+@\S+\.\S+$", 2_000),
+            (r"^\w{1,30}$", 1_000),
+        ] {
+            let schema = Schema::new(json!({ "pattern": pattern })).unwrap();
+            let effort = schema.effort(&json!("a".repeat(bytes)));
+            assert!(effort.is_some(), "{pattern}");
+        }
+    }
+
+    #[test]
     fn whatever_a_payload_may_have_is_held_to_what_people_write() {
         let row = |n: usize| json!({ "kind": format!("k{}", n % 20), "of": n % 10 });
         let branch = |n: usize| {

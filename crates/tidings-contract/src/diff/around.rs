@@ -56,6 +56,24 @@ mod tests {
     use crate::diff::{Broken, diff, name_readers};
 
     #[test]
+    fn a_change_names_the_services_it_breaks() {
+        let catalog = |data: Value| {
+            let document = json!({
+                "asyncapi": "3.0.0",
+                "info": { "title": "t", "version": "1.0.0" },
+                "channels": { "a": {
+                    "address": "shop.order.created.v1", "x-tidings-receivers": ["mail"],
+                    "messages": { "m": { "contentType": "application/json", "payload": data } },
+                }},
+            });
+            Catalog::parse(&document.to_string()).unwrap()
+        };
+        let old = catalog(json!({ "type": "object", "required": ["id"] }));
+        let changes = diff(&old, &catalog(json!({ "type": "object" })));
+        assert_eq!(changes[0].services, ["mail"]);
+    }
+
+    #[test]
     fn what_stands_around_the_data_is_compared_too() {
         let base = json!({
             "asyncapi": "3.0.0",

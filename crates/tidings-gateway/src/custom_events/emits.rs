@@ -153,18 +153,8 @@ impl Emits {
         let tenant = may_emit(caller, &path, None)?;
         let emitted = match measure(&request) {
             Ok(()) => {
-                let judged = self.judged(caller, &tenant, (&path, version), &request);
-                match judged.await {
-                    Ok((row, named)) => self.accept(row, named, &request).await,
-                    Err(refusal) => {
-                        // A repeat of a key is answered before anything is asked of it. Where nothing speaks against it,
-                        // accepting it finds that out.
-                        if let Some(row) = self.before(&tenant, &request).await? {
-                            return self.again(&request, row).await;
-                        }
-                        Err(refusal)
-                    }
-                }
+                let accepted = self.accept_or_repeat(caller, &tenant, (&path, version), &request);
+                accepted.await
             }
             Err(refusal) => Err(refusal),
         };
@@ -175,6 +165,25 @@ impl Emits {
             tracing::warn!(detail = error.detail, "a refused emit is not told of");
         }
         emitted
+    }
+
+    async fn accept_or_repeat(
+        self: &Arc<Self>,
+        caller: &Caller,
+        tenant: &TenantId,
+        named: (&EventPath, Option<Version>),
+        request: &EmitRequest,
+    ) -> Result<Emitted, Refusal> {
+        let refusal = match self.judged(caller, tenant, named, request).await {
+            Ok((row, named)) => return self.accept(row, named, request).await,
+            Err(refusal) => refusal,
+        };
+        // A repeat of a key is answered before anything is asked of it. Where nothing speaks against it, accepting it
+        // finds that out.
+        match self.before(tenant, request).await? {
+            Some(row) => self.again(request, row).await,
+            None => Err(refusal),
+        }
     }
 
     /// The emit that had the key of this one.

@@ -74,8 +74,8 @@ impl WorkspaceLetters {
         id: Uuid,
     ) -> Result<String, Refusal> {
         let workspace = self.workspaces.administered(caller, workspace)?;
-        self.one(&workspace, id).await?;
-        self.dead_letters.replay_of(&workspace.tenant, id).await
+        let letter = self.one(&workspace, id).await?;
+        self.dead_letters.again(&letter.into()).await
     }
 
     /// Begins to send all open ones again that these are.
