@@ -4,6 +4,7 @@
 //! and the append, it is accepted: its row is written and counted. What tells of it (source D's lifecycle) stands in the
 //! same append. The row is what makes it certain: whatever the bus would not take, the [relay](super::relay) appends later.
 
+mod refused;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +12,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tidings_bus::Bus;
 use tidings_contract::custom::{EventPath, Version};
 use tidings_event::event::trace_id;
@@ -505,77 +506,12 @@ impl Emits {
         Ok(())
     }
 
-    /// Tells of an emit that was refused for what it says or for its plan.
-    async fn tell_refused(
-        &self,
-        tenant: &TenantId,
-        (path, request): (&EventPath, &EmitRequest),
-        refusal: &Refusal,
-    ) -> Result<(), Refusal> {
-        let Some(event) = tells(refusal).filter(|event| self.registry.may_tell(tenant, *event))
-        else {
-            return Ok(());
-        };
-        let data = self.refused(tenant, (path, request), refusal).await?;
-        let told = [event.row(&self.outbox, tenant, &data)];
-        self.store.outbox().add(&told).await.map_err(store_fault)?;
-        self.outbox.leave();
-        Ok(())
-    }
-
-    async fn refused(
-        &self,
-        tenant: &TenantId,
-        (path, request): (&EventPath, &EmitRequest),
-        refusal: &Refusal,
-    ) -> Result<Value, Refusal> {
-        let (namespace, name) = (path.namespace.as_str(), path.name.as_str());
-        match refusal.code {
-            Code::MonthlyEmitQuotaExceeded => {
-                let plan = self.registry.plan(tenant);
-                let month = month(self.clock.now_ms());
-                let used = self.store.emits().usage(tenant, &month).await;
-                Ok(json!({
-                    "quota": "emits", "plan": plan.as_str(), "limit": plan.monthly_emits(),
-                    "used": used.map_err(store_fault)?, "namespace": namespace, "name": name,
-                }))
-            }
-            Code::ChainDepthExceeded => Ok(json!({
-                "namespace": namespace, "name": name, "causationId": request.causation_id,
-                "depth": crate::publish::command::MAX_DEPTH + 1,
-            })),
-            code => {
-                let mut data = json!({
-                    "namespace": namespace, "name": name, "code": code.as_str(), "detail": refusal.detail,
-                });
-                if let Some(version) = &request.version {
-                    data["version"] = json!(clipped(version));
-                }
-                Ok(data)
-            }
-        }
-    }
-
     /// Tells what has become of an emit; once, however often it is found out.
     pub(super) async fn tell(&self, row: &EmitRow, event: LifecycleEvent) -> Result<(), Refusal> {
         let draft = told(row, event).map_err(unread)?;
         let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
         let command = Command::one(caller, draft, row.traceparent.clone());
         self.line.publish(command).await.map(drop)
-    }
-}
-
-/// What tells of a refusal; nothing of what nobody has looked at, or is no refusal.
-fn tells(refusal: &Refusal) -> Option<LifecycleEvent> {
-    match refusal.code {
-        Code::MonthlyEmitQuotaExceeded => Some(LifecycleEvent::QuotaExceeded),
-        Code::ChainDepthExceeded => Some(LifecycleEvent::ChainTruncated),
-        Code::EventNotRegistered
-        | Code::EventNotPublished
-        | Code::PlanUpgradeRequired
-        | Code::PayloadInvalid
-        | Code::PayloadTooLarge => Some(LifecycleEvent::EmitRejected),
-        _ => None,
     }
 }
 

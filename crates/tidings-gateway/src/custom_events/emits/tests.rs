@@ -1,5 +1,6 @@
 //! The month of an emit, with a clock that the test moves.
 
+use serde_json::json;
 use tidings_event::json::RawJson;
 
 use super::*;
