@@ -7,6 +7,7 @@
 
 mod check;
 pub mod letters;
+mod rotate;
 #[cfg(test)]
 mod tests;
 mod turn;

@@ -58,6 +58,14 @@ pub enum From {
 /// What a receiver verifies with, and when that ends, in ms since 1970.
 pub type VerifyingSecret = (zeroize::Zeroizing<String>, Option<i64>);
 
+/// What the receiver of a subscription verifies with, newest first.
+fn verifying(subscription: &Subscription) -> Vec<VerifyingSecret> {
+    let signing = subscription.signing.iter();
+    signing
+        .map(|(secret, ends)| (secret.to_verifying_text(), *ends))
+        .collect()
+}
+
 /// A subscription, and the first clause of its filter that an event does not meet.
 pub type Judged = (Arc<Subscription>, Result<(), Unmet>);
 
@@ -278,10 +286,7 @@ impl Subscriptions {
     /// What its receiver verifies messages with, newest first.
     pub fn secrets(&self, caller: &Caller, id: Uuid) -> Result<Vec<VerifyingSecret>, Refusal> {
         let subscription = self.owned(&administered(caller)?, id)?;
-        let signing = subscription.signing.iter();
-        Ok(signing
-            .map(|(secret, ends)| (secret.to_verifying_text(), *ends))
-            .collect())
+        Ok(verifying(&subscription))
     }
 
     /// Changes one of the tenant's.

@@ -183,6 +183,10 @@ fn workspaces() -> Router<House> {
                 .delete(extensions::unsubscribe),
         )
         .route(
+            &format!("{extension}/rotate-secret"),
+            post(extensions::rotate),
+        )
+        .route(
             &format!("{extension}/deliveries"),
             get(extensions::deliveries),
         )

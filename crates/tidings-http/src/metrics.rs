@@ -20,7 +20,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 64] = [
+const ROUTES: [&str; 65] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -72,6 +72,7 @@ const ROUTES: [&str; 64] = [
     "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}",
     "/api/workspaces/{workspaceId}/events/publish",
     "/api/workspaces/{workspaceId}/extensions/{extensionId}",
+    "/api/workspaces/{workspaceId}/extensions/{extensionId}/rotate-secret",
     "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
     "/api/workspaces/{workspaceId}/extensions/{extensionId}/subscriptions/{eventKey}",
     "/api/workspaces/{workspaceId}/dead-letters",

@@ -238,7 +238,7 @@ rooms! {
     replays: of_history list get cancel resume;
     sessions: begin end;
     workspaces: tenant put_tenant put put_member delete_member publish;
-    extensions: put get delete subscribe subscription unsubscribe deliveries;
+    extensions: put get delete rotate subscribe subscription unsubscribe deliveries;
     chat: messages;
     operations: healthz readyz metrics;
     documents: openapi docs problem;

@@ -12,7 +12,7 @@ use tidings_store::SubscriptionRow;
 use uuid::Uuid;
 
 use super::stored::stored;
-use super::{Change, From, Secrets, SigningSecret, Subscriptions};
+use super::{Change, From, Secrets, SigningSecret, Subscriptions, VerifyingSecret, verifying};
 use crate::access::Caller;
 use crate::audit::Actor;
 use crate::publish::refusal::{Refusal, Rule};
@@ -105,20 +105,26 @@ impl Subscriptions {
         new: OfExtension,
     ) -> Result<Arc<Subscription>, Refusal> {
         let wanted = self.checked(new.document)?;
-        let mut shared = None;
+        let mut signing = Vec::new();
         for sibling in new.siblings {
             if let Some(sibling) = self.kept(&new.tenant, Some(sibling)).await? {
-                let newest = sibling.signing.first();
-                shared = newest.map(|(secret, _)| secret.to_text());
+                // One that was rotated away may still be what the receiver knows.
+                let shared = sibling.signing.iter().map(|(secret, ends)| SigningSecret {
+                    secret: secret.to_text(),
+                    ends_at_ms: *ends,
+                });
+                signing.extend(shared);
                 break;
             }
         }
-        let secret = shared.unwrap_or_else(|| Secret::from_random(random()).to_text());
-        let secrets = Secrets {
-            signing: vec![SigningSecret {
-                secret,
+        if signing.is_empty() {
+            signing.push(SigningSecret {
+                secret: Secret::from_random(random()).to_text(),
                 ends_at_ms: None,
-            }],
+            });
+        }
+        let secrets = Secrets {
+            signing,
             auth: None,
             mtls: None,
         };
@@ -186,6 +192,22 @@ impl Subscriptions {
             self.make(tenant, id, &change, &actor).await?;
         }
         Ok(())
+    }
+
+    /// Signs what one gets with another secret; what is verified with then. Nothing happens when it is gone.
+    pub(crate) async fn rotate_of(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        id: Uuid,
+        change: &Change,
+    ) -> Result<Option<Vec<VerifyingSecret>>, Refusal> {
+        let actor = Actor::Caller(caller.clone());
+        match self.make(tenant, id, change, &actor).await {
+            Ok(rotated) => Ok(Some(verifying(&rotated))),
+            Err(refusal) if refusal.code == Code::NotFound => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// One of any tenant's, if it is in force.

@@ -156,6 +156,7 @@ pub(crate) struct KeyShown {
     expires_at: Option<String>,
     revoked_at: Option<String>,
     /// The key itself; in the answer that makes it only.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
 }

@@ -211,11 +211,14 @@ pub(crate) struct FaultShown {
     /// Where in it, as a JSON Pointer.
     pointer: String,
     detail: String,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<String>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     got: Option<String>,
     /// A payload that was good and would be no more.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     counter_example: Option<Value>,
 }
@@ -443,10 +446,10 @@ pub(crate) struct RegistrationShown<'a> {
     schema_flavour: &'a str,
     semver_bump: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>, nullable = false)]
     payload_schema: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<serde_json::Value>)]
+    #[schema(value_type = Option<serde_json::Value>, nullable = false)]
     payload_example: Option<&'a RawValue>,
     created_at: String,
     updated_at: String,

@@ -84,6 +84,7 @@ pub(crate) struct Delivery {
     subscription_id: Uuid,
     /// Its number there; null for history that was not sent then.
     sequence: Option<u64>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     replay_id: Option<Uuid>,
     /// The revision of the subscription that routed it.
@@ -93,6 +94,7 @@ pub(crate) struct Delivery {
     #[schema(value_type = crate::openapi::LedgerBody)]
     ledger: Ledger,
     attempts: Vec<Attempt>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
 }
@@ -115,7 +117,7 @@ pub(crate) struct Attempt {
     response_body: String,
     /// The message that it went in with others: its `webhook-id`, and how many events it had.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<crate::openapi::InBatchBody>)]
+    #[schema(value_type = Option<crate::openapi::InBatchBody>, nullable = false)]
     batch: Option<InBatch>,
 }
 

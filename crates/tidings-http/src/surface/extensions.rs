@@ -15,7 +15,7 @@ use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscriptions::From;
 use uuid::Uuid;
 
-use super::subscriptions::{MAX_BYTES, from};
+use super::subscriptions::{MAX_BYTES, RotateBody, SecretsShown, from, keys};
 use crate::House;
 use crate::page::{self, Page, Stretch};
 use crate::problem::Refused;
@@ -98,6 +98,24 @@ pub(crate) async fn delete(
         .delete(&caller, &workspace, &extension_id(&id)?)
         .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Signs what an external service gets with a new secret, and with the one before until the overlap ends.
+#[utoipa::path(post, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/rotate-secret",
+    tag = "workspaces", params(("workspaceId" = String, Path), ("extensionId" = String, Path)),
+    request_body = RotateBody, responses((status = 200, body = SecretsShown)))]
+pub(crate) async fn rotate(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    Path((workspace, id)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let body: RotateBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let (id, overlap) = (extension_id(&id)?, body.overlap()?);
+    let rooms = &house.gateway.extensions;
+    let rotated = rooms.rotate(&caller, &workspace, &id, body.secret, overlap);
+    Ok(axum::Json(keys(&rotated.await?)).into_response())
 }
 
 /// Has an extension get an event; the answer holds what its messages are verified with.
@@ -262,6 +280,7 @@ pub(crate) struct ExtensionSubscription {
     reason: Option<String>,
     created_at: String,
     /// What an external service verifies messages with; when it is made only.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
 }

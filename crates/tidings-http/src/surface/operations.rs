@@ -28,6 +28,7 @@ pub(crate) struct Parts {
     bus: Part,
     store: Part,
     /// Where keys are kept apart from the bus.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     receipts: Option<Part>,
 }

@@ -234,13 +234,16 @@ pub(crate) struct Explained<'a> {
     /// `accepted` or `refused`.
     verdict: &'static str,
     steps: Vec<ExplainedStep<'a>>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     topic: Option<&'a str>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     partition: Option<u32>,
     /// Each of the tenant's that is not disabled, 1,000 at most; nothing of an event that is refused.
     subscriptions: Vec<WouldGet>,
     /// How many more there are than are listed.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     subscriptions_left_out: Option<usize>,
     /// The event as it would be written; null where that is not JSON.
@@ -275,19 +278,23 @@ pub(crate) struct ExplainedStep<'a> {
     step: &'static str,
     /// `passed` or `refused`.
     verdict: &'static str,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     detail: &'a str,
     /// Where it refused, as a JSON Pointer.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a str>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     expected: Option<&'a str>,
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     got: Option<&'a str>,
     /// All places where it refused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<serde_json::Value>>)]
+    #[schema(value_type = Option<Vec<serde_json::Value>>, nullable = false)]
     errors: Option<serde_json::Value>,
 }
 
@@ -320,6 +327,7 @@ pub(crate) struct WouldGet {
     state: &'static str,
     matched: bool,
     /// The first clause of its filter that does not hold.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Unmet>,
 }

@@ -1,6 +1,7 @@
 //! Subscriptions of a tenant, and what became of their deliveries.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -27,7 +28,7 @@ const HIDDEN: &str = "[hidden]";
 /// How long the secret before stays good after a rotation that does not say.
 const OVERLAP: &str = "24h";
 /// The longest overlap.
-const LONGEST_OVERLAP: std::time::Duration = std::time::Duration::from_hours(30 * 24);
+const LONGEST_OVERLAP: Duration = Duration::from_hours(30 * 24);
 
 /// What a subscription says (delivery.md, "Settled details").
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -215,7 +216,14 @@ pub(crate) struct RotateBody {
     /// How long the one before stays good, as `24h`, which is the default.
     overlap: Option<String>,
     /// `whsec_…` or `whsk_…`; one is made if absent.
-    secret: Option<String>,
+    pub(super) secret: Option<String>,
+}
+
+impl RotateBody {
+    pub(super) fn overlap(&self) -> Result<Duration, Refusal> {
+        let overlap = self.overlap.as_deref().unwrap_or(OVERLAP);
+        duration("overlap", overlap, LONGEST_OVERLAP)
+    }
 }
 
 /// Signs with a new secret, and with the one before until the overlap ends.
@@ -230,10 +238,10 @@ pub(crate) async fn rotate(
     body: Body,
 ) -> Result<Response, Refused> {
     let body: RotateBody = json_body(&house, &headers, body, MAX_BYTES).await?;
-    let overlap = body.overlap.as_deref().unwrap_or(OVERLAP);
+    let overlap = body.overlap()?;
     let change = Change::Rotate {
         secret: body.secret,
-        overlap: duration("overlap", overlap, LONGEST_OVERLAP)?,
+        overlap,
     };
     let rooms = &house.gateway().subscriptions;
     rooms.change(&caller, parsed(&id)?, change).await?;
@@ -341,7 +349,7 @@ pub(crate) struct SecretShown {
     ends_at: Option<String>,
 }
 
-fn keys(secrets: &[(zeroize::Zeroizing<String>, Option<i64>)]) -> SecretsShown {
+pub(super) fn keys(secrets: &[(zeroize::Zeroizing<String>, Option<i64>)]) -> SecretsShown {
     let all = secrets.iter().map(|(secret, ends)| SecretShown {
         secret: secret.to_string(),
         ends_at: ends.map(rfc3339),
@@ -371,6 +379,7 @@ pub(crate) struct SubscriptionShown {
     #[schema(value_type = Object)]
     document: Arc<Map<String, Value>>,
     /// What a webhook's receiver verifies messages with; in the answer that makes it only.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
 }

@@ -15,7 +15,7 @@ const DEALS: &str = "/api/workspaces/ws-1/extensions/crm/subscriptions/crm.deal.
 /// A server with a workspace, its member's token and its ADMIN's.
 fn server() -> (Server, String, String) {
     let server = Server::start_with(CONFIG);
-    server.declare("crm", &["crm.deal.closed"]);
+    server.declare("crm", &["crm.deal.closed", "crm.deal.lost"]);
     let (ada, root) = with_workspace(&server);
     (server, ada, root)
 }
@@ -102,6 +102,50 @@ fn an_external_service_gets_its_workspaces_events_as_platform_events_signed() {
         .expect(200)
         .json();
     assert_eq!(rest["items"], json!([]));
+}
+
+#[test]
+fn a_secret_is_rotated_for_all_that_an_extension_gets() {
+    let (server, ada, root) = server();
+    let receiver = Receiver::start();
+    let rotate = format!("{EXTENSION}/rotate-secret");
+    let refused = |token: &str, body: Value| server.post(&rotate, token, &body);
+    refused(&root, json!({})).problem(404, "NOT_FOUND");
+    put(&server, EXTENSION, &root, &external(&receiver, true)).expect(200);
+    refused(&root, json!({})).problem(400, "INVALID_REQUEST");
+    let made = put(&server, DEALS, &root, &json!({})).expect(200).json();
+    let old = made["secret"].as_str().expect("a secret");
+    let leads = DEALS.replace("deal.closed", "lead.won");
+    put(&server, &leads, &root, &json!({})).expect(200);
+    refused(&ada, json!({})).problem(403, "FORBIDDEN");
+    refused(&root, json!({ "secret": "mine" })).problem(400, "INVALID_REQUEST");
+    refused(&root, json!({ "overlap": "400d" })).problem(400, "INVALID_REQUEST");
+
+    let rotated = server.post(&rotate, &root, &json!({ "overlap": "1h" }));
+    let rotated = rotated.expect(200).json();
+    let new = rotated["secret"].as_str().expect("a secret");
+    assert_ne!(new, old);
+    let all = rotated["secrets"].as_array().expect("a list");
+    assert_eq!((all.len(), &all[1]["secret"]), (2, &json!(old)));
+    assert!(all[0]["endsAt"].is_null() && all[1]["endsAt"].is_string());
+
+    publish(&server, &ada, 1);
+    // What the extension subscribes to from now on is signed with both, too.
+    let third = DEALS.replace("deal.closed", "deal.lost");
+    for path in [DEALS, &leads, &third] {
+        let shown = put(&server, path, &root, &json!({})).expect(200).json();
+        assert_eq!(shown["secret"], new, "{path}");
+    }
+    let body = json!({ "eventKey": "crm.deal.lost", "actor": "bot", "payload": { "n": 2 } });
+    server.post(DEAL, &ada, &body).expect(200);
+    for hit in receiver.until_taken(2) {
+        let timestamp = hit.header("webhook-timestamp").parse().expect("a number");
+        let (id, signature) = (hit.header("webhook-id"), hit.header("webhook-signature"));
+        for secret in [old, new] {
+            let verified = verify(secret, id, timestamp, &hit.body, signature);
+            assert!(verified.expect("a secret"));
+        }
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ enum Foreign {
 
 use Foreign::{Closed, Forbidden, NotFound, NotRegistered, Nothing, Own, Public, Shared, Unpaid};
 
-const TABLE: [(&str, &str, Foreign); 83] = [
+const TABLE: [(&str, &str, Foreign); 84] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -161,6 +161,11 @@ const TABLE: [(&str, &str, Foreign); 83] = [
         Closed,
     ),
     (
+        "post",
+        "/api/workspaces/{workspaceId}/extensions/{extensionId}/rotate-secret",
+        Closed,
+    ),
+    (
         "get",
         "/api/workspaces/{workspaceId}/extensions/{extensionId}/deliveries",
         Closed,
@@ -274,6 +279,7 @@ fn body(path: &str) -> Value {
         path if path.ends_with("/release") => json!({ "key": "k" }),
         "/v1/tenants/{tenantId}" => json!({ "slug": "mine", "plan": "PRO" }),
         path if path.ends_with("/{userId}") => json!({ "role": "ADMIN" }),
+        path if path.ends_with("/rotate-secret") => json!({}),
         path if path.ends_with("/{extensionId}") => {
             json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true })
         }
@@ -281,12 +287,7 @@ fn body(path: &str) -> Value {
         path if path.starts_with("/api/workspaces") => json!({ "eventKey": "crm.deal.closed" }),
         "/v1/subscriptions/{subscriptionId}/replay" => json!({ "from": "beginning" }),
         path if path.ends_with("/seek") => json!({ "to": "beginning" }),
-        path if path.ends_with("/rotate-secret")
-            || path.ends_with("/replay")
-            || path.starts_with("/v1/replays") =>
-        {
-            json!({})
-        }
+        path if path.ends_with("/replay") || path.starts_with("/v1/replays") => json!({}),
         "/v1/api-keys" => json!({ "name": "mine", "scopes": ["events:read"] }),
         "/v1/cloudevents" => json!({
             "specversion": "1.0", "id": "1", "source": "/it", "type": "crm.contact.created",
