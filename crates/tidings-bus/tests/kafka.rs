@@ -66,7 +66,16 @@ fn record(topic: &Topic) -> Record {
 }
 
 async fn append(bus: &Kafka, records: Vec<Record>) -> Vec<Position> {
-    let appended = bus.append(records).await.expect("it is appended");
+    let until = Instant::now() + Duration::from_secs(30);
+    let appended = loop {
+        match bus.append(records.clone()).await {
+            // A broker that has just been started, on a machine with much else to do.
+            Err(AppendError::Unavailable { retry_after }) if Instant::now() < until => {
+                tokio::time::sleep(retry_after).await;
+            }
+            appended => break appended.expect("it is appended"),
+        }
+    };
     let positions = appended.into_iter().map(|it| match it {
         Appended::At(at) => at,
         other => panic!("not appended: {other:?}"),

@@ -439,21 +439,7 @@ impl Subscriptions {
                         Refusal::invalid("secret", format!("The secret is not valid: {error}."))
                     })?,
                 };
-                let ends =
-                    now.saturating_add(i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX));
-                secrets
-                    .signing
-                    .retain(|it| it.ends_at_ms.is_none_or(|ends| ends > now));
-                // Two at most: the header grows with each.
-                secrets.signing.truncate(1);
-                for one in &mut secrets.signing {
-                    one.ends_at_ms = Some(one.ends_at_ms.map_or(ends, |before| before.min(ends)));
-                }
-                let newest = SigningSecret {
-                    secret: new.to_text(),
-                    ends_at_ms: None,
-                };
-                secrets.signing.insert(0, newest);
+                secrets.rotate(new.to_text(), *overlap, now);
             }
         }
         conformance::hold_back(&mut row, &document, &start);

@@ -12,11 +12,12 @@ use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::Workspace;
 use crate::secrets::random;
 use crate::storing::to_its_end;
+use crate::subscription::Subscription;
 use crate::subscriptions::{Change, VerifyingSecret};
 
 impl Extensions {
     /// Signs whatever an external service gets with a new secret, and with the one before until `overlap` ends; what it
-    /// verifies with then, newest first. Where a crash or a refusal ends it half-way, to rotate again makes all one again.
+    /// verifies with then, newest first. One that ended half-way is finished by the next.
     pub async fn rotate(
         self: &Arc<Self>,
         caller: &Caller,
@@ -28,13 +29,7 @@ impl Extensions {
         let workspace = self.workspaces.administered(caller, workspace)?;
         let (room, caller, id) = (self.clone(), caller.clone(), id.clone());
         to_its_end(async move {
-            let secret =
-                secret.unwrap_or_else(|| Secret::from_random(random()).to_text().to_string());
-            let change = Change::Rotate {
-                secret: Some(secret),
-                overlap,
-            };
-            let rotated = Box::pin(room.rotate_all(&caller, &workspace, &id, &change));
+            let rotated = Box::pin(room.rotate_all(&caller, &workspace, &id, secret, overlap));
             room.turns.alone(&workspace, &id, rotated).await
         })
         .await
@@ -45,23 +40,46 @@ impl Extensions {
         caller: &Caller,
         workspace: &Workspace,
         id: &ExtensionId,
-        change: &Change,
+        secret: Option<String>,
+        overlap: Duration,
     ) -> Result<Vec<VerifyingSecret>, Refusal> {
         let refused = |detail| Refusal::new(Code::InvalidRequest, Rule::Shape, detail);
         if self.one(workspace, id).await?.kind != EXTERNAL {
             return Err(refused("Only an EXTERNAL_SERVICE has a secret."));
         }
-        let mut secrets = None;
+        // All are read before any changes: one that cannot be read refuses the whole.
+        let mut all = Vec::new();
         for row in self.all(workspace, id).await? {
-            if let Some(subscription) = row.subscription {
-                let rotated = self
-                    .subscriptions
-                    .rotate_of(caller, &workspace.tenant, subscription, change)
-                    .await?;
-                secrets = rotated.or(secrets);
-            }
+            let kept = self.subscriptions.kept(&workspace.tenant, row.subscription);
+            all.extend(kept.await?);
         }
-        let none = "The extension has no secret yet; its first subscription makes one.";
-        secrets.ok_or_else(|| refused(none))
+        let Some(first) = all.first() else {
+            let detail = "The extension has no secret yet; its first subscription makes one.";
+            return Err(refused(detail));
+        };
+        // They are changed in this order, so where they differ the first has what the others were to get. Another new one
+        // would take from it the one that the receiver knows.
+        let unfinished = all.iter().any(|it| newest(it) != newest(first));
+        let secret = secret.or_else(|| newest(first).filter(|_| unfinished));
+        let change = Change::Rotate {
+            secret: Some(
+                secret.unwrap_or_else(|| Secret::from_random(random()).to_text().to_string()),
+            ),
+            overlap,
+        };
+        let mut secrets = Vec::new();
+        for one in &all {
+            let rotated = self
+                .subscriptions
+                .rotate_of(caller, &workspace.tenant, one.id, &change)
+                .await?;
+            secrets = rotated.unwrap_or(secrets);
+        }
+        Ok(secrets)
     }
+}
+
+fn newest(subscription: &Arc<Subscription>) -> Option<String> {
+    let newest = subscription.signing.first();
+    newest.map(|(secret, _)| secret.to_text().to_string())
 }

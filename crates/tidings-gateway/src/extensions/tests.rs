@@ -89,6 +89,46 @@ async fn a_replica_that_has_heard_nothing_yet_finds_what_another_has_made() {
 }
 
 #[tokio::test]
+async fn a_rotation_that_ended_half_way_is_finished_and_takes_no_secret_from_the_receiver() {
+    let (_, one, _) = replicas().await;
+    put(&one, true).await;
+    let (first, old) = subscribed(&one, "crm.deal.closed").await;
+    let second = subscribed(&one, "crm.deal.opened").await.0;
+    let hour = std::time::Duration::from_hours(1);
+    let change = crate::subscriptions::Change::Rotate {
+        secret: None,
+        overlap: hour,
+    };
+    let (caller, tenant, crm) = (admin(), "acme".parse().unwrap(), id());
+    let rooms = &one.subscriptions;
+    let half = rooms.rotate_of(&caller, &tenant, first, &change).await;
+    let half = half.unwrap().expect("it is there");
+    let rotate =
+        |secret: Option<String>| one.extensions.rotate(&caller, "ws-1", &crm, secret, hour);
+    let good = |id: Uuid| -> Vec<String> {
+        let standing = rooms.standing(id).expect("it stands");
+        let signing = standing.signing.iter();
+        signing
+            .map(|(secret, _)| secret.to_verifying_text().to_string())
+            .collect()
+    };
+    let newest = half[0].0.to_string();
+    for secret in [None, Some(newest.clone())] {
+        // The second time is a repeat of one whose answer was lost.
+        let finished = rotate(secret).await.unwrap();
+        assert_eq!(*finished[0].0, newest);
+        for id in [first, second] {
+            assert_eq!(good(id), [newest.clone(), old.clone()]);
+        }
+    }
+    let another = rotate(None).await.unwrap()[0].0.to_string();
+    assert_ne!(another, newest);
+    for id in [first, second] {
+        assert_eq!(good(id), [another.clone(), newest.clone()]);
+    }
+}
+
+#[tokio::test]
 async fn what_a_crash_left_without_a_row_goes_with_the_next_change() {
     let (store, one, _) = replicas().await;
     put(&one, true).await;

@@ -2,6 +2,7 @@
 //! credential, its secrets encrypted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -9,6 +10,7 @@ use tidings_egress::Secret;
 use tidings_event::Code;
 use tidings_store::SubscriptionRow;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::{Subscriptions, handshake, of_extensions};
 use crate::publish::refusal::{Refusal, Rule};
@@ -41,6 +43,27 @@ impl Secrets {
         self.mtls = webhook.and_then(|it| it.mtls.as_deref().map(Mtls::of));
     }
 
+    /// Signs with another, and with the one before until the overlap ends. The newest once more is a repeat, which takes
+    /// nothing from whoever knows the one before; it may end that sooner.
+    pub(super) fn rotate(&mut self, secret: Zeroizing<String>, overlap: Duration, now_ms: i64) {
+        let ends = now_ms.saturating_add(i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX));
+        self.signing
+            .retain(|it| it.ends_at_ms.is_none_or(|ends| ends > now_ms));
+        let newest = self.signing.first();
+        if newest.is_none_or(|newest| newest.secret != secret) {
+            // Two at most: the header grows with each.
+            self.signing.truncate(1);
+            let newest = SigningSecret {
+                secret,
+                ends_at_ms: None,
+            };
+            self.signing.insert(0, newest);
+        }
+        for one in self.signing.iter_mut().skip(1) {
+            one.ends_at_ms = Some(one.ends_at_ms.map_or(ends, |before| before.min(ends)));
+        }
+    }
+
     /// Puts them where the tenant wrote them, so that a change of the rest keeps them.
     pub(super) fn put(&self, document: &mut Value) {
         if let Some(auth) = &self.auth {
@@ -54,7 +77,7 @@ impl Secrets {
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct SigningSecret {
-    pub(super) secret: zeroize::Zeroizing<String>,
+    pub(super) secret: Zeroizing<String>,
     /// In ms since 1970; the newest has none.
     pub(super) ends_at_ms: Option<i64>,
 }
