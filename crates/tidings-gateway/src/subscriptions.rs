@@ -59,7 +59,7 @@ pub enum From {
 pub type VerifyingSecret = (zeroize::Zeroizing<String>, Option<i64>);
 
 /// What the receiver of a subscription verifies with, newest first.
-fn verifying(subscription: &Subscription) -> Vec<VerifyingSecret> {
+pub(crate) fn verifying(subscription: &Subscription) -> Vec<VerifyingSecret> {
     let signing = subscription.signing.iter();
     signing
         .map(|(secret, ends)| (secret.to_verifying_text(), *ends))

@@ -59,8 +59,9 @@ impl Extensions {
         };
         // They are changed in this order, so where they differ the first has what the others were to get. Another new one
         // would take from it the one that the receiver knows.
-        let unfinished = all.iter().any(|it| newest(it) != newest(first));
-        let secret = secret.or_else(|| newest(first).filter(|_| unfinished));
+        let ahead = newest(first);
+        let unfinished = all.iter().any(|it| newest(it) != ahead);
+        let secret = secret.or(ahead.filter(|_| unfinished));
         let change = Change::Rotate {
             secret: Some(
                 secret.unwrap_or_else(|| Secret::from_random(random()).to_text().to_string()),
@@ -79,7 +80,7 @@ impl Extensions {
     }
 }
 
-fn newest(subscription: &Arc<Subscription>) -> Option<String> {
+fn newest(subscription: &Subscription) -> Option<String> {
     let newest = subscription.signing.first();
     newest.map(|(secret, _)| secret.to_text().to_string())
 }

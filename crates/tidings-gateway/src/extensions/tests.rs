@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::access::user;
+use crate::subscriptions::{Change, verifying};
 use crate::{Gateway, Limits, Parts, in_memory};
 
 const NOW: i64 = 1_700_000_000_000;
@@ -95,7 +96,7 @@ async fn a_rotation_that_ended_half_way_is_finished_and_takes_no_secret_from_the
     let (first, old) = subscribed(&one, "crm.deal.closed").await;
     let second = subscribed(&one, "crm.deal.opened").await.0;
     let hour = std::time::Duration::from_hours(1);
-    let change = crate::subscriptions::Change::Rotate {
+    let change = Change::Rotate {
         secret: None,
         overlap: hour,
     };
@@ -107,10 +108,8 @@ async fn a_rotation_that_ended_half_way_is_finished_and_takes_no_secret_from_the
         |secret: Option<String>| one.extensions.rotate(&caller, "ws-1", &crm, secret, hour);
     let good = |id: Uuid| -> Vec<String> {
         let standing = rooms.standing(id).expect("it stands");
-        let signing = standing.signing.iter();
-        signing
-            .map(|(secret, _)| secret.to_verifying_text().to_string())
-            .collect()
+        let secrets = verifying(&standing).into_iter();
+        secrets.map(|(secret, _)| secret.to_string()).collect()
     };
     let newest = half[0].0.to_string();
     for secret in [None, Some(newest.clone())] {

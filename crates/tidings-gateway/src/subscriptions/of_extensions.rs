@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidings_egress::Secret;
 use tidings_event::{Code, ExtensionId, TenantId};
 use tidings_filter::Filter;
 use tidings_store::SubscriptionRow;
@@ -17,7 +16,6 @@ use crate::access::Caller;
 use crate::audit::Actor;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::Workspace;
-use crate::secrets::random;
 use crate::storing::store_fault;
 use crate::subscription::{IN_PROCESS, Receiver, Start, State, Subscription, Wanted};
 
@@ -118,10 +116,7 @@ impl Subscriptions {
             }
         }
         if signing.is_empty() {
-            signing.push(SigningSecret {
-                secret: Secret::from_random(random()).to_text(),
-                ends_at_ms: None,
-            });
+            signing.push(SigningSecret::random());
         }
         let secrets = Secrets {
             signing,

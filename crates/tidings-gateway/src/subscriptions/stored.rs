@@ -34,10 +34,7 @@ impl Secrets {
     pub(super) fn take(&mut self, target: &Receiver) {
         let webhook = target.webhook();
         if webhook.is_some() && self.signing.is_empty() {
-            self.signing.push(SigningSecret {
-                secret: Secret::from_random(random()).to_text(),
-                ends_at_ms: None,
-            });
+            self.signing.push(SigningSecret::random());
         }
         self.auth = webhook.and_then(|it| it.auth.clone());
         self.mtls = webhook.and_then(|it| it.mtls.as_deref().map(Mtls::of));
@@ -53,11 +50,7 @@ impl Secrets {
         if newest.is_none_or(|newest| newest.secret != secret) {
             // Two at most: the header grows with each.
             self.signing.truncate(1);
-            let newest = SigningSecret {
-                secret,
-                ends_at_ms: None,
-            };
-            self.signing.insert(0, newest);
+            self.signing.insert(0, SigningSecret::newest(secret));
         }
         for one in self.signing.iter_mut().skip(1) {
             one.ends_at_ms = Some(one.ends_at_ms.map_or(ends, |before| before.min(ends)));
@@ -80,6 +73,19 @@ pub(super) struct SigningSecret {
     pub(super) secret: Zeroizing<String>,
     /// In ms since 1970; the newest has none.
     pub(super) ends_at_ms: Option<i64>,
+}
+
+impl SigningSecret {
+    fn newest(secret: Zeroizing<String>) -> Self {
+        Self {
+            secret,
+            ends_at_ms: None,
+        }
+    }
+
+    pub(super) fn random() -> Self {
+        Self::newest(Secret::from_random(random()).to_text())
+    }
 }
 
 fn place(id: Uuid) -> String {

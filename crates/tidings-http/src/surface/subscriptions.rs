@@ -238,10 +238,9 @@ pub(crate) async fn rotate(
     body: Body,
 ) -> Result<Response, Refused> {
     let body: RotateBody = json_body(&house, &headers, body, MAX_BYTES).await?;
-    let overlap = body.overlap()?;
     let change = Change::Rotate {
+        overlap: body.overlap()?,
         secret: body.secret,
-        overlap,
     };
     let rooms = &house.gateway().subscriptions;
     rooms.change(&caller, parsed(&id)?, change).await?;

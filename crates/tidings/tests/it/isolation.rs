@@ -279,11 +279,10 @@ fn body(path: &str) -> Value {
         path if path.ends_with("/release") => json!({ "key": "k" }),
         "/v1/tenants/{tenantId}" => json!({ "slug": "mine", "plan": "PRO" }),
         path if path.ends_with("/{userId}") => json!({ "role": "ADMIN" }),
-        path if path.ends_with("/rotate-secret") => json!({}),
         path if path.ends_with("/{extensionId}") => {
             json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true })
         }
-        path if path.ends_with("/{eventKey}") => json!({}),
+        path if path.ends_with("/{eventKey}") || path.ends_with("/rotate-secret") => json!({}),
         path if path.starts_with("/api/workspaces") => json!({ "eventKey": "crm.deal.closed" }),
         "/v1/subscriptions/{subscriptionId}/replay" => json!({ "from": "beginning" }),
         path if path.ends_with("/seek") => json!({ "to": "beginning" }),
