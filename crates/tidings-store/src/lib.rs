@@ -33,7 +33,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use check::{broken, changed_form, check_later, unknown_migrations};
-use pool::{Connections, PATIENCE, on_either};
+use pool::{Connections, OfPostgres, PATIENCE, PATIENCE_AT_START, on_either};
 pub(crate) use pool::{parsed, recorded, whole};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -97,16 +97,34 @@ impl Store {
     /// and brings its tables up to date. Calls answer within 2 s when the server is gone, and work again
     /// once it is back.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::connect_within(url, PATIENCE).await
+    }
+
+    /// The same for a process that starts, perhaps along with the server: this and each call wait up to 30 s for it,
+    /// until [`started`](Self::started).
+    pub async fn connect_at_start(url: &str) -> Result<Self, StoreError> {
+        Self::connect_within(url, PATIENCE_AT_START).await
+    }
+
+    async fn connect_within(url: &str, patience: Duration) -> Result<Self, StoreError> {
         let options = PgConnectOptions::from_str(url).map_err(StoreError::Connect)?;
         let pool = PgPoolOptions::new()
             .max_connections(POSTGRES_CONNECTIONS)
-            .acquire_timeout(PATIENCE)
+            .acquire_timeout(patience)
             .connect_with(options.application_name("tidings"))
             .await
             .map_err(StoreError::Connect)?;
         let migrated = POSTGRES_MIGRATIONS.run(&pool).await;
         migrated.map_err(StoreError::Migrate)?;
-        Ok(Self::on(Connections::Postgres(pool)))
+        let postgres = OfPostgres::new(pool, patience);
+        Ok(Self::on(Connections::Postgres(postgres)))
+    }
+
+    /// From now on callers want their answers in time.
+    pub fn started(&self) {
+        if let Connections::Postgres(postgres) = &self.connections {
+            postgres.started();
+        }
     }
 
     /// Whether the server behind such a URL answers. Changes nothing there, not even its tables.
@@ -299,7 +317,7 @@ impl Store {
     pub fn receipts(&self) -> Receipts {
         match &self.connections {
             Connections::Sqlite(pool) => Receipts::on_sqlite(pool.clone()),
-            Connections::Postgres(pool) => Receipts::on_postgres(pool.clone()),
+            Connections::Postgres(postgres) => Receipts::on_postgres(postgres.clone()),
         }
     }
 
@@ -307,7 +325,7 @@ impl Store {
     pub fn replicas(&self) -> Option<Replicas> {
         match &self.connections {
             Connections::Sqlite(_) => None,
-            Connections::Postgres(pool) => Some(Replicas::new(pool.clone())),
+            Connections::Postgres(postgres) => Some(Replicas::new(postgres.clone())),
         }
     }
 
@@ -359,7 +377,7 @@ impl Store {
     pub async fn close(&self) {
         match &self.connections {
             Connections::Sqlite(pool) => pool.close().await,
-            Connections::Postgres(pool) => pool.close().await,
+            Connections::Postgres(postgres) => postgres.pool.close().await,
         }
     }
 }

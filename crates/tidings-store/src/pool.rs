@@ -1,6 +1,8 @@
 //! One pool of connections, to SQLite or to PostgreSQL, and how a statement that both understand runs on it.
 
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -13,6 +15,9 @@ use crate::{StoreError, attempting};
 
 /// How long a caller waits for PostgreSQL, connecting included: the gateway has promised an answer within 2 s.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// The same while a process starts: nobody waits for its answer yet, and PostgreSQL may be starting too.
+pub(crate) const PATIENCE_AT_START: Duration = Duration::from_secs(30);
 
 /// The most rows of one statement: SQLite takes 32,766 values in one.
 const ROWS: usize = 256;
@@ -32,7 +37,38 @@ pub(crate) fn pieces<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
 #[derive(Debug, Clone)]
 pub(crate) enum Connections {
     Sqlite(Pool<Sqlite>),
-    Postgres(Pool<Postgres>),
+    Postgres(OfPostgres),
+}
+
+/// Connections to PostgreSQL, and how long callers wait for it.
+#[derive(Debug, Clone)]
+pub(crate) struct OfPostgres {
+    pub(crate) pool: Pool<Postgres>,
+    at_start: Duration,
+    started: Arc<AtomicBool>,
+}
+
+impl OfPostgres {
+    pub(crate) fn new(pool: Pool<Postgres>, at_start: Duration) -> Self {
+        Self {
+            pool,
+            at_start,
+            started: Arc::default(),
+        }
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        if self.started.load(Ordering::Relaxed) {
+            PATIENCE
+        } else {
+            self.at_start
+        }
+    }
+
+    /// From now on callers, of all clones, want their answers in time.
+    pub(crate) fn started(&self) {
+        self.started.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A connection of SQLite. One that is idle is taken as it is: no network can have cut it off.
@@ -45,13 +81,13 @@ pub(crate) async fn acquire(pool: &Pool<Sqlite>) -> Result<PoolConnection<Sqlite
     }
 }
 
-/// Runs an expression with a connection of PostgreSQL, at most for [`PATIENCE`]. A connection that let it down
+/// Runs an expression with a connection of PostgreSQL, for as long as its callers wait. A connection that let it down
 /// is not used again. Yields a `Result<_, StoreError>`; the expression, one of sqlx.
 macro_rules! on_postgres {
-    ($pool:expr, $doing:expr, $connection:ident => $body:expr) => {{
-        let deadline = tokio::time::Instant::now() + $crate::pool::PATIENCE;
+    ($postgres:expr, $doing:expr, $connection:ident => $body:expr) => {{
+        let deadline = tokio::time::Instant::now() + $postgres.patience();
         let late = |_| $crate::attempting($doing)(sqlx::Error::PoolTimedOut);
-        match tokio::time::timeout_at(deadline, Box::pin($pool.acquire())).await {
+        match tokio::time::timeout_at(deadline, Box::pin($postgres.pool.acquire())).await {
             Err(elapsed) => Err(late(elapsed)),
             Ok(Err(error)) => Err($crate::attempting($doing)(error)),
             Ok(Ok(mut acquired)) => {
@@ -82,8 +118,8 @@ macro_rules! on_either {
                     async { $body }.await.map_err($crate::attempting($doing))
                 }
             },
-            $crate::pool::Connections::Postgres(pool) => {
-                $crate::pool::on_postgres!(pool, $doing, $connection => $body)
+            $crate::pool::Connections::Postgres(postgres) => {
+                $crate::pool::on_postgres!(postgres, $doing, $connection => $body)
             }
         }
     };

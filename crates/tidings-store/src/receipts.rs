@@ -7,11 +7,12 @@ mod on_sqlite;
 
 use std::time::Duration;
 
-use sqlx::{Pool, Postgres, Sqlite};
+use sqlx::{Pool, Sqlite};
 use tidings_event::TenantId;
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::pool::OfPostgres;
 use on_postgres::OnPostgres;
 use on_sqlite::OnSqlite;
 pub(crate) use on_sqlite::findings;
@@ -104,8 +105,8 @@ macro_rules! either {
 }
 
 impl Receipts {
-    pub(crate) fn on_postgres(pool: Pool<Postgres>) -> Self {
-        Self(Kept::Postgres(OnPostgres::new(pool)))
+    pub(crate) fn on_postgres(postgres: OfPostgres) -> Self {
+        Self(Kept::Postgres(OnPostgres::new(postgres)))
     }
 
     pub(crate) fn on_sqlite(pool: Pool<Sqlite>) -> Self {

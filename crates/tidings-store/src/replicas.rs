@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::{Executor, Pool, Postgres, Row};
+use sqlx::{Executor, Row};
 use uuid::Uuid;
 
-use crate::pool::on_postgres;
+use crate::pool::{OfPostgres, on_postgres};
 use crate::{StoreError, attempting};
 
 /// Time is the server's. A turn that has ended, or is the caller's already, is the caller's.
@@ -17,19 +17,19 @@ const TAKE: &str = "INSERT INTO turns AS kept (name, holder, ends_at_ms) \
 /// The methods between replicas. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Replicas {
-    pool: Pool<Postgres>,
+    postgres: OfPostgres,
 }
 
 impl Replicas {
-    pub(crate) fn new(pool: Pool<Postgres>) -> Self {
-        Self { pool }
+    pub(crate) fn new(postgres: OfPostgres) -> Self {
+        Self { postgres }
     }
 
     /// Moves with each committed change of what replicas keep in memory: manifests, catalogues, API keys, tenants,
     /// workspaces and their members, subscriptions and registrations of custom events. A version read before the rows is
     /// never newer than they are.
     pub async fn version(&self) -> Result<i64, StoreError> {
-        let asked = on_postgres!(&self.pool, "ask for changes", connection => {
+        let asked = on_postgres!(self.postgres, "ask for changes", connection => {
             connection.fetch_one("SELECT version FROM changes").await
         });
         asked?
@@ -46,7 +46,7 @@ impl Replicas {
     ) -> Result<bool, StoreError> {
         let length_ms = i64::try_from(at_most.as_millis()).unwrap_or(i64::MAX);
         let query = sqlx::query(TAKE).bind(name).bind(holder).bind(length_ms);
-        let done = on_postgres!(&self.pool, "take a turn", connection => {
+        let done = on_postgres!(self.postgres, "take a turn", connection => {
             connection.execute(query).await
         });
         Ok(done?.rows_affected() == 1)
@@ -56,7 +56,7 @@ impl Replicas {
     pub async fn end_turn(&self, name: &str, holder: Uuid) -> Result<(), StoreError> {
         let query = sqlx::query("DELETE FROM turns WHERE name = $1 AND holder = $2");
         let query = query.bind(name).bind(holder);
-        let done = on_postgres!(&self.pool, "end a turn", connection => {
+        let done = on_postgres!(self.postgres, "end a turn", connection => {
             connection.execute(query).await
         });
         done.map(drop)

@@ -4,6 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io::{BufWriter, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -21,11 +22,12 @@ use tidings_gateway::secrets::Vault;
 use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
-use tidings_store::Store;
+use tidings_store::{Store, StoreError};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -61,6 +63,8 @@ const RECEIVER_LIMITS: EgressLimits = EgressLimits {
     total_timeout: Duration::from_mins(1),
     body_bytes: 16 * 1024,
 };
+/// How long a start waits for PostgreSQL without a word.
+const SAYS_THAT_IT_WAITS: Duration = Duration::from_secs(2);
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// How long handlers of plugins that still run get at the end.
@@ -256,6 +260,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let watching = watched_manifests(&config, &house).await?;
     let changing = components.map(|components| components::watch(house.clone(), components));
     let changing = changing.transpose()?;
+    store.started();
     greet(&config, &public_url, &access, &clock, demo);
     let refreshing = tokio::spawn(refresh_keys(access.clone(), clock));
 
@@ -414,9 +419,23 @@ async fn open_store(config: &Config) -> Result<(Store, Vault, Option<File>)> {
         whole.context("the store cannot be opened")?;
         Store::open(file).await
     } else {
-        Store::connect(&config.store.url).await
+        reached(&config.store.url).await
     };
     Ok((opened.context("the store cannot be opened")?, vault, alone))
+}
+
+/// The store on PostgreSQL, once that answers.
+async fn reached(url: &str) -> Result<Store, StoreError> {
+    let mut connecting = pin!(Store::connect_at_start(url));
+    if let Ok(connected) = timeout(SAYS_THAT_IT_WAITS, &mut connecting).await {
+        return connected;
+    }
+    let why = match Store::reach(url).await {
+        Ok(()) => "it answers slowly".to_owned(),
+        Err(fault) => format!("{:#}", anyhow::Error::new(fault)),
+    };
+    tracing::warn!(why, "waiting for the PostgreSQL of store.url");
+    connecting.await
 }
 
 /// Takes the store of a folder for this process, whatever the bus: each keeps in memory what stands in it.

@@ -163,8 +163,8 @@ mod tests {
                 let lines = rows.iter().map(|row| row.text("detail").unwrap());
                 lines.collect::<Vec<_>>().join("\n")
             }
-            Connections::Postgres(pool) => {
-                let mut connection = pool.acquire().await.unwrap();
+            Connections::Postgres(postgres) => {
+                let mut connection = postgres.pool.acquire().await.unwrap();
                 // A table of a few rows is read as a whole, whatever indexes it has.
                 for off in ["enable_seqscan", "enable_bitmapscan"] {
                     let set = sqlx::AssertSqlSafe(format!("SET {off} = off"));

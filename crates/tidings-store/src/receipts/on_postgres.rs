@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
-use sqlx::{Executor, Pool, Postgres, Row};
+use sqlx::{Executor, Postgres, Row};
 use tidings_event::TenantId;
 use uuid::Uuid;
 
 use super::{Completion, Place, ReceiptKey, Reservation, Reserved, SWEEP, corrupt, millis, offset};
-use crate::pool::on_postgres;
+use crate::pool::{OfPostgres, on_postgres};
 use crate::{StoreError, attempting};
 
 /// Counters of one tenant: so many publishes of it commit without waiting for each other.
@@ -26,12 +26,12 @@ const SWEEP_SQL: &str = include_str!("sweep.sql");
 /// The methods, on one pool.
 #[derive(Debug, Clone)]
 pub(super) struct OnPostgres {
-    pool: Pool<Postgres>,
+    postgres: OfPostgres,
 }
 
 impl OnPostgres {
-    pub(super) fn new(pool: Pool<Postgres>) -> Self {
-        Self { pool }
+    pub(super) fn new(postgres: OfPostgres) -> Self {
+        Self { postgres }
     }
 
     pub(super) async fn claim(
@@ -46,7 +46,7 @@ impl OnPostgres {
             .bind(column(wanted, |wanted| wanted.token))
             .bind(millis(lease))
             .bind(millis(time_to_live));
-        let rows = on_postgres!(&self.pool, "reserve idempotency keys", connection => connection.fetch_all(query).await)?;
+        let rows = on_postgres!(self.postgres, "reserve idempotency keys", connection => connection.fetch_all(query).await)?;
         rows.iter()
             .zip(wanted)
             .map(|(row, wanted)| reserved(row, wanted))
@@ -77,7 +77,7 @@ impl OnPostgres {
             .bind(offsets)
             .bind(millis(time_to_live))
             .bind(i16::try_from(u16::from(slot) % SLOTS).unwrap_or_default());
-        let done = on_postgres!(&self.pool, "complete idempotency keys", connection => connection.execute(query).await);
+        let done = on_postgres!(self.postgres, "complete idempotency keys", connection => connection.execute(query).await);
         done.map(drop)
     }
 
@@ -88,7 +88,7 @@ impl OnPostgres {
         let query = keyed(RELEASE, released.iter().map(|(it, _)| it.key))
             .bind(column(released, |(it, _)| it.token))
             .bind(column(released, |(_, keep)| *keep));
-        let done = on_postgres!(&self.pool, "release idempotency keys", connection => connection.execute(query).await);
+        let done = on_postgres!(self.postgres, "release idempotency keys", connection => connection.execute(query).await);
         done.map(drop)
     }
 
@@ -97,7 +97,7 @@ impl OnPostgres {
             "SELECT COALESCE(SUM(completed), 0)::bigint FROM receipt_counts WHERE tenant = $1",
         )
         .bind(tenant.as_str());
-        let row = on_postgres!(&self.pool, "count idempotency keys", connection => connection.fetch_one(query).await)?;
+        let row = on_postgres!(self.postgres, "count idempotency keys", connection => connection.fetch_one(query).await)?;
         let completed: i64 = row
             .try_get(0)
             .map_err(attempting("count idempotency keys"))?;
@@ -106,13 +106,12 @@ impl OnPostgres {
 
     pub(super) async fn sweep(&self) -> Result<u64, StoreError> {
         let query = sqlx::query(SWEEP_SQL).bind(SWEEP);
-        let done = on_postgres!(&self.pool, "delete expired idempotency keys", connection => connection.execute(query).await)?;
+        let done = on_postgres!(self.postgres, "delete expired idempotency keys", connection => connection.execute(query).await)?;
         Ok(done.rows_affected())
     }
 
     pub(super) async fn health(&self) -> Result<(), StoreError> {
-        let asked =
-            on_postgres!(&self.pool, "answer", connection => connection.execute("SELECT 1").await);
+        let asked = on_postgres!(self.postgres, "answer", connection => connection.execute("SELECT 1").await);
         asked.map(drop)
     }
 }

@@ -45,7 +45,7 @@ pub(crate) const ROOTS: &str = "roots.pem";
 /// The same of the shared file with AWS credentials.
 pub(crate) const AWS_CREDENTIALS: &str = "aws-credentials";
 /// Where in its folder a server logs errors and warnings.
-const LOG: &str = "server.log";
+pub(crate) const LOG: &str = "server.log";
 /// A configuration with this in it says where its server keeps what it keeps.
 pub(crate) const OWN_PARTS: &str = "store.url =";
 /// One that keeps everything in its folder, wherever the other tests' servers do.
@@ -79,12 +79,18 @@ fn elsewhere(command: &mut Command, folder: &Folder) {
     let name = folder.path().file_name().expect("a name").to_string_lossy();
     let (postgres, database) = (given("TIDINGS_TEST_POSTGRES"), name.replace('-', "_"));
     let (server, _) = postgres.rsplit_once('/').expect("a database's URL");
+    // Nobody is ever at that template, whom PostgreSQL would have to wait for.
+    let create = format!("CREATE DATABASE {database} TEMPLATE template0");
     let created = Command::new(Path::new(&given("TIDINGS_POSTGRES_BIN")).join("psql"))
-        .args([&postgres, "-qc", &format!("CREATE DATABASE {database}")])
-        .stderr(Stdio::null())
-        .status();
+        .args([&postgres, "-qc", &create])
+        .output()
+        .expect("psql runs");
+    let said = String::from_utf8_lossy(&created.stderr);
     // A restart finds it there.
-    created.expect("psql runs");
+    assert!(
+        created.status.success() || said.contains("already exists"),
+        "no database: {said}"
+    );
     let number: u32 = name
         .rsplit('-')
         .next()
@@ -106,7 +112,7 @@ fn elsewhere(command: &mut Command, folder: &Folder) {
 /// The process. Ends with the test, however the test ends.
 pub(crate) struct Server {
     child: Child,
-    _output: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
     pub(crate) address: String,
     pub(crate) folder: Folder,
 }
@@ -114,9 +120,10 @@ pub(crate) struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let ended = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the server at {} has logged:\n{}", self.address, self.log());
+            let (address, log) = (&self.address, self.log());
+            eprintln!("the server at {address:?} ended with {ended:?} and has logged:\n{log}");
         }
     }
 }
@@ -204,19 +211,19 @@ impl Server {
             .stderr(log.expect("a file"))
             .spawn()
             .expect("the binary starts");
-        let mut output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        output.read_line(&mut line).expect("a first line");
-        let address = line.trim().strip_prefix("Tidings listens on http://");
-        let address = address
-            .unwrap_or_else(|| panic!("not an address: {line:?}"))
-            .to_owned();
-        Self {
+        let mut server = Self {
+            output: BufReader::new(child.stdout.take().expect("piped")),
             child,
-            _output: output,
-            address,
+            address: String::new(),
             folder,
-        }
+        };
+        let mut line = String::new();
+        server.output.read_line(&mut line).expect("a first line");
+        let address = line.trim().strip_prefix("Tidings listens on http://");
+        address
+            .unwrap_or_else(|| panic!("not an address: {line:?}"))
+            .clone_into(&mut server.address);
+        server
     }
 
     /// Stopped as an operator stops it, and started again over the same folder.

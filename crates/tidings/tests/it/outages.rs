@@ -2,8 +2,9 @@
 //! `TIDINGS_CHAOS_ROUNDS`.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::harness::{Folder, LOG, Server};
 use crate::servers::Servers;
 use crate::under_load::{IN_TIME, RECOVERY, Replica, rounds, under_load};
 
@@ -20,6 +21,31 @@ fn a_valkey_that_is_killed_loses_nothing_and_is_taken_up_again() {
 #[test]
 fn a_postgresql_that_is_killed_loses_nothing_and_is_taken_up_again() {
     survives("postgres");
+}
+
+#[test]
+fn a_gateway_that_starts_before_its_postgresql_waits_for_it() {
+    let servers = Servers::start(&["postgres"]);
+    servers.kill("postgres");
+    let folder = Folder::new();
+    let log = folder.path().join(LOG);
+    let server = std::thread::scope(|scope| {
+        let configuration = servers.configuration();
+        let starting = scope.spawn(move || Server::start_with_in(folder, &configuration));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let waits = || {
+            let logged = std::fs::read_to_string(&log).unwrap_or_default();
+            logged.contains("waiting for the PostgreSQL") && logged.contains("Connection refused")
+        };
+        while !waits() {
+            assert!(Instant::now() < deadline, "it does not say so");
+            assert!(!starting.is_finished(), "it does not wait");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        servers.restart("postgres");
+        starting.join().expect("it starts")
+    });
+    server.call("GET", "/readyz").send().expect(200);
 }
 
 fn survives(part: &str) {
