@@ -2,22 +2,23 @@
 #![cfg(feature = "kafka")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use tidings_bus::kafka::{Config, Kafka};
+use tidings_bus::kafka::{Config, Counts, Kafka};
 use tidings_bus::{
-    AppendError, Appended, Bus, Headers, Health, Partition, Position, Read, Record, conformance,
-    time_of,
+    AppendError, Appended, Bus, Headers, Health, Partition, Pending, Position, Read, Record,
+    conformance, time_of,
 };
 use tidings_event::Topic;
 use uuid::Uuid;
@@ -431,4 +432,77 @@ async fn a_producer_that_came_to_its_end_is_replaced_without_a_restart() {
     }
     assert!(refused > 0);
     assert_eq!(bus.health(), Health::Ready);
+}
+
+/// What a topic had at first, for all who ask, as the store of an installation keeps it.
+#[derive(Debug, Default)]
+struct First(Mutex<BTreeMap<String, u32>>);
+
+impl Counts for First {
+    fn count(
+        &self,
+        topic: String,
+        found: u32,
+    ) -> Pending<'_, Result<u32, Box<dyn Error + Send + Sync>>> {
+        let mut first = self.0.lock().unwrap();
+        let counted = *first.entry(topic).or_insert(found);
+        Box::pin(async move { Ok(counted) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_gets_more_partitions_goes_on_with_those_it_had() {
+    let config = Config {
+        counts: Some(Arc::new(First::default())),
+        ..config()
+    };
+    let topic = new_topic("grown");
+    let bus = Kafka::open(&config).expect("the clients start");
+    // Keys that more partitions would place elsewhere are among so many.
+    let records = || -> Vec<Record> {
+        let keys = (0..32).map(|number| format!("tenant-{number}"));
+        keys.map(|key| Record {
+            key,
+            ..record(&topic)
+        })
+        .collect()
+    };
+    let partitions = |positions: Vec<Position>| -> Vec<u32> {
+        positions.iter().map(|at| at.partition).collect()
+    };
+    let before = partitions(append(&bus, records()).await);
+    let admin: AdminClient<DefaultClientContext> = other().create().unwrap();
+    let name = format!("{}{topic}", config.topic_prefix);
+    let more = [NewPartitions::new(&name, 9)];
+    let grown = admin.create_partitions(&more, &AdminOptions::new()).await;
+    grown.expect("a broker answers")[0]
+        .as_ref()
+        .expect("it has more");
+    until_it_has(&name, 9);
+    // Whoever knew the topic, and a replica that sees it first as it is now.
+    let other = Kafka::open(&config).expect("the clients start");
+    other.carry(vec![topic.clone()]);
+    let listed = other.topics().await.expect("a broker answers");
+    let (_, counted) = listed.iter().find(|(it, _)| *it == topic).unwrap();
+    assert_eq!(*counted, config.partitions);
+    for bus in [&bus, &other] {
+        assert_eq!(partitions(append(bus, records()).await), before);
+    }
+}
+
+/// Waits until every broker knows of so many partitions.
+fn until_it_has(topic: &str, partitions: usize) {
+    let client: BaseConsumer = other().create().unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(10));
+        let found = metadata.expect("a broker answers").topics()[0]
+            .partitions()
+            .len();
+        if found == partitions {
+            return;
+        }
+        assert!(Instant::now() < until, "{topic} has {found} partitions");
+        std::thread::yield_now();
+    }
 }

@@ -25,6 +25,7 @@ pub mod subscriptions;
 mod suite;
 #[cfg(test)]
 mod tests;
+pub mod topics;
 pub mod workspaces;
 
 use std::path::{Path, PathBuf};
@@ -60,6 +61,7 @@ pub use replays::{ReplayRow, ReplayStep, Replays};
 pub use replicas::Replicas;
 pub use sessions::{SessionRow, Sessions};
 pub use subscriptions::{SubscriptionRow, Subscriptions};
+pub use topics::{TopicRow, Topics};
 pub use workspaces::{MemberRow, TenantRow, WorkspaceRow, Workspaces};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -241,6 +243,11 @@ impl Store {
     /// Which event was published because of which.
     pub fn causes(&self) -> Causes<'_> {
         Causes::new(&self.connections)
+    }
+
+    /// How many partitions of each topic on Kafka count.
+    pub fn topics(&self) -> Topics<'_> {
+        Topics::new(&self.connections)
     }
 
     /// Emits of custom events.

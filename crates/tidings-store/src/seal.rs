@@ -11,8 +11,8 @@ use crate::pool::Columns;
 use crate::{
     ApiKeyRow, AttemptRow, CatalogRow, CauseRow, ChatMessageRow, CursorRow, DeadLetterRow, EmitRow,
     ExtensionRow, ExtensionSubscriptionRow, ManifestRow, MemberRow, OutboxRow, PendingRow,
-    ProgressRow, ReplayRow, SessionRow, StoreError, SubscriptionRow, TenantRow, WorkspaceRow,
-    attempting,
+    ProgressRow, ReplayRow, SessionRow, StoreError, SubscriptionRow, TenantRow, TopicRow,
+    WorkspaceRow, attempting,
 };
 
 /// The CRC-32 of a row: its table and each field with its length, so that no two rows run into
@@ -155,6 +155,9 @@ pub(crate) async fn findings(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreEr
     if has_table(pool, CustomEventRow::TABLE).await? {
         look_at::<CustomEventRow>(pool, &mut findings).await?;
         look_at::<CustomEventTenantRow>(pool, &mut findings).await?;
+    }
+    if has_table(pool, TopicRow::TABLE).await? {
+        look_at::<TopicRow>(pool, &mut findings).await?;
     }
     findings.extend(crate::receipts::findings(pool).await?);
     Ok(findings)

@@ -12,9 +12,12 @@ use tidings_bus::disabled::Disabled;
 use tidings_bus::embedded::{self, Embedded};
 use tidings_event::Topic;
 use tidings_gateway::clock::Clock;
+use tidings_store::Store;
 
 use crate::config::optional_duration;
 
+#[cfg(feature = "kafka")]
+mod counts;
 #[cfg(feature = "kafka")]
 mod msk;
 
@@ -86,16 +89,17 @@ impl BusConfig {
         topics.context("bus.kafka.topics")
     }
 
-    /// Opens it. `routed` are the topics that the gateway writes to.
+    /// Opens it. `routed` are the topics that the gateway writes to; the store remembers what brokers do not.
     pub(crate) fn open(
         &self,
         folder: &Path,
         clock: &Clock,
         routed: Vec<Topic>,
+        store: &Store,
     ) -> Result<Arc<dyn Bus>> {
         Ok(match self.kind {
             BusKind::Embedded => Arc::new(self.embedded(folder, clock)?),
-            BusKind::Kafka => self.kafka(routed)?,
+            BusKind::Kafka => self.kafka(routed, store)?,
             BusKind::Disabled => {
                 tracing::warn!("the bus is disabled: events are checked, counted and skipped");
                 Arc::new(Disabled::default())
@@ -117,7 +121,7 @@ impl BusConfig {
     }
 
     #[cfg(feature = "kafka")]
-    fn kafka(&self, mut topics: Vec<Topic>) -> Result<Arc<dyn Bus>> {
+    fn kafka(&self, mut topics: Vec<Topic>, store: &Store) -> Result<Arc<dyn Bus>> {
         let kafka = &self.kafka;
         topics.extend(self.topics()?);
         let config = tidings_bus::kafka::Config {
@@ -130,6 +134,7 @@ impl BusConfig {
             replication: (kafka.replication > 0).then_some(kafka.replication),
             retention_age: self.retention_age,
             retention_bytes: (self.retention_bytes > 0).then_some(self.retention_bytes),
+            counts: Some(Arc::new(counts::InStore(store.clone()))),
             topics,
         };
         let bus =
@@ -138,7 +143,7 @@ impl BusConfig {
     }
 
     #[cfg(not(feature = "kafka"))]
-    fn kafka(&self, _: Vec<Topic>) -> Result<Arc<dyn Bus>> {
+    fn kafka(&self, _: Vec<Topic>, _: &Store) -> Result<Arc<dyn Bus>> {
         bail!(
             "this build speaks no Kafka; build it with the feature 'kafka', which is on by default"
         )

@@ -78,7 +78,10 @@ impl ConsumerContext for Listener {
                 if let Err(error) = consumer.pause(list) {
                     tracing::warn!(%error, "assigned partitions are read needlessly");
                 }
-                self.desk.give(numbers(list), self.of);
+                let mut partitions = numbers(list);
+                // No tenant is on those that do not count.
+                partitions.retain(|number| *number < self.of);
+                self.desk.give(partitions, self.of);
             }
             Rebalance::Revoke(_) => {}
             Rebalance::Error(error) => tracing::warn!(%error, "partitions are not shared out"),

@@ -2,9 +2,9 @@
 //!
 //! [`producer`] appends with an idempotent producer and `acks=all`; [`reader`] reads with a few consumers
 //! that belong to no group, and [`search`] finds one event with them; [`topics`] knows which topics are ours
-//! and makes them; [`tail`] watches for what other replicas append; [`member`] shares deliveries out among
-//! replicas; [`login`] is what a client does besides; [`health`] tells a broker that is gone from one that is
-//! slow. How a record looks on the wire is in [`wire`].
+//! and makes them, and [`counts`] holds them to the partitions they began with; [`tail`] watches for what other
+//! replicas append; [`member`] shares deliveries out among replicas; [`login`] is what a client does besides;
+//! [`health`] tells a broker that is gone from one that is slow. How a record looks on the wire is in [`wire`].
 //!
 //! What Kafka cannot promise as the embedded log does:
 //! - Records of a batch for one partition are handed over together, so they stand adjacent and in order
@@ -15,6 +15,7 @@
 //!   was appended long after that time only where little stands before it ([`search`]).
 
 pub mod bare;
+mod counts;
 mod health;
 mod login;
 mod member;
@@ -39,6 +40,7 @@ use crate::{
     AppendError, Appended, Bounds, Bus, Health, Membership, Page, Partition, Pending, Read,
     ReadError, Record, Stored,
 };
+pub use counts::Counts;
 use health::State;
 pub use login::{Login, Logins};
 use producer::Producer;
@@ -78,6 +80,8 @@ pub struct Config {
     pub retention_age: Option<Duration>,
     /// How many bytes each partition of it keeps; `None` leaves it to the broker.
     pub retention_bytes: Option<u64>,
+    /// How many partitions of each topic count; `None` takes what there are.
+    pub counts: Option<Arc<dyn Counts>>,
     /// The topics that hold events of ours, beside those appended to. Others are never read.
     pub topics: Vec<Topic>,
 }
@@ -95,6 +99,7 @@ impl Config {
             replication: None,
             retention_age: None,
             retention_bytes: None,
+            counts: None,
             topics: Vec::new(),
         }
     }
@@ -153,6 +158,9 @@ pub struct Kafka {
 
 impl Kafka {
     /// Sets the clients up.
+    ///
+    /// # Panics
+    /// Outside a runtime.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         let state = Arc::new(State::default());
         let topics = Arc::new(Topics::new(config)?);

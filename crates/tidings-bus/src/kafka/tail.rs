@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
 use tidings_event::Topic;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::login::Quiet;
@@ -54,6 +55,7 @@ impl Tail {
             topics,
             tell: Arc::clone(&tell),
             stopping: Arc::clone(&stopping),
+            handle: Handle::current(),
             assigned: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()
@@ -98,6 +100,7 @@ struct Watcher {
     topics: Arc<Topics>,
     tell: Arc<watch::Sender<u64>>,
     stopping: Arc<AtomicBool>,
+    handle: Handle,
     assigned: BTreeMap<Topic, u32>,
 }
 
@@ -107,7 +110,7 @@ impl Watcher {
         while !self.stopping.load(Ordering::Relaxed) {
             let wanted = if self.tell.receiver_count() > 0 {
                 if looked.elapsed() > LOOK_FOR_TOPICS {
-                    if let Err(error) = self.topics.look_for_missing() {
+                    if let Err(error) = self.handle.block_on(self.topics.list()) {
                         tracing::debug!(%error, "looking for new topics");
                     }
                     looked = Instant::now();

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 use tidings_event::Topic;
 
+use super::counts::Counts;
 use super::login::Quiet;
 use super::{Config, MAX_MESSAGE_BYTES, PATIENCE};
 
@@ -30,6 +31,7 @@ pub(super) struct Topics {
     prefix: String,
     partitions: u32,
     replication: Option<u32>,
+    counts: Option<Arc<dyn Counts>>,
     /// Configuration of a topic made here.
     settings: Vec<(&'static str, String)>,
     known: RwLock<BTreeMap<Topic, u32>>,
@@ -61,6 +63,7 @@ impl Topics {
             prefix: config.topic_prefix.clone(),
             partitions: config.partitions,
             replication: config.replication,
+            counts: config.counts.clone(),
             settings: settings(config),
             known: RwLock::default(),
             missing: Mutex::default(),
@@ -134,8 +137,7 @@ impl Topics {
         let (client, name) = (Arc::clone(&self.client), self.name(topic).into_owned());
         let asked = tokio::task::spawn_blocking(move || ask(&client, &name)).await;
         let found = asked.map_err(|_| KafkaError::Canceled)??;
-        self.note(topic, found);
-        Ok(found)
+        self.note(topic, found).await
     }
 
     /// How many partitions a topic has, making it if it does not exist.
@@ -192,33 +194,48 @@ impl Topics {
         }
     }
 
-    fn note(&self, topic: &Topic, found: Option<Found>) {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn note(&self, topic: &Topic, found: Option<Found>) -> Result<Option<Found>, KafkaError> {
         let Some(found) = found else {
+            let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
             missing.retain(|_, since| since.elapsed() < MISSING_FOR);
             missing.insert(topic.clone(), Instant::now());
-            return;
+            return Ok(None);
         };
-        missing.remove(topic);
-        drop(missing);
+        let partitions = self.counted(topic, found.partitions).await?;
+        self.missing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(topic);
         self.carry([topic.clone()]);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(topic.clone(), found.partitions);
+        known.insert(topic.clone(), partitions);
+        Ok(Some(Found {
+            partitions,
+            ..found
+        }))
+    }
+
+    async fn counted(&self, topic: &Topic, found: u32) -> Result<u32, KafkaError> {
+        let Some(counts) = &self.counts else {
+            return Ok(found);
+        };
+        let counted = counts.count(self.name(topic).into_owned(), found).await;
+        let counted = counted.map_err(|error| {
+            tracing::warn!(%topic, error, "how many partitions of the topic count cannot be told");
+            KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut)
+        })?;
+        if counted < found {
+            tracing::warn!(
+                %topic, found, counted,
+                "the topic has got more partitions; events go on to those it had first"
+            );
+        }
+        Ok(counted)
     }
 
     fn carried(&self) -> Vec<Topic> {
         let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
         carried.iter().cloned().collect()
-    }
-
-    /// Asks for those of ours that do not exist as far as is known. It blocks.
-    pub(super) fn look_for_missing(&self) -> Result<(), KafkaError> {
-        for topic in self.carried() {
-            if self.partitions(&topic).is_none() && !self.was_missing(&topic) {
-                self.note(&topic, ask(&self.client, &self.name(&topic))?);
-            }
-        }
-        Ok(())
     }
 
     fn unknown<'t>(&self, carried: &'t [Topic]) -> Vec<&'t Topic> {
@@ -254,7 +271,7 @@ impl Topics {
                 .collect();
             for (topic, asked) in some.iter().zip(asking) {
                 let found = asked.await.map_err(|_| KafkaError::Canceled)??;
-                self.note(topic, found);
+                self.note(topic, found).await?;
             }
         }
         Ok(())

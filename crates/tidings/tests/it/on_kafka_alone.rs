@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::events::Stream;
 use crate::harness::{BINARY, ON_ITS_FOLDER, PUBLISH, Request, Server, UNAVAILABLE};
+use crate::servers::kafka_tool;
 
 fn brokers() -> String {
     let brokers = std::env::var("TIDINGS_TEST_KAFKA");
@@ -47,6 +48,37 @@ fn a_key_is_honoured_across_a_restart_without_valkey_or_postgresql() {
         (status, &other["code"]),
         (422, &json!("IDEMPOTENCY_KEY_REUSED"))
     );
+}
+
+#[test]
+fn a_topic_that_gets_more_partitions_loses_nothing_of_any_tenant() {
+    let server = Server::start_with(&on_kafka("grown"));
+    let event = json!({ "type": "demo.greeting.sent", "data": { "text": "hello" } });
+    // Among so many are some that more partitions would place elsewhere.
+    let published = |server: &Server| -> Vec<Value> {
+        let tenants = (0..8).map(|number| format!("tenant-{number}"));
+        let receipts = tenants.map(|tenant| {
+            let token = server.token(&["--tenant", &tenant, "--module", "demo"]);
+            let receipt = server.post(PUBLISH, &token, &event).expect(201).json();
+            json!([receipt["topic"], receipt["partition"], server.count(&token)])
+        });
+        receipts.collect()
+    };
+    let first = published(&server);
+    let topic = first[0][0].as_str().expect("a topic");
+    let topic = format!("grown-{}.{topic}", std::process::id());
+    let jars = std::env::var("TIDINGS_KAFKA_LIBS").expect("`scripts/test` says where they are");
+    let more = ["--alter", "--topic", &topic, "--partitions", "29"];
+    kafka_tool(&jars, &brokers(), "TopicCommand", &more);
+    let described = ["--describe", "--topic", &topic];
+    let described = kafka_tool(&jars, &brokers(), "TopicCommand", &described);
+    assert!(described.contains("PartitionCount: 29"), "{described}");
+
+    let again = published(&server.restart());
+    for (before, after) in first.iter().zip(&again) {
+        assert_eq!(before[1], after[1], "another partition");
+        assert_eq!((&before[2], &after[2]), (&json!(1), &json!(2)));
+    }
 }
 
 #[test]

@@ -56,16 +56,7 @@ impl Servers {
     /// The same, asked of these brokers.
     pub(crate) fn kafka_tool_at(&self, brokers: &str, class: &str, arguments: &[&str]) -> String {
         let jars = self.setting("TIDINGS_KAFKA_LIBS").expect("it was started");
-        let run = Command::new("java")
-            .args(["-cp", &format!("{jars}/*")])
-            .arg(format!("org.apache.kafka.tools.{class}"))
-            .args(["--bootstrap-server", brokers])
-            .args(arguments)
-            .output()
-            .expect("java runs");
-        let said = String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "{class}: {said}");
-        String::from_utf8(run.stdout).expect("text")
+        kafka_tool(jars, brokers, class, arguments)
     }
 
     /// The host and port within such a setting.
@@ -133,4 +124,18 @@ fn servers(arguments: &[&str], variable: Option<(&str, &str)>) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).expect("text")
+}
+
+/// Runs one of Kafka's tools, from where its jars are.
+pub(crate) fn kafka_tool(jars: &str, brokers: &str, class: &str, arguments: &[&str]) -> String {
+    let run = Command::new("java")
+        .args(["-cp", &format!("{jars}/*")])
+        .arg(format!("org.apache.kafka.tools.{class}"))
+        .args(["--bootstrap-server", brokers])
+        .args(arguments)
+        .output()
+        .expect("java runs");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{class}: {said}");
+    String::from_utf8(run.stdout).expect("text")
 }
