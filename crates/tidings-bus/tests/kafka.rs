@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -443,8 +444,12 @@ impl Counts for First {
         &self,
         topic: String,
         found: u32,
+        new: bool,
     ) -> Pending<'_, Result<u32, Box<dyn Error + Send + Sync>>> {
         let mut first = self.0.lock().unwrap();
+        if new {
+            first.insert(topic.clone(), found);
+        }
         let counted = *first.entry(topic).or_insert(found);
         Box::pin(async move { Ok(counted) })
     }
@@ -490,7 +495,52 @@ async fn a_topic_that_gets_more_partitions_goes_on_with_those_it_had() {
     }
 }
 
-/// Waits until every broker knows of so many partitions.
+/// A store that is away at times.
+#[derive(Debug, Default)]
+struct Away(AtomicBool);
+
+impl Counts for Away {
+    fn count(
+        &self,
+        _: String,
+        found: u32,
+        _: bool,
+    ) -> Pending<'_, Result<u32, Box<dyn Error + Send + Sync>>> {
+        let away = self.0.load(Ordering::Relaxed);
+        Box::pin(async move { if away { Err("away".into()) } else { Ok(found) } })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_whose_count_cannot_be_told_holds_up_no_other() {
+    let counts = Arc::new(Away::default());
+    let config = Config {
+        counts: Some(counts.clone()),
+        ..config()
+    };
+    let bus = Kafka::open(&config).expect("the clients start");
+    let (known, other) = (new_topic("known"), new_topic("uncounted"));
+    append(&bus, vec![record(&known)]).await;
+    counts.0.store(true, Ordering::Relaxed);
+    let refused = bus.append(vec![record(&other)]).await;
+    assert!(
+        matches!(refused, Err(AppendError::Unavailable { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(bus.health(), Health::Ready);
+    append(&bus, vec![record(&known)]).await;
+    let listed = async || -> BTreeSet<Topic> {
+        let listed = bus.topics().await.expect("a broker answers").into_iter();
+        listed.map(|(topic, _)| topic).collect()
+    };
+    let all = listed().await;
+    assert!(all.contains(&known) && !all.contains(&other), "{all:?}");
+    counts.0.store(false, Ordering::Relaxed);
+    append(&bus, vec![record(&other)]).await;
+    assert!(listed().await.contains(&other));
+}
+
+/// Waits until the broker knows of so many partitions.
 fn until_it_has(topic: &str, partitions: usize) {
     let client: BaseConsumer = other().create().unwrap();
     let until = Instant::now() + Duration::from_secs(30);

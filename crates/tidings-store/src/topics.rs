@@ -24,21 +24,19 @@ impl<'a> Topics<'a> {
         Self { connections }
     }
 
-    /// How many partitions of a topic count of those that are `found` now: as many as were found when this was first asked,
-    /// by whichever replica, or fewer while there are fewer.
-    pub async fn count(&self, name: &str, found: u32) -> Result<u32, StoreError> {
-        let new = TopicRow {
+    /// How many partitions of a topic count: as many as were `found` when this was first asked, by whichever replica. Of one
+    /// that is `new` and holds nothing, those that were found now.
+    pub async fn count(&self, name: &str, found: u32, new: bool) -> Result<u32, StoreError> {
+        let row = TopicRow {
             name: name.to_owned(),
             partitions: found,
         };
-        let kept = if let Some(kept) = self.get(name).await? {
-            kept
-        } else {
-            self.add(&new).await?;
-            // Another replica may have been first.
-            self.get(name).await?.unwrap_or(new)
-        };
-        Ok(kept.partitions.min(found))
+        if !new && let Some(kept) = self.get(name).await? {
+            return Ok(kept.partitions);
+        }
+        self.put(&row, new).await?;
+        // Another replica may have been first.
+        Ok(self.get(name).await?.unwrap_or(row).partitions)
     }
 
     async fn get(&self, name: &str) -> Result<Option<TopicRow>, StoreError> {
@@ -51,9 +49,14 @@ impl<'a> Topics<'a> {
         })?
     }
 
-    async fn add(&self, row: &TopicRow) -> Result<(), StoreError> {
-        let query = "INSERT INTO topics (name, partitions, crc) VALUES ($1, $2, $3) \
-             ON CONFLICT (name) DO NOTHING";
+    async fn put(&self, row: &TopicRow, again: bool) -> Result<(), StoreError> {
+        let query = if again {
+            "INSERT INTO topics (name, partitions, crc) VALUES ($1, $2, $3) ON CONFLICT (name) \
+             DO UPDATE SET partitions = excluded.partitions, crc = excluded.crc"
+        } else {
+            "INSERT INTO topics (name, partitions, crc) VALUES ($1, $2, $3) \
+             ON CONFLICT (name) DO NOTHING"
+        };
         on_either!(self.connections, "write a topic", connection => {
             sqlx::query(query)
                 .bind(&row.name)
@@ -90,26 +93,41 @@ impl Sealed for TopicRow {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::Store;
     use crate::suite::on_each_database;
 
     #[tokio::test]
-    async fn the_first_count_of_a_topic_stays() {
+    async fn the_first_count_of_a_topic_stays_until_it_is_made_again() {
         on_each_database(async |store| {
             let topics = store.topics();
-            for (name, found, counted) in [
-                ("a", 12, 12),
-                ("a", 24, 12),
-                ("b", 24, 24),
-                ("a", 6, 6),
-                ("a", 24, 12),
+            for (name, found, new, counted) in [
+                ("a", 12, false, 12),
+                ("a", 24, false, 12),
+                ("b", 24, true, 24),
+                ("a", 6, false, 12),
+                ("a", 6, true, 6),
+                ("a", 24, false, 6),
             ] {
-                assert_eq!(
-                    topics.count(name, found).await.unwrap(),
-                    counted,
-                    "{name} {found}"
-                );
+                let told = topics.count(name, found, new).await.unwrap();
+                assert_eq!(told, counted, "{name} {found} {new}");
             }
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_damaged_count_is_told_of_and_not_believed() {
+        let store = Store::in_memory().await.unwrap();
+        let topics = store.topics();
+        topics.count("a", 12, false).await.unwrap();
+        let Connections::Sqlite(pool) = &store.connections else {
+            panic!("{store:?}");
+        };
+        let damage = sqlx::query("UPDATE topics SET partitions = 13");
+        damage.execute(pool).await.unwrap();
+        let refused = topics.count("a", 12, false).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Damaged { .. }), "{refused}");
+        assert_eq!(topics.count("b", 3, false).await.unwrap(), 3);
     }
 }

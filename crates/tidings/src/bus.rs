@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -89,13 +89,14 @@ impl BusConfig {
         topics.context("bus.kafka.topics")
     }
 
-    /// Opens it. `routed` are the topics that the gateway writes to; the store remembers what brokers do not.
+    /// Opens it. `routed` are the topics that the gateway writes to; the store, which is opened after it, remembers what
+    /// brokers do not.
     pub(crate) fn open(
         &self,
         folder: &Path,
         clock: &Clock,
         routed: Vec<Topic>,
-        store: &Store,
+        store: &Arc<OnceLock<Store>>,
     ) -> Result<Arc<dyn Bus>> {
         Ok(match self.kind {
             BusKind::Embedded => Arc::new(self.embedded(folder, clock)?),
@@ -121,7 +122,7 @@ impl BusConfig {
     }
 
     #[cfg(feature = "kafka")]
-    fn kafka(&self, mut topics: Vec<Topic>, store: &Store) -> Result<Arc<dyn Bus>> {
+    fn kafka(&self, mut topics: Vec<Topic>, store: &Arc<OnceLock<Store>>) -> Result<Arc<dyn Bus>> {
         let kafka = &self.kafka;
         topics.extend(self.topics()?);
         let config = tidings_bus::kafka::Config {
@@ -134,7 +135,7 @@ impl BusConfig {
             replication: (kafka.replication > 0).then_some(kafka.replication),
             retention_age: self.retention_age,
             retention_bytes: (self.retention_bytes > 0).then_some(self.retention_bytes),
-            counts: Some(Arc::new(counts::InStore(store.clone()))),
+            counts: Some(Arc::new(counts::InStore(Arc::clone(store)))),
             topics,
         };
         let bus =
@@ -143,7 +144,7 @@ impl BusConfig {
     }
 
     #[cfg(not(feature = "kafka"))]
-    fn kafka(&self, _: Vec<Topic>, _: &Store) -> Result<Arc<dyn Bus>> {
+    fn kafka(&self, _: Vec<Topic>, _: &Arc<OnceLock<Store>>) -> Result<Arc<dyn Bus>> {
         bail!(
             "this build speaks no Kafka; build it with the feature 'kafka', which is on by default"
         )

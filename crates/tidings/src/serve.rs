@@ -207,8 +207,10 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let copy_topics = config.copy_topics(&routes)?;
     let mut topics = tidings_gateway::rulebook::topics(&routes);
     topics.extend(copy_topics.iter().cloned());
+    let opened = Arc::new(OnceLock::new());
+    let bus = config.bus.open(folder, &clock, topics, &opened)?;
     let (store, vault, _alone) = open_store(&config).await?;
-    let bus = config.bus.open(folder, &clock, topics, &store)?;
+    let store = opened.get_or_init(|| store).clone();
     let first_start = match store.replicas() {
         None => own_file_is_new,
         // Nothing was ever changed there.

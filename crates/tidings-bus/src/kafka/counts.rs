@@ -11,11 +11,12 @@ use crate::Pending;
 /// partitions, a tenant's next events would stand elsewhere than those before, and lists, streams and deliveries would miss
 /// one or the other. So the first count stays, and the new partitions stay empty.
 pub trait Counts: fmt::Debug + Send + Sync + 'static {
-    /// How many count of those that brokers have `found` now: as many as were found first, or fewer while there are fewer.
-    /// The topic is called as it is on the brokers.
+    /// How many count, where brokers have `found` so many now: as many as when this was first asked. One that is `new`, made
+    /// a moment ago, holds nothing, so all of its count. The topic is called as it is on the brokers.
     fn count(
         &self,
         topic: String,
         found: u32,
+        new: bool,
     ) -> Pending<'_, Result<u32, Box<dyn Error + Send + Sync>>>;
 }

@@ -81,6 +81,11 @@ impl ConsumerContext for Listener {
                 let mut partitions = numbers(list);
                 // No tenant is on those that do not count.
                 partitions.retain(|number| *number < self.of);
+                if partitions.is_empty() {
+                    tracing::warn!(
+                        "the group gave only partitions that do not count; others deliver"
+                    );
+                }
                 self.desk.give(partitions, self.of);
             }
             Rebalance::Revoke(_) => {}

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::health::State;
 use super::login::{self, Logins, Said};
-use super::topics::Topics;
+use super::topics::{Topics, is_uncounted};
 use super::{ANSWER, Config, DELIVERY, MAX_MESSAGE_BYTES, OpenError, RETRY_AFTER, wire};
 use crate::{AppendError, Appended, Position, Record, partition_of};
 
@@ -133,6 +133,7 @@ impl Producer {
                 Some(known) => return Ok(known),
                 None => "a topic went away".to_owned(),
             },
+            Ok(Err(error)) if is_uncounted(&error) => return Err(UNAVAILABLE),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no topic in time".to_owned(),
         };

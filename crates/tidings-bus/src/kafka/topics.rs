@@ -32,6 +32,8 @@ pub(super) struct Topics {
     partitions: u32,
     replication: Option<u32>,
     counts: Option<Arc<dyn Counts>>,
+    /// What it has said, which does not change with what brokers say.
+    counted: Mutex<BTreeMap<Topic, u32>>,
     /// Configuration of a topic made here.
     settings: Vec<(&'static str, String)>,
     known: RwLock<BTreeMap<Topic, u32>>,
@@ -64,6 +66,7 @@ impl Topics {
             partitions: config.partitions,
             replication: config.replication,
             counts: config.counts.clone(),
+            counted: Mutex::default(),
             settings: settings(config),
             known: RwLock::default(),
             missing: Mutex::default(),
@@ -122,7 +125,7 @@ impl Topics {
         if self.was_missing(topic) {
             return Ok(None);
         }
-        let found = self.asked(topic).await?;
+        let found = self.asked(topic, false).await?;
         Ok(found.map(|found| found.partitions))
     }
 
@@ -132,12 +135,12 @@ impl Topics {
         since.is_some_and(|since| since.elapsed() < MISSING_FOR)
     }
 
-    /// What brokers say of a topic now.
-    async fn asked(&self, topic: &Topic) -> Result<Option<Found>, KafkaError> {
+    /// What brokers say of a topic now, which may be one just made here.
+    async fn asked(&self, topic: &Topic, new: bool) -> Result<Option<Found>, KafkaError> {
         let (client, name) = (Arc::clone(&self.client), self.name(topic).into_owned());
         let asked = tokio::task::spawn_blocking(move || ask(&client, &name)).await;
         let found = asked.map_err(|_| KafkaError::Canceled)??;
-        self.note(topic, found).await
+        self.note(topic, found, new).await
     }
 
     /// How many partitions a topic has, making it if it does not exist.
@@ -155,21 +158,25 @@ impl Topics {
         if let Some(partitions) = self.partitions(topic) {
             return Ok(partitions);
         }
-        if let Some(found) = self.asked(topic).await? {
+        if let Some(found) = self.asked(topic, false).await? {
             return Ok(found.partitions);
         }
-        self.make(admin, topic).await?;
+        let mut new = self.make(admin, topic).await?;
         // What is made is not known to every broker at once, nor led.
         for _ in 0..LEADERS_LOOKS {
-            if let Some(found) = self.asked(topic).await?.filter(|found| found.led) {
-                return Ok(found.partitions);
+            if let Some(found) = self.asked(topic, new).await? {
+                new = false;
+                if found.led {
+                    return Ok(found.partitions);
+                }
             }
             tokio::time::sleep(LEADERS_PAUSE).await;
         }
         Err(missing)
     }
 
-    async fn make(&self, admin: &AdminClient<Quiet>, topic: &Topic) -> Result<(), KafkaError> {
+    /// False when another made it at the same time.
+    async fn make(&self, admin: &AdminClient<Quiet>, topic: &Topic) -> Result<bool, KafkaError> {
         let replication = self
             .replication
             .map_or(-1, |count| i32::try_from(count).unwrap_or(-1));
@@ -185,27 +192,30 @@ impl Topics {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let made = admin.create_topics([&new], &options).await?;
         match made.into_iter().next() {
-            Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+            Some(Ok(_)) => {
                 tracing::info!(%topic, partitions = self.partitions, "topic made");
-                Ok(())
+                Ok(true)
             }
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
             Some(Err((_, code))) => Err(KafkaError::AdminOp(code)),
             None => Err(KafkaError::Canceled),
         }
     }
 
-    async fn note(&self, topic: &Topic, found: Option<Found>) -> Result<Option<Found>, KafkaError> {
+    async fn note(
+        &self,
+        topic: &Topic,
+        found: Option<Found>,
+        new: bool,
+    ) -> Result<Option<Found>, KafkaError> {
         let Some(found) = found else {
-            let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-            missing.retain(|_, since| since.elapsed() < MISSING_FOR);
-            missing.insert(topic.clone(), Instant::now());
+            self.miss(topic);
             return Ok(None);
         };
-        let partitions = self.counted(topic, found.partitions).await?;
-        self.missing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(topic);
+        let partitions = self.counted(topic, found.partitions, new).await?;
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.remove(topic);
+        drop(missing);
         self.carry([topic.clone()]);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.insert(topic.clone(), partitions);
@@ -215,22 +225,37 @@ impl Topics {
         }))
     }
 
-    async fn counted(&self, topic: &Topic, found: u32) -> Result<u32, KafkaError> {
+    fn miss(&self, topic: &Topic) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|_, since| since.elapsed() < MISSING_FOR);
+        missing.insert(topic.clone(), Instant::now());
+    }
+
+    /// How many of the partitions that were found count, or [`uncounted`](is_uncounted).
+    async fn counted(&self, topic: &Topic, found: u32, new: bool) -> Result<u32, KafkaError> {
         let Some(counts) = &self.counts else {
             return Ok(found);
         };
-        let counted = counts.count(self.name(topic).into_owned(), found).await;
+        let said = || self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = said().get(topic).copied().filter(|_| !new);
+        if let Some(counted) = before {
+            return Ok(counted.min(found));
+        }
+        let counted = counts
+            .count(self.name(topic).into_owned(), found, new)
+            .await;
         let counted = counted.map_err(|error| {
-            tracing::warn!(%topic, error, "how many partitions of the topic count cannot be told");
-            KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut)
+            tracing::warn!(%topic, error, "how many partitions of the topic count cannot be told; it is not used till then");
+            UNCOUNTED
         })?;
+        said().insert(topic.clone(), counted);
         if counted < found {
             tracing::warn!(
                 %topic, found, counted,
                 "the topic has got more partitions; events go on to those it had first"
             );
         }
-        Ok(counted)
+        Ok(counted.min(found))
     }
 
     fn carried(&self) -> Vec<Topic> {
@@ -271,7 +296,10 @@ impl Topics {
                 .collect();
             for (topic, asked) in some.iter().zip(asking) {
                 let found = asked.await.map_err(|_| KafkaError::Canceled)??;
-                self.note(topic, found).await?;
+                // Who can use the others is not to wait for it.
+                if self.note(topic, found, false).await.is_err() {
+                    self.miss(topic);
+                }
             }
         }
         Ok(())
@@ -315,6 +343,14 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
     settings.extend(age.map(|age| ("retention.ms", age)));
     settings.extend(bytes.map(|bytes| ("retention.bytes", bytes)));
     settings
+}
+
+/// The answer where it is not known which partitions of a topic count.
+const UNCOUNTED: KafkaError = KafkaError::MetadataFetch(RDKafkaErrorCode::InvalidPartitions);
+
+/// Whether the brokers are well, and only that is not known.
+pub(super) fn is_uncounted(error: &KafkaError) -> bool {
+    *error == UNCOUNTED
 }
 
 /// A topic as brokers see it.
