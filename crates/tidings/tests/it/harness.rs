@@ -382,13 +382,15 @@ impl Request {
     }
 
     /// What comes of it in the end. Where many tests share a machine and a Kafka, a disk may stall and making a topic
-    /// may take for longer than an answer may; the problem says to ask again.
+    /// may take for longer than an answer may, and the key of a publish that did not hear of its end is held for a while;
+    /// the problem says to ask again.
     pub(crate) fn send(self) -> Answer {
         let begun = Instant::now();
         loop {
             let answer = self.send_once();
-            let unavailable = answer.status == 503 && answer.text().contains(UNAVAILABLE);
-            if !unavailable || begun.elapsed() > PATIENCE {
+            let again = [UNAVAILABLE, "IDEMPOTENCY_KEY_IN_USE"];
+            let again = again.iter().any(|code| answer.text().contains(code));
+            if answer.status != 503 || !again || begun.elapsed() > PATIENCE {
                 return answer;
             }
             std::thread::sleep(Duration::from_millis(100));
