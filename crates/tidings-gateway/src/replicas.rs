@@ -1,11 +1,10 @@
 //! Changes that other replicas make, put in force here.
 //!
-//! Loop: [`follow`](Follower::follow), which its caller spawns and joins. Four times a second it asks the store for a
-//! number that moves with every change of what is kept in memory, and reads that again when it has moved. Asking is one
+//! Loop: [`follow`](Follower::follow), which its caller spawns and joins. Four times a second it asks the store for
+//! numbers that move with every change of what is kept in memory, one for each kind, and reads that kind again. Asking is one
 //! look at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
 //! it is cut off, so that the asking would stay.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,45 +85,63 @@ impl Follower {
         }
     }
 
-    /// Reads again what has not been read since the version moved.
+    /// Reads again what has not been read since its version moved.
     async fn look(&self, replicas: &Replicas, seen: &mut Seen) -> Result<(), String> {
         let gone = |error: StoreError| error.to_string();
         let said = |refusal: Refusal| refusal.detail;
-        let version = replicas.version().await.map_err(gone)?;
+        let versions = replicas.versions().await.map_err(gone)?;
         let (place, registered) = (&mut seen.place, &mut seen.registered);
-        // Each of them, whatever cannot be read of the others: a row of a newer version must not keep a key in force that
-        // was revoked.
-        let reading: [Pending<'_>; ROOMS] = [
-            Box::pin(async {
+        let rooms = &mut seen.rooms;
+        // Each of them, however long the others take and whatever cannot be read of them: a row of a newer version must not
+        // keep a key in force that was revoked.
+        let looked = tokio::join!(
+            rooms.api_keys.look(versions.api_keys, async {
                 let keys = self.access.api_keys();
                 keys.reload(self.clock.now_ms()).await.map_err(gone)
             }),
-            Box::pin(async { self.manifests.reload().await.map_err(said) }),
-            Box::pin(async { self.catalogs.reload().await.map_err(said) }),
-            Box::pin(async { self.workspaces.reload().await.map_err(said) }),
-            Box::pin(async { self.subscriptions.follow(place).await.map_err(said) }),
-            Box::pin(async { self.custom_events.follow(registered).await.map_err(said) }),
-        ];
-        let mut all = Ok(());
-        for (room, reading) in seen.rooms.iter_mut().zip(reading) {
-            all = all.and(room.look(version, reading).await);
-        }
-        all
+            rooms.manifests.look(versions.manifests, async {
+                self.manifests.reload().await.map_err(said)
+            }),
+            rooms.catalogs.look(versions.catalogs, async {
+                self.catalogs.reload().await.map_err(said)
+            }),
+            rooms.workspaces.look(versions.workspaces, async {
+                self.workspaces.reload().await.map_err(said)
+            }),
+            rooms.subscriptions.look(versions.subscriptions, async {
+                self.subscriptions.follow(place).await.map_err(said)
+            }),
+            rooms.custom_events.look(versions.custom_events, async {
+                self.custom_events.follow(registered).await.map_err(said)
+            }),
+        );
+        let (keys, manifests, catalogs, workspaces, subscriptions, events) = looked;
+        keys.and(manifests)
+            .and(catalogs)
+            .and(workspaces)
+            .and(subscriptions)
+            .and(events)
     }
 }
 
-const ROOMS: usize = 6;
-
-type Pending<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
-
-/// How far each room has read.
+/// How far all have read.
 #[derive(Default)]
 struct Seen {
-    rooms: [Room; ROOMS],
+    rooms: Rooms,
     /// Of the subscriptions.
     place: (i64, Option<Uuid>),
     /// Of the registrations.
     registered: Option<i64>,
+}
+
+#[derive(Default)]
+struct Rooms {
+    api_keys: Room,
+    manifests: Room,
+    catalogs: Room,
+    workspaces: Room,
+    subscriptions: Room,
+    custom_events: Room,
 }
 
 /// How far a room has read.

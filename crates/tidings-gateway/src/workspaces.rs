@@ -254,7 +254,7 @@ impl Workspaces {
             let alone = room.changing.lock().await;
             let added = room.store.workspaces().add(&row, &events).await;
             let added = added.map_err(store_fault)?;
-            room.changed(alone).await?;
+            room.changed(alone, &row.id).await?;
             let rulebook = room.shelf.rulebook();
             let stands = rulebook.workspaces().get(&row.id);
             if stands.is_some_and(|stands| stands.tenant == row.tenant) {
@@ -297,7 +297,7 @@ impl Workspaces {
             let alone = room.changing.lock().await;
             let written = room.store.workspaces().put_member(&row, &events).await;
             written.map_err(store_fault)?;
-            room.changed(alone).await
+            room.changed(alone, &row.workspace).await
         })
         .await
     }
@@ -321,7 +321,7 @@ impl Workspaces {
             if !removed.map_err(store_fault)? {
                 return Err(Refusal::not_found("member"));
             }
-            room.changed(alone).await
+            room.changed(alone, &id).await
         })
         .await
     }
@@ -402,15 +402,37 @@ impl Workspaces {
         tenant
     }
 
-    /// The change is made: it is put in force and told of, whichever of the two fails. Others may change meanwhile what
-    /// waits for the bus.
-    async fn changed(&self, alone: MutexGuard<'_, ()>) -> Result<(), Refusal> {
-        let in_force = self.put_in_force().await;
+    /// The change of a workspace is made: it is put in force and told of, whichever of the two fails. Others may change
+    /// meanwhile what waits for the bus.
+    async fn changed(&self, alone: MutexGuard<'_, ()>, id: &WorkspaceId) -> Result<(), Refusal> {
+        let in_force = self.renew(id).await;
         drop(alone);
         self.outbox.deliver().await;
         in_force
     }
 
+    /// Puts in force what the store holds of one workspace.
+    async fn renew(&self, id: &WorkspaceId) -> Result<(), Refusal> {
+        let rows = self.store.workspaces();
+        let Some(row) = rows.get(id).await.map_err(store_fault)? else {
+            return Ok(());
+        };
+        let members = rows.members_of(id).await.map_err(store_fault)?;
+        let roles = members.into_iter().filter_map(role_of);
+        let workspace = Arc::new(Workspace {
+            id: row.id,
+            tenant: row.tenant,
+            members: roles.map(|(_, user, role)| (user, role)).collect(),
+        });
+        self.shelf.change(|rulebook| {
+            let mut all = BTreeMap::clone(rulebook.workspaces());
+            all.insert(id.clone(), workspace.clone());
+            rulebook.with_workspaces(Arc::new(all))
+        });
+        Ok(())
+    }
+
+    /// The same of all that it holds.
     async fn put_in_force(&self) -> Result<(), Refusal> {
         let rows = self.store.workspaces();
         let tenants = rows.tenants().await.map_err(store_fault)?;
@@ -419,14 +441,9 @@ impl Workspaces {
             .map(|row| read_tenant(row).map(|tenant| (tenant.id.clone(), Arc::new(tenant))))
             .collect::<Result<_, _>>()?;
         let mut members: HashMap<WorkspaceId, BTreeMap<String, Role>> = HashMap::new();
-        for row in rows.members().await.map_err(store_fault)? {
-            // A role that this version does not know gives nothing.
-            if let Some(role) = Role::parse(&row.role) {
-                members
-                    .entry(row.workspace)
-                    .or_default()
-                    .insert(row.user, role);
-            }
+        let everybody = rows.members().await.map_err(store_fault)?;
+        for (workspace, user, role) in everybody.into_iter().filter_map(role_of) {
+            members.entry(workspace).or_default().insert(user, role);
         }
         let workspaces = rows.all().await.map_err(store_fault)?;
         let workspaces = workspaces.into_iter().map(|row| {
@@ -457,6 +474,11 @@ impl Workspaces {
         self.outbox.check(&row)?;
         Ok(vec![row])
     }
+}
+
+/// Nothing for a role that this version does not know.
+fn role_of(row: MemberRow) -> Option<(WorkspaceId, String, Role)> {
+    Some((row.workspace, row.user, Role::parse(&row.role)?))
 }
 
 fn check(new: &NewTenant) -> Result<(), Refusal> {

@@ -5,7 +5,7 @@ use tidings_event::{ModuleId, TenantId};
 use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, pages};
 use crate::seal::{Seal, Sealed, SealedLate};
 use crate::{StoreError, attempting, parsed};
 
@@ -150,15 +150,13 @@ impl<'a> ApiKeys<'a> {
     /// Every tenant's keys that are not revoked and end after this time, in milliseconds since 1970, if they end: for
     /// the snapshot that authentication looks into.
     pub async fn in_force(&self, at_ms: i64) -> Result<Vec<ApiKeyRow>, StoreError> {
-        let query = "SELECT * FROM api_keys \
-             WHERE revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > $1)";
-        on_either!(self.connections, "read the API keys", connection => {
-            sqlx::query(query)
-                .bind(at_ms)
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(ApiKeyRow::from_row).collect())
-        })?
+        // The time is text here, as what rows are named by is.
+        let query = "SELECT * FROM api_keys WHERE revoked_at_ms IS NULL \
+             AND (expires_at_ms IS NULL OR expires_at_ms > CAST($2 AS BIGINT)) \
+             AND id > $3 ORDER BY id LIMIT $1";
+        let key = |row: &ApiKeyRow| vec![at_ms.to_string(), row.id.to_string()];
+        let first = vec![at_ms.to_string(), String::new()];
+        pages(self.connections, "read the API keys", query, first, key).await
     }
 }
 

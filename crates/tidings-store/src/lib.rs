@@ -58,7 +58,7 @@ pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
 pub use receipts::Receipts;
 pub use replays::{ReplayRow, ReplayStep, Replays};
-pub use replicas::Replicas;
+pub use replicas::{Replicas, Versions};
 pub use sessions::{SessionRow, Sessions};
 pub use subscriptions::{SubscriptionRow, Subscriptions};
 pub use topics::{TopicRow, Topics};

@@ -11,6 +11,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Pool, Postgres, Row, Sqlite};
 use tidings_event::EventType;
 
+use crate::seal::Sealed;
 use crate::{StoreError, attempting};
 
 /// How long a caller waits for PostgreSQL, connecting included: the gateway has promised an answer within 2 s.
@@ -126,6 +127,39 @@ macro_rules! on_either {
 }
 
 pub(crate) use {on_either, on_postgres};
+
+/// So many rows at once: each page of them comes in time, however many there are.
+const PAGE: i64 = if cfg!(test) { 2 } else { 1_000 };
+
+/// All rows of a query that answers a page: as many as its first parameter says, of those that come after what the others
+/// name. `first` is what comes before all, and `key` what a row is named by.
+pub(crate) async fn pages<T: Sealed>(
+    connections: &Connections,
+    doing: &'static str,
+    query: &'static str,
+    first: Vec<String>,
+    key: impl Fn(&T) -> Vec<String>,
+) -> Result<Vec<T>, StoreError> {
+    let mut all: Vec<T> = Vec::new();
+    let mut after = first;
+    loop {
+        let page: Vec<T> = on_either!(connections, doing, connection => {
+            let mut query = sqlx::query(query).bind(PAGE);
+            for part in &after {
+                query = query.bind(part.as_str());
+            }
+            query
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(T::from_row).collect::<Result<_, _>>())
+        })??;
+        let Some(last) = page.last() else {
+            return Ok(all);
+        };
+        after = key(last);
+        all.extend(page);
+    }
+}
 
 /// So many rows are removed by one statement: it ends in time, and nobody else's writing waits for long.
 const REMOVED_AT_ONCE: i64 = 1_000;

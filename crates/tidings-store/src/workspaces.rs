@@ -4,7 +4,7 @@ use sqlx::Connection;
 use tidings_event::{TenantId, WorkspaceId};
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, pages};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -124,12 +124,10 @@ impl<'a> Workspaces<'a> {
 
     /// Every tenant.
     pub async fn tenants(&self) -> Result<Vec<TenantRow>, StoreError> {
-        on_either!(self.connections, "list the tenants", connection => {
-            sqlx::query(TenantRow::ALL)
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(TenantRow::from_row).collect())
-        })?
+        let query = "SELECT * FROM tenants WHERE id > $2 ORDER BY id LIMIT $1";
+        let key = |row: &TenantRow| vec![row.id.to_string()];
+        let first = vec![String::new()];
+        pages(self.connections, "list the tenants", query, first, key).await
     }
 
     /// Keeps a workspace, with the events that tell of it. False when the id is taken: then nothing is told.
@@ -155,22 +153,53 @@ impl<'a> Workspaces<'a> {
 
     /// Everybody's workspaces.
     pub async fn all(&self) -> Result<Vec<WorkspaceRow>, StoreError> {
-        on_either!(self.connections, "list the workspaces", connection => {
-            sqlx::query(WorkspaceRow::ALL)
-                .fetch_all(connection)
+        let query = "SELECT * FROM workspaces WHERE id > $2 ORDER BY id LIMIT $1";
+        let key = |row: &WorkspaceRow| vec![row.id.to_string()];
+        let first = vec![String::new()];
+        pages(self.connections, "list the workspaces", query, first, key).await
+    }
+
+    /// A workspace.
+    pub async fn get(&self, id: &WorkspaceId) -> Result<Option<WorkspaceRow>, StoreError> {
+        let query = "SELECT * FROM workspaces WHERE id = $1";
+        on_either!(self.connections, "read a workspace", connection => {
+            sqlx::query(query)
+                .bind(id.as_str())
+                .fetch_optional(connection)
                 .await
-                .map(|rows| rows.iter().map(WorkspaceRow::from_row).collect())
+                .map(|row| row.as_ref().map(WorkspaceRow::from_row))
         })?
+        .transpose()
     }
 
     /// Everybody's members.
     pub async fn members(&self) -> Result<Vec<MemberRow>, StoreError> {
-        on_either!(self.connections, "list the members", connection => {
-            sqlx::query(MemberRow::ALL)
-                .fetch_all(connection)
-                .await
-                .map(|rows| rows.iter().map(MemberRow::from_row).collect())
-        })?
+        let query = "SELECT * FROM workspace_members WHERE (workspace, user_id) > ($2, $3) \
+             ORDER BY workspace, user_id LIMIT $1";
+        let first = vec![String::new(); 2];
+        pages(
+            self.connections,
+            "list the members",
+            query,
+            first,
+            member_key,
+        )
+        .await
+    }
+
+    /// The members of a workspace.
+    pub async fn members_of(&self, id: &WorkspaceId) -> Result<Vec<MemberRow>, StoreError> {
+        let query = "SELECT * FROM workspace_members WHERE workspace = $2 AND user_id > $3 \
+             ORDER BY user_id LIMIT $1";
+        let first = vec![id.to_string(), String::new()];
+        pages(
+            self.connections,
+            "list the members of a workspace",
+            query,
+            first,
+            member_key,
+        )
+        .await
     }
 
     /// Writes a member, with the events that tell of it.
@@ -219,6 +248,10 @@ impl<'a> Workspaces<'a> {
             transaction.commit().await.map(|()| true)
         })
     }
+}
+
+fn member_key(row: &MemberRow) -> Vec<String> {
+    vec![row.workspace.to_string(), row.user.clone()]
 }
 
 impl Sealed for TenantRow {
@@ -305,6 +338,51 @@ mod tests {
 
     use super::*;
     use crate::suite::on_each_database;
+
+    #[tokio::test]
+    async fn all_that_there_are_come_by_pages_and_once() {
+        on_each_database(async |store| {
+            let room = store.workspaces();
+            let (mut tenants, mut workspaces, mut members) = (Vec::new(), Vec::new(), Vec::new());
+            for name in ["a", "b", "c", "d", "e"] {
+                let tenant = TenantRow {
+                    id: name.parse().unwrap(),
+                    slug: name.into(),
+                    plan: "FREE".into(),
+                    namespaces: "[]".into(),
+                    created_at_ms: 1,
+                    updated_at_ms: 1,
+                };
+                assert!(room.add_tenant(&tenant).await.unwrap());
+                let workspace = WorkspaceRow {
+                    id: name.parse().unwrap(),
+                    tenant: tenant.id.clone(),
+                    created_at_ms: 1,
+                };
+                assert!(room.add(&workspace, &[]).await.unwrap());
+                tenants.push(tenant);
+                for user in ["x", "y", "z"] {
+                    let member = MemberRow {
+                        workspace: workspace.id.clone(),
+                        user: user.into(),
+                        role: "MEMBER".into(),
+                        updated_at_ms: 1,
+                    };
+                    room.put_member(&member, &[]).await.unwrap();
+                    members.push(member);
+                }
+                workspaces.push(workspace);
+            }
+            assert_eq!(room.tenants().await.unwrap(), tenants);
+            assert_eq!(room.all().await.unwrap(), workspaces);
+            assert_eq!(room.members().await.unwrap(), members);
+            let third = &workspaces[2];
+            assert_eq!(room.members_of(&third.id).await.unwrap(), members[6..9]);
+            assert_eq!(room.get(&third.id).await.unwrap().as_ref(), Some(third));
+            assert_eq!(room.get(&"f".parse().unwrap()).await.unwrap(), None);
+        })
+        .await;
+    }
 
     #[tokio::test]
     async fn tenants_workspaces_and_members_are_kept_and_an_id_is_taken_once() {

@@ -22,7 +22,7 @@ use tidings_gateway::secrets::Vault;
 use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
-use tidings_store::{Store, StoreError};
+use tidings_store::{Store, StoreError, Versions};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -214,7 +214,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let first_start = match store.replicas() {
         None => own_file_is_new,
         // Nothing was ever changed there.
-        Some(replicas) => replicas.version().await? == 0,
+        Some(replicas) => replicas.versions().await? == Versions::default(),
     };
     let access = open_access(&config, &store, &clock).await?;
     let receipts = receipts(&config, &store, &*bus)?;
