@@ -134,8 +134,9 @@ impl Explanation {
         nothing.but(refusal)
     }
 
-    /// The same, refused in the end.
+    /// The same, refused before it would be appended.
     pub(crate) fn but(mut self, refusal: Refusal) -> Self {
+        self.steps.retain(|step| step.rule != Rule::Append);
         self.steps.push(Step {
             rule: refusal.rule,
             refused: Some(refusal.code),

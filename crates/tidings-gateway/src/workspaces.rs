@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -210,7 +210,11 @@ impl Workspaces {
         TenantRow {
             slug: new.slug.clone().unwrap_or(stands.slug),
             plan: new.plan.clone().unwrap_or(stands.plan),
-            namespaces: namespaces.map_or(stands.namespaces, |it| json!(it).to_string()),
+            namespaces: namespaces.map_or(stands.namespaces, |it| {
+                let mut seen = BTreeSet::new();
+                let each: Vec<_> = it.iter().filter(|name| seen.insert(*name)).collect();
+                json!(each).to_string()
+            }),
             // Each writing has its own time: by it one that came between is known.
             updated_at_ms: now.max(before.map_or(now, |before| before.updated_at_ms + 1)),
             ..stands

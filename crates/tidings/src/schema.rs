@@ -79,7 +79,7 @@ pub(crate) struct Proposal {
     version: String,
     /// Its schema: JSON, @FILE, or - for standard input
     schema: String,
-    /// Put it in force at once
+    /// Publish it, so that it is in force at once, rather than make a draft
     #[arg(long)]
     publish: bool,
     /// What the event tells of

@@ -160,7 +160,7 @@ impl EventPath {
     pub fn registrable(&self, allowed: &[&str]) -> Result<(), Refusal> {
         if *self == Self::generic() {
             let detail =
-                "platformxe.generic is managed by the platform; register an event of your own";
+                "\"platformxe.generic\" is managed by the platform; register an event of your own";
             return Err(Refusal::new(Code::CannotRegisterGenericEvent, "", detail));
         }
         self.namespace.registrable(allowed)

@@ -154,7 +154,7 @@ impl Survey {
     ) -> Result<Option<String>, Refusal> {
         for (keyword, instead) in REFUSED {
             if members.contains_key(*keyword) {
-                let detail = format!("{keyword} cannot be used here: {instead}");
+                let detail = format!("{} cannot be used here: {instead}", quoted(keyword));
                 return Err(invalid(format!("{pointer}/{keyword}"), detail));
             }
         }
@@ -167,6 +167,13 @@ impl Survey {
         if let Some(dialect) = members.get("$schema") {
             self.dialect(dialect)?;
         }
+        if let Some(id) = members.get("$id") {
+            // It is taken away before the schema is compiled, so nobody else would see it.
+            let fits = |id: &str| id.split_once('#').is_none_or(|(_, after)| after.is_empty());
+            if !id.as_str().is_some_and(fits) {
+                return Err(invalid("/$id", "$id is a URI reference without a fragment"));
+            }
+        }
         self.openapi |= OPENAPI.iter().any(|keyword| members.contains_key(*keyword));
         self.count(pointer, members)?;
         members
@@ -176,7 +183,9 @@ impl Survey {
     }
 
     fn dialect(&mut self, dialect: &Value) -> Result<(), Refusal> {
-        let name = dialect.as_str().unwrap_or_default();
+        let Some(name) = dialect.as_str() else {
+            return Err(invalid("/$schema", "$schema is a URI, as text"));
+        };
         if name.starts_with("https://spec.openapis.org/oas/3.1/dialect/") {
             self.openapi = true;
         } else if name.trim_end_matches('#') != "https://json-schema.org/draft/2020-12/schema" {

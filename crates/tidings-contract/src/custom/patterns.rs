@@ -5,6 +5,7 @@
 //! thousand times as much. So the table is made here once, when the schema is read, and what has a small one is cheap.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::error::Error as _;
 
 use regex_automata::Input;
 use regex_automata::hybrid::dfa::DFA;
@@ -61,6 +62,26 @@ fn automaton(pattern: &str, backwards: bool, (most, work): (usize, &mut usize)) 
     let states = automaton.as_ref().map(|it| it.states().len());
     *work = work.saturating_sub(COMPILING * states.unwrap_or(most / STATE_BYTES));
     automaton
+}
+
+/// Why an expression that takes `most` bytes compiled, at most, is not taken.
+pub(super) fn why_not(pattern: &str, most: usize) -> String {
+    let translated = jsonschema_regex::to_rust_regex(pattern);
+    // What is not translated is told in the engine's words too, where it has any.
+    let engines = translated.as_deref().unwrap_or(pattern);
+    let config = Config::new().nfa_size_limit(Some(most));
+    let fault = match NFA::compiler().configure(config).build(engines) {
+        Err(fault) if fault.size_limit().is_none() => fault,
+        Ok(_) if translated.is_err() => return "it is not well-formed".to_owned(),
+        _ => return "it becomes too large; repetitions must stay small".to_owned(),
+    };
+    // The engine draws where it stopped, and says why in the last line.
+    let said = fault.source().map(ToString::to_string).unwrap_or_default();
+    let last = said.lines().last().unwrap_or_default();
+    let why = last
+        .strip_prefix("error: ")
+        .unwrap_or("it is not well-formed");
+    why.to_owned()
 }
 
 fn is_small(automaton: NFA, most: usize, work: &mut usize) -> bool {

@@ -1,5 +1,7 @@
 //! One verdict on one registration: its schema, its example, its version and what the version may change.
 
+use std::cmp::Reverse;
+
 use serde_json::Value;
 
 use super::canonical::same_but_for_descriptions;
@@ -58,27 +60,20 @@ pub fn judge(proposal: &Proposal<'_>, standing: &[Version], before: Option<&Sche
     }
 }
 
-/// The refusal of a change that is larger than its step allows.
+/// The refusals of what changes more than its step allows, the worst first.
 fn too_much(
     bump: Bump,
     before: Version,
     (old, new): (&Schema, &Schema),
     differences: &[Difference],
-) -> Option<Refusal> {
+) -> Vec<Refusal> {
     let most = match bump {
-        Bump::Patch if same_but_for_descriptions(old.document(), new.document()) => return None,
+        Bump::Patch if same_but_for_descriptions(old.document(), new.document()) => {
+            return Vec::new();
+        }
         Bump::Patch => Class::Patch,
         Bump::Minor => Class::Minor,
-        Bump::Initial | Bump::Major => return None,
-    };
-    let worst = differences
-        .iter()
-        .filter(|it| it.class > most)
-        .max_by_key(|it| it.class);
-    let (pointer, what) = match worst {
-        Some(worst) => (worst.pointer.clone(), worst.detail.as_str()),
-        None if most == Class::Minor => return None,
-        None => (String::new(), "the schema is written differently"),
+        Bump::Initial | Bump::Major => return Vec::new(),
     };
     let (code, rule) = if most == Class::Patch {
         let rule = format!("a patch of {before} may change descriptions only");
@@ -87,13 +82,71 @@ fn too_much(
         let rule = format!("a minor version must accept every payload that {before} accepts");
         (Code::MinorMustBeBackwardsCompatible, rule)
     };
-    let instead = match worst.map(|it| it.class) {
-        Some(Class::Major) => "register it as the next major version",
-        _ => "register it as the next minor version",
+    let refusal = |class: Class, pointer: &str, what: &str| {
+        let instead = match class {
+            Class::Major => "register it as the next major version",
+            _ => "register it as the next minor version",
+        };
+        Refusal::new(code, pointer, format!("{rule}, but {what}; {instead}"))
     };
-    let mut refusal = Refusal::new(code, pointer, format!("{rule}, but {what}; {instead}"));
-    if worst.is_some_and(|it| it.class == Class::Major) {
-        refusal.counter_example = counter_example(old, new).map(Box::new);
+    let mut beyond: Vec<&Difference> = differences.iter().filter(|it| it.class > most).collect();
+    beyond.sort_by_key(|it| Reverse(it.class));
+    let Some(worst) = beyond.first().map(|it| it.class) else {
+        let rewritten = refusal(Class::Minor, "", "the schema is written differently");
+        return (most == Class::Patch)
+            .then_some(rewritten)
+            .into_iter()
+            .collect();
+    };
+    let refusals = beyond.iter();
+    let mut refusals: Vec<Refusal> = refusals
+        .map(|it| refusal(it.class, &it.pointer, &it.detail))
+        .collect();
+    if worst == Class::Major {
+        // It speaks against them all together.
+        refusals[0].counter_example = counter_example(old, new).map(Box::new);
     }
-    Some(refusal)
+    refusals
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn all_that_is_too_much_for_a_step_is_told_the_worst_first() {
+        let old = Schema::new(json!({
+            "properties": { "a": { "maxLength": 9 }, "b": {}, "c": { "enum": [1] } },
+            "additionalProperties": false,
+        }));
+        let new = json!({
+            "properties": { "a": { "maxLength": 8 }, "c": { "enum": [1, 2] } },
+            "additionalProperties": false,
+        });
+        let (standing, old) = (Version::parse("1.0.0").unwrap(), old.unwrap());
+        let judged = |version: &str| {
+            let proposal = Proposal {
+                version: Version::parse(version).ok(),
+                schema: &new,
+                example: None,
+            };
+            let refusals = judge(&proposal, &[standing], Some(&old)).refusals;
+            let shown = refusals.iter().map(|it| {
+                let shown = it.counter_example.is_some();
+                (it.code.as_str(), it.pointer.clone(), shown)
+            });
+            shown.collect::<Vec<_>>()
+        };
+        let minor = "minor_must_be_backwards_compatible";
+        let (a, b) = ("/properties/a/maxLength", "/properties/b");
+        assert_eq!(
+            judged("1.1.0"),
+            [(minor, a.into(), true), (minor, b.into(), false)]
+        );
+        let patch = judged("1.0.1");
+        assert_eq!(patch.len(), 3, "{patch:?}");
+        assert_eq!(patch[2].1, "/properties/c/enum");
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::canonical::{canonical, schema_hash};
 use super::effort::effort;
 use super::outline::outline;
-use super::patterns::{Patterns, wild};
+use super::patterns::{Patterns, why_not, wild};
 use super::refusal::quoted;
 use super::{Code, Refusal};
 use crate::schema::options;
@@ -89,16 +89,16 @@ impl Schema {
         let pattern_bytes = (PATTERN_BYTES / outline.patterns.len().max(1)).min(LARGEST_PATTERN);
         let compiled = Contract::compile_within(&bare(&document), engine(pattern_bytes));
         let contract = compiled.map_err(|fault| {
-            let pattern = outline.patterns.iter().find(|(_, pattern)| !compiles(pattern, pattern_bytes));
+            let pattern = outline
+                .patterns
+                .iter()
+                .find(|(_, pattern)| !compiles(pattern, pattern_bytes));
             let Some((place, pattern)) = pattern else {
                 let detail = format!("the schema is not valid: {}", fault.detail);
                 return Refusal::new(Code::InvalidJsonSchema, fault.path, detail);
             };
-            let detail = format!(
-                "the regular expression {} cannot be used: look-around and back-references are not supported, \
-                 and repetitions must stay small",
-                quoted(pattern)
-            );
+            let (pattern, why) = (quoted(pattern), why_not(pattern, pattern_bytes));
+            let detail = format!("the regular expression {pattern} cannot be used: {why}");
             Refusal::new(Code::InvalidJsonSchema, place.clone(), detail)
         })?;
         let patterns = outline.patterns.iter().map(|(_, it)| it.as_str());
@@ -259,6 +259,40 @@ mod tests {
             nullable.detail.contains("type: [.., \"null\"]"),
             "{nullable}"
         );
+    }
+
+    #[test]
+    fn what_names_the_schema_is_a_uri_without_a_fragment() {
+        for id in ["https://a.example/b", "urn:b", "b#", ""] {
+            Schema::new(json!({ "$id": id })).unwrap();
+        }
+        for id in [
+            json!(5),
+            json!(null),
+            json!("#b"),
+            json!("https://a.example/b#c"),
+        ] {
+            let refused = Schema::new(json!({ "$id": id })).unwrap_err();
+            assert_eq!(refused.pointer, "/$id", "{refused}");
+        }
+        let refused = Schema::new(json!({ "$schema": 5 })).unwrap_err();
+        assert_eq!(refused.pointer, "/$schema");
+    }
+
+    #[test]
+    fn a_regular_expression_is_refused_for_what_is_wrong_with_it() {
+        for (pattern, why) in [
+            ("(", "unclosed group"),
+            ("[a-", "unclosed character class"),
+            ("a{3,1}", "invalid repetition count range"),
+            ("(?=a)", "look-around"),
+            ("(a)\\1", "backreferences are not supported"),
+            ("(?:a{1000}){1000}", "it becomes too large"),
+        ] {
+            let refused = Schema::new(json!({ "pattern": pattern })).unwrap_err();
+            let detail = &refused.detail;
+            assert!(detail.contains(why), "{pattern}: {detail}");
+        }
     }
 
     #[test]

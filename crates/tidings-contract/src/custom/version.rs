@@ -58,7 +58,7 @@ impl Version {
         };
         numbers().ok_or_else(|| {
             let detail = format!(
-                "the version {} is not MAJOR.MINOR.PATCH: write three numbers without leading zeros, as in 1.0.0",
+                "the version {} is not MAJOR.MINOR.PATCH: write three numbers of at most nine digits and without leading zeros, as in 1.0.0",
                 quoted(text)
             );
             Refusal::new(Code::InvalidVersionFormat, "", detail)

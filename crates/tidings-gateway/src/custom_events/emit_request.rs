@@ -66,9 +66,16 @@ pub(super) fn measure(request: &EmitRequest) -> Result<(), Refusal> {
 
 /// What a repeat of a key must have too.
 pub(super) fn fingerprint(request: &EmitRequest) -> Fingerprint {
-    Fingerprint::of_parts([
+    let payload = request.fingerprint.0.to_le_bytes();
+    let parts = [
         request.name.as_bytes(),
         request.version.as_deref().unwrap_or_default().as_bytes(),
-        &request.fingerprint.0.to_le_bytes(),
-    ])
+        &payload,
+    ];
+    // Without a cause it is what it was before causes counted, for keys of then.
+    let cause = request
+        .causation_id
+        .as_ref()
+        .map(|cause| &cause.as_bytes()[..]);
+    Fingerprint::of_parts(parts.into_iter().chain(cause))
 }

@@ -529,7 +529,7 @@ fn over_limit(limit: u64) -> Refusal {
          on its first."
     );
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    Refusal::new(Code::MonthlyEmitQuotaExceeded, Rule::Idempotency, detail).limit(limit, limit)
+    Refusal::new(Code::MonthlyEmitQuotaExceeded, Rule::Quota, detail).limit(limit, limit)
 }
 
 fn emitted(row: &EmitRow, repeated: bool) -> Emitted {

@@ -96,8 +96,8 @@ impl Registry {
             let row = row.ok_or_else(|| absent(namespace, name, Some(version)))?;
             let alone = alone_in_force(self.plan(tenant), &rows);
             let mut after = row.clone();
-            if description.is_some() {
-                after.description.clone_from(&description);
+            if let Some(given) = &description {
+                after.description = Some(given.clone()).filter(|text| !text.is_empty());
             }
             let current = status_of(row).ok_or_else(|| absent(namespace, name, Some(version)))?;
             let next = status.filter(|next| *next != current);
@@ -113,15 +113,14 @@ impl Registry {
             let mut changed = vec![after.clone()];
             if next == Some(Status::Published) {
                 told.extend(lifecycle::published(&after));
-                let superseded = self.superseded_of(&after, &rows);
-                told.extend(superseded.iter().map(|old| {
-                    let data = lifecycle::invalidated(old, Some(&after));
-                    (LifecycleEvent::Invalidated, data)
-                }));
-                changed.extend(superseded);
+                told.extend(self.supersede(&after, &rows, &mut changed));
             } else if next == Some(Status::Archived) {
                 let data = lifecycle::invalidated(&after, None);
                 told.push((LifecycleEvent::Invalidated, data));
+                if alone == wanted {
+                    // Of a plan with more versions: none of them takes its place.
+                    told.extend(self.supersede(&after, &rows, &mut changed));
+                }
             }
             let change = CustomEventChange {
                 revision,
@@ -233,6 +232,25 @@ impl Registry {
             return Vec::new();
         }
         self.superseded_of(by, &standing.rows)
+    }
+
+    /// Adds them to what is changed, and says what tells of them.
+    fn supersede(
+        &self,
+        by: &CustomEventRow,
+        rows: &[CustomEventRow],
+        changed: &mut Vec<CustomEventRow>,
+    ) -> Vec<(LifecycleEvent, serde_json::Value)> {
+        let gone = self.superseded_of(by, rows);
+        let told = gone
+            .iter()
+            .map(|old| {
+                let data = lifecycle::invalidated(old, Some(by));
+                (LifecycleEvent::Invalidated, data)
+            })
+            .collect();
+        changed.extend(gone);
+        told
     }
 
     fn superseded_of(&self, by: &CustomEventRow, rows: &[CustomEventRow]) -> Vec<CustomEventRow> {

@@ -33,6 +33,8 @@ pub enum Rule {
     Contract,
     /// The form of the idempotency key, and what it was used for before.
     Idempotency,
+    /// How many emits of the month the plan has left.
+    Quota,
     /// The bus.
     Append,
 }
@@ -51,6 +53,7 @@ impl Rule {
             Self::DataSize => "data-size",
             Self::Contract => "contract",
             Self::Idempotency => "idempotency",
+            Self::Quota => "quota",
             Self::Append => "append",
         }
     }

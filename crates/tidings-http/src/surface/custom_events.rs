@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tidings_event::event::rfc3339;
@@ -78,10 +78,16 @@ impl RegistrationBody {
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RegistrationPatch {
-    /// At most 2,000 characters.
+    /// At most 2,000 characters; null or none of them: it has none any more.
+    #[serde(default, deserialize_with = "null_is_empty")]
     description: Option<String>,
     /// `published` or `archived`: a version goes from draft to published to archived.
     status: Option<String>,
+}
+
+/// What is null is given, unlike what is absent.
+fn null_is_empty<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    Option::<String>::deserialize(value).map(|text| Some(text.unwrap_or_default()))
 }
 
 /// A page of registrations.

@@ -44,7 +44,15 @@ pub(crate) async fn emit(
     expect_json(&head.headers)?;
     let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
     let mut request = emit_request(&body, members)?;
-    request.idempotency_key = request.idempotency_key.or_else(|| key(&head.headers));
+    let of_header = key(&head.headers);
+    if let (Some(header), Some(member)) = (&of_header, &request.idempotency_key)
+        && header != member
+    {
+        let detail =
+            "The header Idempotency-Key and 'idempotencyKey' are not the same; give one of them.";
+        return Err(Refusal::shape(Code::InvalidIdempotencyKey, "idempotencyKey", detail).into());
+    }
+    request.idempotency_key = request.idempotency_key.or(of_header);
     request.traceparent = traceparent(&head.headers);
     let emitted = house.gateway().emits.emit(&caller, request).await?;
     house.metrics.skipped([emitted.skipped]);

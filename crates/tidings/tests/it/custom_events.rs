@@ -445,6 +445,9 @@ fn a_version_moves_on_and_its_schema_never_changes() {
         .json();
     assert_eq!(told["description"], "other words");
     assert_eq!(told["schemaHash"], made["schemaHash"]);
+    let cleared = change(json!({ "description": null })).expect(200).json();
+    assert_eq!(cleared["description"], Value::Null, "{cleared}");
+    change(json!({ "description": "other words" })).expect(200);
     for bad in [
         json!({ "payloadSchema": {} }),
         json!({ "version": "1.0.1" }),

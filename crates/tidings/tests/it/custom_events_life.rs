@@ -5,6 +5,7 @@ use tidings_contract::custom::Schema;
 use tidings_gateway::custom_events::LifecycleEvent;
 
 use crate::custom_events::{DRY_RUN, REGISTRATIONS, favorited, named, on_plan, patch, with};
+use crate::emits::emit;
 use crate::harness::{PUBLISH, Server};
 use crate::receiver::eventually;
 
@@ -83,6 +84,39 @@ fn each_change_is_told_of_in_source_ds_order_as_the_catalogue_says() {
         (&json!("1.0.0"), &json!("superseded"))
     );
     assert_eq!(data["supersededBy"], "1.1.0");
+}
+
+#[test]
+fn a_version_that_a_smaller_plan_took_out_of_force_does_not_come_back() {
+    let server = Server::start();
+    let token = on_plan(&server, "acme", "PRO");
+    let of = |version: &str| format!("lettings/property.favorited/{version}");
+    for version in ["1.0.0", "1.0.1"] {
+        let made = server.post(REGISTRATIONS, &token, &favorited(version));
+        made.expect(201);
+    }
+    on_plan(&server, "acme", "BASIC");
+    let archived = json!({ "status": "archived" });
+    patch(&server, &token, &of("1.0.1"), &archived).expect(200);
+    let older = server.get(&format!("{REGISTRATIONS}/{}", of("1.0.0")), &token);
+    assert_eq!(older.expect(200).json()["status"], "superseded");
+    let payload = json!({ "propertyId": "p", "subjectId": "s" });
+    let body = json!({ "name": "lettings.property.favorited", "payload": payload });
+    emit(&server, &token, &body).problem(409, "event_not_published");
+    let found = told(&server, &token, 13);
+    let gone = found
+        .iter()
+        .filter(|(name, _)| name.ends_with("INVALIDATED"));
+    let gone: Vec<_> = gone
+        .map(|(_, data)| (&data["version"], &data["reason"]))
+        .collect();
+    assert_eq!(
+        gone,
+        [
+            (&json!("1.0.1"), &json!("archived")),
+            (&json!("1.0.0"), &json!("superseded"))
+        ]
+    );
 }
 
 #[test]

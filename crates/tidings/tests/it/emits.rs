@@ -385,6 +385,14 @@ fn a_key_emits_once_whatever_version_is_the_latest_by_then() {
         .header("Idempotency-Key", "k-1")
         .json(&by_header);
     assert_eq!(by_header.send().expect(200).json(), first.json());
+    for header in ["k-2", "no key"] {
+        let both = server.call("POST", EMIT).bearer(&token);
+        let both = both.header("Idempotency-Key", header).json(&body).send();
+        both.problem(400, "INVALID_IDEMPOTENCY_KEY");
+    }
+    body["causationId"] = first.json()["eventId"].clone();
+    emit(&server, &token, &body).problem(422, "IDEMPOTENCY_KEY_REUSED");
+    body["causationId"] = Value::Null;
     body["payload"]["subjectId"] = json!("other");
     emit(&server, &token, &body).problem(422, "IDEMPOTENCY_KEY_REUSED");
     body["idempotencyKey"] = json!("k-2");

@@ -32,6 +32,7 @@ mod events;
 mod extensions;
 mod fairness;
 mod faults;
+mod guides;
 mod handshake;
 mod harness;
 mod hostile_receivers;

@@ -114,6 +114,11 @@ fn each_plan_has_its_emits_of_a_month_and_a_damaged_count_is_made_anew() {
             let problem = refused.problem(402, "monthly_emit_quota_exceeded");
             assert_eq!(problem["limit"], limit);
         }
+        let explained = rig.replicas[0].post("/v1/events/explain", &tokens[0], &generic());
+        let steps = explained.expect(200).json()["steps"].clone();
+        let last = steps.as_array().and_then(|steps| steps.last());
+        assert_eq!(last.expect("a step")["step"], "quota", "{steps}");
+        assert!(!steps.to_string().contains("\"append\""), "{steps}");
         let all = json!({ "thisMonth": limit, "monthlyLimit": limit });
         assert_eq!(used(&rig.replicas[1], &tokens[1]), all);
     }
