@@ -216,6 +216,17 @@ impl Client {
             .json()
     }
 
+    /// A page of all tenants, for operators: at most `limit` behind `cursor`.
+    pub async fn list_tenants(
+        &self,
+        limit: Option<u32>,
+        cursor: Option<&str>,
+    ) -> Result<Page<Value>, Error> {
+        let limit = limit.map(|limit| limit.to_string());
+        let parameters = [("limit", limit.as_deref()), ("cursor", cursor)];
+        self.list(&["v1", "tenants"], &parameters).await
+    }
+
     /// A tenant: its slug, its plan and its namespaces.
     pub async fn get_tenant(&self, tenant: &str) -> Result<Value, Error> {
         self.get(&["v1", "tenants", tenant]).await?.json()

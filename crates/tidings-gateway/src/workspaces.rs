@@ -155,6 +155,24 @@ impl Workspaces {
         known.ok_or_else(|| Refusal::not_found("tenant"))
     }
 
+    /// So many tenants behind an id, by their ids; for operators.
+    pub fn tenants(
+        &self,
+        caller: &Caller,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Arc<Tenant>>, Refusal> {
+        if !caller.is_operator() {
+            return Err(Refusal::forbidden("Tenants are listed by operators alone."));
+        }
+        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let behind = |tenant: &&Arc<Tenant>| after.is_none_or(|after| tenant.id.as_str() > after);
+        let mut page: Vec<_> = tenants.values().filter(behind).cloned().collect();
+        page.sort_unstable_by(|one, other| one.id.as_str().cmp(other.id.as_str()));
+        page.truncate(limit);
+        Ok(page)
+    }
+
     /// Writes a tenant, for operators.
     pub async fn put_tenant(
         self: &Arc<Self>,

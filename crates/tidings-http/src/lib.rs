@@ -160,6 +160,7 @@ fn workspaces() -> Router<House> {
     let workspace = format!("{tenant}/workspaces/{{workspaceId}}");
     Router::new()
         .route("/api/session", post(sessions::begin).delete(sessions::end))
+        .route("/v1/tenants", get(workspaces::tenants))
         .route(tenant, get(workspaces::tenant).put(workspaces::put_tenant))
         .route(&workspace, put(workspaces::put))
         .route(

@@ -20,7 +20,7 @@ struct Request {
 }
 
 /// The templates of all operations, so that a path becomes a label without growing their number.
-const ROUTES: [&str; 65] = [
+const ROUTES: [&str; 66] = [
     "/v1/events/publish",
     "/v1/events/publish/batch",
     "/v1/cloudevents",
@@ -67,6 +67,7 @@ const ROUTES: [&str; 65] = [
     "/v1/api-keys",
     "/v1/api-keys/{keyId}",
     "/api/session",
+    "/v1/tenants",
     "/v1/tenants/{tenantId}",
     "/v1/tenants/{tenantId}/workspaces/{workspaceId}",
     "/v1/tenants/{tenantId}/workspaces/{workspaceId}/members/{userId}",

@@ -237,7 +237,7 @@ rooms! {
         replay_all_of_workspace delete_of_workspace;
     replays: of_history list get cancel resume;
     sessions: begin end;
-    workspaces: tenant put_tenant put put_member delete_member publish;
+    workspaces: tenants tenant put_tenant put put_member delete_member publish;
     extensions: put get delete rotate subscribe subscription unsubscribe deliveries;
     chat: messages;
     operations: healthz readyz metrics;

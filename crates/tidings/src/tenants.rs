@@ -2,11 +2,16 @@
 
 use anyhow::Result;
 
-use crate::connection::{Connection, block_on};
+use crate::connection::{AT_ONCE, Connection, block_on, every_item};
 use crate::output::Output;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    /// List all tenants. Needs an operator's credential
+    List {
+        #[command(flatten)]
+        connection: Connection,
+    },
     /// Show a tenant: its plan, its slug and its namespaces
     Get {
         #[command(flatten)]
@@ -34,6 +39,20 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     match command {
+        Command::List { connection } => {
+            let client = connection.client()?;
+            let tenants = block_on(every_item(async |cursor| {
+                client.list_tenants(Some(AT_ONCE), cursor.as_deref()).await
+            }))?;
+            let shown = [
+                ("ID", "id"),
+                ("PLAN", "plan"),
+                ("SLUG", "slug"),
+                ("NAMESPACES", "namespaces"),
+                ("CREATED", "createdAt"),
+            ];
+            output.list(&tenants, &shown)
+        }
         Command::Get { connection, tenant } => {
             let client = connection.client()?;
             output.one(&block_on(async { Ok(client.get_tenant(&tenant).await?) })?)

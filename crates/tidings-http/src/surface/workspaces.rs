@@ -17,9 +17,11 @@ use uuid::Uuid;
 use super::publish::{KEY, REPLAYED, key, malformed, string, within};
 use super::subscriptions::MAX_BYTES;
 use crate::House;
+use crate::page::{self, Page, Stretch};
 use crate::problem::Refused;
 use crate::request::{
-    Authenticated, MAX_SINGLE_BYTES, Path, expect_json, json_body, read, text, traceparent,
+    Authenticated, MAX_SINGLE_BYTES, Path, Queried, expect_json, json_body, read, read_query, text,
+    traceparent,
 };
 
 /// The longest `actor`, in characters.
@@ -99,6 +101,23 @@ pub(crate) struct PublishedInWorkspace {
     /// True where the bus is disabled: it was checked and not kept.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     skipped: bool,
+}
+
+/// All tenants, by their ids; for operators.
+#[utoipa::path(get, path = "/v1/tenants", tag = "tenants", params(Stretch),
+    responses((status = 200, body = Page<TenantShown>)))]
+pub(crate) async fn tenants(
+    State(house): State<House>,
+    Authenticated(caller): Authenticated,
+    stretch: Queried<Stretch>,
+) -> Result<Response, Refused> {
+    let stretch = read_query(stretch)?;
+    let (limit, after) = (stretch.limit()?, stretch.cursor.as_deref());
+    let room = &house.gateway.workspaces;
+    let found = room.tenants(&caller, after, limit as usize)?;
+    let next = page::next(&found, limit, |last| last.id.clone());
+    let items = found.iter().map(|tenant| rendered(tenant)).collect();
+    Ok(Page::of(items, next).into_response())
 }
 
 /// A tenant: its slug, its plan and its namespaces.

@@ -75,6 +75,24 @@ fn a_version_is_asked_about_and_registered_from_the_command_line() {
     let operator = shell.server.token(&["--role", "OPERATOR"]);
     let again = ["tenants", "put", "acme", "--slug", "corp", "-o", "json"];
     assert!(shell.ran(&again, &operator).status.success());
+    let list = ["tenants", "list", "-o", "json"];
+    assert!(!shell.ran(&list, &shell.token).status.success());
+    let globex = ["tenants", "put", "globex", "-o", "json"];
+    assert!(shell.ran(&globex, &operator).status.success());
+    let listed = String::from_utf8(shell.ran(&list, &operator).stdout).expect("text");
+    let listed: Vec<Value> = listed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let plans: Vec<_> = listed.iter().map(|it| (&it["id"], &it["plan"])).collect();
+    let expected = [("acme", "PRO"), ("globex", "FREE")].map(|(id, plan)| (json!(id), json!(plan)));
+    assert_eq!(
+        plans,
+        [
+            (&expected[0].0, &expected[0].1),
+            (&expected[1].0, &expected[1].1)
+        ]
+    );
     let renamed = shell.json(&["tenants", "get", "acme", "-o", "json"], 0);
     assert_eq!(
         (&renamed["slug"], &renamed["plan"], &renamed["namespaces"]),

@@ -33,7 +33,7 @@ enum Foreign {
 
 use Foreign::{Closed, Forbidden, NotFound, NotRegistered, Nothing, Own, Public, Shared, Unpaid};
 
-const TABLE: [(&str, &str, Foreign); 84] = [
+const TABLE: [(&str, &str, Foreign); 85] = [
     ("post", "/v1/events/publish", Own),
     ("post", "/v1/events/publish/batch", Own),
     ("post", "/v1/events/explain", Own),
@@ -128,6 +128,7 @@ const TABLE: [(&str, &str, Foreign); 84] = [
     ("delete", "/v1/api-keys/{keyId}", NotFound),
     ("post", "/api/session", Own),
     ("delete", "/api/session", Own),
+    ("get", "/v1/tenants", Forbidden),
     ("get", "/v1/tenants/{tenantId}", NotFound),
     ("put", "/v1/tenants/{tenantId}", Forbidden),
     (
