@@ -67,6 +67,9 @@ pub enum EgressError {
     /// What the receiver wants to be shown could not be had elsewhere; it was not asked itself.
     #[error("{0}")]
     NoCredential(String),
+    /// What it is to be sent with makes no request, such as a header with a line end; nobody was asked.
+    #[error("no request can be made: {0}")]
+    NoRequest(String),
     /// The certificate cannot be used.
     #[error("the client certificate cannot be used: {0}")]
     Identity(#[from] InvalidIdentity),
@@ -217,7 +220,9 @@ impl Client {
             request = request.header(name, value);
         }
         let request = request.body(outgoing.body).timeout(outgoing.timeout);
-        let mut answer = request.send().await.map_err(failed)?;
+        let request = request.build();
+        let request = request.map_err(|error| EgressError::NoRequest(cause_of(&error)))?;
+        let mut answer = http.execute(request).await.map_err(failed)?;
         let status = answer.status().as_u16();
         let headers = answer.headers().iter();
         let headers = headers.map(|(name, value)| {
@@ -490,7 +495,11 @@ mod tests {
             (503, Some("7"))
         );
         assert_eq!((answer.body.len(), answer.cut), (1_000, true));
-        assert!(client.post(outgoing("not a name")).await.is_err());
+        let unmade = client.post(outgoing("not a name")).await;
+        assert!(
+            matches!(unmade, Err(EgressError::NoRequest(_))),
+            "{unmade:?}"
+        );
     }
 
     #[tokio::test]

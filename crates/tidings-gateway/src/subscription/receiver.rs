@@ -140,6 +140,35 @@ impl Auth {
             }
         }
     }
+    /// Refuses what could never be sent: RFC 6750, 2.1 of a token, RFC 7617, 2 of a name and password.
+    fn check(&self) -> Result<(), Refusal> {
+        let wrong = |member: &str, detail: &str| {
+            let field = format!("target.auth.{member}");
+            Err(Refusal::invalid(&field, format!("'{field}' {detail}.")))
+        };
+        match self {
+            Self::Bearer { token } => {
+                if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    return wrong(
+                        "token",
+                        "must be visible ASCII without spaces, and not empty",
+                    );
+                }
+            }
+            Self::Basic { username, password } => {
+                if username.contains(|it: char| it == ':' || it.is_control()) {
+                    return wrong("username", "has no colon and no control characters");
+                }
+                if password.contains(char::is_control) {
+                    return wrong("password", "has no control characters");
+                }
+            }
+            // Its members are written into a form, where any character may stand.
+            Self::OAuth2 { .. } => {}
+        }
+        Ok(())
+    }
+
 
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
@@ -315,6 +344,7 @@ fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
                 format!("The value of '{name}' must be visible ASCII, 1,024 bytes at most.");
             return Err(Refusal::invalid(field, detail));
         }
+    target.auth.as_ref().map_or(Ok(()), Auth::check)?;
     }
     let mtls = certificate(target.mtls.as_ref(), &url)?;
     Ok(Webhook {

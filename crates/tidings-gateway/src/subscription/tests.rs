@@ -129,6 +129,27 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
 }
 
 #[test]
+fn a_credential_that_cannot_be_sent_is_refused() {
+    let bearer = |token: &str| json!({ "kind": "bearer", "token": token });
+    let basic = |name: &str, password: &str| json!({ "kind": "basic", "username": name, "password": password });
+    for (auth, field) in [
+        (bearer("abc\n"), "target.auth.token"),
+        (bearer("a\u{0}"), "target.auth.token"),
+        (bearer("a b"), "target.auth.token"),
+        (bearer(""), "target.auth.token"),
+        (basic("a:b", "c"), "target.auth.username"),
+        (basic("a\t", "c"), "target.auth.username"),
+        (basic("a", "c\n"), "target.auth.password"),
+    ] {
+        let refusal = parse(with("/target/auth", auth)).unwrap_err();
+        assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
+    }
+    for auth in [bearer("a.b-c_d~e+f/g="), basic("ä", "p: ä")] {
+        parse(with("/target/auth", auth)).unwrap();
+    }
+}
+
+#[test]
 fn batches_are_for_webhooks_whose_format_has_them() {
     let mut document = with("/delivery/batch", json!({ "maxWait": "2s" }));
     let batch = parse(document.clone()).unwrap().delivery.batch.unwrap();

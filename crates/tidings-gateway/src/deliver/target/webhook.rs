@@ -317,7 +317,7 @@ fn headers(
 fn failed(error: &EgressError) -> Outcome {
     match error {
         EgressError::Refused(_) => Outcome::failed(format!("TARGET_NOT_ALLOWED: {error}"), true),
-        EgressError::NoCredential(_) | EgressError::Identity(_) => {
+        EgressError::NoCredential(_) | EgressError::NoRequest(_) | EgressError::Identity(_) => {
             Outcome::unasked(error.to_string())
         }
         _ => Outcome::failed(error.to_string(), true),
