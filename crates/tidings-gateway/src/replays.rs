@@ -244,7 +244,14 @@ impl Replays {
         if let Some(of) = row.subscription {
             self.subscriptions.get(caller, of)?;
         }
-        self.go(&tenant, id, "planned").await
+        let mut step = ReplayStep::new(id, self.clock.now_ms());
+        step.state = Some("planned");
+        let rows = self.store.replays();
+        let planned = rows.plan_again(&tenant, &step, MOST_AT_ONCE).await;
+        if !planned.map_err(store_fault)? {
+            return Err(too_many());
+        }
+        self.get(caller, id).await
     }
 
     async fn go(
@@ -267,15 +274,6 @@ impl Replays {
         plan: &Plan,
         total: Option<u64>,
     ) -> Result<ReplayRow, Refusal> {
-        let running = sound(self.store.replays().running().await)?;
-        let of_tenant = running.iter().filter(|row| row.tenant == tenant).count();
-        if of_tenant >= MOST_AT_ONCE {
-            let detail = format!(
-                "{MOST_AT_ONCE} replays of this tenant run already; wait for one or cancel it."
-            );
-            let refusal = Refusal::new(Code::RateLimited, Rule::Shape, detail);
-            return Err(refusal.retry_after(Duration::from_mins(1)));
-        }
         let row = ReplayRow {
             id: self.clock.new_id(),
             tenant,
@@ -291,12 +289,11 @@ impl Replays {
             started_at_ms: None,
             ended_at_ms: None,
         };
-        self.store
-            .replays()
-            .insert(&row)
-            .await
-            .map_err(store_fault)?;
-        Ok(row)
+        let kept = self.store.replays().insert(&row, MOST_AT_ONCE).await;
+        if kept.map_err(store_fault)? {
+            return Ok(row);
+        }
+        Err(too_many())
     }
 
     /// A plan with the stretches of the log that it is about, which grow no more.
@@ -387,6 +384,13 @@ impl Replays {
     }
 }
 
+fn too_many() -> Refusal {
+    let detail =
+        format!("{MOST_AT_ONCE} replays of this tenant run already; wait for one or cancel it.");
+    let refusal = Refusal::new(Code::RateLimited, Rule::Shape, detail);
+    refusal.retry_after(Duration::from_mins(1))
+}
+
 fn checked_rate(rate: Option<u32>) -> Result<(), Refusal> {
     if rate.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
         let detail = format!("'rate' must be 1 to {MAX_RATE} a second.");
@@ -397,6 +401,7 @@ fn checked_rate(rate: Option<u32>) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
     use serde_json::json;
     use tidings_event::Service;
 
@@ -430,6 +435,23 @@ mod tests {
             };
             assert_eq!(kept.until_ms, Some(until));
         }
+    }
+
+    #[tokio::test]
+    async fn no_more_run_at_once_whoever_asks_at_the_same_time_or_goes_on_with_one() {
+        let gateway = in_memory::gateway(&Clock::manual(NOW)).await;
+        let (room, owner) = (&gateway.replays, admin());
+        let one = || room.of_dead_letters(&owner, DeadLetters::default());
+        let asked = join_all((0..20).map(|_| one())).await;
+        let made: Vec<Uuid> = asked.iter().flatten().map(|row| row.id).collect();
+        assert_eq!(made.len(), MOST_AT_ONCE);
+        room.cancel(&owner, made[0]).await.unwrap();
+        let another = one().await.unwrap();
+        let refusal = room.resume(&owner, made[0]).await.unwrap_err();
+        assert_eq!(refusal.code, Code::RateLimited);
+        room.cancel(&owner, another.id).await.unwrap();
+        let resumed = room.resume(&owner, made[0]).await.unwrap();
+        assert_eq!(resumed.state, "planned");
     }
 
     #[tokio::test]

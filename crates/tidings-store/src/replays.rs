@@ -157,6 +157,23 @@ macro_rules! step {
 
 pub(crate) use step;
 
+/// How many of a tenant's have not ended, within a transaction. Who asks this for the same tenant comes after it.
+macro_rules! unended {
+    ($transaction:expr, $tenant:expr) => {{
+        sqlx::query("UPDATE tenants SET slug = slug WHERE id = $1")
+            .bind($tenant.as_str())
+            .execute(&mut *$transaction)
+            .await?;
+        let counted = sqlx::query(
+            "SELECT COUNT(*) AS unended FROM replays WHERE tenant = $1 AND state IN ('planned', 'running')",
+        )
+        .bind($tenant.as_str())
+        .fetch_one(&mut *$transaction)
+        .await?;
+        usize::try_from(counted.integer("unended")?).unwrap_or(usize::MAX)
+    }};
+}
+
 const INSERT: &str = "INSERT INTO replays (id, tenant, subscription, plan, state, place, total, sent, delivered, \
      failed, created_at_ms, started_at_ms, ended_at_ms, crc) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
@@ -166,9 +183,13 @@ impl<'a> Replays<'a> {
         Self { connections }
     }
 
-    /// Keeps a new one.
-    pub async fn insert(&self, row: &ReplayRow) -> Result<(), StoreError> {
+    /// Keeps a new one, unless so many of its tenant have not ended. Answers whether it did.
+    pub async fn insert(&self, row: &ReplayRow, most: usize) -> Result<bool, StoreError> {
         on_either!(self.connections, "keep a replay", connection => {
+            let mut transaction = connection.begin().await?;
+            if unended!(transaction, row.tenant) >= most {
+                return Ok(false);
+            }
             sqlx::query(INSERT)
                 .bind(row.id.to_string())
                 .bind(row.tenant.as_str())
@@ -184,10 +205,28 @@ impl<'a> Replays<'a> {
                 .bind(row.started_at_ms)
                 .bind(row.ended_at_ms)
                 .bind(row.seal())
-                .execute(connection)
-                .await
-                .map(drop)
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await.map(|()| true)
         })
+    }
+
+    /// Takes the step that plans a cancelled one of the tenant's again, unless so many of its have not ended. Answers
+    /// whether it did.
+    pub async fn plan_again(
+        &self,
+        tenant: &TenantId,
+        step: &ReplayStep,
+        most: usize,
+    ) -> Result<bool, StoreError> {
+        on_either!(self.connections, "plan a replay again", connection => {
+            let mut transaction = connection.begin().await?;
+            if unended!(transaction, tenant) >= most {
+                return Ok(Ok(false));
+            }
+            let row = step!(transaction, step);
+            transaction.commit().await.map(|()| row.transpose().map(|_| true))
+        })?
     }
 
     /// The tenant's replay of this id.
@@ -361,6 +400,8 @@ impl Sealed for ReplayRow {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
     use crate::Flush;
     use crate::suite::on_each_database;
@@ -384,12 +425,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_more_than_so_many_of_a_tenant_are_kept_at_once() {
+        on_each_database(async |store| {
+            let tenant = crate::TenantRow {
+                id: "acme".parse().unwrap(),
+                slug: "acme".into(),
+                plan: "FREE".into(),
+                namespaces: "[]".into(),
+                created_at_ms: 1,
+                updated_at_ms: 1,
+            };
+            store.workspaces().add_tenant(&tenant).await.unwrap();
+            let room = store.replays();
+            let rows: Vec<_> = (1..=8).map(|number| row(number, "acme")).collect();
+            let kept = join_all(rows.iter().map(|row| room.insert(row, 3))).await;
+            assert_eq!(
+                kept.into_iter()
+                    .filter_map(Result::ok)
+                    .filter(|it| *it)
+                    .count(),
+                3
+            );
+            assert!(room.insert(&row(9, "globex"), 3).await.unwrap());
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn a_tenant_sees_its_own_and_steps_follow_each_other() {
         on_each_database(async |store| {
             let room = store.replays();
             let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
             for row in [row(1, "acme"), row(2, "acme"), row(3, "globex")] {
-                room.insert(&row).await.unwrap();
+                assert!(room.insert(&row, 9).await.unwrap());
             }
             let ids = |rows: Vec<ReplayRow>| -> Vec<u128> {
                 rows.iter().map(|row| row.id.as_u128()).collect()

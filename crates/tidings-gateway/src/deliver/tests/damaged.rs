@@ -123,7 +123,7 @@ async fn a_replay_that_cannot_be_read_stops_no_delivery() {
         ..row.clone()
     };
     for row in [row, without_plan] {
-        house.store().replays().insert(&row).await.unwrap();
+        house.store().replays().insert(&row, 9).await.unwrap();
     }
     house.pass(Duration::from_secs(5)).await;
     house.publish("acme", json!({ "n": 1 })).await;
