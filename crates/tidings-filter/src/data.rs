@@ -92,7 +92,8 @@ fn clipped(value: &Value) -> String {
     }
 }
 
-fn is_pointer(text: &str) -> bool {
+/// Whether a text is a JSON pointer (RFC 6901) of at most 1,024 bytes.
+pub fn is_pointer(text: &str) -> bool {
     (text.is_empty() || text.starts_with('/'))
         && text.len() <= 1_024
         && text

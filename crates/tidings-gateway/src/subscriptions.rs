@@ -58,10 +58,11 @@ pub enum From {
 /// What a receiver verifies with, and when that ends, in ms since 1970.
 pub type VerifyingSecret = (zeroize::Zeroizing<String>, Option<i64>);
 
-/// What the receiver of a subscription verifies with, newest first.
-pub(crate) fn verifying(subscription: &Subscription) -> Vec<VerifyingSecret> {
+/// What the receiver of a subscription verifies with at a time, newest first.
+pub(crate) fn verifying(subscription: &Subscription, now_ms: i64) -> Vec<VerifyingSecret> {
     let signing = subscription.signing.iter();
     signing
+        .filter(|(_, ends)| ends.is_none_or(|ends| ends > now_ms))
         .map(|(secret, ends)| (secret.to_verifying_text(), *ends))
         .collect()
 }
@@ -72,7 +73,7 @@ pub type Judged = (Arc<Subscription>, Result<(), Unmet>);
 /// What a change does to a subscription.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// A JSON merge patch (RFC 7396) of the document.
+    /// A JSON merge patch (RFC 7396) of the document; a target, or its credential, of another kind stands for the one before.
     Patch(Value),
     /// Nothing is sent until it is resumed.
     Pause,
@@ -286,7 +287,7 @@ impl Subscriptions {
     /// What its receiver verifies messages with, newest first.
     pub fn secrets(&self, caller: &Caller, id: Uuid) -> Result<Vec<VerifyingSecret>, Refusal> {
         let subscription = self.owned(&administered(caller)?, id)?;
-        Ok(verifying(&subscription))
+        Ok(verifying(&subscription, self.clock.now_ms()))
     }
 
     /// Changes one of the tenant's.
@@ -398,6 +399,7 @@ impl Subscriptions {
             Change::Patch(patch) => {
                 let mut whole = Value::Object(document);
                 secrets.put(&mut whole);
+                merge_patch::make_way(&mut whole, patch);
                 merge_patch::apply(&mut whole, patch);
                 let wanted = self.usable(whole).await?;
                 of_extensions::only_theirs(&wanted, start.owner.as_ref())?;
@@ -572,3 +574,6 @@ pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests;

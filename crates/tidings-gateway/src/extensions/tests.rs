@@ -108,7 +108,7 @@ async fn a_rotation_that_ended_half_way_is_finished_and_takes_no_secret_from_the
         |secret: Option<String>| one.extensions.rotate(&caller, "ws-1", &crm, secret, hour);
     let good = |id: Uuid| -> Vec<String> {
         let standing = rooms.standing(id).expect("it stands");
-        let secrets = verifying(&standing).into_iter();
+        let secrets = verifying(&standing, NOW).into_iter();
         secrets.map(|(secret, _)| secret.to_string()).collect()
     };
     let newest = half[0].0.to_string();

@@ -22,9 +22,55 @@ pub(super) fn apply(document: &mut Value, patch: &Value) {
     }
 }
 
+/// Empties a subscription's target, or the target's credential, where a patch says that it is to be of another kind: what
+/// one kind has, the other has not.
+pub(super) fn make_way(document: &mut Value, patch: &Value) {
+    for place in ["/target", "/target/auth"] {
+        let kind = |of: &Value| of.pointer(place)?.get("kind")?.as_str().map(str::to_owned);
+        let (before, after) = (kind(document), kind(patch));
+        if after.is_some()
+            && before != after
+            && let Some(stands) = document.pointer_mut(place)
+        {
+            *stands = json!({});
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_becomes_of_another_kind_keeps_nothing_of_the_one_before() {
+        let hook = json!({
+            "name": "n", "target": { "kind": "webhook", "url": "u", "auth": { "kind": "bearer", "token": "t" } },
+        });
+        let basic = json!({ "kind": "basic", "username": "a", "password": "b" });
+        for (target, wanted) in [
+            (
+                json!({ "kind": "topic", "topic": "c" }),
+                json!({ "kind": "topic", "topic": "c" }),
+            ),
+            (
+                json!({ "auth": basic }),
+                json!({ "kind": "webhook", "url": "u", "auth": basic }),
+            ),
+            (
+                json!({ "auth": { "kind": "bearer" } }),
+                hook["target"].clone(),
+            ),
+            (
+                json!({ "auth": null }),
+                json!({ "kind": "webhook", "url": "u" }),
+            ),
+        ] {
+            let (mut document, patch) = (hook.clone(), json!({ "target": target }));
+            make_way(&mut document, &patch);
+            apply(&mut document, &patch);
+            assert_eq!(document, json!({ "name": "n", "target": wanted }));
+        }
+    }
 
     #[test]
     fn a_document_is_patched_as_the_examples_of_the_rfc_are() {

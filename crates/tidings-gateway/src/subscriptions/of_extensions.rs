@@ -199,7 +199,7 @@ impl Subscriptions {
     ) -> Result<Option<Vec<VerifyingSecret>>, Refusal> {
         let actor = Actor::Caller(caller.clone());
         match self.make(tenant, id, change, &actor).await {
-            Ok(rotated) => Ok(Some(verifying(&rotated))),
+            Ok(rotated) => Ok(Some(verifying(&rotated, self.clock.now_ms()))),
             Err(refusal) if refusal.code == Code::NotFound => Ok(None),
             Err(refusal) => Err(refusal),
         }

@@ -16,7 +16,7 @@ use super::{Subscriptions, handshake, of_extensions};
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::random;
 use crate::subscription::{
-    self, Auth, MAX_PER_SECOND, Mtls, Rate, Receiver, Start, State, Subscription, mtls_shown,
+    self, Auth, Key, MAX_PER_SECOND, Mtls, Rate, Receiver, Start, State, Subscription, mtls_shown,
 };
 
 /// The secrets of a subscription as they are encrypted.
@@ -148,6 +148,12 @@ impl Subscriptions {
             let detail =
                 format!("'perSecond' must be {MAX_PER_SECOND} at most; leave it out for no limit.");
             return Err(Refusal::invalid("delivery.rateLimit.perSecond", detail));
+        }
+        if let Some(Key::Pointer(pointer)) = &wanted.delivery.key
+            && !tidings_filter::is_pointer(pointer)
+        {
+            let detail = "'delivery.key' is no JSON pointer (RFC 6901) of at most 1,024 bytes.";
+            return Err(Refusal::invalid("delivery.key", detail));
         }
         let webhook = wanted.target.webhook();
         if let Some(identity) = webhook.and_then(|it| it.mtls.as_deref()) {
