@@ -6,6 +6,7 @@ mod receiver;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidings_egress::{Secret, Target};
@@ -356,7 +357,7 @@ pub(crate) struct Wanted {
 
 /// Reads and checks a document.
 pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
-    let given: Document = by_name(document).map_err(|error| unread(&error))?;
+    let given: Document = read("", document)?;
     let name = given.name.trim().to_owned();
     if name.is_empty() || name.chars().count() > MAX_NAME {
         let detail = format!("'name' must have 1 to {MAX_NAME} characters.");
@@ -395,8 +396,24 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
     })
 }
 
-fn unread(error: &serde_json::Error) -> Refusal {
-    Refusal::invalid("body", format!("{error}."))
+/// Reads a document, or the part of one that stands at a place. A refusal names the member.
+fn read<T: DeserializeOwned>(place: &str, document: Value) -> Result<T, Refusal> {
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(document, &mut track);
+    by_name(tracked).map_err(|error: serde_json::Error| {
+        let within = track.path().to_string();
+        let parts = [place, &within];
+        let parts: Vec<&str> = parts
+            .into_iter()
+            .filter(|it| !matches!(*it, "" | "."))
+            .collect();
+        if parts.is_empty() {
+            return Refusal::invalid("body", format!("{error}."));
+        }
+        let field = parts.join(".");
+        let detail = format!("'{field}': {error}.");
+        Refusal::invalid(field, detail)
+    })
 }
 
 fn rules(given: &DeliveryDocument) -> Result<Rules, Refusal> {

@@ -6,11 +6,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidings_egress::{Identity, InvalidIdentity, Target};
-use tidings_event::json::by_name;
 use tidings_event::{ExtensionId, Topic};
 use zeroize::Zeroizing;
 
-use super::unread;
+use super::read;
 use crate::publish::refusal::Refusal;
 
 /// The kind of target that stands for a plugin.
@@ -140,6 +139,7 @@ impl Auth {
             }
         }
     }
+
     /// Refuses what could never be sent: RFC 6750, 2.1 of a token, RFC 7617, 2 of a name and password.
     fn check(&self) -> Result<(), Refusal> {
         let wrong = |member: &str, detail: &str| {
@@ -168,7 +168,6 @@ impl Auth {
         }
         Ok(())
     }
-
 
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
@@ -261,7 +260,7 @@ struct TopicDocument {
 pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
     if document["kind"] == TOPIC {
         let shown = document.clone();
-        let given: TopicDocument = by_name(document).map_err(|error| unread(&error))?;
+        let given: TopicDocument = read("target", document)?;
         let topic = given
             .topic
             .parse()
@@ -271,7 +270,7 @@ pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
     }
     if document["kind"] == IN_PROCESS {
         let shown = document.clone();
-        let given: InProcessDocument = by_name(document).map_err(|error| unread(&error))?;
+        let given: InProcessDocument = read("target", document)?;
         let extension = given
             .extension
             .parse()
@@ -284,7 +283,7 @@ pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
         let detail = "'target.auth' must be an object.";
         return Err(Refusal::invalid("target.auth", detail));
     }
-    let given: TargetDocument = by_name(document).map_err(|error| unread(&error))?;
+    let given: TargetDocument = read("target", document)?;
     let mut shown = target_shown(&given);
     let webhook = webhook(given)?;
     if let Some(identity) = &webhook.mtls {
@@ -344,8 +343,8 @@ fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
                 format!("The value of '{name}' must be visible ASCII, 1,024 bytes at most.");
             return Err(Refusal::invalid(field, detail));
         }
-    target.auth.as_ref().map_or(Ok(()), Auth::check)?;
     }
+    target.auth.as_ref().map_or(Ok(()), Auth::check)?;
     let mtls = certificate(target.mtls.as_ref(), &url)?;
     Ok(Webhook {
         url,

@@ -42,7 +42,7 @@ fn a_document_is_read_with_its_defaults_and_without_its_secrets() {
 fn what_cannot_be_delivered_to_is_refused_with_its_field() {
     for (path, value, field) in [
         ("/name", json!(" "), "name"),
-        ("/other", json!(1), "body"),
+        ("/other", json!(1), "other"),
         ("/filter", json!({ "types": ["A"] }), "filter.types[0]"),
         ("/target/kind", json!("pigeon"), "target.kind"),
         ("/target/url", json!("ftp://a.example"), "target.url"),
@@ -121,7 +121,33 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
             json!({ "maxBytes": 100 }),
             "delivery.batch.maxBytes",
         ),
-        ("/delivery/batch", json!({ "other": 1 }), "body"),
+        (
+            "/delivery/batch",
+            json!({ "other": 1 }),
+            "delivery.batch.other",
+        ),
+    ] {
+        let refusal = parse(with(path, value)).unwrap_err();
+        assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
+    }
+}
+
+#[test]
+fn a_member_that_cannot_be_read_is_named() {
+    for (path, value, field) in [
+        ("/delivery/ordered", json!(null), "delivery.ordered"),
+        ("/delivery/maxInFlight", json!(-1), "delivery.maxInFlight"),
+        ("/target/url", json!(1), "target.url"),
+        (
+            "/delivery/retry",
+            json!({ "schedule": [1] }),
+            "delivery.retry.schedule[0]",
+        ),
+        (
+            "/target/auth",
+            json!({ "kind": "pigeon" }),
+            "target.auth.kind",
+        ),
     ] {
         let refusal = parse(with(path, value)).unwrap_err();
         assert_eq!(refusal.field.as_deref(), Some(field), "{refusal}");
