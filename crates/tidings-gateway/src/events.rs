@@ -338,16 +338,28 @@ pub(crate) fn all_open_to(caller: &Caller) -> bool {
     caller.is_admin() || !matches!(caller.principal(), Principal::User(_))
 }
 
+/// Whether the caller may read its tenant's events and what becomes of them: of API keys those with the scope `events:read`.
+pub fn may_read(caller: &Caller) -> bool {
+    match caller.principal() {
+        Principal::ApiKey { scopes, .. } => scopes.contains(&Scope::ReadEvents),
+        _ => true,
+    }
+}
+
+/// Refuses a caller that [`may_read`] speaks against.
+pub(crate) fn reads(caller: &Caller) -> Result<(), Refusal> {
+    if may_read(caller) {
+        return Ok(());
+    }
+    Err(Refusal::forbidden(format!(
+        "{} may not read events; it lacks the scope events:read.",
+        caller.describe()
+    )))
+}
+
 /// The tenant whose events the caller may read.
 pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
-    if let Principal::ApiKey { scopes, .. } = caller.principal()
-        && !scopes.contains(&Scope::ReadEvents)
-    {
-        return Err(Refusal::forbidden(format!(
-            "{} may not read events; it lacks the scope events:read.",
-            caller.describe()
-        )));
-    }
+    reads(caller)?;
     caller.tenant().cloned().ok_or_else(|| {
         Refusal::forbidden(
             "An operator has no tenant, and so no events; use a token of the tenant.",

@@ -26,7 +26,7 @@ use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::deliver::target::webhook::Webhooks;
-use crate::events::unreadable;
+use crate::events::{reads, unreadable};
 use crate::outbox::Outbox;
 use crate::plugins::{InProcess, workspace_of};
 use crate::publish::refusal::{Refusal, Rule};
@@ -567,7 +567,9 @@ pub(crate) fn administered(caller: &Caller) -> Result<TenantId, Refusal> {
     reader(caller)
 }
 
+/// The tenant whose subscriptions, and what becomes of events there, the caller may see: who may read its events.
 pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
+    reads(caller)?;
     caller.tenant().cloned().ok_or_else(|| {
         Refusal::forbidden(
             "An operator has no tenant, and so no subscriptions; use a token of the tenant.",

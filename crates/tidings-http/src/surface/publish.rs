@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use tidings_event::json::{self, Fingerprint, Members, RawJson};
 use tidings_event::{Code, Data, EventType, Topic};
 use tidings_gateway::access::Caller;
+use tidings_gateway::events::may_read;
 use tidings_gateway::publish::command::{Command, Draft};
 use tidings_gateway::publish::refusal::{Refusal, Rule};
 use tidings_gateway::publish::{Explanation, Published, Step};
@@ -213,7 +214,9 @@ pub(crate) async fn explain(
         house.gateway.explain(command).await
     };
     let mut answer = Explained::of(&explained);
-    if let Ok(destination) = &explained.outcome {
+    if let Ok(destination) = &explained.outcome
+        && may_read(&caller)
+    {
         let subscriptions = &house.gateway.subscriptions;
         let mut judged = subscriptions.judge(&caller, &destination.event)?;
         judged.retain(|(subscription, _)| subscription.state != SubscriptionState::Disabled);
@@ -240,7 +243,8 @@ pub(crate) struct Explained<'a> {
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     partition: Option<u32>,
-    /// Each of the tenant's that is not disabled, 1,000 at most; nothing of an event that is refused.
+    /// Each of the tenant's that is not disabled, 1,000 at most; nothing of an event that is refused, and nothing for an API
+    /// key without `events:read`.
     subscriptions: Vec<WouldGet>,
     /// How many more there are than are listed.
     #[schema(nullable = false)]

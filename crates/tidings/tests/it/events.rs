@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{BATCH, Server};
+use crate::harness::{BATCH, PUBLISH, Server};
 
 fn publish(server: &Server, token: &str, numbers: std::ops::Range<usize>) {
     let event = |number| {
@@ -336,4 +336,51 @@ fn a_stream_shows_its_own_tenant_and_nobody_elses() {
     let head = server.call("GET", "/v1/events/stream").bearer(&theirs);
     let refused = head.header("Last-Event-ID", foreign).send();
     assert!((400..500).contains(&refused.status), "{}", refused.text());
+}
+
+#[test]
+fn a_key_without_the_scope_reads_nothing_of_events_anywhere() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    server.declare("crm", &["crm.contact.created"]);
+    let admin = server.token(&["--tenant", "acme", "--user", "ada", "--role", "ADMIN"]);
+    let key = |scope: &str| {
+        let body = json!({ "name": "key", "scopes": [scope] });
+        let made = server.post("/v1/api-keys", &admin, &body).expect(201);
+        made.json()["key"].as_str().expect("a key").to_owned()
+    };
+    let (reads, publishes) = (key("events:read"), key("publish:crm.**"));
+    let body = json!({
+        "name": "all", "target": { "kind": "webhook", "url": "https://example.com/h" }, "enabled": false,
+    });
+    let made = server.post("/v1/subscriptions", &token, &body);
+    let made = made.expect(201).json();
+    let one = format!("/v1/subscriptions/{}", made["id"].as_str().expect("an id"));
+    let body = json!({ "type": "crm.contact.created", "data": {} });
+    let event = server.post(PUBLISH, &token, &body).expect(201).json();
+    let event = format!("/v1/events/{}", event["eventId"].as_str().expect("an id"));
+    for path in [
+        "/v1/events",
+        &event,
+        &format!("{event}/trace"),
+        &format!("{event}/explain"),
+        "/v1/subscriptions",
+        &one,
+        &format!("{one}/events"),
+        &format!("{one}/parked"),
+        "/v1/dead-letters",
+        "/v1/replays",
+        "/v1/events/custom/emits",
+    ] {
+        server.get(path, &reads).expect(200);
+        server.get(path, &publishes).problem(403, "FORBIDDEN");
+    }
+    let explained = |key: &str| {
+        server
+            .post("/v1/events/explain", key, &body)
+            .expect(200)
+            .json()
+    };
+    assert_eq!(explained(&publishes)["verdict"], "accepted");
+    assert_eq!(explained(&publishes)["subscriptions"], json!([]));
 }
