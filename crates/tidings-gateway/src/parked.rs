@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidings_bus::{Bus, ReadError};
+use tidings_event::Event;
 use tidings_store::{DeadLetterRow, Flush, PendingRow, Store};
 use uuid::Uuid;
 
 use crate::access::Caller;
 use crate::clock::Clock;
 use crate::damaged::sound;
-use crate::deliver::record::{self, PendingDetail};
+use crate::deliver::record;
 use crate::deliver::{detail_of, let_go};
 use crate::envelope;
-use crate::events::{Events, Placed, unreadable};
+use crate::events::{Events, Placed, all_open_to, unreadable};
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
 use crate::subscription::storable;
@@ -59,10 +60,12 @@ impl Parked {
     }
 
     /// The parked keys of one of the tenant's subscriptions whose heads come after a sequence number, in the order of those;
-    /// and the number to go on from, where there may be more.
+    /// and the number to go on from, where there may be more. A page may have fewer than were asked for: the events of
+    /// other heads are not open to the caller.
     pub async fn list(
         &self,
         caller: &Caller,
+        events: &Events,
         id: Uuid,
         after: u64,
         limit: u32,
@@ -72,6 +75,7 @@ impl Parked {
         let heads = sound(rows.parked(id, after, limit).await)?;
         let last = heads.last().filter(|_| heads.len() == limit as usize);
         let next = last.map(|last| last.sequence);
+        let heads = self.open_to(caller, events, heads).await?;
         let lanes: Vec<&str> = heads.iter().filter_map(|it| it.lane.as_deref()).collect();
         let behind = rows.behind(id, &lanes).await.map_err(store_fault)?;
         let parked = heads.into_iter().filter_map(|head| {
@@ -89,24 +93,22 @@ impl Parked {
         let mut detail = detail_of(&head)?;
         detail.base = head.attempts;
         detail.since_ms = self.clock.now_ms();
-        self.due_now(head, detail, Flush::default()).await
+        let which = (id, head.sequence);
+        let mut flush = Flush::default();
+        flush
+            .pending
+            .push(let_go(head, detail, self.clock.now_ms()));
+        self.go_on(which, &flush).await
     }
 
     /// Gives the head of a parked key up, as a dead letter; the others follow in order.
     pub async fn drop_head(&self, caller: &Caller, id: Uuid, key: &str) -> Result<(), Refusal> {
         let mut rows = self.parked(caller, id, key).await?;
         let head = rows.remove(0);
+        let which = (id, head.sequence);
         let mut flush = Flush::default();
-        flush.settled.push((id, head.sequence));
-        let found = self.bus.find(head.tenant.clone(), head.event_id).await;
-        let found = match found {
-            Err(error @ ReadError::Damaged { .. }) => {
-                tracing::error!(%error, "a parked event is dropped without a dead letter");
-                None
-            }
-            found => found.map_err(unreadable)?,
-        };
-        if let Some(event) = found.as_ref().and_then(envelope::readable) {
+        flush.settled.push(which);
+        if let Some(event) = self.event_of(&head).await? {
             flush.dead.push(DeadLetterRow {
                 id: self.clock.new_id(),
                 tenant: head.tenant,
@@ -126,18 +128,13 @@ impl Parked {
             let attempt = record::without_attempt(&head, detail, DROPPED, self.clock.now_ms());
             flush.attempts.push(attempt);
         }
-        match rows.into_iter().next() {
-            Some(next) => {
-                let detail = detail_of(&next)?;
-                self.due_now(next, detail, flush).await
-            }
-            None => self
-                .store
-                .deliveries()
-                .flush(&flush)
-                .await
-                .map_err(store_fault),
+        if let Some(next) = rows.into_iter().next() {
+            let detail = detail_of(&next)?;
+            flush
+                .pending
+                .push(let_go(next, detail, self.clock.now_ms()));
         }
+        self.go_on(which, &flush).await
     }
 
     /// What a subscription was to get after a sequence number, as far as it was tried or waits; and the number to go on
@@ -185,6 +182,39 @@ impl Parked {
         Ok((found, next))
     }
 
+    /// The heads whose events the caller may see, which the events themselves say: a key is made of what is in one.
+    async fn open_to(
+        &self,
+        caller: &Caller,
+        events: &Events,
+        heads: Vec<PendingRow>,
+    ) -> Result<Vec<PendingRow>, Refusal> {
+        if all_open_to(caller) {
+            return Ok(heads);
+        }
+        let mut open = Vec::new();
+        for head in heads {
+            let event = self.event_of(&head).await?;
+            if event.is_some_and(|event| events.open_to(caller, &event)) {
+                open.push(head);
+            }
+        }
+        Ok(open)
+    }
+
+    /// The event of a head; none where the log has it no more, or not as it was written.
+    async fn event_of(&self, head: &PendingRow) -> Result<Option<Event>, Refusal> {
+        let found = self.bus.find(head.tenant.clone(), head.event_id).await;
+        let found = match found {
+            Err(error @ ReadError::Damaged { .. }) => {
+                tracing::error!(%error, "a parked event cannot be read");
+                None
+            }
+            found => found.map_err(unreadable)?,
+        };
+        Ok(found.as_ref().and_then(envelope::readable))
+    }
+
     /// The deliveries of a key that is parked, its head first.
     async fn parked(
         &self,
@@ -211,19 +241,13 @@ impl Parked {
         }
     }
 
-    /// The dispatcher finds what is due.
-    async fn due_now(
-        &self,
-        row: PendingRow,
-        detail: PendingDetail,
-        mut flush: Flush,
-    ) -> Result<(), Refusal> {
-        let now = self.clock.now_ms();
-        flush.pending.push(let_go(row, detail, now));
-        self.store
-            .deliveries()
-            .flush(&flush)
-            .await
-            .map_err(store_fault)
+    /// Writes what becomes of a key's head, for the first who asks: it stands parked no more then. The dispatcher finds what
+    /// is due.
+    async fn go_on(&self, head: (Uuid, u64), flush: &Flush) -> Result<(), Refusal> {
+        let written = self.store.deliveries().flush_of_parked(head, flush).await;
+        if written.map_err(store_fault)? {
+            return Ok(());
+        }
+        Err(Refusal::not_found("parked key"))
     }
 }

@@ -332,7 +332,9 @@ pub(crate) async fn parked(
     let wanted = read_query(wanted)?;
     let limit = page::limit(wanted.limit)?;
     let (rooms, after) = (house.gateway(), wanted.cursor.unwrap_or(0));
-    let keys = rooms.parked.list(&caller, parsed(&id)?, after, limit);
+    let keys = rooms
+        .parked
+        .list(&caller, &rooms.events, parsed(&id)?, after, limit);
     let (keys, next) = keys.await?;
     let items = keys.iter().map(|parked| ParkedKey {
         key: parked.key.clone(),

@@ -274,6 +274,30 @@ impl Deliveries<'_> {
         })
     }
 
+    /// Writes what becomes of a parked delivery, a subscription's of a number, as long as it stands parked. Answers whether
+    /// it did: of those who come at the same time, one writes.
+    pub async fn flush_of_parked(
+        &self,
+        (subscription, sequence): (Uuid, u64),
+        flush: &Flush,
+    ) -> Result<bool, StoreError> {
+        let lock = "UPDATE pending_deliveries SET state = state \
+             WHERE subscription = $1 AND sequence = $2 AND state = 'parked'";
+        on_either!(self.connections, "change a parked key", connection => {
+            let mut transaction = connection.begin().await?;
+            let parked = sqlx::query(lock)
+                .bind(subscription.to_string())
+                .bind(number(sequence))
+                .execute(&mut *transaction)
+                .await?;
+            let stands = parked.rows_affected() == 1;
+            if stands {
+                write_flush!(transaction, flush);
+            }
+            transaction.commit().await.map(|()| stands)
+        })
+    }
+
     /// Writes what has happened in pieces of at most so many rows, each whole: for a flush that was refused or took too
     /// long. After a crash between two pieces no delivery is lost, and none is numbered anew: what is still to be
     /// delivered is written before what tells of attempts, and the cursors last.

@@ -74,6 +74,8 @@ impl Deliveries<'_> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
     use crate::Flush;
     use crate::pool::Connections;
@@ -121,6 +123,40 @@ mod tests {
             assert_eq!(
                 room.behind(Uuid::from_u128(2), &["b"]).await.unwrap().len(),
                 0
+            );
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn of_those_who_let_a_parked_key_go_one_writes() {
+        on_each_database(async |store| {
+            let room = store.deliveries();
+            let flush = Flush {
+                pending: vec![row(1, "a", "parked"), row(2, "a", "behind")],
+                ..Flush::default()
+            };
+            room.flush(&flush).await.unwrap();
+            let of = Uuid::from_u128(1);
+            let dropped = Flush {
+                settled: vec![(of, 1)],
+                pending: vec![row(2, "a", "waiting")],
+                ..Flush::default()
+            };
+            let drops = (0..8).map(|_| room.flush_of_parked((of, 1), &dropped));
+            let done = join_all(drops).await;
+            assert_eq!(
+                done.into_iter()
+                    .filter_map(Result::ok)
+                    .filter(|it| *it)
+                    .count(),
+                1
+            );
+            let left = room.pending_of(of, None, 0, 9).await.unwrap();
+            assert_eq!(left.rows, [row(2, "a", "waiting")]);
+            assert!(
+                !room.flush_of_parked((of, 2), &dropped).await.unwrap(),
+                "it waits"
             );
         })
         .await;

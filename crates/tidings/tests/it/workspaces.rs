@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, PUBLISH, Server};
+use crate::receiver::{Receiver, eventually};
 
 pub(crate) const DEAL: &str = "/api/workspaces/ws-1/events/publish";
 
@@ -246,6 +247,34 @@ fn members_are_written_by_admins_and_lose_what_they_had_when_removed() {
     let path = "/v1/tenants/acme/workspaces/ws-1/members/bob";
     let remove = |token: &str| server.call("DELETE", path).bearer(token).send();
     remove(&operator).expect(204);
+#[test]
+fn a_user_sees_of_parked_keys_those_of_workspaces_of_its_own() {
+    let server = Server::start_with("egress.allow_targets = ['127.0.0.1']\n");
+    let (ada, root) = with_workspace(&server);
+    let receiver = Receiver::start();
+    receiver.answer(|_, _| 500);
+    let body = json!({
+        "name": "orders", "filter": { "types": ["crm.**"] },
+        "target": { "kind": "webhook", "url": receiver.url },
+        "delivery": { "ordered": true, "key": "/n", "retry": { "schedule": [] } },
+    });
+    let made = server.post("/v1/subscriptions", &root, &body);
+    let made = made.expect(201).json();
+    let path = format!(
+        "/v1/subscriptions/{}/parked",
+        made["id"].as_str().expect("an id")
+    );
+    let body = json!({ "eventKey": "crm.deal.closed", "payload": { "n": "k" } });
+    server.post(DEAL, &ada, &body).expect(200);
+    let keys = |token: &str| {
+        let list = server.get(&path, token).expect(200).json();
+        list["items"].as_array().expect("items").len()
+    };
+    eventually("it is parked", || (keys(&root) == 1).then_some(()));
+    assert_eq!(keys(&ada), 1);
+    assert_eq!(keys(&user(&server, "acme", "bob")), 0);
+}
+
     remove(&operator).problem(404, "NOT_FOUND");
     server
         .post(DEAL, &bob, &body)

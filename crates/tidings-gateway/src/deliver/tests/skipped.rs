@@ -1,6 +1,12 @@
 //! What a subscription's owner has skipped is not tried again.
 
+use futures_util::future::join_all;
+use tidings_event::Code;
+
 use super::*;
+use crate::dead_letters::{DeadLetterQuery, DeadLetterSummary};
+use crate::parked::ParkedKey;
+use crate::publish::refusal::Refusal;
 
 /// Three of a key and one of another, the first of each in vain.
 async fn failing(house: &mut House) -> Uuid {
@@ -19,6 +25,21 @@ async fn failing(house: &mut House) -> Uuid {
 impl House {
     async fn skip(&self, id: Uuid) {
         self.change("acme", id, Change::Seek(From::Now)).await;
+    }
+
+    pub(super) async fn parked(&self, id: Uuid) -> Result<Vec<ParkedKey>, Refusal> {
+        let (room, events) = (&self.gateway.parked, &self.gateway.events);
+        let (keys, _) = room.list(&caller("acme"), events, id, 0, 9).await?;
+        Ok(keys)
+    }
+
+    async fn dead_letters(&self) -> Vec<DeadLetterSummary> {
+        let query = DeadLetterQuery {
+            limit: 9,
+            ..Default::default()
+        };
+        let room = &self.gateway.dead_letters;
+        room.list(&caller("acme"), &query).await.unwrap().0
     }
 
     /// That nothing but a new event comes, of the key that was stuck.
@@ -110,16 +131,12 @@ async fn a_parked_key_is_free_and_what_was_asked_for_again_still_goes_out() {
     let mut house = House::new().await;
     let id = failing(&mut house).await;
     house.pass(Duration::from_hours(2)).await;
-    let parked = house.gateway.parked.list(&caller("acme"), id, 0, 9).await;
-    assert_eq!(parked.unwrap().0.len(), 2);
+    let parked = house.parked(id).await;
+    assert_eq!(parked.unwrap().len(), 2);
     let room = house.gateway.parked.clone();
     room.drop_head(&caller("acme"), id, "b").await.unwrap();
-    let query = crate::dead_letters::DeadLetterQuery {
-        limit: 9,
-        ..Default::default()
-    };
+    let found = house.dead_letters().await;
     let letters = house.gateway.dead_letters.clone();
-    let (found, _) = letters.list(&caller("acme"), &query).await.unwrap();
     letters.replay(&caller("acme"), found[0].id).await.unwrap();
     house.skip(id).await;
     house.answer(|_| Verdict::Delivered);
@@ -127,6 +144,33 @@ async fn a_parked_key_is_free_and_what_was_asked_for_again_still_goes_out() {
     house.pass(Duration::from_mins(1)).await;
     let got: Vec<u64> = house.got().iter().map(|got| got.n).collect();
     assert_eq!(got, [4]);
-    let parked = house.gateway.parked.list(&caller("acme"), id, 0, 9).await;
-    assert_eq!(parked.unwrap().0, []);
+    let parked = house.parked(id).await;
+    assert_eq!(parked.unwrap(), []);
+}
+
+#[tokio::test]
+async fn of_those_who_drop_a_parked_head_at_once_one_does() {
+    let mut house = House::new().await;
+    let id = failing(&mut house).await;
+    house.pass(Duration::from_hours(2)).await;
+    let (room, owner) = (house.gateway.parked.clone(), caller("acme"));
+    let drops = (0..8).map(|_| room.drop_head(&owner, id, "a"));
+    let dropped = join_all(drops).await;
+    let refused = dropped.iter().filter_map(|it| it.as_ref().err());
+    assert!(
+        refused
+            .clone()
+            .all(|refusal| refusal.code == Code::NotFound)
+    );
+    assert_eq!(refused.count(), 7);
+    assert_eq!(house.dead_letters().await.len(), 1);
+    let both = [false, true].map(async |drops| {
+        if drops {
+            room.drop_head(&owner, id, "b").await
+        } else {
+            room.release(&owner, id, "b").await
+        }
+    });
+    let done = join_all(both).await;
+    assert_eq!(done.iter().filter(|it| it.is_ok()).count(), 1);
 }
