@@ -248,7 +248,8 @@ pub(crate) async fn publish(
     let mut draft = draft(&body, id, &caller)?;
     draft.idempotency_key = key(&headers);
     let command = Command::one(caller, draft, traceparent(&headers));
-    let mut published = house.gateway.publish(command).await?;
+    let published = house.gateway.publish(command).await;
+    let mut published = published.map_err(in_words_of_c)?;
     house
         .metrics
         .skipped(published.iter().map(|one| one.skipped));
@@ -324,6 +325,17 @@ fn draft(body: &bytes::Bytes, id: WorkspaceId, caller: &Caller) -> Result<Draft,
         custom: None,
         workspace: Some(Box::new(InWorkspace { id, actor })),
     })
+}
+
+/// Names the member of the body that a refusal is about as source C does.
+fn in_words_of_c(mut refusal: Refusal) -> Refusal {
+    let named = match refusal.field.as_deref() {
+        Some("type") => "eventKey",
+        Some("data") => "payload",
+        _ => return refusal,
+    };
+    refusal.field = Some(named.to_owned());
+    refusal
 }
 
 /// Source C writes `1.0`; elsewhere a version has three parts.

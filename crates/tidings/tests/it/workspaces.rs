@@ -154,6 +154,21 @@ fn what_is_not_an_event_of_source_c_is_refused() {
         400,
         "INVALID_EVENT",
     );
+    for (body, field) in [
+        (json!({ "eventKey": "Crm" }), "eventKey"),
+        (json!({ "eventKey": "auth.user.created" }), "eventKey"),
+        (
+            json!({ "eventKey": "a.b", "payload": { "text": "x".repeat(1024 * 1024) } }),
+            "payload",
+        ),
+        (
+            json!({ "eventKey": "a.b", "schemaVersion": "1" }),
+            "schemaVersion",
+        ),
+    ] {
+        let refused = server.post(DEAL, &ada, &body).json();
+        assert_eq!(refused["field"], field, "{refused}");
+    }
     for version in ["1", "1.0.0.0", "v1.0", ""] {
         let body = json!({ "eventKey": "a.b", "schemaVersion": version });
         check(body, 400, "INVALID_SCHEMA_VERSION");
@@ -233,21 +248,6 @@ fn a_user_sees_of_workspace_events_those_of_its_own() {
 }
 
 #[test]
-fn members_are_written_by_admins_and_lose_what_they_had_when_removed() {
-    let server = Server::start();
-    let (ada, root) = with_workspace(&server);
-    let body = json!({ "eventKey": "crm.deal.closed" });
-    member(&server, &ada, "ws-1", "bob", "MEMBER").problem(403, "FORBIDDEN");
-    member(&server, &root, "ws-1", "bob", "OWNER").problem(400, "INVALID_REQUEST");
-    member(&server, &root, "ws-1", "ada", "ADMIN").expect(200);
-    member(&server, &ada, "ws-1", "bob", "MEMBER").expect(200);
-    let bob = user(&server, "acme", "bob");
-    server.post(DEAL, &bob, &body).expect(200);
-    let operator = server.token(&["--role", "OPERATOR"]);
-    let path = "/v1/tenants/acme/workspaces/ws-1/members/bob";
-    let remove = |token: &str| server.call("DELETE", path).bearer(token).send();
-    remove(&operator).expect(204);
-#[test]
 fn a_user_sees_of_parked_keys_those_of_workspaces_of_its_own() {
     let server = Server::start_with("egress.allow_targets = ['127.0.0.1']\n");
     let (ada, root) = with_workspace(&server);
@@ -275,6 +275,21 @@ fn a_user_sees_of_parked_keys_those_of_workspaces_of_its_own() {
     assert_eq!(keys(&user(&server, "acme", "bob")), 0);
 }
 
+#[test]
+fn members_are_written_by_admins_and_lose_what_they_had_when_removed() {
+    let server = Server::start();
+    let (ada, root) = with_workspace(&server);
+    let body = json!({ "eventKey": "crm.deal.closed" });
+    member(&server, &ada, "ws-1", "bob", "MEMBER").problem(403, "FORBIDDEN");
+    member(&server, &root, "ws-1", "bob", "OWNER").problem(400, "INVALID_REQUEST");
+    member(&server, &root, "ws-1", "ada", "ADMIN").expect(200);
+    member(&server, &ada, "ws-1", "bob", "MEMBER").expect(200);
+    let bob = user(&server, "acme", "bob");
+    server.post(DEAL, &bob, &body).expect(200);
+    let operator = server.token(&["--role", "OPERATOR"]);
+    let path = "/v1/tenants/acme/workspaces/ws-1/members/bob";
+    let remove = |token: &str| server.call("DELETE", path).bearer(token).send();
+    remove(&operator).expect(204);
     remove(&operator).problem(404, "NOT_FOUND");
     server
         .post(DEAL, &bob, &body)
