@@ -72,7 +72,7 @@ pub(crate) enum Command {
         #[arg(long)]
         overlap: Option<String>,
         /// A secret of your own, whsec_… or whsk_…; one is made if not given
-        #[arg(long, env = "TIDINGS_WEBHOOK_SECRET", hide_env_values = true)]
+        #[arg(long)]
         secret: Option<String>,
     },
     /// Show the secrets in force

@@ -113,6 +113,12 @@ fn a_subscription_is_made_changed_and_taken_away() {
     let secrets = of("secret");
     assert_eq!(secrets["secret"], rotated["secret"]);
     assert_eq!(secrets["secrets"][1]["secret"], made["secret"]);
+    // What the documentation has exported for 'verify' is no secret of a subscription.
+    let known = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let mut rotate = shell.command(&["subscriptions", "rotate-secret", id]);
+    let rotated = rotate.env("TIDINGS_WEBHOOK_SECRET", known).output();
+    let rotated: Value = serde_json::from_slice(&rotated.expect("it runs").stdout).expect("JSON");
+    assert!(text(&rotated["secret"]).starts_with("whsec_") && rotated["secret"] != known);
     assert_eq!(of("delete"), json!({ "id": id, "deleted": true }));
     shell.run(&["subscriptions", "get", id], 1);
     assert_eq!(shell.run(&["subscriptions", "list"], 0), "");
