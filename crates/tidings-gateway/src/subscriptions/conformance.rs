@@ -112,7 +112,11 @@ impl Subscriptions {
         let tenant = administered(caller)?;
         let subscription = self.owned(&tenant, id)?;
         let webhook = subscription.target.webhook();
-        let webhook = webhook.ok_or_else(|| Refusal::not_found("subscription"))?;
+        let webhook = webhook.ok_or_else(|| {
+            let detail =
+                "Only what is sent to webhooks can be tested; this subscription copies to a topic.";
+            Refusal::invalid("target.kind", detail)
+        })?;
         let first = self.clock.new_id();
         let mut tested = Vec::new();
         for case in Case::ALL {

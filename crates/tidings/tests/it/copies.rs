@@ -235,7 +235,10 @@ fn copies_are_not_signed_and_a_webhook_that_takes_their_place_is() {
 
     let other = copy_to(&server, &token, "shared.copies");
     let path = format!("/v1/subscriptions/{}", other["id"].as_str().expect("an id"));
-    let target = json!({ "kind": "webhook", "url": receiver.url, "topic": null });
+    let tested = server.post(&format!("{path}/test"), &token, &json!({}));
+    let refused = tested.problem(400, "INVALID_REQUEST");
+    assert_eq!(refused["field"], "target.kind");
+    let target = json!({ "kind": "webhook", "url": receiver.url });
     let change = server.call("PATCH", &path).bearer(&token);
     change.json(&json!({ "target": target })).send().expect(200);
     let secret = server
