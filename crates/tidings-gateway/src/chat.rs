@@ -21,6 +21,7 @@ use crate::access::Caller;
 use crate::clock::Clock;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
+use crate::subscription::storable;
 use crate::workspaces::Workspaces;
 
 /// The channel that every workspace has.
@@ -133,11 +134,16 @@ impl ChatExtension {
             workspace: event.workspace_id.clone(),
             channel: channel.0,
             id: event.event_id,
-            message,
-            sender,
+            message: storable(message),
+            sender: storable(sender),
             created_at_ms: self.clock.now_ms(),
         };
-        self.runtime.block_on(self.store.chat().post(&row))?;
+        let posted = self.runtime.block_on(self.store.chat().post(&row));
+        posted.map_err(|error| {
+            // Whoever reads the attempt is told nothing of the store.
+            tracing::error!(%error, "a chat message could not be kept");
+            HandlerError::new("the message could not be kept")
+        })?;
         let told = json!({
             "messageId": row.id, "channel": row.channel, "message": row.message, "sender": row.sender,
         });

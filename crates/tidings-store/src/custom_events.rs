@@ -4,7 +4,7 @@ use sqlx::{Connection, QueryBuilder};
 use tidings_event::TenantId;
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, storable};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, whole};
 
@@ -153,8 +153,8 @@ impl<'a> CustomEvents<'a> {
         on_either!(self.connections, "read the versions of a custom event", connection => {
             sqlx::query(query)
                 .bind(tenant.as_str())
-                .bind(namespace)
-                .bind(name)
+                .bind(storable(namespace))
+                .bind(storable(name))
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(CustomEventRow::from_row).collect())
@@ -455,6 +455,7 @@ mod tests {
             let versions = async |tenant| room.versions(tenant, "lettings", "made").await.unwrap();
             assert_eq!(versions(&acme).await, both);
             assert_eq!(versions(&globex).await, []);
+            assert_eq!(room.versions(&acme, "a\0", "b").await.unwrap(), []);
 
             let query = |limit, after: Option<&CustomEventRow>| CustomEventQuery {
                 after: after.map(|row| (row.namespace.clone(), row.name.clone(), row.version)),

@@ -186,7 +186,7 @@ pub struct DeadLetterQuery {
     pub since_ms: Option<i64>,
     /// Given up before, in ms since 1970.
     pub until_ms: Option<i64>,
-    /// The last error contains this text.
+    /// The last error contains this text, in whatever case.
     pub error: Option<String>,
     /// In this state.
     pub state: Option<&'static str>,
@@ -216,7 +216,7 @@ macro_rules! conditions {
         if let Some(event_type) = &$query.event_type {
             $builder
                 .push(" AND event_type = ")
-                .push_bind(event_type.clone());
+                .push_bind($crate::pool::storable(event_type));
         }
         if let Some(since) = $query.since_ms {
             $builder.push(" AND created_at_ms >= ").push_bind(since);
@@ -225,16 +225,14 @@ macro_rules! conditions {
             $builder.push(" AND created_at_ms < ").push_bind(until);
         }
         if let Some(error) = &$query.error {
-            // What is kept has no NUL, which PostgreSQL does not take: it is written as in JSON.
-            let text = error
-                .replace('\0', "\\u0000")
+            let text = $crate::pool::storable(error)
                 .replace('\\', "\\\\")
                 .replace('%', "\\%")
                 .replace('_', "\\_");
             $builder
-                .push(" AND last_error LIKE ")
+                .push(" AND lower(last_error) LIKE lower(")
                 .push_bind(format!("%{text}%"));
-            $builder.push(" ESCAPE '\\'");
+            $builder.push(") ESCAPE '\\'");
         }
         if let Some(state) = $query.state {
             $builder.push(" AND state = ").push_bind(state);

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::causes::CauseRow;
 use crate::deliveries::number;
-use crate::pool::{Columns, Connections, forget, on_either, pieces};
+use crate::pool::{Columns, Connections, forget, on_either, pieces, storable};
 use crate::seal::Sealed;
 pub(crate) use rows::UsageRow;
 
@@ -446,7 +446,7 @@ impl<'a> Emits<'a> {
                 builder.push(format!(" AND state IN ({})", states.join(", ")));
             }
             if let Some(name) = &query.name {
-                builder.push(" AND name = ").push_bind(name.clone());
+                builder.push(" AND name = ").push_bind(storable(name));
             }
             let (behind, order) = if query.newest_first { (" < ", " DESC") } else { (" > ", "") };
             if let Some(after) = query.after {

@@ -34,6 +34,11 @@ pub(crate) fn pieces<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
+/// A text from outside that rows are asked for by: PostgreSQL takes no NUL, and where one is kept it is written as in JSON.
+pub(crate) fn storable(text: &str) -> String {
+    text.replace('\0', "\\u0000")
+}
+
 /// Connections to the store.
 #[derive(Debug, Clone)]
 pub(crate) enum Connections {

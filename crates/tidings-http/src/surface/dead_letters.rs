@@ -31,7 +31,7 @@ pub(crate) struct Wanted {
     since: Option<String>,
     /// Given up before, RFC 3339.
     until: Option<String>,
-    /// Text in the last error.
+    /// Text in the last error, in whatever case.
     error: Option<String>,
     /// `open`, `replaying` or `closed`.
     state: Option<String>,
@@ -196,7 +196,7 @@ pub(crate) struct ReplayAllBody {
     since: Option<String>,
     /// Given up before, RFC 3339.
     until: Option<String>,
-    /// Text in the last error.
+    /// Text in the last error, in whatever case.
     error: Option<String>,
     /// At most so many a second, 1 to 10,000; as their subscriptions take them if absent.
     rate: Option<u32>,

@@ -160,6 +160,30 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
 }
 
 #[tokio::test]
+async fn an_error_is_found_in_whatever_case_and_what_cannot_be_kept_is_not_there() {
+    on_each_database(async |store| {
+        let flush = Flush {
+            dead: vec![dead(1, "status 500"), dead(2, "no answer")],
+            ..Flush::default()
+        };
+        store.deliveries().flush(&flush).await.unwrap();
+        let found = async |error: Option<&str>, event_type: Option<&str>| {
+            let query = DeadLetterQuery {
+                error: error.map(str::to_owned),
+                event_type: event_type.map(str::to_owned),
+                limit: 9,
+                ..DeadLetterQuery::default()
+            };
+            let room = store.dead_letters();
+            whole(room.list(&tenant(), &query).await).len()
+        };
+        assert_eq!(found(Some("STATUS 5"), None).await, 1);
+        assert_eq!(found(None, Some("\0")).await, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn dead_letters_are_found_by_each_filter_and_by_their_tenant_alone() {
     on_each_database(async |store| {
         let flush = Flush {
