@@ -169,7 +169,8 @@ impl Operator {
 
     fn wanted(&self) -> String {
         match self {
-            Self::Eq(value) | Self::Ne(value) | Self::Ordered(_, value) => clipped(value),
+            Self::Eq(value) | Self::Ordered(_, value) => clipped(value),
+            Self::Ne(value) => format!("not {}", clipped(value)),
             Self::In(values) => clipped(&Value::Array(values.clone())),
             Self::Exists(wanted) => wanted.to_string(),
             Self::Prefix(text) => clipped(&Value::String(text.clone())),

@@ -271,16 +271,17 @@ fn bracketed(input: &mut Input<'_>) -> ModalResult<Node> {
 }
 
 fn number(input: &mut Input<'_>) -> ModalResult<Node> {
-    let digits = (
+    let mut digits = (
         opt(one_of(['+', '-'])),
         digit1,
         not(peek(one_of(is_of_name))),
     )
         .take();
-    digits
-        .try_map(str::parse)
-        .map(Node::Integer)
-        .parse_next(input)
+    match digits.parse_next(input)?.parse() {
+        Ok(number) => Ok(Node::Integer(number)),
+        // A number that is too large for an integer names no attribute either.
+        Err(_) => cut_err(fail).parse_next(input),
+    }
 }
 
 /// A literal, an EXISTS, a call or the name of an attribute.

@@ -51,6 +51,10 @@ fn every_part_must_hold_and_the_first_that_does_not_is_named() {
     check(json!({}), Ok(()));
     check(json!({ "types": ["crm.deal.*", "a.b"] }), Ok(()));
     check(
+        json!({ "data": [{ "pointer": "/amount", "ne": 500 }] }),
+        Err("data[0].ne: not 500 / 500"),
+    );
+    check(
         json!({ "types": ["a.b", "c.**"] }),
         Err("types: a.b or c.** / crm.deal.closed"),
     );
@@ -179,6 +183,14 @@ fn what_is_no_filter_is_refused_with_its_place() {
         (json!({ "dialects": [deep] }), "16 deep"),
         (
             json!({ "dialects": [{ "sql": "a = " }] }),
+            "dialects[0].sql: the expression cannot be read",
+        ),
+        (
+            json!({ "dialects": [{ "sql": "a < 2147483648" }] }),
+            "dialects[0].sql: the expression cannot be read",
+        ),
+        (
+            json!({ "dialects": [{ "sql": "a > -2147483649" }] }),
             "dialects[0].sql: the expression cannot be read",
         ),
         (
