@@ -113,6 +113,38 @@ impl Client {
         self.change(id, "test", Repeat::IfNotDone, None).await
     }
 
+    /// Keys of an ordered subscription that are parked: `items`, and in `nextCursor` the number to ask the next page with,
+    /// null on the last one. A page has 1 to 1,000, or 100.
+    pub async fn list_parked_keys(
+        &self,
+        id: &str,
+        limit: Option<u32>,
+        cursor: Option<u64>,
+    ) -> Result<Value, Error> {
+        let mut url = self.url(&["v1", "subscriptions", id, "parked"]);
+        let (limit, cursor) = (limit.map(u64::from), cursor);
+        for (name, value) in [("limit", limit), ("cursor", cursor)] {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, &value.to_string());
+            }
+        }
+        let request = Request::new(Method::GET, url, Repeat::Safe);
+        request.send(self).await?.json()
+    }
+
+    /// Lets a parked key go on: its head is tried again or, with `drop_head`, becomes a dead letter.
+    pub async fn release_parked_key(
+        &self,
+        id: &str,
+        key: &str,
+        drop_head: bool,
+    ) -> Result<(), Error> {
+        let path = ["v1", "subscriptions", id, "parked", "release"];
+        let body = json!({ "key": key, "dropHead": drop_head });
+        let request = self.post(&path, Repeat::IfNotDone, body);
+        request.send(self).await.map(drop)
+    }
+
     /// What a subscription's messages are verified with.
     pub async fn get_subscription_secret(&self, id: &str) -> Result<Value, Error> {
         self.get(&["v1", "subscriptions", id, "secret"])

@@ -40,14 +40,12 @@ pub(crate) enum Command {
     #[command(visible_alias = "show")]
     Get(One),
     /// Send a dead letter's event again, or those of all that the filters fit; success closes it
+    #[command(group(clap::ArgGroup::new("which").required(true).args(["id", "all"])))]
     Replay {
         #[command(flatten)]
         connection: Connection,
         /// The dead letter's id, as 'dlq list' has it
-        #[arg(
-            required_unless_present = "all",
-            conflicts_with_all = ["all", "type", "subscription", "since", "until", "error"]
-        )]
+        #[arg(conflicts_with_all = ["type", "subscription", "since", "until", "error"])]
         id: Option<String>,
         /// All open ones that the filters fit
         #[arg(long)]

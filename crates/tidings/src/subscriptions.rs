@@ -1,7 +1,7 @@
 //! `tidings subscriptions`: who is sent which of the tenant's events.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::connection::{AT_ONCE, Connection, block_on, every_item};
 use crate::failure::Reported;
@@ -16,6 +16,15 @@ const SHOWN: [Column; 7] = [
     ("URL", "target/url"),
     ("TOPIC", "target/topic"),
     ("REASON", "reason"),
+];
+
+const PARKED: [Column; 6] = [
+    ("KEY", "key"),
+    ("EVENT", "eventId"),
+    ("SEQUENCE", "sequence"),
+    ("ATTEMPTS", "attempts"),
+    ("PARKED AT", "parkedAt"),
+    ("BEHIND", "behind"),
 ];
 
 const CASES: [Column; 6] = [
@@ -77,6 +86,19 @@ pub(crate) enum Command {
     },
     /// Show the secrets in force
     Secret(One),
+    /// List the keys of an ordered subscription that are parked
+    Parked(One),
+    /// Let a parked key go on, its head first
+    Release {
+        #[command(flatten)]
+        one: One,
+        /// The key, as 'subscriptions parked' has it
+        #[arg(long)]
+        key: String,
+        /// Make the head a dead letter; what is behind it goes on
+        #[arg(long)]
+        drop_head: bool,
+    },
     /// Send the receiver what it must cope with; exit code 1 when it does not
     Test(One),
 }
@@ -104,6 +126,18 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
             return output.list(&all.await?, &SHOWN);
         }
         Command::Test(one) => return test(&one, output).await,
+        Command::Parked(one) => return output.list(&parked(&one).await?, &PARKED),
+        Command::Release {
+            one,
+            key,
+            drop_head,
+        } => {
+            let client = one.connection.client()?;
+            client.release_parked_key(&one.id, &key, drop_head).await?;
+            let said =
+                json!({ "id": one.id, "key": key, "released": true, "headDropped": drop_head });
+            return output.either(&said, &format!("key {key} goes on"));
+        }
         Command::Delete(one) => {
             one.connection
                 .client()?
@@ -153,6 +187,24 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
         }
     };
     output.one(&answer)
+}
+
+/// All parked keys, page by page.
+async fn parked(one: &One) -> Result<Vec<Value>> {
+    let client = one.connection.client()?;
+    let (mut items, mut cursor) = (Vec::new(), None);
+    loop {
+        let mut page = client
+            .list_parked_keys(&one.id, Some(AT_ONCE), cursor)
+            .await?;
+        if let Some(keys) = page["items"].as_array_mut() {
+            items.append(keys);
+        }
+        cursor = page["nextCursor"].as_u64();
+        if cursor.is_none() {
+            return Ok(items);
+        }
+    }
 }
 
 async fn test(one: &One, output: Output) -> Result<()> {

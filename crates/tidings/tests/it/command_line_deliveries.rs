@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::catalogs::{apply, small};
 use crate::harness::{BINARY, Folder, Server};
 use crate::raw_receiver::{Message, RawReceiver, admin, delivery, publish};
-use crate::receiver::eventually;
+use crate::receiver::{Receiver, eventually};
 
 /// The command line as an administrator of `acme` has it.
 struct Shell {
@@ -122,6 +122,44 @@ fn a_subscription_is_made_changed_and_taken_away() {
     assert_eq!(of("delete"), json!({ "id": id, "deleted": true }));
     shell.run(&["subscriptions", "get", id], 1);
     assert_eq!(shell.run(&["subscriptions", "list"], 0), "");
+}
+
+#[test]
+fn a_parked_key_is_seen_and_goes_on() {
+    let shell = Shell::start();
+    let receiver = Receiver::start();
+    receiver.answer(|_, _| 500);
+    let document = json!({
+        "name": "orders", "filter": { "types": ["crm.**"] },
+        "target": { "kind": "webhook", "url": receiver.url },
+        "delivery": { "ordered": true, "key": "/number", "retry": { "schedule": [] } },
+    });
+    let file = shell.file("subscription.json", document.to_string());
+    let made = shell.json(&["subscriptions", "create", &file]);
+    let id = text(&made["id"]);
+    let event = publish(&shell.server, &shell.token, 7);
+    let printed = eventually("it is parked", || {
+        let printed = shell.run(&["subscriptions", "parked", id], 0);
+        (!printed.is_empty()).then_some(printed)
+    });
+    let parked: Value = serde_json::from_str(&printed).expect("one line");
+    assert_eq!(
+        (&parked["key"], &parked["eventId"]),
+        (&json!("7"), &json!(event))
+    );
+    let release = ["subscriptions", "release", id, "--key", "7", "--drop-head"];
+    let said = shell.json(&release);
+    assert_eq!(
+        (&said["released"], &said["headDropped"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(shell.run(&["subscriptions", "parked", id], 0), "");
+    shell.run(&release, 1);
+    let letter = shell.json(&["dlq", "list"]);
+    assert_eq!(letter["eventId"], event.as_str());
+    let neither = shell.command(&["dlq", "replay"]).output().expect("it runs");
+    let says = String::from_utf8_lossy(&neither.stderr).into_owned();
+    assert!(says.contains("--all"), "{says}");
 }
 
 #[test]
