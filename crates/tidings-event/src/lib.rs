@@ -4,6 +4,7 @@ pub mod cloudevents;
 pub mod event;
 pub mod event_type;
 pub mod json;
+mod kernel_namespaces;
 pub mod names;
 mod partitioner;
 pub mod problem;
@@ -12,6 +13,7 @@ pub mod topic;
 
 pub use event::{Attribute, COPY_ATTRIBUTE, Data, Event};
 pub use event_type::{EventType, InvalidEventType, TypePattern};
+pub use kernel_namespaces::owner_of;
 pub use names::{CatalogName, ExtensionId, InvalidName, ModuleId, Service, TenantId, WorkspaceId};
 pub use partitioner::{partition_of, slot_of};
 pub use problem::Code;

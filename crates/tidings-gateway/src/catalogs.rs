@@ -18,10 +18,9 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
-use crate::kernel_namespaces::owner_of;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Fault, Refusal, Rule};
-use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Manifest, Shelf};
+use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Manifest, Rulebook, Shelf};
 use crate::storing::{store_fault, to_its_end};
 
 /// The largest document, in bytes.
@@ -158,8 +157,8 @@ impl Catalogs {
         may_write(caller)?;
         let catalog = parse_aside(document).await?;
         self.reload().await?;
+        fits(name, &catalog, &self.shelf.rulebook())?;
         let in_force = self.in_force();
-        fits(name, &catalog, &in_force)?;
         let before = in_force.by_name().get(name);
         Ok(self.written(before, document, &catalog, enforce))
     }
@@ -213,8 +212,8 @@ impl Catalogs {
         for _ in 0..TRIES {
             // What another replica has just written counts too.
             self.put_in_force().await?;
+            fits(name, catalog, &self.shelf.rulebook())?;
             let in_force = self.in_force();
-            fits(name, catalog, &in_force)?;
             let before = in_force.by_name().get(name);
             let mut written = self.written(before, document, catalog, enforce);
             if !written.changed {
@@ -303,7 +302,7 @@ impl Catalogs {
         for row in rows {
             let catalog = match known(&row) {
                 Some(applied) => applied.catalog.clone(),
-                None => parse_aside(&row.document).await?,
+                None => read_aside(&row.document, Catalog::recorded).await?,
             };
             let applied = Applied {
                 enforce: row.enforce,
@@ -359,30 +358,36 @@ fn written(before: Option<&Applied>, document: &str, catalog: &Catalog, enforce:
     }
 }
 
-/// Compiling a large document takes its time, which no other request should wait for.
+/// How a document is read: one that comes in, or one that was taken before.
+type Reader = fn(&str) -> Result<Catalog, Vec<tidings_contract::Fault>>;
+
 async fn parse_aside(document: &str) -> Result<Arc<Catalog>, Refusal> {
+    read_aside(document, Catalog::parse).await
+}
+
+/// Compiling a large document takes its time, which no other request should wait for.
+async fn read_aside(document: &str, read: Reader) -> Result<Arc<Catalog>, Refusal> {
     let document = document.to_owned();
-    let parsed = tokio::task::spawn_blocking(move || parse(&document).map(Arc::new));
-    let parsed = parsed.await;
-    parsed.unwrap_or_else(|error| Err(Refusal::fault("Reading a catalogue", &error)))
+    let read = tokio::task::spawn_blocking(move || {
+        read(&document).map(Arc::new).map_err(|faults| {
+            let faults = faults.into_iter();
+            refused(faults.map(|fault| Fault::at(Code::InvalidRequest, fault.place, fault.detail)))
+        })
+    });
+    let read = read.await;
+    read.unwrap_or_else(|error| Err(Refusal::fault("Reading a catalogue", &error)))
 }
 
-fn parse(document: &str) -> Result<Catalog, Refusal> {
-    Catalog::parse(document).map_err(|faults| {
-        let faults = faults.into_iter();
-        refused(faults.map(|fault| Fault::at(Code::InvalidRequest, fault.place, fault.detail)))
-    })
-}
-
-/// Whether a catalogue leaves the kernel's events alone, and promises of no topic what another in force does not.
-fn fits(name: &CatalogName, catalog: &Catalog, in_force: &InForce) -> Result<(), Refusal> {
+/// Whether a catalogue leaves the topics of other events alone, and promises of none what another in force does not.
+fn fits(name: &CatalogName, catalog: &Catalog, rulebook: &Rulebook) -> Result<(), Refusal> {
+    let in_force = rulebook.catalogs();
     let mut faults = Vec::new();
     for (event_type, channel) in &catalog.channels {
         let mut wrong =
             |detail: String| faults.push(Fault::at(Code::InvalidRequest, "/channels", detail));
-        if let Some(owner) = owner_of(event_type) {
+        if rulebook.takes_others(event_type) {
             wrong(format!(
-                "'{event_type}' is a kernel event of service '{owner}', which no catalogue carries"
+                "'{event_type}' is a topic that events of other types go to, which no catalogue carries"
             ));
         }
         for (other, applied) in in_force

@@ -15,7 +15,6 @@ pub mod events;
 pub mod extensions;
 #[cfg(test)]
 mod in_memory;
-pub mod kernel_namespaces;
 pub mod limits;
 pub mod manifests;
 pub mod outbox;

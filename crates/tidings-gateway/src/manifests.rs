@@ -6,14 +6,15 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 use tidings_event::json::{self, RawJson};
-use tidings_event::{Code, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern};
+use tidings_event::{
+    Code, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern, owner_of,
+};
 use tidings_store::{OutboxRow, Store};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
-use crate::kernel_namespaces::owner_of;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Manifest, Shelf};

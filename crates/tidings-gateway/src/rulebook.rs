@@ -292,6 +292,22 @@ impl Rulebook {
         self.copies.contains(topic) && !topic.as_str().parse().is_ok_and(carried)
     }
 
+    /// Whether events of other types go to the topic of this name: one of the installation's own, or of a route.
+    pub fn takes_others(&self, event_type: &EventType) -> bool {
+        let named = |route: &Route| route.topic.as_str() == event_type.as_str();
+        let leads_others = |route: &Route| {
+            let mut patterns = route.types.iter();
+            named(route) && patterns.any(|pattern| pattern.as_str() != event_type.as_str())
+        };
+        let own = [
+            &self.fallback,
+            &self.of_workspaces,
+            &self.of_custom_events,
+            &self.of_lifecycle,
+        ];
+        own.into_iter().any(named) || self.routes.iter().any(leads_others)
+    }
+
     /// The manifest of a module.
     pub fn manifest(&self, module: &ModuleId) -> Option<&Arc<Manifest>> {
         self.manifests.get(module)

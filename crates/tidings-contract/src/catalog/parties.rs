@@ -3,6 +3,7 @@
 //! A channel without a sender is open to every module. So nothing that may name one is passed over in silence.
 
 use serde_json::Value;
+use tidings_event::ModuleId;
 
 use super::Reading;
 use crate::reference::{escaped, resolve};
@@ -60,7 +61,7 @@ impl<'d> Reading<'d> {
         channel: &'d Value,
         service: Option<&str>,
     ) -> (Option<String>, Vec<String>) {
-        let mut sender = self.text_of(channel, place, "x-tidings-sender");
+        let mut sender = self.name_of(channel, place, "x-tidings-sender");
         let mut receivers = Vec::new();
         match channel.get("x-tidings-receivers") {
             None => {}
@@ -100,6 +101,15 @@ impl<'d> Reading<'d> {
             self.wrong(place, detail);
         }
         (sender, receivers)
+    }
+
+    /// A member of ours that names who publishes: a module.
+    pub(super) fn name_of(&mut self, of: &Value, place: &str, name: &str) -> Option<String> {
+        let text = self.text_of(of, place, name)?;
+        if let Some(error) = text.parse::<ModuleId>().err().filter(|_| self.is_new) {
+            self.wrong(&format!("{place}/{name}"), error.to_string());
+        }
+        Some(text)
     }
 
     /// A member of ours, which is a text where it stands.

@@ -1,13 +1,12 @@
 //! The first two steps: what the event is called, and whether this caller may publish it. Pure.
 
 use tidings_contract::custom::EventPath;
-use tidings_event::{Code, EventType, Service, TenantId};
+use tidings_event::{Code, EventType, Service, TenantId, owner_of};
 
 use super::Trail;
 use super::command::{Command, Custom, Draft, Emit};
 use super::refusal::{Refusal, Rule};
 use crate::access::{Caller, Principal, Scope};
-use crate::kernel_namespaces::owner_of;
 use crate::rulebook::{Carried, Rulebook};
 
 /// An event whose type is known to be one.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, PUBLISH, Server};
+use crate::harness::{Answer, ON_ITS_FOLDER, PUBLISH, Server};
 
 pub(crate) const CPAAS: &str = include_str!("../../../../examples/catalogs/cpaas.asyncapi.yaml");
 const MARKETPLACE: &str = include_str!("../../../../examples/catalogs/marketplace.asyncapi.yaml");
@@ -371,6 +371,33 @@ fn what_cannot_be_applied_is_refused_with_all_its_faults() {
         "{problem}"
     );
     server.get(path, &operator).problem(404, "NOT_FOUND");
+}
+
+/// Else its sender could write there what other events' readers take for theirs.
+#[test]
+fn no_catalogue_takes_a_topic_that_other_events_go_to() {
+    let routes = "[[routes]]\ntypes = ['shop.**']\ntopic = 'shop.all'\nenvelope = 'structured'\n\
+                  [[routes]]\ntypes = ['shop.order.placed']\ntopic = 'shop.order.placed'\nenvelope = 'binary'\n";
+    let server = Server::start_with(&format!("{ON_ITS_FOLDER}{routes}"));
+    let operator = server.token(&["--role", "OPERATOR"]);
+    for topic in [
+        "platform.data.events",
+        "platform.workspace.events",
+        "platform.custom.events",
+        "platform.custom.events.lifecycle",
+        "shop.all",
+    ] {
+        let document = small(topic).to_string();
+        for path in ["/v1/catalogs/small", "/v1/catalogs/small?dryRun=true"] {
+            let problem = put(&server, path, &operator, &document).problem(400, "INVALID_REQUEST");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(
+                detail.contains(&format!("'{topic}' is a topic")),
+                "{problem}"
+            );
+        }
+    }
+    apply(&server, "small", &small("shop.order.placed").to_string());
 }
 
 #[test]

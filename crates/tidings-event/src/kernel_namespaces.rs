@@ -1,6 +1,6 @@
 //! Which types belong to a kernel service. Compiled in: no configuration opens them (source A).
 
-use tidings_event::{EventType, Service};
+use crate::{EventType, Service};
 
 const OWNERS: [(&str, Service); 6] = [
     ("auth", Service::Iam),

@@ -1,0 +1,229 @@
+//! Catalogues that hold together, and what is said of others.
+
+use super::*;
+
+const CPAAS: &str = include_str!("../../../../examples/catalogs/cpaas.asyncapi.yaml");
+const MARKETPLACE: &str = include_str!("../../../../examples/catalogs/marketplace.asyncapi.yaml");
+
+#[test]
+fn the_shipped_catalogues_hold_together() {
+    for (text, service, sent, received) in [
+        (CPAAS, "cpaas-orchestrator-svc", 5, 2),
+        (MARKETPLACE, "marketplace-svc", 12, 6),
+    ] {
+        let catalog = Catalog::parse(text).unwrap();
+        let of = |test: &dyn Fn(&Channel) -> bool| {
+            catalog.channels.values().filter(|one| test(one)).count()
+        };
+        assert_eq!(of(&|one| one.sender.as_deref() == Some(service)), sent);
+        assert_eq!(
+            of(&|one| one.receivers.iter().any(|it| it == service)),
+            received
+        );
+        assert!(
+            catalog
+                .channels
+                .values()
+                .all(|one| !one.binary && one.sender.is_some())
+        );
+    }
+}
+
+#[test]
+fn the_shipped_catalogues_refuse_nothing_that_the_sources_do_not() {
+    let catalogs = [CPAAS, MARKETPLACE].map(|text| Catalog::parse(text).unwrap());
+    let accepts = |topic: &str, data: Value| {
+        let event_type: EventType = topic.parse().unwrap();
+        let mut all = catalogs.iter();
+        let channel = all.find_map(|it| it.channels.get(&event_type)).unwrap();
+        channel.contract.accepts(&data)
+    };
+    let message = |status: &str, channel: &str, provider: &str| {
+        json!({
+            "tenantId": "t", "messageId": "m", "recipient": "r",
+            "status": status, "channel": channel, "provider": provider,
+        })
+    };
+    for (topic, data) in [
+        ("requested", message("QUEUED", "PUSH", "Twilio")),
+        ("failed", message("UNDELIVERABLE", "SMS", "TWILIO")),
+    ] {
+        let topic = format!("eventzr.cpaas.communication.{topic}.v1");
+        assert!(accepts(&topic, data), "{topic}");
+        assert!(!accepts(&topic, json!({ "tenantId": 7 })), "{topic}");
+    }
+    for (topic, data) in [
+        (
+            "eventzr.marketplace.order.cancelled.v1",
+            json!({ "id": "o", "cancellationReason": "late", "refundStatus": "refunded" }),
+        ),
+        (
+            "eventzr.marketplace.quote.submitted.v1",
+            json!({ "id": "q", "listingId": "l", "amount": 5, "message": "" }),
+        ),
+        (
+            "eventzr.marketplace.dispute.opened.v1",
+            json!({ "id": "d", "orderId": "o", "reason": "r", "evidence": "a letter" }),
+        ),
+        (
+            "eventzr.marketplace.rfp.broadcast.v1",
+            json!({ "id": "r", "requirements": { "guests": 9 }, "targetLanes": [], "deadline": "2026-03-02T12:00:00Z" }),
+        ),
+        ("eventzr.event.created.v1", json!({ "id": "e" })),
+        (
+            "eventzr.reviews.review.created.v1",
+            json!({ "id": "r", "rating": 0 }),
+        ),
+    ] {
+        assert!(accepts(topic, data), "{topic}");
+        assert!(!accepts(topic, json!({})), "{topic}");
+    }
+}
+
+#[test]
+fn parameters_of_a_content_type_change_no_envelope() {
+    for (content_type, structured) in [
+        ("application/cloudevents+json; charset=utf-8", true),
+        ("Application/CloudEvents+JSON", true),
+        ("application/cloudevents-batch+json", false),
+        ("application/json", false),
+    ] {
+        assert_eq!(is_structured(content_type), structured, "{content_type}");
+    }
+}
+
+#[test]
+fn a_subject_is_made_from_tenant_and_data() {
+    let subject = Subject::parse("listing:{data.id}").unwrap();
+    assert_eq!(
+        subject.of("acme", &json!({ "id": "7" })).as_deref(),
+        Some("listing:7")
+    );
+    assert_eq!(subject.of("acme", &json!({})), None);
+    assert_eq!(
+        Subject::parse("{tenantid}")
+            .unwrap()
+            .of("acme", &json!({}))
+            .as_deref(),
+        Some("acme")
+    );
+    assert_eq!(subject.of("acme", &json!({ "id": "a\nb" })), None);
+    assert!(Subject::parse("{secret}").is_none());
+}
+
+#[test]
+fn a_schema_stands_alone_with_what_it_refers_to_and_no_more() {
+    let document = json!({
+        "asyncapi": "3.0.0",
+        "info": { "title": "t", "version": "1.0.0" },
+        "channels": { "a": { "address": "shop.order.placed", "messages": { "m": {
+            "contentType": "application/json", "payload": { "$ref": "#/components/schemas/A" },
+        } } } },
+        "components": { "schemas": {
+            "A": { "properties": { "self": { "$ref": "#/components/schemas/A" },
+                "x": { "$ref": "#/components/schemas/B~1b/properties/n" } } },
+            "B/b": { "properties": { "n": { "type": "integer" } } },
+            "C": { "type": "string" },
+        } },
+    });
+    let catalog = Catalog::parse(&document.to_string()).unwrap();
+    let channel = catalog.channels.values().next().unwrap();
+    let schemas = channel.schema["components"]["schemas"].as_object().unwrap();
+    assert_eq!(schemas.keys().collect::<Vec<_>>(), ["A", "B/b"]);
+    let found = channel
+        .contract
+        .check(&json!({ "self": { "self": { "x": "1" } } }));
+    assert_eq!(found[0].path, "/self/self/x");
+}
+
+#[test]
+fn a_document_that_was_taken_is_read_again_whatever_its_names() {
+    let mut document: Value = serde_saphyr::from_str(CPAAS).unwrap();
+    document["channels"]["smsInbound"]["x-tidings-sender"] = json!("Bad Name");
+    let text = document.to_string();
+    assert!(Catalog::parse(&text).is_err());
+    assert_eq!(Catalog::recorded(&text).unwrap().channels.len(), 7);
+}
+
+#[test]
+fn faults_name_their_places() {
+    let check = |change: &dyn Fn(&mut Value), place: &str| {
+        let mut document: Value = serde_saphyr::from_str(CPAAS).unwrap();
+        change(&mut document);
+        let faults = Catalog::parse(&document.to_string()).unwrap_err();
+        assert!(
+            faults.iter().any(|fault| fault.place == place),
+            "{place}: {faults:?}"
+        );
+    };
+    check(
+        &|document| document["asyncapi"] = json!("2.6.0"),
+        "/asyncapi",
+    );
+    check(&|document| document["info"] = json!({}), "/info/title");
+    check(
+        &|document| document["channels"]["smsInbound"]["address"] = json!("Not A Topic"),
+        "/channels/smsInbound/address",
+    );
+    check(
+        &|document| document["channels"]["smsInbound"]["messages"] = json!({}),
+        "/channels/smsInbound",
+    );
+    check(
+        &|document| document["components"]["schemas"]["X"] = json!({ "$ref": "http://x/y" }),
+        "/components/schemas/X/$ref",
+    );
+    check(
+        &|document| {
+            document["components"]["messages"]["smsInbound"]["x-tidings-subject"] = json!("{x}");
+        },
+        "/channels/smsInbound/messages/smsInbound/x-tidings-subject",
+    );
+    // What no gateway would take, or no module could be called.
+    check(
+        &|document| document["channels"]["smsInbound"]["address"] = json!("auth.user.created"),
+        "/channels/smsInbound/address",
+    );
+    for name in ["Bad Name", ""] {
+        check(
+            &|document| document["channels"]["smsInbound"]["x-tidings-sender"] = json!(name),
+            "/channels/smsInbound/x-tidings-sender",
+        );
+        check(
+            &|document| document["info"]["x-tidings-service"] = json!(name),
+            "/info/x-tidings-service",
+        );
+    }
+    // What would leave a channel without its sender, or its contract.
+    let dangling = json!({ "$ref": "#/channels/none" });
+    check(
+        &|document| document["operations"]["publishSent"]["channel"] = dangling.clone(),
+        "/operations/publishSent/channel",
+    );
+    check(
+        &|document| document["operations"]["publishSent"]["action"] = json!("publish"),
+        "/operations/publishSent/action",
+    );
+    check(
+        &|document| document["channels"]["smsInbound"]["x-tidings-sender"] = json!(["sms"]),
+        "/channels/smsInbound/x-tidings-sender",
+    );
+    check(
+        &|document| {
+            let info = document["info"].as_object_mut().unwrap();
+            info.remove("x-tidings-service");
+            let channel = document["channels"]["communicationSent"].as_object_mut();
+            channel.unwrap().remove("x-tidings-sender");
+        },
+        "/channels/communicationSent/x-tidings-sender",
+    );
+    check(
+        &|document| {
+            let message = &mut document["components"]["messages"]["smsInbound"];
+            message["contentType"] = json!("application/json");
+            message["payload"] = json!({ "schemaFormat": "application/schema+json", "schema": {} });
+        },
+        "/channels/smsInbound/messages/smsInbound/payload",
+    );
+    assert!(Catalog::parse("[1, 2").is_err());
+}
