@@ -158,6 +158,9 @@ fn read(text: &str) -> Result<(Incoming, Option<String>), InvalidCloudEvent> {
             }
         }
     }
+    let is_set = |value: &&serde_json::value::RawValue| value.get() != "null";
+    let base64 = base64.filter(is_set);
+    let data = data.filter(|value| base64.is_none() || is_set(value));
     event.data =
         match (data, base64) {
             (Some(_), Some(_)) => {
@@ -415,6 +418,20 @@ mod tests {
         }
         assert!(refused(&format!(r#"{MINIMAL},"data":1,"data_base64":"AA==""#)).contains("either"));
         assert!(matches!(structured("[]"), Err(InvalidCloudEvent::Form(_))));
+    }
+
+    #[test]
+    fn a_form_of_the_data_that_is_null_is_as_absent() {
+        let of = |data: &str| structured(&format!("{{{MINIMAL},{data}}}")).map(|event| event.data);
+        let bytes = Ok(Data::Binary(Bytes::from_static(b"hi")));
+        assert_eq!(of(r#""data_base64":null"#), Ok(Data::None));
+        assert_eq!(of(r#""data":null,"data_base64":"aGk=""#), bytes);
+        let data = of(r#""data":{"a":1},"data_base64":null"#);
+        assert!(
+            matches!(&data, Ok(Data::Json(json)) if json.as_str() == r#"{"a":1}"#),
+            "{data:?}"
+        );
+        assert!(of(r#""data":1,"data_base64":"aGk=""#).is_err());
     }
 
     #[test]
