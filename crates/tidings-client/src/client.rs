@@ -18,6 +18,8 @@ use crate::request::{Answer, Repeat, Request, unreachable};
 use crate::stream::{EventStream, StreamQuery};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Says that the key was used before.
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often and after what waits a request is repeated.
@@ -99,7 +101,7 @@ impl Client {
         })?;
         request.headers.insert(IDEMPOTENCY_KEY, header);
         let answer = request.send(self).await?;
-        let replayed = answer.headers.get("idempotency-replayed");
+        let replayed = answer.headers.get(REPLAYED);
         let mut receipt: Receipt = answer.json()?;
         receipt.duplicate = replayed.is_some_and(|value| value == "true");
         receipt.idempotency_key = key;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, REPLAYED};
 use crate::error::Error;
 use crate::event::Page;
 use crate::request::{Repeat, Request};
@@ -73,8 +73,11 @@ pub struct Emitted {
     pub event_id: String,
     /// `TENANT_CUSTOM:…`, with the version that it was held to.
     pub canonical_name: String,
-    /// `queued`
+    /// `queued`, or `skipped`.
     pub status: String,
+    /// Whether the bus is disabled: the payload was checked and written nowhere.
+    #[serde(default)]
+    pub skipped: bool,
     /// Whether an earlier emit had the key.
     #[serde(skip)]
     pub duplicate: bool,
@@ -188,7 +191,8 @@ impl Client {
         let url = self.url(&["v1", "events", "custom", "emit"]);
         let request = Request::new(Method::POST, url, Repeat::Safe);
         let answer = request.text("application/json", &body).send(self).await?;
-        let duplicate = answer.status == 200;
+        let replayed = answer.headers.get(REPLAYED);
+        let duplicate = replayed.is_some_and(|value| value == "true");
         let emitted: Emitted = answer.json()?;
         Ok(Emitted {
             duplicate,

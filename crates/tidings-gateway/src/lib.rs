@@ -293,6 +293,8 @@ impl Gateway {
             Ok(published) => {
                 let trace_id = trace.as_deref().map_or("", tidings_event::event::trace_id);
                 let first = &published[0];
+                // What a disabled bus skipped stands nowhere.
+                let stands = !first.skipped;
                 if tracing::span_enabled!(target: "tidings::trace", tracing::Level::DEBUG) {
                     let id = tracing::field::display(first.event_id);
                     tracing::Span::current().record("tidings.event_id", id);
@@ -302,10 +304,11 @@ impl Gateway {
                     principal = caller.receipt_scope(),
                     event_type = first.event_type.as_str(),
                     event_id = %first.event_id,
-                    topic = first.topic.as_str(),
-                    partition = first.partition,
-                    offset = first.offset,
+                    topic = stands.then(|| first.topic.as_str()),
+                    partition = stands.then_some(first.partition),
+                    offset = stands.then_some(first.offset),
                     duplicate = first.duplicate,
+                    skipped = first.skipped.then_some(true),
                     events = published.len(),
                     micros,
                     trace_id,

@@ -298,7 +298,16 @@ impl Line {
 
     /// Where it would go besides.
     pub(crate) async fn explained(&self, judgement: Judgement) -> Explanation {
-        let Judgement { steps, placed } = judgement;
+        let Judgement { mut steps, placed } = judgement;
+        if placed.is_ok() && self.bus.is_disabled() {
+            steps.push(Step {
+                rule: Rule::Append,
+                refused: None,
+                detail: "The bus is disabled: the event would be skipped, and stand nowhere."
+                    .to_owned(),
+                errors: Vec::new(),
+            });
+        }
         let outcome = match placed {
             Ok(placed) => self.destination(&placed.records[0]).await,
             Err(refusal) => Err(refusal),

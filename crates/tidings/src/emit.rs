@@ -78,13 +78,19 @@ pub(crate) fn emit(arguments: Emit, output: Output) -> Result<()> {
     };
     let emitted = block_on(async { Ok(client.emit(&new).await) })?;
     match emitted {
-        Ok(emitted) => output.one(&json!({
-            "eventId": emitted.event_id,
-            "canonicalName": emitted.canonical_name,
-            "status": emitted.status,
-            "duplicate": emitted.duplicate,
-            "idempotencyKey": new.idempotency_key,
-        })),
+        Ok(emitted) => {
+            let mut value = json!({
+                "eventId": emitted.event_id,
+                "canonicalName": emitted.canonical_name,
+                "status": emitted.status,
+                "duplicate": emitted.duplicate,
+                "idempotencyKey": new.idempotency_key,
+            });
+            if emitted.skipped {
+                value["skipped"] = true.into();
+            }
+            output.one(&value)
+        }
         Err(error) => {
             let refused = matches!(&error, Error::Refused(problem) if problem.status != 502);
             if !refused {

@@ -123,6 +123,8 @@ pub(crate) fn shown(receipt: &Receipt) -> Value {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     published: u64,
+    /// Checked, and written nowhere: the bus is disabled.
+    skipped: u64,
     repeats: u64,
     refused: u64,
     named: Vec<Value>,
@@ -132,6 +134,7 @@ impl Tally {
     fn count(&mut self, line: u64, outcome: &Result<Receipt, Failure>) -> Option<String> {
         match outcome {
             Ok(receipt) if receipt.duplicate => self.repeats += 1,
+            Ok(receipt) if receipt.skipped => self.skipped += 1,
             Ok(_) => self.published += 1,
             Err(failure) => {
                 self.refused += 1;
@@ -150,14 +153,19 @@ impl Tally {
     }
 
     fn say(&self, output: Output) -> Result<()> {
+        let skipped = match self.skipped {
+            0 => String::new(),
+            skipped => format!(" skipped {skipped} (the bus is disabled),"),
+        };
         let text = format!(
-            "published {}, repeats {}, refused {}",
+            "published {},{skipped} repeats {}, refused {}",
             self.published, self.repeats, self.refused
         );
         let mut refusals = self.named.clone();
         refusals.sort_by_key(|refusal| refusal["line"].as_u64());
         let value = json!({
             "published": self.published,
+            "skipped": self.skipped,
             "repeats": self.repeats,
             "refused": self.refused,
             "refusals": refusals,
@@ -358,9 +366,15 @@ mod tests {
         let mut tally = Tally::default();
         assert_eq!(tally.count(1, &Ok(receipt(false))), None);
         assert_eq!(tally.count(2, &Ok(receipt(true))), None);
+        let skipped = Receipt {
+            skipped: true,
+            ..receipt(false)
+        };
+        assert_eq!(tally.count(3, &Ok(skipped)), None);
         let said = tally.count(7, &Err(Failure::Line("it is not UTF-8".into())));
         assert_eq!(said.as_deref(), Some("line 7: it is not UTF-8"));
         assert_eq!((tally.published, tally.repeats, tally.refused), (1, 1, 1));
+        assert_eq!(tally.skipped, 1);
         assert_eq!(tally.named[0]["line"], 7);
     }
 

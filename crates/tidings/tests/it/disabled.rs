@@ -1,10 +1,14 @@
 //! The disabled bus (source E): checked, answered, counted, and kept nowhere.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 
 use crate::custom_events::on_plan;
 use crate::emits::{EMITS, HEALTH, emit, generic};
-use crate::harness::{BATCH, ON_ITS_FOLDER, PUBLISH, Server};
+use crate::harness::{BATCH, BINARY, ON_ITS_FOLDER, PUBLISH, Server};
+use crate::receiver::eventually;
 
 #[test]
 fn a_disabled_bus_checks_counts_and_skips() {
@@ -63,6 +67,67 @@ fn a_disabled_bus_checks_counts_and_skips() {
     server
         .get(&format!("/v1/events/{id}"), &token)
         .problem(404, "NOT_FOUND");
+}
+
+/// Nobody is told that what is kept nowhere was published, or emitted before.
+#[test]
+fn the_command_line_the_log_and_explain_say_that_it_was_skipped() {
+    let server = Server::start_with_variables(
+        &format!("{ON_ITS_FOLDER}bus.kind = 'disabled'\n"),
+        &[("TIDINGS_LOG__LEVEL", "info")],
+    );
+    let token = server.token(&["--tenant", "acme", "--module", "demo"]);
+    let run = |arguments: &[&str], token: &str, input: &str| -> Value {
+        let mut running = Command::new(BINARY)
+            .args(arguments)
+            .args(["-o", "json", "--token", token, "--url"])
+            .arg(format!("http://{}", server.address))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut stdin = running.stdin.take().expect("an input");
+        stdin.write_all(input.as_bytes()).expect("it reads");
+        drop(stdin);
+        let ended = running.wait_with_output().expect("it ends");
+        serde_json::from_slice(&ended.stdout).expect("JSON")
+    };
+    let line = "{\"type\":\"demo.greeting.sent\",\"data\":{}}\n";
+    let said = run(&["publish"], &token, line);
+    assert_eq!(
+        (&said["published"], &said["skipped"]),
+        (&json!(0), &json!(1))
+    );
+    let told = eventually("the log tells of it", || {
+        let log = server.log();
+        let mut lines = log.lines();
+        let found = lines.find(|line| line.contains("event_type=\"demo.greeting.sent\""));
+        found.map(str::to_owned)
+    });
+    assert!(told.contains("skipped=true"), "{told}");
+    assert!(!told.contains("offset="), "{told}");
+    let explained = run(&["explain", "demo.greeting.sent", "{}"], &token, "");
+    let last = explained["steps"].as_array().expect("steps").last();
+    let last = last.expect("a step");
+    assert_eq!(last["step"], "append", "{explained}");
+    assert!(
+        last["detail"]
+            .as_str()
+            .expect("a detail")
+            .contains("skipped"),
+        "{last}"
+    );
+    let admin = on_plan(&server, "acme", "FREE");
+    let emitted = run(
+        &["emit", "platformxe.generic", r#"{"kind":"user.signed_up"}"#],
+        &admin,
+        "",
+    );
+    assert_eq!(
+        (&emitted["skipped"], &emitted["duplicate"]),
+        (&json!(true), &json!(false)),
+        "{emitted}"
+    );
 }
 
 /// Source E's switch decides over the file and over our own variable.
