@@ -12,12 +12,14 @@ pub enum Error {
     /// The client cannot be made like this.
     #[error("{0}")]
     Configuration(String),
-    /// No answer came, after all tries. Whether the request was carried out is not known, except
-    /// that a publish can be repeated with the same key.
+    /// No answer came, after all tries. Where `may_have_arrived`, it is not known whether the request was carried
+    /// out; a publish can be repeated with the same key.
     #[error("no answer from {url}: {source}")]
     Unreachable {
         /// Where it was sent.
         url: String,
+        /// Whether any try got as far as a connection.
+        may_have_arrived: bool,
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
     },

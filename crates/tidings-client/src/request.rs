@@ -78,11 +78,25 @@ impl Request {
 
     /// The answer, once it is a success.
     pub(crate) async fn send(self, client: &Client) -> Result<Answer, Error> {
-        let mut tried = 0;
+        let (mut tried, mut arrived) = (0, false);
         loop {
             tried += 1;
             let outcome = self.try_once(client).await;
-            let Err(error) = outcome else { return outcome };
+            let Err(mut error) = outcome else {
+                return outcome;
+            };
+            match &mut error {
+                Error::Unreachable {
+                    may_have_arrived, ..
+                } => {
+                    arrived |= *may_have_arrived;
+                    *may_have_arrived = arrived;
+                }
+                // A proxy says so of what it has lost sight of.
+                Error::Refused(problem) => arrived |= matches!(problem.status, 502 | 504),
+                Error::Unexpected { status, .. } => arrived |= *status >= 500,
+                Error::Configuration(_) => {}
+            }
             match self.wait_before_next(&error, tried, &client.retries) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(error),
@@ -119,7 +133,9 @@ impl Request {
     fn wait_before_next(&self, error: &Error, tried: u32, retries: &Retries) -> Option<Duration> {
         let safe = self.repeat == Repeat::Safe;
         let (again, asked) = match error {
-            Error::Unreachable { source, .. } => (safe || never_connected(&**source), None),
+            Error::Unreachable {
+                may_have_arrived, ..
+            } => (safe || !may_have_arrived, None),
             // What to do then is the caller's decision (source A), who may have its own place for what is not published.
             Error::Refused(problem) if problem.code == BROKER_UNAVAILABLE => return None,
             Error::Refused(problem) => (repeatable(problem.status, safe), problem.retry_after),
@@ -140,12 +156,6 @@ impl Request {
 
 fn repeatable(status: u16, safe: bool) -> bool {
     status == 429 || (safe && matches!(status, 502..=504))
-}
-
-fn never_connected(error: &(dyn std::error::Error + 'static)) -> bool {
-    error
-        .downcast_ref::<reqwest::Error>()
-        .is_some_and(reqwest::Error::is_connect)
 }
 
 impl Retries {
@@ -252,6 +262,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
     Error::Unreachable {
         url: url.to_string(),
+        may_have_arrived: !error.is_connect(),
         source: Box::new(error.without_url()),
     }
 }

@@ -137,6 +137,7 @@ impl EventStream {
         let response = sent
             .map_err(|elapsed| Error::Unreachable {
                 url: self.url.to_string(),
+                may_have_arrived: true,
                 source: Box::new(elapsed),
             })?
             .map_err(|error| unreachable(&self.url, error))?;
@@ -170,6 +171,7 @@ impl EventStream {
         self.failures = 0;
         Err(error.unwrap_or_else(|| Error::Unreachable {
             url: self.url.to_string(),
+            may_have_arrived: true,
             source: "the stream ended again and again".into(),
         }))
     }

@@ -227,6 +227,7 @@ mod tests {
     fn each_kind_of_failure_has_its_exit_code() {
         let unreachable = ClientError::Unreachable {
             url: "u".into(),
+            may_have_arrived: false,
             source: "refused".into(),
         };
         assert_eq!(code(&unreachable.into()), 3);

@@ -77,7 +77,7 @@ async fn one(client: &Client, event: NewEvent, output: Output) -> Result<()> {
         Ok(receipt) => output.one(&shown(&receipt)),
         Err(error) => {
             match (&error, &event.idempotency_key) {
-                (ClientError::Unreachable { .. }, Some(key)) => eprintln!(
+                (error, Some(key)) if is_in_doubt(error) => eprintln!(
                     "tidings: it is not known whether it was published; repeat with --key {key}"
                 ),
                 (error, Some(key)) if is_passing(error) => {
@@ -88,6 +88,17 @@ async fn one(client: &Client, event: NewEvent, output: Output) -> Result<()> {
             Err(error.into())
         }
     }
+}
+
+/// Whether it may have been published although no answer came.
+fn is_in_doubt(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::Unreachable {
+            may_have_arrived: true,
+            ..
+        }
+    )
 }
 
 /// Whether the same may be taken a little later.
@@ -298,7 +309,7 @@ async fn send(
     let outcome = published
         .await
         .map_err(|error| match (error, event.idempotency_key) {
-            (error @ ClientError::Unreachable { .. }, Some(key)) => Failure::Unknown(error, key),
+            (error, Some(key)) if is_in_doubt(&error) => Failure::Unknown(error, key),
             (error, _) => Failure::Client(error),
         });
     (line, outcome)
@@ -433,6 +444,7 @@ mod tests {
         assert!(!Failure::Line("x".into()).is_general());
         let unreachable = ClientError::Unreachable {
             url: "u".into(),
+            may_have_arrived: true,
             source: "no".into(),
         };
         assert!(Failure::Client(unreachable).is_general());
