@@ -141,7 +141,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             out,
         } => {
             let file = Path::new(&catalog);
-            let catalog = if file.exists() {
+            let catalog = if file.is_file() {
                 read(file)?.1
             } else {
                 in_force(&connection, &catalog)?
@@ -249,7 +249,7 @@ fn item(change: &Change) -> Value {
 
 fn in_force(connection: &Connection, name: &str) -> Result<Catalog> {
     let text = fetched(connection, name)?;
-    Catalog::parse(&text).map_err(|faults| wrong(name, &faults))
+    Catalog::recorded(&text).map_err(|faults| wrong(name, &faults))
 }
 
 fn fetched(connection: &Connection, name: &str) -> Result<String> {
@@ -264,7 +264,11 @@ fn read(file: &Path) -> Result<(String, Catalog)> {
     Ok((text, catalog))
 }
 
+/// A file's text, or that of standard input if it is called `-`.
 fn text_of(file: &Path) -> Result<String> {
+    if file == Path::new("-") {
+        return std::io::read_to_string(std::io::stdin()).context("standard input");
+    }
     std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
 }
 
