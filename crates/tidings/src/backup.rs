@@ -1,8 +1,8 @@
 //! `tidings backup`: a copy of a data folder, also while a gateway runs on it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ use tidings_store::Store;
 
 use crate::config;
 use crate::connection::block_on;
-use crate::data_folder::{BUS, BUS_LOCK, KEY, Lock, SECRETS, STORE, STORE_LOCK, try_lock};
+use crate::data_folder::{self, BUS, BUS_LOCK, KEY, Lock, SECRETS, STORE, STORE_LOCK, try_lock};
 use crate::output::Output;
 
 /// Copies the store, the log and the keys, each as it stands at one moment, while the gateway runs or not. The
@@ -45,11 +45,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
         bail!("{} is no data folder: it has no {BUS}", from.display());
     }
     // The copy holds the key and everybody's events.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(to)
-        .with_context(|| format!("{} cannot be made", to.display()))?;
+    data_folder::make(to).with_context(|| format!("{} cannot be made", to.display()))?;
     for name in [BUS, STORE, KEY, SECRETS] {
         if to.join(name).exists() {
             bail!(
@@ -69,6 +65,13 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
                 .with_context(|| format!("{name} could not be copied"))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).context(format!("{name} cannot be read")),
+        }
+    }
+    for name in [BUS, STORE] {
+        let copied = to.join(name);
+        if copied.is_file() {
+            let private = fs::set_permissions(&copied, Permissions::from_mode(0o600));
+            private.with_context(|| format!("{} cannot be made private", copied.display()))?;
         }
     }
     File::open(to).and_then(|folder| folder.sync_all())?;
@@ -109,7 +112,6 @@ fn write_key(path: &Path, key: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
     use std::sync::Arc;
 
     use tidings_bus::embedded::{Config, Embedded, verify};
@@ -162,8 +164,7 @@ mod tests {
         run(&arguments, Output::new(Some(Format::Json))).unwrap();
         drop(in_use);
         assert!(verify(&to).unwrap().findings.is_empty());
-        assert!(to.join(STORE).is_file());
-        for name in [KEY, SECRETS] {
+        for name in [BUS, STORE, KEY, SECRETS] {
             let mode = fs::metadata(to.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }

@@ -15,6 +15,7 @@ use tidings_gateway::clock::Clock;
 use tidings_store::Store;
 
 use crate::config::optional_duration;
+use crate::data_folder::{BUS, keep_private};
 
 #[cfg(feature = "kafka")]
 mod counts;
@@ -23,6 +24,9 @@ mod msk;
 
 /// How long idempotency keys are honoured (source A).
 const KEY_TTL: Duration = Duration::from_hours(24);
+
+/// The most partitions of a topic that the embedded bus takes.
+const MAX_PARTITIONS: u32 = 1_000;
 
 /// `[bus]`. Each key is explained in `tidings.default.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,6 +73,9 @@ impl BusConfig {
         if self.partitions == 0 {
             bail!("bus.partitions must be 1 or more");
         }
+        if self.kind == BusKind::Embedded && self.partitions > MAX_PARTITIONS {
+            bail!("bus.partitions must be 1 to {MAX_PARTITIONS} on the embedded bus");
+        }
         let kafka = self.kind == BusKind::Kafka;
         if kafka && self.kafka.brokers.is_empty() {
             bail!("the Kafka bus needs its brokers: --kafka-brokers HOST:PORT or KAFKA_BROKERS");
@@ -109,6 +116,7 @@ impl BusConfig {
     }
 
     fn embedded(&self, folder: &Path, clock: &Clock) -> Result<Embedded> {
+        keep_private(&folder.join(BUS))?;
         let clock = clock.clone();
         let bus = Embedded::open(embedded::Config {
             folder: folder.to_owned(),

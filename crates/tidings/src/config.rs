@@ -20,6 +20,7 @@ use crate::bus::BusConfig;
 use crate::failure::Usage;
 pub(crate) use described::{describe, without_credentials};
 use layers::layers;
+pub(crate) use layers::unread_variables;
 
 /// The first layer, which is also the reference page.
 const DEFAULTS: &str = include_str!("../tidings.default.toml");
@@ -242,6 +243,14 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
             "server.max_bodies_bytes must be {MIN_BODIES_BYTES} or more, which takes the largest batch"
         );
     }
+    if config.server.max_connections == 0 {
+        bail!("server.max_connections must be 1 or more");
+    }
+    let public_url = &config.server.public_url;
+    of_scheme("server.public_url", public_url, &["http", "https"])?;
+    if !public_url.is_empty() {
+        public_url.parse::<Target>().context("server.public_url")?;
+    }
     config.bus.check()?;
     // The URLs are not quoted: passwords stand in them.
     of_scheme("store.url", &config.store.url, &["postgres", "postgresql"])?;
@@ -407,7 +416,11 @@ fn parsed(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{text:?} is not a duration such as 30s or 7d: {error}"))?;
     let exact = span
         .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
-        .map_err(|error| error.to_string())?;
+        .map_err(|_| {
+            format!(
+                "{text:?} has years or months, which are not of one length; write days, as in 365d"
+            )
+        })?;
     Duration::try_from(exact).map_err(|error| error.to_string())
 }
 

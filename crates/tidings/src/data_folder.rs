@@ -1,7 +1,8 @@
 //! A data folder: what its files are called, and whether a process has them open.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -19,6 +20,20 @@ pub(crate) const STORE_LOCK: &str = "store.lock";
 pub(crate) const KEY: &str = LOCAL_KEY_FILE_NAME;
 /// The file of the key that secrets in the store are encrypted with.
 pub(crate) const SECRETS: &str = "secrets.key";
+
+/// Makes a folder that its owner alone looks into; one that is there stays as it is.
+pub(crate) fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Makes an empty file for its owner alone, unless one is there: a database that is then opened keeps its mode, and what
+/// SQLite puts beside it has the same.
+pub(crate) fn keep_private(file: &Path) -> Result<()> {
+    let mut options = OpenOptions::new();
+    let opened = options.append(true).create(true).mode(0o600).open(file);
+    opened.with_context(|| format!("{} cannot be made", file.display()))?;
+    Ok(())
+}
 
 /// Whether a process has something of a folder open.
 #[derive(Debug)]
@@ -53,7 +68,26 @@ pub(crate) fn try_lock(folder: &Path, lock: &str) -> Result<Lock> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn what_is_made_is_its_owners_alone_and_what_is_there_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        make(&data).unwrap();
+        keep_private(&data.join(STORE)).unwrap();
+        assert_eq!((mode(&data), mode(&data.join(STORE))), (0o700, 0o600));
+        std::fs::set_permissions(&data, Permissions::from_mode(0o750)).unwrap();
+        std::fs::write(data.join(STORE), "kept").unwrap();
+        make(&data).unwrap();
+        keep_private(&data.join(STORE)).unwrap();
+        assert_eq!(mode(&data), 0o750);
+        assert_eq!(std::fs::read(data.join(STORE)).unwrap(), b"kept");
+    }
 
     #[test]
     fn a_lock_is_absent_free_or_taken() {

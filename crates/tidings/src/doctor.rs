@@ -183,6 +183,11 @@ fn permissions(folder: &Path, findings: &mut Vec<Finding>) {
             "may be written by others; chmod go-w",
         ),
         (
+            folder.to_owned(),
+            0o005,
+            "with all events may be looked into by everybody; chmod o-rwx",
+        ),
+        (
             folder.join(BUS),
             0o022,
             "may be written by others; chmod go-w",
@@ -395,6 +400,10 @@ mod tests {
         assert_eq!(worst(path), [(Verdict::Note, "lock")]);
         drop(bus);
         assert_eq!(worst(path), []);
+
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(worst(path), [(Verdict::Note, "permissions")]);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
 
         fs::write(path.join(KEY), "x").unwrap();
         fs::set_permissions(path.join(KEY), fs::Permissions::from_mode(0o640)).unwrap();

@@ -174,7 +174,9 @@ fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
         Command::Config { config } => {
             let (file, flags) = (config.as_deref(), config::Flags::default());
             // Shown first, as it says where a value comes from that is refused.
-            output::print_line(&config::describe(file, &flags)?)?;
+            for described in config::describe(file, &flags)? {
+                output.either(&described, &described.to_string())?;
+            }
             servable::check(&config::load(file, &flags)?)
         }
     }

@@ -56,6 +56,8 @@ mod tests {
                     server.listen = '0.0.0.0:8080'\ntelemetry.otlp_endpoint = 'http://127.0.0.1:4318'\n\
                     store.url = 'postgres://a:b@127.0.0.1/c'\nreceipts.url = 'redis://127.0.0.1'";
         check("").unwrap();
+        check("log.level = 'warn,tidings_gateway=debug,tower[span]=info'").unwrap();
+        check("server.public_url = 'https://events.example/tidings/'").unwrap();
         check(good).unwrap();
         assert!(!empty.exists(), "nothing is made");
         for (text, named) in [
@@ -65,6 +67,14 @@ mod tests {
             ("auth.jwks_url = 'ftp://id/keys'", "auth.jwks_url"),
             ("secrets.key = 'AAAA'", "32 bytes in base64"),
             ("log.level = 'tidings=loud'", "log.level"),
+            ("log.level = 'nonsense'", "is no level"),
+            ("log.level = 'info,nonsense'", "is no level"),
+            ("server.max_connections = 0", "server.max_connections"),
+            ("server.public_url = 'ftp://a'", "server.public_url"),
+            ("server.public_url = 'a.example'", "server.public_url"),
+            ("server.public_url = 'http://'", "server.public_url"),
+            ("bus.partitions = 0", "bus.partitions"),
+            ("bus.partitions = 1001", "bus.partitions"),
             (
                 "egress.allow_targets = ['http://a']",
                 "egress.allow_targets",

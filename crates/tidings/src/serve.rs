@@ -28,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -40,7 +41,7 @@ use crate::config::{
     self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
     given,
 };
-use crate::data_folder::{STORE, STORE_LOCK};
+use crate::data_folder::{self, STORE, STORE_LOCK, keep_private};
 use crate::manifests;
 use crate::servable;
 use crate::telemetry::{self, Telemetry};
@@ -134,6 +135,9 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     let telemetry = Telemetry::new(&config.telemetry)?;
     // Writes what is left when it goes.
     let _logging = log(&config, telemetry.as_ref())?;
+    for (variable, meant) in config::unread_variables()? {
+        tracing::warn!("{variable} is not read; if the configuration is meant, write {meant}");
+    }
     if !config.server.listen.ip().is_loopback() && config.server.public_url.is_empty() {
         tracing::warn!(
             "server.public_url is not set: problem types, OpenAPI and WebHook-Request-Origin name the address that is \
@@ -156,7 +160,17 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
 
 /// Which lines are logged.
 pub(crate) fn log_filter(config: &Config) -> Result<EnvFilter> {
-    EnvFilter::try_new(&config.log.level).context("log.level")
+    let level = &config.log.level;
+    // `EnvFilter` takes any word for the target of lines, of which there are none.
+    let mut words = level.split(',').map(str::trim);
+    let is_word = |word: &&str| !word.is_empty() && !word.contains(['=', '[', '{', '}', ']']);
+    let odd = words.find(|word| is_word(word) && word.parse::<LevelFilter>().is_err());
+    if let Some(odd) = odd {
+        bail!(
+            "log.level: {odd:?} is no level; write off, error, warn, info, debug or trace, or TARGET=LEVEL"
+        );
+    }
+    EnvFilter::try_new(level).context("log.level")
 }
 
 /// Sets the log up. A thread writes it, many lines at once: whoever is slow to read it keeps no request waiting, until so many
@@ -164,7 +178,7 @@ pub(crate) fn log_filter(config: &Config) -> Result<EnvFilter> {
 fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<WorkerGuard> {
     let filter = log_filter(config)?;
     let json = config.log.format == LogFormat::Json;
-    let colours = std::io::stderr().is_terminal();
+    let colours = std::io::stderr().is_terminal() && config::colours_wanted();
     let builder = NonBlockingBuilder::default()
         .lossy(false)
         .thread_name("log-writer");
@@ -197,7 +211,7 @@ fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<WorkerGuard> {
 /// Serves until it is told to stop. What remains of the drain time comes back.
 async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result<Duration> {
     let folder = &config.data;
-    std::fs::create_dir_all(folder)
+    data_folder::make(folder)
         .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
     let clock = Clock::system();
     // Before anything is made: a first start that finds the address taken is still to come.
@@ -252,7 +266,8 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
 
     let listener = socket.listen(BACKLOG);
     let listener = listener.with_context(|| cannot_listen(config.server.listen))?;
-    let public_url = public_url(&config, listener.local_addr()?);
+    let address = listener.local_addr()?;
+    let public_url = public_url(&config, address);
     let (stop_relay, relaying) = relay(&gateway);
     let (stop_following, following) = follow(&gateway);
     let retention = config.custom_events.emits_retention;
@@ -263,7 +278,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let changing = components.map(|components| components::watch(house.clone(), components));
     let changing = changing.transpose()?;
     store.started();
-    greet(&config, &public_url, &access, &clock, demo);
+    greet(&config, address, &access, &clock, demo);
     let refreshing = tokio::spawn(refresh_keys(access.clone(), clock));
 
     let limits = Limits {
@@ -360,7 +375,7 @@ async fn with_components(
 fn public_url(config: &Config, address: SocketAddr) -> String {
     match config.server.public_url.as_str() {
         "" => format!("http://{address}"),
-        url => url.to_owned(),
+        url => url.trim_end_matches('/').to_owned(),
     }
 }
 
@@ -419,6 +434,7 @@ async fn open_store(config: &Config) -> Result<(Store, Vault, Option<File>)> {
         let file = config.data.join(STORE);
         let whole = embedded::check_wal(&file).map_err(anyhow::Error::new);
         whole.context("the store cannot be opened")?;
+        keep_private(&file)?;
         Store::open(file).await
     } else {
         reached(&config.store.url).await
@@ -517,8 +533,16 @@ async fn refresh_keys(access: Arc<Access>, clock: Clock) {
 }
 
 /// Says where it listens, and how to publish a first event.
-fn greet(config: &Config, url: &str, access: &Access, clock: &Clock, module: Option<ModuleId>) {
-    println!("Tidings listens on {url}");
+fn greet(
+    config: &Config,
+    address: SocketAddr,
+    access: &Access,
+    clock: &Clock,
+    module: Option<ModuleId>,
+) {
+    let own = format!("http://{address}");
+    let url = public_url(config, address);
+    println!("Tidings listens on {own}");
     println!("  data folder  {}", config.data.display());
     println!("  API          {url}/docs");
     let Some(key) = access.local_key() else {
@@ -544,7 +568,7 @@ fn greet(config: &Config, url: &str, access: &Access, clock: &Clock, module: Opt
     };
     let token = key.mint(&claims, FIRST_TOKEN_TTL, clock.now_ms());
     println!("\nPublish a first event as module 'demo' of tenant 'acme':\n");
-    println!("  export TIDINGS_URL={url} TIDINGS_TOKEN={token}");
+    println!("  export TIDINGS_URL={own} TIDINGS_TOKEN={token}");
     println!(
         "  curl -X POST $TIDINGS_URL/v1/events/publish -H \"Authorization: Bearer $TIDINGS_TOKEN\" \
          -H 'Content-Type: application/json' -d '{{\"type\":\"demo.greeting.sent\",\"data\":{{\"text\":\"hello\"}}}}'\n"

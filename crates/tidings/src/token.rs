@@ -52,6 +52,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         let wrong = "name the tenant with --tenant; only --role OPERATOR needs none";
         return Err(Usage(wrong.to_owned()).into());
     }
+    if arguments.ttl < Duration::from_secs(1) {
+        let wrong = "--ttl must be 1s or more; a shorter token is never valid";
+        return Err(Usage(wrong.to_owned()).into());
+    }
     let (module, service) = (arguments.module, arguments.service);
     let subject = arguments.user;
     let subject = subject.or_else(|| module.as_ref().map(|module| module.as_str().to_owned()));
@@ -76,6 +80,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     claims
         .check()
         .map_err(|error| Usage(format!("the gateway would take no such token: {error}")))?;
+    if !config.data.is_dir() {
+        bail!(
+            "there is no data folder {}; start 'tidings serve' first, or name another with --data",
+            config.data.display()
+        );
+    }
     let key = LocalKey::load_or_create(&config.data).with_context(|| {
         format!(
             "the key of the data folder {} cannot be read",

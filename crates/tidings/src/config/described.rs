@@ -1,10 +1,12 @@
 //! The configuration in force, for a person to look at.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use figment::Figment;
 use figment::value::Value;
+use serde::Serialize;
 
 use super::Flags;
 use super::layers::layers;
@@ -18,13 +20,28 @@ const SECRET: [&str; 5] = [
     "oauthbearer.config",
 ];
 
-/// The configuration in force, one line a key, with where each value comes from. Secrets are not shown.
-pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
+/// One key of the configuration.
+#[derive(Debug, Serialize)]
+pub(crate) struct Described {
+    key: String,
+    value: serde_json::Value,
+    origin: &'static str,
+}
+
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value, origin } = self;
+        write!(f, "{key} = {value}  # {origin}")
+    }
+}
+
+/// The configuration in force, key by key, with where each value comes from. Secrets are not shown.
+pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<Vec<Described>> {
     let figment = layers(file, flags);
     let whole: Value = figment
         .extract()
         .context("the configuration cannot be read")?;
-    let mut lines = Vec::new();
+    let mut described = Vec::new();
     let mut todo = vec![(String::new(), whole)];
     while let Some((path, value)) = todo.pop() {
         if let Some(members) = value.as_dict() {
@@ -43,23 +60,24 @@ pub(crate) fn describe(file: Option<&Path>, flags: &Flags) -> Result<String> {
             }
             continue;
         }
-        let shown = shown(&path, &value)?;
-        lines.push(format!("{path} = {shown}  # {}", origin(&figment, &value)));
+        described.push(Described {
+            value: shown(&path, &value)?,
+            origin: origin(&figment, &value),
+            key: path,
+        });
     }
-    Ok(lines.join("\n"))
+    Ok(described)
 }
 
-fn shown(path: &str, value: &Value) -> Result<String> {
+fn shown(path: &str, value: &Value) -> Result<serde_json::Value> {
     let value = serde_json::to_value(value)?;
     // A variable has underscores for the dots of librdkafka's names.
     let named = path.trim_end_matches('"').replace('_', ".");
     let secret = SECRET.iter().any(|ending| named.ends_with(ending));
     Ok(match (path, value.as_str()) {
-        _ if secret && value != "" => "\"(hidden)\"".to_owned(),
-        ("store.url" | "receipts.url", Some(url)) => {
-            serde_json::Value::from(without_credentials(url)).to_string()
-        }
-        _ => value.to_string(),
+        _ if secret && value != "" => "(hidden)".into(),
+        ("store.url" | "receipts.url", Some(url)) => without_credentials(url).into(),
+        _ => value,
     })
 }
 
@@ -90,13 +108,19 @@ mod tests {
     use super::*;
     use crate::config::load;
 
+    fn lines(file: &Path) -> String {
+        let described = describe(Some(file), &Flags::default()).unwrap();
+        let lines: Vec<String> = described.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    }
+
     #[test]
     fn a_store_elsewhere_is_named_by_its_url_whose_password_is_not_shown() {
         let written = |text: &str| {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("tidings.toml");
             std::fs::write(&file, text).unwrap();
-            let described = describe(Some(&file), &Flags::default()).unwrap();
+            let described = lines(&file);
             (load(Some(&file), &Flags::default()), described)
         };
         let (good, described) = written(
@@ -130,7 +154,7 @@ mod tests {
                     bus.kafka.properties.sasl_oauthbearer_config = 's3cr3t'\n\
                     auth.shared_secret = 's3cr3t'\n";
         std::fs::write(&file, text).unwrap();
-        let described = describe(Some(&file), &Flags::default()).unwrap();
+        let described = lines(&file);
         let line = "bus.kafka.properties.\"security.protocol\" = \"SASL_SSL\"  # file";
         assert!(described.contains(line), "{described}");
         assert!(!described.contains("s3cr3t"), "{described}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use figment::util::nest;
-use figment::value::{Dict, Map, Uncased};
+use figment::value::{Dict, Map, Uncased, Value};
 use figment::{Error, Figment, Metadata, Profile, Provider};
 
 use super::{DEFAULTS, Flags, variable};
@@ -36,6 +36,28 @@ pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
         .chain(switch)
         .fold(figment, Figment::merge);
     figment.merge(Serialized::defaults(flags))
+}
+
+/// Variables that name a section with one underscore and are not read, each with the one that may be meant.
+pub(crate) fn unread_variables() -> anyhow::Result<Vec<(String, String)>> {
+    let defaults: Value = Figment::from(Toml::string(DEFAULTS)).extract()?;
+    let members = defaults.as_dict().into_iter().flatten();
+    let sections = members.filter(|(_, value)| value.as_dict().is_some());
+    let sections: Vec<String> = sections.map(|(name, _)| name.to_uppercase()).collect();
+    let variables = std::env::vars_os();
+    let names = variables.filter_map(|(name, _)| name.into_string().ok());
+    let unread = names.filter_map(|name| Some((meant(&name, &sections)?, name)));
+    Ok(unread.map(|(meant, name)| (name, meant)).collect())
+}
+
+fn meant(name: &str, sections: &[String]) -> Option<String> {
+    let own = name.strip_prefix("TIDINGS_")?;
+    let is_read = own.contains("__");
+    let mut sections = sections.iter().filter(|_| !is_read);
+    sections.find_map(|section| {
+        let key = own.strip_prefix(section.as_str())?.strip_prefix('_')?;
+        Some(format!("TIDINGS_{section}__{key}"))
+    })
 }
 
 /// The kind of bus that `KAFKA_ENABLED` says: a real Kafka, or events skipped. What it cannot say is refused as it is.
@@ -89,6 +111,28 @@ mod tests {
         let kinds = ["true", "TRUE", " False"].map(kind_of);
         assert_eq!(kinds, ["kafka", "kafka", "disabled"]);
         assert!(kind_of("maybe").starts_with("KAFKA_ENABLED=maybe"));
+    }
+
+    #[test]
+    fn a_variable_with_one_underscore_is_told_of() {
+        let sections = ["BUS", "CUSTOM_EVENTS"].map(str::to_owned);
+        let meant = |name: &str| meant(name, &sections);
+        assert_eq!(
+            meant("TIDINGS_BUS_PARTITIONS").as_deref(),
+            Some("TIDINGS_BUS__PARTITIONS")
+        );
+        assert_eq!(
+            meant("TIDINGS_CUSTOM_EVENTS_EMITS_RETENTION").as_deref(),
+            Some("TIDINGS_CUSTOM_EVENTS__EMITS_RETENTION")
+        );
+        for read in [
+            "TIDINGS_BUS__PARTITIONS",
+            "TIDINGS_URL",
+            "TIDINGS_SERVICE_HOST",
+            "BUS_KIND",
+        ] {
+            assert_eq!(meant(read), None, "{read}");
+        }
     }
 
     #[test]

@@ -146,7 +146,7 @@ fn the_standard_variable_names_the_collector_too() {
         }
         String::from_utf8(command.output().expect("it runs").stdout).expect("text")
     };
-    let line = "telemetry.otlp_endpoint = \"http://standard:4318\"  # environment";
+    let line = r#"{"key":"telemetry.otlp_endpoint","value":"http://standard:4318","origin":"environment"}"#;
     assert!(shown(None).contains(line), "{}", shown(None));
     assert!(shown(Some("http://own:4318")).contains("\"http://own:4318\""));
 }
