@@ -160,7 +160,7 @@ pub(crate) use step;
 /// How many of a tenant's have not ended, within a transaction. Who asks this for the same tenant comes after it.
 macro_rules! unended {
     ($transaction:expr, $tenant:expr) => {{
-        sqlx::query("UPDATE tenants SET slug = slug WHERE id = $1")
+        sqlx::query("UPDATE tenants SET crc = crc WHERE id = $1")
             .bind($tenant.as_str())
             .execute(&mut *$transaction)
             .await?;

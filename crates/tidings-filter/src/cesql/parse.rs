@@ -271,17 +271,16 @@ fn bracketed(input: &mut Input<'_>) -> ModalResult<Node> {
 }
 
 fn number(input: &mut Input<'_>) -> ModalResult<Node> {
-    let mut digits = (
+    let digits = (
         opt(one_of(['+', '-'])),
         digit1,
         not(peek(one_of(is_of_name))),
     )
         .take();
-    match digits.parse_next(input)?.parse() {
-        Ok(number) => Ok(Node::Integer(number)),
-        // A number that is too large for an integer names no attribute either.
-        Err(_) => cut_err(fail).parse_next(input),
-    }
+    digits
+        .try_map(str::parse)
+        .map(Node::Integer)
+        .parse_next(input)
 }
 
 /// A literal, an EXISTS, a call or the name of an attribute.

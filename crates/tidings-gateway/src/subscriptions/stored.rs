@@ -156,6 +156,10 @@ impl Subscriptions {
             return Err(Refusal::invalid("delivery.key", detail));
         }
         let webhook = wanted.target.webhook();
+        // One that was kept before this was asked is still read, paused and ended.
+        if let Some(auth) = webhook.and_then(|it| it.auth.as_ref()) {
+            auth.check()?;
+        }
         if let Some(identity) = webhook.and_then(|it| it.mtls.as_deref()) {
             let usable = self.webhooks.client().check(identity).await;
             usable.map_err(|error| {

@@ -36,7 +36,8 @@ CREATE TRIGGER subscriptions_numbered BEFORE INSERT OR UPDATE ON subscriptions
     FOR EACH ROW EXECUTE FUNCTION numbered('subscriptions');
 
 DROP TRIGGER tenants_changed ON tenants;
-CREATE TRIGGER tenants_changed AFTER INSERT OR UPDATE OR DELETE ON tenants
+-- Other columns are written to lock a tenant alone.
+CREATE TRIGGER tenants_changed AFTER INSERT OR DELETE OR UPDATE OF slug, plan, namespaces, updated_at_ms ON tenants
     FOR EACH STATEMENT EXECUTE FUNCTION changed('workspaces');
 
 DROP TRIGGER workspaces_changed ON workspaces;
