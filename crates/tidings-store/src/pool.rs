@@ -134,7 +134,7 @@ macro_rules! on_either {
 pub(crate) use {on_either, on_postgres};
 
 /// So many rows at once: each page of them comes in time, however many there are.
-const PAGE: i64 = if cfg!(test) { 2 } else { 1_000 };
+const PAGE: u16 = if cfg!(test) { 2 } else { 1_000 };
 
 /// All rows of a query that answers a page: as many as its first parameter says, of those that come after what the others
 /// name. `first` is what comes before all, and `key` what a row is named by.
@@ -149,7 +149,7 @@ pub(crate) async fn pages<T: Sealed>(
     let mut after = first;
     loop {
         let page: Vec<T> = on_either!(connections, doing, connection => {
-            let mut query = sqlx::query(query).bind(PAGE);
+            let mut query = sqlx::query(query).bind(i64::from(PAGE));
             for part in &after {
                 query = query.bind(part.as_str());
             }
@@ -158,11 +158,12 @@ pub(crate) async fn pages<T: Sealed>(
                 .await
                 .map(|rows| rows.iter().map(T::from_row).collect::<Result<_, _>>())
         })??;
-        let Some(last) = page.last() else {
-            return Ok(all);
-        };
-        after = key(last);
+        let is_last = page.len() < usize::from(PAGE);
+        after = page.last().map_or(after, &key);
         all.extend(page);
+        if is_last {
+            return Ok(all);
+        }
     }
 }
 

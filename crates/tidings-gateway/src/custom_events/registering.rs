@@ -49,7 +49,7 @@ impl Registry {
                 return Err(refusal);
             }
             let row = self.new_row(tenant, &request, &verdict)?;
-            let superseded = self.superseded(&row, &standing);
+            let mut superseded = Vec::new();
             let mut told = vec![
                 (LifecycleEvent::Requested, lifecycle::requested(&request)),
                 (
@@ -60,11 +60,8 @@ impl Registry {
             ];
             if request.status == Status::Published {
                 told.extend(lifecycle::published(&row));
+                told.extend(self.supersede(&row, &standing.rows, &mut superseded));
             }
-            told.extend(superseded.iter().map(|old| {
-                let data = lifecycle::invalidated(old, Some(&row));
-                (LifecycleEvent::Invalidated, data)
-            }));
             let change = CustomEventChange {
                 revision: standing.revision,
                 added: Some(row.clone()),
@@ -226,15 +223,7 @@ impl Registry {
         })
     }
 
-    /// The versions that a published one takes out of force, as they are then.
-    fn superseded(&self, by: &CustomEventRow, standing: &Standing) -> Vec<CustomEventRow> {
-        if status_of(by) != Some(Status::Published) {
-            return Vec::new();
-        }
-        self.superseded_of(by, &standing.rows)
-    }
-
-    /// Adds them to what is changed, and says what tells of them.
+    /// Adds the versions that one takes out of force to what is changed, and says what tells of them.
     fn supersede(
         &self,
         by: &CustomEventRow,
@@ -253,6 +242,7 @@ impl Registry {
         told
     }
 
+    /// They, as they are then.
     fn superseded_of(&self, by: &CustomEventRow, rows: &[CustomEventRow]) -> Vec<CustomEventRow> {
         if self.plan(&by.tenant).keeps_versions() {
             return Vec::new();
