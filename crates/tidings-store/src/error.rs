@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 /// SQLite's primary result code for "database or disk is full".
 const SQLITE_FULL: i32 = 13;
+/// SQLite's primary result code for "database is locked" by another connection.
+const SQLITE_BUSY: i32 = 5;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +82,15 @@ impl StoreError {
         }
     }
 
+    /// Whether it is this failure of SQLite, by its primary result code. PostgreSQL's codes are longer.
+    fn is_of_sqlite(&self, primary: i32) -> bool {
+        let code = self.code().and_then(|code| code.parse::<i32>().ok());
+        code.is_some_and(|code| code < 10_000 && code & 0xff == primary)
+    }
+
     /// Whether the disk has no room: what to tell the caller differs from other failures.
     pub fn is_full(&self) -> bool {
-        let code = self.code().and_then(|code| code.parse::<i32>().ok());
-        code.is_some_and(|code| code & 0xff == SQLITE_FULL)
+        self.is_of_sqlite(SQLITE_FULL)
     }
 
     /// Whether the database will never take what it was given: a text that it cannot hold, a rule that it breaks.
@@ -100,8 +107,12 @@ impl StoreError {
         }
     }
 
-    /// Whether the server cannot be reached or is ending: the same call may succeed later.
+    /// Whether the server cannot be reached or is ending, or another connection writes for longer than is waited for: the
+    /// same call may succeed later.
     pub fn is_unavailable(&self) -> bool {
+        if self.is_of_sqlite(SQLITE_BUSY) {
+            return true;
+        }
         let Self::Statement { source, .. } = self else {
             return matches!(self, Self::Connect(_));
         };

@@ -162,6 +162,7 @@ impl Store {
         let pool = SqlitePoolOptions::new()
             .max_connections(SQLITE_CONNECTIONS)
             .acquire_timeout(SQLITE_PATIENCE)
+            .after_release(|connection, _| Box::pin(pool::is_whole(connection)))
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open {

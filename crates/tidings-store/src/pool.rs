@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Pool, Postgres, Row, Sqlite};
+use sqlx::{Connection as _, Pool, Postgres, Row, Sqlite, SqliteConnection};
 use tidings_event::EventType;
 
 use crate::seal::Sealed;
@@ -85,6 +85,20 @@ pub(crate) async fn acquire(pool: &Pool<Sqlite>) -> Result<PoolConnection<Sqlite
         Some(connection) => Ok(connection),
         None => Box::pin(pool.acquire()).await,
     }
+}
+
+/// Whether a connection of SQLite may be used again: no transaction is open on it.
+///
+/// Where the disk is full SQLite ends a transaction by itself. The driver's own `ROLLBACK` then fails, it goes on to count
+/// the transaction as open, and what is next committed on the connection would be a savepoint: answered, holding the
+/// file's write lock, and gone with the process.
+pub(crate) async fn is_whole(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if !connection.is_in_transaction() {
+        return Ok(true);
+    }
+    // A rollback may be on its way to the connection's thread; this is answered behind it.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Runs an expression with a connection of PostgreSQL, for as long as its callers wait. A connection that let it down

@@ -60,6 +60,59 @@ async fn the_file_is_opened_with_every_commit_synced() {
 }
 
 #[tokio::test]
+async fn a_disk_that_was_full_leaves_no_transaction_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = Store::open(&path).await.unwrap();
+    let Connections::Sqlite(pool) = &store.connections else {
+        panic!("{store:?}");
+    };
+    let room = async |pages: &'static str| {
+        let mut all = Vec::new();
+        for _ in 0..SQLITE_CONNECTIONS {
+            let mut connection = pool.acquire().await.unwrap();
+            connection.execute(pages).await.unwrap();
+            all.push(connection);
+        }
+    };
+    room("PRAGMA max_page_count = 1").await;
+    let mut refused = 0;
+    for number in 0..2 * SQLITE_CONNECTIONS {
+        let module = format!("large-{number}").parse().unwrap();
+        let large = "x".repeat(100_000);
+        let manifests = store.manifests();
+        if let Err(error) = manifests.put(&module, "1.0.0", &large, 7, &[]).await {
+            assert!(error.is_full(), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "the file grew all the same");
+    room("PRAGMA max_page_count = 1000000").await;
+    for _ in 0..2 * SQLITE_CONNECTIONS {
+        with_one_manifest(&store).await;
+        // Another process sees what was answered, and may write.
+        let mut other = reading_and_writing(&path).await;
+        let seen: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM manifests WHERE module_id = 'crm'")
+                .fetch_one(&mut other)
+                .await
+                .unwrap();
+        assert_eq!(seen, 1);
+        let removed = "DELETE FROM manifests WHERE module_id = 'crm'";
+        other.execute(removed).await.unwrap();
+    }
+}
+
+/// A connection of another process, which does not wait for anybody's lock.
+async fn reading_and_writing(path: &Path) -> sqlx::SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(path);
+    let options = options.busy_timeout(Duration::ZERO);
+    sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
 async fn a_backup_opens_as_a_store_and_overwrites_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
