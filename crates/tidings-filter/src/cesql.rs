@@ -3,11 +3,13 @@
 //! Values are booleans, 32-bit integers and text. An operation that fails has an error and, as the language wants
 //! it, a value all the same: the zero value of its type. As a filter, an expression with an error does not hold.
 
+mod effort;
 mod evaluate;
 mod functions;
 mod parse;
 mod value;
 
+pub use effort::{Effort, MOST_CHARACTERS};
 pub use value::{Fault, Kind, Value};
 
 /// The longest expression, in bytes.
@@ -54,17 +56,22 @@ impl Expression {
         &self.text
     }
 
-    /// Its value, and the first error on the way to it.
-    pub fn evaluate<'a>(&'a self, event: &'a impl Attributes) -> (Value<'a>, Option<Fault>) {
-        match evaluate::evaluate(&self.root, event) {
+    /// Its value, and the first error on the way to it; one of [`Kind::Generic`] where there is not enough left of the
+    /// effort.
+    pub fn evaluate<'a>(
+        &'a self,
+        event: &'a impl Attributes,
+        effort: &Effort,
+    ) -> (Value<'a>, Option<Fault>) {
+        match evaluate::evaluate(&self.root, event, effort) {
             Ok(value) => (value, None),
             Err((value, fault)) => (value, Some(fault)),
         }
     }
 
     /// Whether it is true of an event.
-    pub fn holds(&self, event: &impl Attributes) -> Result<bool, Fault> {
-        let (value, fault) = self.evaluate(event);
+    pub fn holds(&self, event: &impl Attributes, effort: &Effort) -> Result<bool, Fault> {
+        let (value, fault) = self.evaluate(event, effort);
         match fault {
             Some(fault) => Err(fault),
             None => value.to_boolean().map_err(|(_, fault)| fault),

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::cesql::Expression;
+use crate::cesql::{Effort, Expression};
 use crate::filter::{InvalidFilter, MAX_CLAUSES, Unmet};
 use crate::subject::Subject;
 
@@ -91,20 +91,25 @@ impl Dialect {
         }
     }
 
-    pub(crate) fn holds(&self, subject: &Subject<'_>) -> bool {
+    pub(crate) fn holds(&self, subject: &Subject<'_>, effort: &Effort) -> bool {
         match self {
             Self::Text(comparison, wanted) => wanted.iter().all(|(name, wanted)| {
                 let value = subject.attribute(name);
                 value.is_some_and(|value| comparison.holds(&value.to_text(), wanted))
             }),
-            Self::All(inner) => inner.iter().all(|inner| inner.holds(subject)),
-            Self::Any(inner) => inner.iter().any(|inner| inner.holds(subject)),
-            Self::Not(inner) => !inner.holds(subject),
-            Self::Sql(expression) => expression.holds(subject).unwrap_or(false),
+            Self::All(inner) => inner.iter().all(|inner| inner.holds(subject, effort)),
+            Self::Any(inner) => inner.iter().any(|inner| inner.holds(subject, effort)),
+            Self::Not(inner) => !inner.holds(subject, effort),
+            Self::Sql(expression) => expression.holds(subject, effort).unwrap_or(false),
         }
     }
 
-    pub(crate) fn judge(&self, subject: &Subject<'_>, path: &str) -> Result<(), Unmet> {
+    pub(crate) fn judge(
+        &self,
+        subject: &Subject<'_>,
+        path: &str,
+        effort: &Effort,
+    ) -> Result<(), Unmet> {
         match self {
             Self::Text(comparison, wanted) => {
                 for (name, wanted) in wanted {
@@ -123,12 +128,14 @@ impl Dialect {
             }
             Self::All(inner) => {
                 let mut inner = inner.iter().enumerate();
-                inner.try_for_each(|(index, it)| it.judge(subject, &format!("{path}.all[{index}]")))
+                inner.try_for_each(|(index, it)| {
+                    it.judge(subject, &format!("{path}.all[{index}]"), effort)
+                })
             }
             Self::Any(inner) => {
                 let mut first = None;
                 for (index, one) in inner.iter().enumerate() {
-                    match one.judge(subject, &format!("{path}.any[{index}]")) {
+                    match one.judge(subject, &format!("{path}.any[{index}]"), effort) {
                         Ok(()) => return Ok(()),
                         Err(unmet) => first = first.or(Some(unmet)),
                     }
@@ -136,11 +143,11 @@ impl Dialect {
                 // None of them holds; the first stands for all.
                 first.map_or(Ok(()), Err)
             }
-            Self::Not(inner) if inner.holds(subject) => {
+            Self::Not(inner) if inner.holds(subject, effort) => {
                 Err(Unmet::at(format!("{path}.not"), "false", "true"))
             }
             Self::Not(_) => Ok(()),
-            Self::Sql(expression) => match expression.holds(subject) {
+            Self::Sql(expression) => match expression.holds(subject, effort) {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(Unmet::at(format!("{path}.sql"), expression.text(), "false")),
                 Err(error) => {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use tidings_event::{COPY_ATTRIBUTE, TypePattern};
 
+use crate::cesql::Effort;
 use crate::data::DataMatch;
 use crate::dialect::Dialect;
 use crate::subject::Subject;
@@ -107,8 +108,9 @@ impl Filter {
 
     /// Whether every clause but the types holds: for a filter that an [`Index`](crate::Index) named for the type.
     pub fn holds_beside_types(&self, subject: &Subject<'_>) -> bool {
+        let effort = Effort::default();
         subject.event().extension(COPY_ATTRIBUTE).is_none()
-            && self.dialects.iter().all(|dialect| dialect.holds(subject))
+            && self.dialects.iter().all(|it| it.holds(subject, &effort))
             && self.data.iter().all(|clause| clause.holds(subject))
     }
 
@@ -123,8 +125,9 @@ impl Filter {
             let got = format!("the copy of {original}");
             return Err(Unmet::at(COPY_ATTRIBUTE, "an event that is no copy", got));
         }
+        let effort = Effort::default();
         for (index, dialect) in self.dialects.iter().enumerate() {
-            dialect.judge(subject, &format!("dialects[{index}]"))?;
+            dialect.judge(subject, &format!("dialects[{index}]"), &effort)?;
         }
         for (index, clause) in self.data.iter().enumerate() {
             clause.judge(subject, &format!("data[{index}]"))?;

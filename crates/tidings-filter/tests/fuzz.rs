@@ -5,7 +5,7 @@ use bolero::check;
 use serde_json::{Value, json};
 use tidings_event::json::RawJson;
 use tidings_event::{Attribute, Data, Event, TenantId};
-use tidings_filter::cesql::Expression;
+use tidings_filter::cesql::{Effort, Expression};
 use tidings_filter::{Filter, Index, Subject};
 use uuid::Uuid;
 
@@ -239,10 +239,10 @@ fn any_text_as_a_document_or_an_expression() {
                     continue;
                 };
                 assert_eq!(expression.text(), text);
-                let (_, fault) = expression.evaluate(&subject);
+                let (_, fault) = expression.evaluate(&subject, &Effort::default());
                 // With a fault it does not hold, whatever its value.
                 assert!(
-                    fault.is_none() || expression.holds(&subject).is_err(),
+                    fault.is_none() || expression.holds(&subject, &Effort::default()).is_err(),
                     "{text}"
                 );
             }

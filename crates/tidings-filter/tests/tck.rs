@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use tidings_filter::cesql::{Attributes, Expression, Kind, Value};
+use tidings_filter::cesql::{Attributes, Effort, Expression, Kind, Value};
 
 #[derive(Deserialize)]
 struct Suite {
@@ -76,7 +76,7 @@ fn check(case: &Case) -> Result<(), String> {
     let mut attributes = case.event.clone().unwrap_or_else(any_event);
     attributes.extend(case.event_overrides.clone().unwrap_or_default());
     let event = Event(attributes);
-    let (result, fault) = expression.evaluate(&event);
+    let (result, fault) = expression.evaluate(&event, &Effort::default());
     let wanted = case.error.as_deref().map(kind);
     let got = fault.as_ref().map(|fault| fault.kind);
     if got != wanted {

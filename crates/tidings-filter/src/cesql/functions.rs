@@ -17,6 +17,17 @@ pub(super) fn exists(name: &str, arguments: usize) -> bool {
     }
 }
 
+/// How many bytes of text a call looks at and makes, about.
+pub(super) fn length(name: &str, arguments: &[Value<'_>]) -> usize {
+    let all: usize = arguments.iter().map(Value::text_length).sum();
+    match (name, arguments) {
+        ("CONCAT_WS", [separator, values @ ..]) => {
+            all + separator.text_length() * values.len().saturating_sub(1)
+        }
+        _ => all,
+    }
+}
+
 pub(super) fn call<'a>(name: &str, arguments: &[Value<'a>]) -> Evaluated<'a> {
     match (name, arguments) {
         ("INT", [value]) => value.like(&Value::Integer(0)),

@@ -26,6 +26,8 @@ pub enum Kind {
     FunctionEvaluation,
     /// The event has no such attribute.
     MissingAttribute,
+    /// It takes more than an evaluation may.
+    Generic,
 }
 
 /// An error while evaluating.
@@ -57,6 +59,14 @@ impl<'a> Value<'a> {
             Self::Boolean(false) => Cow::Borrowed("false"),
             Self::Integer(number) => Cow::Owned(number.to_string()),
             Self::Text(text) => text.clone(),
+        }
+    }
+
+    /// The bytes of a text; other values count as one.
+    pub(super) fn text_length(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Boolean(_) | Self::Integer(_) => 1,
         }
     }
 

@@ -237,6 +237,47 @@ fn deep_or_long_expressions_are_refused_and_none_overflows_the_stack() {
 }
 
 #[test]
+fn what_all_expressions_of_a_filter_look_at_is_bounded() {
+    let mut event = event();
+    let long = "a".repeat(4_000);
+    event
+        .extensions
+        .push(("long".into(), Attribute::Text(long)));
+    let subject = Subject::new(&event);
+    let judged = |dialects: &[String]| {
+        let dialects: Vec<_> = dialects.iter().map(|sql| json!({ "sql": sql })).collect();
+        let filter = Filter::parse(&json!({ "dialects": [{ "any": dialects }] })).unwrap();
+        let judged = filter.judge(&subject);
+        assert_eq!(filter.matches(&subject), judged.is_ok());
+        judged.map_err(|unmet| unmet.got)
+    };
+    let too_much = Err("it looks at more than 65536 characters".to_owned());
+    let pattern = format!("'%{}b'", "a".repeat(1_900));
+    assert_eq!(judged(&[format!("long LIKE {pattern}")]), too_much);
+    let texts = vec!["long"; 700].join(",");
+    assert_eq!(judged(&[format!("LENGTH(CONCAT({texts})) > 1")]), too_much);
+    assert_eq!(
+        judged(&[format!(
+            "LENGTH(CONCAT_WS(long,{}))> 1",
+            vec!["1"; 500].join(",")
+        )]),
+        too_much
+    );
+    let equal = vec!["long = 'b'"; 200].join(" OR ");
+    assert_eq!(judged(&[equal]), too_much);
+    // What one clause has taken the next does not have.
+    let one = "long LIKE '%b%'".to_owned();
+    let many = |count: usize, last: &str| {
+        let mut clauses = vec![one.clone(); count];
+        clauses.push(last.to_owned());
+        judged(&clauses).is_ok()
+    };
+    assert!(many(3, "LEFT(long, 2) = 'aa'"));
+    assert!(!many(10, "LEFT(long, 2) = 'aa'"));
+    assert!(many(10, "TRUE"));
+}
+
+#[test]
 fn no_filter_holds_for_a_copy_and_the_reason_is_that_it_is_one() {
     let mut copy = event();
     let mark = Attribute::Text("e-0".into());
