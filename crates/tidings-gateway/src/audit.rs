@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use tidings_event::event::rfc3339;
-use tidings_event::{Service, TenantId};
+use tidings_event::{Event, Service, TenantId};
 use tidings_store::OutboxRow;
 
 use crate::access::{Caller, Principal};
@@ -63,6 +63,22 @@ impl Actor {
         }
         actor
     }
+}
+
+/// Whether an event is one of the audit trail.
+pub(crate) fn is_of(event: &Event) -> bool {
+    event.event_type.as_str().starts_with("audit.")
+}
+
+/// The workspace that an event of the audit trail is about, if it is about one.
+pub(crate) fn workspace_of(event: &Event) -> Option<String> {
+    let data: Value = serde_json::from_slice(event.data.as_bytes()).ok()?;
+    let target = &data["target"];
+    let id = match target["kind"].as_str() {
+        Some("workspace") => &target["id"],
+        _ => &target["workspace"],
+    };
+    id.as_str().map(str::to_owned)
 }
 
 /// The event of an action, one of [`ACTIONS`].

@@ -14,6 +14,7 @@ use uuid::Uuid;
 pub use self::cursor::Cursor;
 use self::gathered::{Gathered, Stretch};
 use crate::access::{Caller, Principal, Scope};
+use crate::audit;
 use crate::envelope;
 use crate::publish::command::WORKSPACE_ATTRIBUTE;
 use crate::publish::refusal::{Refusal, Rule};
@@ -86,11 +87,19 @@ impl Events {
     /// Whether the caller may see an event of its tenant: a user without the role ADMIN sees of the events of
     /// workspaces those of its own.
     pub(crate) fn open_to(&self, caller: &Caller, event: &Event) -> bool {
-        let Some(workspace) = event.extension(WORKSPACE_ATTRIBUTE) else {
+        if all_open_to(caller) {
             return true;
+        }
+        let workspace = match event.extension(WORKSPACE_ATTRIBUTE) {
+            Some(workspace) => workspace.to_string(),
+            None if audit::is_of(event) => match audit::workspace_of(event) {
+                Some(workspace) => workspace,
+                None => return false,
+            },
+            None => return true,
         };
-        let (workspace, rulebook) = (workspace.to_string(), self.shelf.rulebook());
-        all_open_to(caller) || rulebook.workspace_of(caller, &workspace).is_ok()
+        let rulebook = self.shelf.rulebook();
+        rulebook.workspace_of(caller, &workspace).is_ok()
     }
 
     /// One event of the caller's tenant. A foreign or unknown id is not found, alike.

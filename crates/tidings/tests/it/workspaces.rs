@@ -248,6 +248,37 @@ fn a_user_sees_of_workspace_events_those_of_its_own() {
 }
 
 #[test]
+fn a_user_sees_of_the_audit_trail_what_is_about_workspaces_of_its_own() {
+    let server = Server::start();
+    let (ada, root) = with_workspace(&server);
+    workspace(&server, &root, "acme", "ws-2").expect(201);
+    member(&server, &root, "ws-2", "eve", "MEMBER").expect(200);
+    let key = json!({ "name": "ci", "scopes": ["events:read"] });
+    server.post("/v1/api-keys", &root, &key).expect(201);
+    let sees = |token: &str| {
+        let list = server.get("/v1/events?type=audit.**", token).expect(200);
+        let items = list.json()["items"].clone();
+        let items = items.as_array().expect("items").iter();
+        let told = items.map(|item| {
+            let target = &item["data"]["target"];
+            let of = target["workspace"].as_str().or(target["id"].as_str());
+            let kind = target["kind"].as_str().expect("a kind");
+            let of = of.filter(|_| kind.starts_with("workspace"));
+            format!("{kind} {}", of.unwrap_or_default())
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(sees(&ada), ["workspace ws-1", "workspace-member ws-1"]);
+    let eve = user(&server, "acme", "eve");
+    assert_eq!(sees(&eve), ["workspace ws-2", "workspace-member ws-2"]);
+    assert_eq!(sees(&user(&server, "acme", "bob")), [""; 0]);
+    let all = sees(&root);
+    for each in ["workspace ws-1", "workspace ws-2", "api-key "] {
+        assert!(all.iter().any(|told| told == each), "{each}: {all:?}");
+    }
+}
+
+#[test]
 fn a_user_sees_of_parked_keys_those_of_workspaces_of_its_own() {
     let server = Server::start_with("egress.allow_targets = ['127.0.0.1']\n");
     let (ada, root) = with_workspace(&server);
