@@ -5,6 +5,7 @@ use tidings_store::{EmitQuery, EmitRow, EmitState};
 use super::emits::month;
 use super::{Emits, Plan};
 use crate::access::Caller;
+use crate::events::may_read;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
 
@@ -20,7 +21,7 @@ pub struct Health {
     pub registrations: u64,
     /// How many emits were accepted in this month.
     pub emits: u64,
-    /// Its last emits that failed, the newest first.
+    /// Its last emits that failed, the newest first; none where the caller may not read events.
     pub recent_failures: Vec<EmitRow>,
 }
 
@@ -42,12 +43,17 @@ impl Emits {
             ..EmitQuery::default()
         };
         let emits = self.store.emits();
+        let recent_failures = if may_read(caller) {
+            emits.list(&tenant, &failed).await.map_err(store_fault)?
+        } else {
+            Vec::new()
+        };
         let month = month(self.clock.now_ms());
         Ok(Health {
             plan: self.registry.plan(&tenant),
             registrations: self.registry.used(&tenant).await?,
             emits: emits.usage(&tenant, &month).await.map_err(store_fault)?,
-            recent_failures: emits.list(&tenant, &failed).await.map_err(store_fault)?,
+            recent_failures,
         })
     }
 }

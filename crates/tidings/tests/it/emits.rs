@@ -179,6 +179,15 @@ fn one_that_nobody_wants_is_delivered_and_one_given_up_has_failed_until_it_is_re
         json!({ "thisMonth": 2, "monthlyLimit": 1000 })
     );
     assert_eq!(health["recentFailures"][0]["eventId"], event_id);
+    let key = json!({ "name": "sdk", "scopes": ["publish:**"] });
+    let key = server.post("/v1/api-keys", &token, &key).expect(201).json();
+    let key = key["key"].as_str().expect("a key");
+    let health = server.get(HEALTH, key).expect(200).json();
+    assert_eq!(
+        health["recentFailures"],
+        json!([]),
+        "it may not read events"
+    );
 
     receiver.answer(|_, _| 200);
     let letters = server.get("/v1/dead-letters", &token).expect(200).json();
