@@ -137,6 +137,30 @@ fn what_breaks_the_form_of_an_attribute_is_refused_by_its_name() {
 }
 
 #[test]
+fn what_marks_a_delivery_is_no_attribute_of_the_event_that_is_passed_on() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let mut passed_on = event("1");
+    for (name, value) in [
+        ("replayed", json!(true)),
+        ("replayid", json!("mine")),
+        ("tidingssequence", json!("77")),
+        ("kept", json!("it is")),
+    ] {
+        passed_on[name] = value;
+    }
+    let content_type = "application/cloudevents+json";
+    let receipt = send(&server, &token, content_type, &passed_on.to_string());
+    let receipt = receipt.expect(201).json();
+    let path = format!("/v1/events/{}", receipt["eventId"].as_str().unwrap());
+    let read = server.get(&path, &token).expect(200).json();
+    assert_eq!(read["kept"], "it is");
+    for name in ["replayed", "replayid", "tidingssequence"] {
+        assert_eq!(read.get(name), None, "{read}");
+    }
+}
+
+#[test]
 fn one_attribute_makes_it_binary_mode() {
     let server = Server::start();
     let token = server.crm("acme");
