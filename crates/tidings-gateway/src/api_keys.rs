@@ -91,7 +91,7 @@ impl ApiKeys {
             created.map_err(refused)
         });
         let (row, secret) = created.await?;
-        tracing::info!(%tenant, key = %row.id, by = %caller.describe(), "api key created");
+        tracing::info!(%tenant, key = %row.id, by = caller.describe(), "api key created");
         Ok((row.into(), secret))
     }
 
@@ -138,7 +138,7 @@ impl ApiKeys {
         if !revoked.await? {
             return Err(Refusal::not_found("API key"));
         }
-        tracing::info!(%tenant, key = %id, by = %caller.describe(), "api key revoked");
+        tracing::info!(%tenant, key = %id, by = caller.describe(), "api key revoked");
         Ok(())
     }
 }

@@ -68,7 +68,7 @@ impl Sessions {
         };
         let kept = self.store.sessions().insert(&row, now_ms).await;
         kept.map_err(store_fault)?;
-        tracing::info!(by = %caller.describe(), "session begun");
+        tracing::info!(by = caller.describe(), "session begun");
         Ok(NewSession {
             cookie,
             expires_at_ms: row.expires_at_ms,
