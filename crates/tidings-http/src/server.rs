@@ -18,6 +18,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_io_timeout::TimeoutWriter;
 
 use crate::House;
@@ -30,8 +31,8 @@ use crate::untaken::{Answers, Streams};
 pub struct Limits {
     /// Open connections; more wait to be accepted.
     pub connections: usize,
-    /// The time to send a request's head, which is also how long an idle connection stays open, and one whose client
-    /// takes no byte of what is sent to it; over HTTP/2 also a stream whose client takes nothing of its answer.
+    /// The time to send a request's head, which is also how long an idle connection stays open, of HTTP/2 too, and one
+    /// whose client takes no byte of what is sent to it; over HTTP/2 also a stream whose client takes nothing of its answer.
     pub header_timeout: Duration,
     /// The time that requests in flight get after a shutdown begins.
     pub drain: Duration,
@@ -56,6 +57,9 @@ const MAX_STREAMS: u32 = 200;
 /// The most streams a client may reset before it is cut off (CVE-2023-44487).
 const MAX_RESETS: usize = 20;
 
+/// The shortest time between two lines of the log that say that connections cannot be accepted.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// How long after the word to stop requests are still taken, each answer saying that it is the connection's last: a
 /// client that keeps a connection open may be sending at that moment, and closing would lose its request.
 const LEAVING: Duration = Duration::from_millis(200);
@@ -79,6 +83,7 @@ pub async fn serve(
         house.close_streams();
         tokio::time::sleep(LEAVING).await;
     });
+    let mut told_at = None;
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &places) => accepted,
@@ -88,8 +93,11 @@ pub async fn serve(
         let (stream, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
+                if told_at.is_none_or(|at: Instant| at.elapsed() >= TOLD_EVERY) {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                    told_at = Some(Instant::now());
+                }
                 // Out of file descriptors, most likely: the pause lets some be closed.
-                tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -118,7 +126,10 @@ pub async fn serve(
                 Err(_) if requests.load(Ordering::Relaxed) == 0 => return drop(place),
                 Err(_) => tokio::select! {
                     ended = connection => ended,
-                    never = answers.reset_untaken(limits.header_timeout) => match never {},
+                    () = answers.until_idle(limits.header_timeout) => {
+                        tracing::debug!("a connection over HTTP/2 is idle, and closed");
+                        return drop(place);
+                    }
                 },
                 Ok(ended) => ended,
             };
@@ -163,11 +174,11 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         }
         let (router, leaving) = (self.router.clone(), self.leaving.clone());
         let answers = self.answers.clone();
-        let kept_open = request.version() < Version::HTTP_2;
+        let exchange = (request.version() == Version::HTTP_2).then(|| answers.begin());
         Box::pin(async move {
             let mut response = around(&house, router, request.map(Body::new)).await;
-            if !kept_open {
-                return Ok(response.map(|body| answers.watch(body)));
+            if let Some(exchange) = exchange {
+                return Ok(response.map(|body| answers.watch(body, exchange)));
             }
             if leaving.load(Ordering::Relaxed) {
                 let close = HeaderValue::from_static("close");

@@ -1,4 +1,4 @@
-//! Answers over HTTP/2 that their client does not take. It may keep the connection alive and grant no window: nothing
+//! Connections over HTTP/2 whose client does nothing: it takes none of an answer, or asks for nothing. It may keep the connection alive and grant no window: nothing
 //! then waits for the socket, whose timeout is for what was written there.
 //!
 //! Cast: [`Streams`] runs the task of each stream, so that one can be ended alone; [`Answers`] knows of a connection since
@@ -6,7 +6,6 @@
 //! other way, and does not ask an answer's body for anything while there is no window.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -56,6 +55,24 @@ pub(crate) struct Answers(Arc<Mutex<Open>>);
 struct Open {
     last: u64,
     waiting: HashMap<u64, Waiting>,
+    /// Requests that are not answered to their end.
+    busy: usize,
+    /// Since when there are none of them, once there was one.
+    idle_since: Option<Instant>,
+}
+
+/// A request over HTTP/2 and its answer, until both have ended.
+#[derive(Debug)]
+pub(crate) struct Exchange(Answers);
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let mut open = self.0.open();
+        open.busy -= 1;
+        if open.busy == 0 {
+            open.idle_since = Some(Instant::now());
+        }
+    }
 }
 
 /// An answer of which the client is to take some.
@@ -79,8 +96,16 @@ impl Answers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A request over HTTP/2 has come.
+    pub(crate) fn begin(&self) -> Exchange {
+        let mut open = self.open();
+        open.busy += 1;
+        open.idle_since = None;
+        Exchange(self.clone())
+    }
+
     /// The same answer, watched. For answers over HTTP/2, in the task of their stream.
-    pub(crate) fn watch(&self, body: Body) -> Body {
+    pub(crate) fn watch(&self, body: Body, exchange: Exchange) -> Body {
         if body.is_end_stream() {
             return body;
         }
@@ -95,15 +120,23 @@ impl Answers {
             left: Bytes::new(),
             number,
             end,
-            answers: self.clone(),
+            exchange,
         })
     }
 
-    /// Resets each stream whose client has taken nothing of its answer for so long.
-    pub(crate) async fn reset_untaken(&self, patience: Duration) -> Infallible {
+    /// Resets each stream whose client has taken nothing of its answer for so long. Ready when no stream was open for so
+    /// long; never over HTTP/1, whose idle connections hyper closes.
+    pub(crate) async fn until_idle(&self, patience: Duration) {
         loop {
             tokio::time::sleep(patience / 4).await;
-            for waiting in self.open().waiting.values() {
+            let open = self.open();
+            if open
+                .idle_since
+                .is_some_and(|since| since.elapsed() >= patience)
+            {
+                return;
+            }
+            for waiting in open.waiting.values() {
                 if waiting.since.elapsed() >= patience {
                     tracing::debug!("a client took nothing of an answer, whose stream is reset");
                     waiting.end.notify_one();
@@ -121,7 +154,7 @@ struct Watched {
     left: Bytes,
     number: u64,
     end: Arc<Notify>,
-    answers: Answers,
+    exchange: Exchange,
 }
 
 impl Watched {
@@ -132,7 +165,7 @@ impl Watched {
             more => PIECE.min(more - 1),
         };
         let piece = self.left.split_to(length);
-        let mut open = self.answers.open();
+        let mut open = self.exchange.0.open();
         let waiting = Waiting::from_now(&self.end);
         open.waiting.insert(self.number, waiting);
         Some(Frame::data(piece))
@@ -149,7 +182,7 @@ impl hyper::body::Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         // It has taken what it was given, and waits for us now.
-        this.answers.open().waiting.remove(&this.number);
+        this.exchange.0.open().waiting.remove(&this.number);
         loop {
             if let Some(piece) = this.piece() {
                 return Poll::Ready(Some(Ok(piece)));
@@ -181,6 +214,6 @@ impl hyper::body::Body for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.answers.open().waiting.remove(&self.number);
+        self.exchange.0.open().waiting.remove(&self.number);
     }
 }
