@@ -229,6 +229,37 @@ pub(crate) fn beside(file: Option<&Path>, data: Option<&Path>) -> Result<Config>
     load(file, &flags)
 }
 
+/// Refuses times of nothing, which would have what is kept gone at once.
+fn check_kept(config: &Config) -> Result<()> {
+    let kept = [
+        ("bus.retention_age", config.bus.retention_age),
+        (
+            "delivery.attempts_retention",
+            Some(config.delivery.attempts_retention),
+        ),
+        (
+            "delivery.disable_after",
+            Some(config.delivery.disable_after),
+        ),
+        (
+            "custom_events.emits_retention",
+            Some(config.custom_events.emits_retention),
+        ),
+    ];
+    for (key, time) in kept {
+        if time == Some(Duration::ZERO) {
+            let for_ever = "; leave it empty to keep events for ever";
+            let advice = if key == "bus.retention_age" {
+                for_ever
+            } else {
+                ""
+            };
+            bail!("{key} must be more than 0s{advice}");
+        }
+    }
+    Ok(())
+}
+
 /// Reads and checks the configuration.
 pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
     let config: Config = layers(file, flags)
@@ -246,6 +277,10 @@ pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> Result<Config> {
     if config.server.max_connections == 0 {
         bail!("server.max_connections must be 1 or more");
     }
+    if config.data.as_os_str().is_empty() {
+        bail!("data must name a folder");
+    }
+    check_kept(&config)?;
     let public_url = &config.server.public_url;
     of_scheme("server.public_url", public_url, &["http", "https"])?;
     if !public_url.is_empty() {

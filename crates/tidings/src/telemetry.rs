@@ -28,6 +28,13 @@ use crate::config;
 /// What spans of requests have as their target.
 const TARGET: &str = "tidings::trace";
 
+/// Whether OpenTelemetry's own variables name the service: whoever has two installations tells them apart by it.
+fn is_named() -> bool {
+    let set = |variable: &str| std::env::var(variable).unwrap_or_default();
+    let attributes = set("OTEL_RESOURCE_ATTRIBUTES");
+    !set("OTEL_SERVICE_NAME").is_empty() || attributes.contains("service.name=")
+}
+
 /// The exporter of traces.
 pub(crate) struct Telemetry(SdkTracerProvider);
 
@@ -37,8 +44,11 @@ impl Telemetry {
         let Some(exporter) = exporter(config)? else {
             return Ok(None);
         };
-        let resource = Resource::builder()
-            .with_service_name("tidings")
+        let mut resource = Resource::builder();
+        if !is_named() {
+            resource = resource.with_service_name("tidings");
+        }
+        let resource = resource
             .with_attribute(opentelemetry::KeyValue::new(
                 "service.version",
                 env!("CARGO_PKG_VERSION"),

@@ -77,6 +77,7 @@ fn shown(path: &str, value: &Value) -> Result<serde_json::Value> {
     Ok(match (path, value.as_str()) {
         _ if secret && value != "" => "(hidden)".into(),
         ("store.url" | "receipts.url", Some(url)) => without_credentials(url).into(),
+        (_, Some(url)) if url.contains("://") => without_credentials(url).into(),
         _ => value,
     })
 }
@@ -91,15 +92,18 @@ fn origin(figment: &Figment, value: &Value) -> &'static str {
     })
 }
 
-/// A URL without the user and password before its host, and without its query, which may hold them too.
+/// A URL without the user and password before its host, and without what its query says, which may hold them too.
 pub(crate) fn without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return String::new();
     };
-    let rest = rest.split('?').next().unwrap_or_default();
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?(hidden)"),
+        None => (rest, ""),
+    };
     match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://(hidden)@{host}"),
-        None => format!("{scheme}://{rest}"),
+        Some((_, host)) => format!("{scheme}://(hidden)@{host}{query}"),
+        None => format!("{scheme}://{rest}{query}"),
     }
 }
 
@@ -128,8 +132,17 @@ mod tests {
              receipts.url = 'rediss://:s3cr@t@keys:6380/1'",
         );
         assert!(good.is_ok());
-        assert!(described.contains("store.url = \"postgres://(hidden)@db/tidings\""));
+        assert!(described.contains("store.url = \"postgres://(hidden)@db/tidings?(hidden)\""));
         assert!(described.contains("receipts.url = \"rediss://(hidden)@keys:6380/1\""));
+        assert!(!described.contains("s3cr"), "{described}");
+        let (good, described) = written(
+            "auth.jwks_url = 'https://u:s3cr@id.example/keys?sig=s3cr'\n\
+             telemetry.otlp_endpoint = 'http://u:s3cr@127.0.0.1:4318/x?key=s3cr'\n\
+             server.public_url = 'https://events.example'",
+        );
+        good.unwrap();
+        assert!(described.contains("\"https://(hidden)@id.example/keys?(hidden)\""));
+        assert!(described.contains("server.public_url = \"https://events.example\""));
         assert!(!described.contains("s3cr"), "{described}");
         for bad in [
             "store.url = 'mysql://a:s3cr@t@b'",

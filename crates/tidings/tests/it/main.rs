@@ -53,6 +53,7 @@ mod outages;
 mod outgoing_addresses;
 mod plans;
 mod plugins;
+mod process;
 mod proxy;
 mod publish;
 mod publish_many;

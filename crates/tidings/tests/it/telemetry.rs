@@ -83,10 +83,11 @@ fn attribute<'a>(span: &'a Value, key: &str) -> &'a Value {
 #[test]
 fn a_publish_is_a_span_of_its_caller_s_trace_and_leaves_before_the_process_does() {
     let collector = Collector::start();
-    let server = Server::start_with(&format!(
+    let config = format!(
         "[telemetry]\notlp_endpoint = \"http://{}\"\notlp_protocol = \"http/json\"\n",
         collector.address
-    ));
+    );
+    let server = Server::start_with_variables(&config, &[("OTEL_SERVICE_NAME", "tidings-west")]);
     server.declare("crm", &["crm.contact.created"]);
     let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
     let call = server.call("POST", PUBLISH).bearer(&server.crm("acme"));
@@ -116,7 +117,7 @@ fn a_publish_is_a_span_of_its_caller_s_trace_and_leaves_before_the_process_does(
     assert_eq!(append["parentSpanId"], publish["spanId"]);
     let text = export.to_string();
     assert!(
-        text.contains("service.name") && !text.contains("Bearer"),
+        text.contains("tidings-west") && !text.contains("Bearer"),
         "{text}"
     );
 
