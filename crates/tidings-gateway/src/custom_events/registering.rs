@@ -13,6 +13,7 @@ use super::registry::{Registration, Registry, absent, aside};
 use super::verdict::{
     Request, Standing, Verdict, alone_in_force, behind_the_latest, status_of, verdict, version_of,
 };
+use crate::clock::has_passed;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::storing::store_fault;
 use crate::workspaces::Tenant;
@@ -21,7 +22,7 @@ use crate::workspaces::Tenant;
 /// so many times: of two replicas one may be the slower each time, for as long as the other has changes waiting.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Within this time a tenant is told once that its month is used up, by one replica.
-const TOLD_IN_MS: i64 = 60_000;
+const TOLD_IN: Duration = Duration::from_mins(1);
 /// Within this time so many of a tenant's other refusals are told of, of each kind.
 const REFUSALS_TOLD: u32 = 60;
 
@@ -265,7 +266,7 @@ impl Registry {
         };
         let now = self.clock.now_ms();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, (since, _)| now - *since < TOLD_IN_MS);
+        told.retain(|_, (since, _)| !has_passed(TOLD_IN, *since, now));
         let (_, count) = told.entry((tenant.clone(), event)).or_insert((now, 0));
         *count += 1;
         *count <= most
