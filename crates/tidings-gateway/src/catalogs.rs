@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Fault, Refusal, Rule};
 use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Manifest, Rulebook, Shelf};
-use crate::storing::{store_fault, to_its_end};
+use crate::storing::{contended, store_fault, to_its_end};
 
 /// The largest document, in bytes.
 pub const MAX_CATALOG_BYTES: usize = tidings_contract::MAX_BYTES;
@@ -241,11 +241,7 @@ impl Catalogs {
                 return Ok(written);
             }
         }
-        Err(Refusal::new(
-            Code::Internal,
-            Rule::Append,
-            format!("Catalogue '{name}' is being written elsewhere all the time; try again."),
-        ))
+        Err(contended(&format!("Catalogue '{name}'")))
     }
 
     async fn remove(&self, actor: &Actor, name: &CatalogName) -> Result<(), Refusal> {

@@ -15,7 +15,7 @@ use super::verdict::{
 };
 use crate::clock::has_passed;
 use crate::publish::refusal::{Refusal, Rule};
-use crate::storing::store_fault;
+use crate::storing::{contended, store_fault};
 use crate::workspaces::Tenant;
 
 /// For how long a change is decided again when other replicas keep changing the tenant's registrations in between. Not
@@ -73,7 +73,7 @@ impl Registry {
                 return Ok(Registration::of(row));
             }
         }
-        Err(too_busy())
+        Err(contended("What the organisation has registered"))
     }
 
     pub(super) async fn move_on(
@@ -130,7 +130,7 @@ impl Registry {
                 return Ok(Registration::beside(after, alone));
             }
         }
-        Err(too_busy())
+        Err(contended("What the organisation has registered"))
     }
 
     fn may_move(
@@ -338,9 +338,3 @@ impl Registry {
 #[derive(Debug, thiserror::Error)]
 #[error("nothing speaks against it, and yet a part of it is missing")]
 struct Incomplete;
-
-fn too_busy() -> Refusal {
-    let detail =
-        "The organisation's custom events are being changed elsewhere all the time; try again.";
-    Refusal::new(Code::RateLimited, Rule::RateLimit, detail).retry_after(Duration::from_secs(1))
-}
