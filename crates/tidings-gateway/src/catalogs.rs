@@ -15,7 +15,7 @@ use tidings_event::{CatalogName, Code, EventType, TenantId};
 use tidings_store::{CatalogRow, OutboxRow, Store};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::access::{Caller, Principal};
+use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::outbox::Outbox;
@@ -327,14 +327,7 @@ fn media_type(envelope: EnvelopeKind) -> Option<&'static str> {
 }
 
 fn may_write(caller: &Caller) -> Result<(), Refusal> {
-    use tidings_event::Service;
-    if caller.is_operator() || *caller.principal() == Principal::Service(Service::ModuleRegistry) {
-        return Ok(());
-    }
-    Err(Refusal::forbidden(format!(
-        "{} may not change catalogues; only service 'module-registry' and operators may.",
-        caller.describe()
-    )))
+    caller.keeps_the_register("change catalogues")
 }
 
 fn written(before: Option<&Applied>, document: &str, catalog: &Catalog, enforce: bool) -> Written {

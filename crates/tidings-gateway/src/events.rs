@@ -379,11 +379,7 @@ pub(crate) fn reads(caller: &Caller) -> Result<(), Refusal> {
 /// The tenant whose events the caller may read.
 pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
     reads(caller)?;
-    caller.tenant().cloned().ok_or_else(|| {
-        Refusal::forbidden(
-            "An operator has no tenant, and so no events; use a token of the tenant.",
-        )
-    })
+    caller.tenant_with("events")
 }
 
 fn placed(record: Stored) -> Result<Placed, Refusal> {

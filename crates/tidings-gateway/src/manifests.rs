@@ -259,13 +259,7 @@ impl Manifests {
 }
 
 fn may_write(caller: &Caller) -> Result<(), Refusal> {
-    if caller.is_operator() || *caller.principal() == Principal::Service(Service::ModuleRegistry) {
-        return Ok(());
-    }
-    Err(Refusal::forbidden(format!(
-        "{} may not see or change manifests; only service 'module-registry' and operators may.",
-        caller.describe()
-    )))
+    caller.keeps_the_register("see or change manifests")
 }
 
 /// Reads a manifest and checks all that it declares.

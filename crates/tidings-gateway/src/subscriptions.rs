@@ -568,11 +568,7 @@ pub(crate) fn administered(caller: &Caller) -> Result<TenantId, Refusal> {
 /// The tenant whose subscriptions, and what becomes of events there, the caller may see: who may read its events.
 pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
     reads(caller)?;
-    caller.tenant().cloned().ok_or_else(|| {
-        Refusal::forbidden(
-            "An operator has no tenant, and so no subscriptions; use a token of the tenant.",
-        )
-    })
+    caller.tenant_with("subscriptions")
 }
 
 #[cfg(test)]
