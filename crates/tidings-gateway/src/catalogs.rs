@@ -15,13 +15,13 @@ use tidings_event::{CatalogName, Code, EventType, TenantId};
 use tidings_store::{CatalogRow, OutboxRow, Store};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::access::{Caller, Principal};
+use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Fault, Refusal, Rule};
 use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Manifest, Rulebook, Shelf};
-use crate::storing::{store_fault, to_its_end};
+use crate::storing::{contended, store_fault, to_its_end};
 
 /// The largest document, in bytes.
 pub const MAX_CATALOG_BYTES: usize = tidings_contract::MAX_BYTES;
@@ -241,11 +241,7 @@ impl Catalogs {
                 return Ok(written);
             }
         }
-        Err(Refusal::new(
-            Code::Internal,
-            Rule::Append,
-            format!("Catalogue '{name}' is being written elsewhere all the time; try again."),
-        ))
+        Err(contended(&format!("Catalogue '{name}'")))
     }
 
     async fn remove(&self, actor: &Actor, name: &CatalogName) -> Result<(), Refusal> {
@@ -331,14 +327,7 @@ fn media_type(envelope: EnvelopeKind) -> Option<&'static str> {
 }
 
 fn may_write(caller: &Caller) -> Result<(), Refusal> {
-    use tidings_event::Service;
-    if caller.is_operator() || *caller.principal() == Principal::Service(Service::ModuleRegistry) {
-        return Ok(());
-    }
-    Err(Refusal::forbidden(format!(
-        "{} may not change catalogues; only service 'module-registry' and operators may.",
-        caller.describe()
-    )))
+    caller.keeps_the_register("change catalogues")
 }
 
 fn written(before: Option<&Applied>, document: &str, catalog: &Catalog, enforce: bool) -> Written {

@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 use tidings_plugin::{HandlerError, PlatformEvent, PlatformEventHandler, event_handlers};
-pub use tidings_store::ChatMessageRow;
 use tidings_store::Store;
+pub use tidings_store::{ChatMessageRow, storable};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -21,7 +21,6 @@ use crate::access::Caller;
 use crate::clock::Clock;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
-use crate::subscription::storable;
 use crate::workspaces::Workspaces;
 
 /// The channel that every workspace has.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use uuid::{NoContext, Timestamp, Uuid};
 
@@ -48,4 +49,11 @@ impl Clock {
         let nanos = (ms % 1_000 * 1_000_000) as u32;
         Uuid::new_v7(Timestamp::from_unix(NoContext, ms / 1_000, nanos))
     }
+}
+
+/// Whether so much time has passed since one, in ms since 1970. A clock that was set back does not say how much has: what is
+/// done so often is done then, and not when the clock has come there again.
+pub(crate) fn has_passed(time: Duration, since_ms: i64, now_ms: i64) -> bool {
+    let passed = now_ms.saturating_sub(since_ms);
+    passed < 0 || passed >= i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }

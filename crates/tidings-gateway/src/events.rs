@@ -2,6 +2,8 @@
 
 mod cursor;
 mod gathered;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use tidings_store::Store;
 use uuid::Uuid;
 
 pub use self::cursor::Cursor;
-use self::gathered::{Gathered, Stretch};
+use self::gathered::{Gathered, MAX_HELD_BYTES, Stretch, size};
 use crate::access::{Caller, Principal, Scope};
 use crate::audit;
 use crate::envelope;
@@ -147,16 +149,13 @@ impl Events {
     pub async fn list(&self, caller: &Caller, query: &Query) -> Result<List, Refusal> {
         let tenant = reader(caller)?;
         let mut cursor = query.cursor.clone().unwrap_or_default();
-        let mut page = self.page(caller, &tenant, query, &mut cursor).await?;
-        while page.more && page.items.len() < query.limit && page.looked_at < MAX_SCAN {
-            let rest = Query {
-                limit: query.limit - page.items.len(),
-                ..query.clone()
-            };
-            let next = self.page(caller, &tenant, &rest, &mut cursor).await?;
-            page.items.extend(next.items);
-            page.more = next.more;
-            page.looked_at += next.looked_at;
+        let mut page = PageOf::default();
+        loop {
+            self.read_on(caller, &tenant, query, &mut cursor, &mut page)
+                .await?;
+            if !page.more || page.is_full(query) || page.looked_at >= MAX_SCAN {
+                break;
+            }
         }
         Ok(List {
             items: page.items,
@@ -204,13 +203,12 @@ impl Events {
                     }
                     tail.mark_unchanged();
                     let before = cursor.clone();
-                    let page = match room.page(&caller, &tenant, &query, &mut cursor).await {
-                        Ok(page) => page,
-                        Err(refusal) => {
-                            let state = (room, caller, tenant, query, cursor, tail, ready);
-                            return Some((Err(refusal), state));
-                        }
-                    };
+                    let mut page = PageOf::default();
+                    let read = room.read_on(&caller, &tenant, &query, &mut cursor, &mut page);
+                    if let Err(refusal) = read.await {
+                        let state = (room, caller, tenant, query, cursor, tail, ready);
+                        return Some((Err(refusal), state));
+                    }
                     if page.items.is_empty() && !page.more {
                         // The bus is gone when its tail is: the stream ends.
                         tail.changed().await.ok()?;
@@ -251,18 +249,21 @@ impl Events {
             .collect())
     }
 
-    async fn page(
+    /// Reads on from a cursor, which moves, and puts what is wanted on a page that may hold some already.
+    async fn read_on(
         &self,
         caller: &Caller,
         tenant: &TenantId,
         query: &Query,
         cursor: &mut Cursor,
-    ) -> Result<PageOf, Refusal> {
+        page: &mut PageOf,
+    ) -> Result<(), Refusal> {
         let mut gathered = Gathered::until(query.until_ms);
+        let room = query.limit - page.items.len();
         let at_once = if query.types.is_some() || !all_open_to(caller) {
-            query.limit.max(AT_ONCE)
+            room.max(AT_ONCE)
         } else {
-            query.limit
+            room
         };
         let mut looked_at = 0;
         for partition in self.partitions(tenant, query.topic.as_ref()).await? {
@@ -274,30 +275,32 @@ impl Events {
                 limit: at_once + 1,
                 scan: MAX_SCAN,
             };
-            let page = self.bus.read(partition, read).await.map_err(unreadable)?;
-            looked_at = looked_at.max(page.next.saturating_sub(from));
-            gathered.add(topic, Stretch::new(page.next, page.more), page.records);
+            let read = self.bus.read(partition, read).await.map_err(unreadable)?;
+            looked_at = looked_at.max(read.next.saturating_sub(from));
+            gathered.add(topic, Stretch::new(read.next, read.more), read.records);
         }
         let (found, mut stretches) = gathered.in_order();
-        let mut items = Vec::new();
         for record in found {
-            if items.len() == query.limit {
+            if page.is_full(query) {
+                stretches.leave(&record, true);
+                continue;
+            }
+            let size = size(&record);
+            if !page.has_room_for(size) {
+                page.out_of_room = true;
                 stretches.leave(&record, true);
                 continue;
             }
             let item = placed(record)?;
             if wanted(&item.event, query) && self.open_to(caller, &item.event) {
-                items.push(item);
+                page.items.push(item);
+                page.bytes += size;
             }
         }
-        let more = stretches.more();
+        page.more = stretches.more();
         stretches.move_on(cursor);
-        let looked_at = usize::try_from(looked_at).unwrap_or(usize::MAX);
-        Ok(PageOf {
-            items,
-            more,
-            looked_at,
-        })
+        page.looked_at += usize::try_from(looked_at).unwrap_or(usize::MAX);
+        Ok(())
     }
 
     /// Where a page begins in one topic.
@@ -316,11 +319,27 @@ impl Events {
     }
 }
 
+#[derive(Default)]
 struct PageOf {
     items: Vec<Placed>,
+    /// How large they are in the log.
+    bytes: usize,
+    /// Whether one was left because it would have been too large with it.
+    out_of_room: bool,
     more: bool,
     /// How far it went in the topic where it went farthest.
     looked_at: usize,
+}
+
+impl PageOf {
+    fn is_full(&self, query: &Query) -> bool {
+        self.out_of_room || self.items.len() == query.limit
+    }
+
+    /// Whether it may hold another of this size. There is room for one, however large.
+    fn has_room_for(&self, size: usize) -> bool {
+        self.items.is_empty() || self.bytes + size <= MAX_HELD_BYTES
+    }
 }
 
 fn wanted(event: &Event, query: &Query) -> bool {
@@ -369,11 +388,7 @@ pub(crate) fn reads(caller: &Caller) -> Result<(), Refusal> {
 /// The tenant whose events the caller may read.
 pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
     reads(caller)?;
-    caller.tenant().cloned().ok_or_else(|| {
-        Refusal::forbidden(
-            "An operator has no tenant, and so no events; use a token of the tenant.",
-        )
-    })
+    caller.tenant_with("events")
 }
 
 fn placed(record: Stored) -> Result<Placed, Refusal> {

@@ -30,6 +30,7 @@ pub mod secrets;
 mod storing;
 pub mod subscription;
 pub mod subscriptions;
+pub mod supervised;
 pub mod workspaces;
 
 use std::sync::Arc;
@@ -70,6 +71,7 @@ use replays::Replays;
 use rulebook::{Route, Rulebook, Shelf};
 use secrets::Vault;
 use subscriptions::Subscriptions;
+use supervised::Restarts;
 use workspaces::Workspaces;
 
 /// The house: one handle for each room, and the line.
@@ -108,6 +110,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// What one tenant may ask for at once.
     pub limits: Limits,
+    /// How often a loop beside the dispatchers had to be begun again.
+    pub restarts: Arc<Restarts>,
     /// Idempotency keys beside a log that does not keep them.
     receipts: Option<Arc<dyn Receipts>>,
     line: Arc<Line>,
@@ -191,14 +195,9 @@ impl Gateway {
         let in_process = Arc::new(InProcess::new(plugins, store.clone(), clock.clone()));
         let rulebook = Rulebook::new(routes).with_copies(delivery.topics.clone());
         let shelf = Arc::new(Shelf::new(rulebook));
-        let line = Arc::new(Line::new(
-            bus.clone(),
-            receipts.clone(),
-            shelf.clone(),
-            clock.clone(),
-            partitions,
-            in_process.clone(),
-        ));
+        let (log, keys, rules) = (bus.clone(), receipts.clone(), shelf.clone());
+        let (at, handlers) = (clock.clone(), in_process.clone());
+        let line = Arc::new(Line::new(log, keys, rules, at, partitions, handlers));
         let outbox = Arc::new(Outbox::new(store.clone(), line.clone(), clock.clone()));
         let (rules, told) = (shelf.clone(), outbox.clone());
         let manifests = Manifests::open(store.clone(), rules, told, clock.clone()).await?;
@@ -223,6 +222,7 @@ impl Gateway {
         let workspaces = Arc::new(workspaces);
         let (kept, tenants, told) = (store.clone(), workspaces.clone(), outbox.clone());
         let custom_events = Arc::new(Registry::new(kept, tenants, told, clock.clone()));
+        let restarts = Arc::new(Restarts::default());
         let emits = Emits::new(custom_events::Means {
             store: store.clone(),
             bus: bus.clone(),
@@ -232,6 +232,7 @@ impl Gateway {
             events: events.clone(),
             in_force: subscriptions.in_force(),
             clock: clock.clone(),
+            restarts: restarts.clone(),
         });
         let (kept, within, wanted) = (store.clone(), workspaces.clone(), subscriptions.clone());
         let (told, at) = (outbox.clone(), clock.clone());
@@ -261,6 +262,7 @@ impl Gateway {
             outbox,
             clock,
             limits,
+            restarts,
             receipts,
             line,
             bus,

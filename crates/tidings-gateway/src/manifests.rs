@@ -9,7 +9,7 @@ use tidings_event::json::{self, RawJson};
 use tidings_event::{
     Code, EventType, ModuleId, SchemaVersion, Service, TenantId, TypePattern, owner_of,
 };
-use tidings_store::{OutboxRow, Store};
+use tidings_store::{ManifestRow, OutboxRow, Store};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::access::{Caller, Principal};
@@ -207,13 +207,20 @@ impl Manifests {
         self.shelf.rulebook().manifest(module).cloned()
     }
 
+    /// One that cannot be read is passed over: the others, and the start, are not to wait for it.
     async fn put_in_force(&self) -> Result<(), Refusal> {
         let rows = self.store.manifests().list().await.map_err(store_fault)?;
         let mut manifests = BTreeMap::new();
         for row in rows {
-            let document: Document = serde_json::from_str(&row.document).map_err(unread)?;
-            let manifest = declared(&row.module_id, &document)?;
-            manifests.insert(row.module_id, Arc::new(manifest));
+            match recorded(&row) {
+                Ok(manifest) => {
+                    manifests.insert(row.module_id, Arc::new(manifest));
+                }
+                Err(refusal) => {
+                    let (module, detail) = (&row.module_id, refusal.detail);
+                    tracing::error!(%module, detail, "a manifest cannot be read, and its module may publish nothing");
+                }
+            }
         }
         self.shelf
             .change(|rulebook| rulebook.with_manifests(manifests.clone()));
@@ -252,13 +259,7 @@ impl Manifests {
 }
 
 fn may_write(caller: &Caller) -> Result<(), Refusal> {
-    if caller.is_operator() || *caller.principal() == Principal::Service(Service::ModuleRegistry) {
-        return Ok(());
-    }
-    Err(Refusal::forbidden(format!(
-        "{} may not see or change manifests; only service 'module-registry' and operators may.",
-        caller.describe()
-    )))
+    caller.keeps_the_register("see or change manifests")
 }
 
 /// Reads a manifest and checks all that it declares.
@@ -281,6 +282,20 @@ fn unread(error: serde_json::Error) -> Refusal {
 fn unreadable(code: Code, error: &serde_json::Error) -> Refusal {
     let detail = format!("The manifest cannot be read: {error}.");
     Refusal::new(code, Rule::Shape, detail)
+}
+
+/// What a document in the store declares. A type that has come to belong to a service since it was taken is left out.
+fn recorded(row: &ManifestRow) -> Result<Manifest, Refusal> {
+    let module = &row.module_id;
+    let mut document: Document = serde_json::from_str(&row.document).map_err(unread)?;
+    document.events.publishes.retain(|text| {
+        let owner = text.parse().ok().and_then(|it| owner_of(&it));
+        if let Some(owner) = owner {
+            tracing::warn!(%module, event_type = text, %owner, "a manifest names a type that belongs to a service");
+        }
+        owner.is_none()
+    });
+    declared(module, &document)
 }
 
 /// What a document declares.
@@ -331,4 +346,38 @@ fn declared(module: &ModuleId, document: &Document) -> Result<Manifest, Refusal>
         manifest.subscribes.push(pattern);
     }
     Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Gateway, in_memory};
+
+    #[tokio::test]
+    async fn a_manifest_of_before_that_is_no_longer_legal_keeps_neither_the_start_nor_others() {
+        let (clock, store) = (Clock::manual(1), Store::in_memory().await.unwrap());
+        let of = |id: &str, publishes: &[&str]| {
+            json!({ "id": id, "version": "1.0.0", "events": { "publishes": publishes } })
+                .to_string()
+        };
+        let crm = of("crm", &["crm.contact.created", "auth.user.created"]);
+        let rows = [("crm", crm), ("shop", of("shop", &["shop.order.placed"]))];
+        let torn = [("torn", "{".to_owned()), ("odd", of("odd", &["no type"]))];
+        for (module, document) in rows.into_iter().chain(torn) {
+            let (manifests, module) = (store.manifests(), module.parse().unwrap());
+            let put = manifests.put(&module, "1.0.0", &document, 1, &[]);
+            put.await.unwrap();
+        }
+        let parts = in_memory::parts_on(Arc::new(in_memory::bus(&clock)), store, &clock).await;
+        let gateway = Gateway::open(parts).await.unwrap();
+        let declared = |module: &str| {
+            let manifest = gateway.manifests.in_force(&module.parse().unwrap())?;
+            let types = manifest.publishes.iter().map(ToString::to_string);
+            Some(types.collect::<Vec<_>>())
+        };
+        assert_eq!(declared("crm").unwrap(), ["crm.contact.created"]);
+        assert_eq!(declared("shop").unwrap(), ["shop.order.placed"]);
+        assert_eq!((declared("torn"), declared("odd")), (None, None));
+        gateway.manifests.reload().await.unwrap();
+    }
 }

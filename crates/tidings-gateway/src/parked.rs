@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tidings_bus::{Bus, ReadError};
 use tidings_event::Event;
-use tidings_store::{DeadLetterRow, Flush, PendingRow, Store};
+use tidings_store::{DeadLetterRow, Flush, PendingRow, Store, storable};
 use uuid::Uuid;
 
 use crate::access::Caller;
@@ -18,7 +18,6 @@ use crate::envelope;
 use crate::events::{Events, Placed, all_open_to, unreadable};
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
-use crate::subscription::storable;
 use crate::subscriptions::{Subscriptions, administered};
 
 /// Why a delivery was given up that its owner has dropped.
@@ -224,7 +223,7 @@ impl Parked {
     ) -> Result<Vec<PendingRow>, Refusal> {
         let tenant = administered(caller)?;
         self.subscriptions.get(caller, id)?;
-        let key = storable(key.to_owned());
+        let key = storable(key);
         let rows = self
             .store
             .deliveries()

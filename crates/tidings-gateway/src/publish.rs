@@ -10,16 +10,16 @@
 //! are skipped. *Deliver now* runs the handlers in process that a publisher waits for (source C, `async = false`), if
 //! there are any; whatever becomes of them, the publish stands.
 
-pub mod authorise;
-pub mod claim;
+pub(crate) mod authorise;
+pub(crate) mod claim;
 pub mod command;
 pub(crate) mod copy;
 #[cfg(test)]
 mod in_time;
-pub mod name;
-pub mod place;
+pub(crate) mod name;
+pub(crate) mod place;
 pub mod refusal;
-pub mod validate;
+pub(crate) mod validate;
 
 use std::sync::Arc;
 use std::time::Duration;

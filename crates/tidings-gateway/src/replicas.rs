@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_store::{Replicas, Store, StoreError};
+use tidings_store::{Replicas, Store, StoreError, Versions};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
@@ -56,7 +56,7 @@ impl Follower {
 
     /// Puts changes of other replicas in force until `stopped` is ready. Where there can be no others it only
     /// waits for that.
-    pub async fn follow(self, stopped: impl Future<Output = ()>) {
+    pub async fn follow(&self, stopped: impl Future<Output = ()>) {
         let Some(replicas) = self.store.replicas() else {
             return stopped.await;
         };
@@ -74,11 +74,14 @@ impl Follower {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
-            match self.look(replicas, &mut seen).await {
-                Ok(()) => failing = false,
-                Err(why) if !failing => {
+            match replicas.versions().await {
+                Ok(versions) => {
+                    failing = false;
+                    self.look(&versions, &mut seen).await;
+                }
+                Err(error) if !failing => {
                     failing = true;
-                    tracing::warn!(why, "changes of other replicas are not seen for now");
+                    tracing::warn!(%error, "changes of other replicas are not seen for now");
                 }
                 Err(_) => {}
             }
@@ -86,41 +89,42 @@ impl Follower {
     }
 
     /// Reads again what has not been read since its version moved.
-    async fn look(&self, replicas: &Replicas, seen: &mut Seen) -> Result<(), String> {
+    async fn look(&self, versions: &Versions, seen: &mut Seen) {
         let gone = |error: StoreError| error.to_string();
         let said = |refusal: Refusal| refusal.detail;
-        let versions = replicas.versions().await.map_err(gone)?;
         let (place, registered) = (&mut seen.place, &mut seen.registered);
         let rooms = &mut seen.rooms;
         // Each of them, however long the others take and whatever cannot be read of them: a row of a newer version must not
         // keep a key in force that was revoked.
-        let looked = tokio::join!(
-            rooms.api_keys.look(versions.api_keys, async {
+        tokio::join!(
+            rooms.api_keys.look("API keys", versions.api_keys, async {
                 let keys = self.access.api_keys();
                 keys.reload(self.clock.now_ms()).await.map_err(gone)
             }),
-            rooms.manifests.look(versions.manifests, async {
-                self.manifests.reload().await.map_err(said)
-            }),
-            rooms.catalogs.look(versions.catalogs, async {
+            rooms
+                .manifests
+                .look("manifests", versions.manifests, async {
+                    self.manifests.reload().await.map_err(said)
+                }),
+            rooms.catalogs.look("catalogues", versions.catalogs, async {
                 self.catalogs.reload().await.map_err(said)
             }),
-            rooms.workspaces.look(versions.workspaces, async {
-                self.workspaces.reload().await.map_err(said)
-            }),
-            rooms.subscriptions.look(versions.subscriptions, async {
-                self.subscriptions.follow(place).await.map_err(said)
-            }),
-            rooms.custom_events.look(versions.custom_events, async {
-                self.custom_events.follow(registered).await.map_err(said)
-            }),
+            rooms
+                .workspaces
+                .look("workspaces", versions.workspaces, async {
+                    self.workspaces.reload().await.map_err(said)
+                }),
+            rooms
+                .subscriptions
+                .look("subscriptions", versions.subscriptions, async {
+                    self.subscriptions.follow(place).await.map_err(said)
+                }),
+            rooms
+                .custom_events
+                .look("custom events", versions.custom_events, async {
+                    self.custom_events.follow(registered).await.map_err(said)
+                }),
         );
-        let (keys, manifests, catalogs, workspaces, subscriptions, events) = looked;
-        keys.and(manifests)
-            .and(catalogs)
-            .and(workspaces)
-            .and(subscriptions)
-            .and(events)
     }
 }
 
@@ -156,32 +160,35 @@ struct Room {
 }
 
 impl Room {
-    /// Reads when there is something new. What has failed is tried again after a while, and at once when something is new.
+    /// Reads when there is something new. What has failed is tried again after a while, and at once when something is new;
+    /// it is said once, of what is read by its name.
     async fn look(
         &mut self,
+        name: &'static str,
         version: i64,
         reading: impl Future<Output = Result<(), String>>,
-    ) -> Result<(), String> {
+    ) {
         if self.known == Some(version) {
-            return Ok(());
+            return;
         }
         let (at, times) = self.failed;
         if at == Some(version) && self.alone > 0 {
             self.alone -= 1;
-            return Err("it was not tried again yet".to_owned());
+            return;
         }
-        let read = reading.await;
-        if read.is_ok() {
+        let Err(why) = reading.await else {
             *self = Self {
                 known: Some(version),
                 ..Self::default()
             };
-        } else {
-            let times = if at == Some(version) { times + 1 } else { 0 };
-            self.failed = (Some(version), times);
-            self.alone = (1 << times.min(8)).min(MOST_ALONE) - 1;
+            return;
+        };
+        if at.is_none() {
+            tracing::warn!(name, why, "changes of other replicas are not seen for now");
         }
-        read
+        let times = if at == Some(version) { times + 1 } else { 0 };
+        self.failed = (Some(version), times);
+        self.alone = (1 << times.min(8)).min(MOST_ALONE) - 1;
     }
 }
 
@@ -256,7 +263,8 @@ pub(crate) mod tests {
         });
         let gateway = gateway.await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(Follower::new(&gateway).follow(async { drop(stopped.await) }));
+        let follower = Follower::new(&gateway);
+        tokio::spawn(async move { follower.follow(async { drop(stopped.await) }).await });
         Replica {
             gateway,
             store,
@@ -345,9 +353,9 @@ pub(crate) mod tests {
                     Err("damaged".to_owned())
                 }
             };
-            let looked = room.look(version, reading).await;
+            room.look("test", version, reading).await;
             read.push(asked);
-            looked.is_ok()
+            room.known == Some(version)
         };
         for _ in 0..3 {
             assert!(look(1, true).await);

@@ -31,6 +31,13 @@ pub(crate) fn store_fault(error: StoreError) -> Refusal {
     Refusal::fault("The store", &error)
 }
 
+/// Others change the same thing again and again, so that each change decided here came too late. `what` begins a sentence:
+/// "The tenant".
+pub(crate) fn contended(what: &str) -> Refusal {
+    let detail = format!("{what} is being changed elsewhere all the time; try again.");
+    Refusal::new(Code::RateLimited, Rule::RateLimit, detail).retry_after(Duration::from_secs(1))
+}
+
 /// The store does not answer in time.
 pub(crate) fn store_late() -> Refusal {
     Refusal::new(

@@ -13,6 +13,7 @@ use tidings_egress::{Secret, Target};
 use tidings_event::json::by_name;
 use tidings_event::{Data, Event, TenantId};
 use tidings_filter::Filter;
+pub(crate) use tidings_store::storable;
 use uuid::Uuid;
 
 use crate::publish::refusal::Refusal;
@@ -275,15 +276,6 @@ impl Key {
             }
         };
         Some(storable(text))
-    }
-}
-
-/// A text from outside as any store takes it: PostgreSQL has no NUL, and it is written as in JSON.
-pub(crate) fn storable(text: String) -> String {
-    if text.contains('\0') {
-        text.replace('\0', "\\u0000")
-    } else {
-        text
     }
 }
 

@@ -31,7 +31,7 @@ use crate::outbox::Outbox;
 use crate::plugins::{InProcess, workspace_of};
 use crate::publish::refusal::{Refusal, Rule};
 use crate::secrets::{Vault, random};
-use crate::storing::{store_fault, to_its_end};
+use crate::storing::{contended, store_fault, to_its_end};
 use crate::subscription::{Start, State, Subscription};
 
 pub(crate) use in_force::Changes;
@@ -362,8 +362,7 @@ impl Subscriptions {
                 return Ok(made);
             }
         }
-        let detail = "The subscription was changed by others at the same time; try again.";
-        Err(Refusal::new(Code::Internal, Rule::Append, detail))
+        Err(contended("The subscription"))
     }
 
     async fn remove(&self, tenant: &TenantId, id: Uuid, actor: &Actor) -> Result<(), Refusal> {
@@ -383,8 +382,7 @@ impl Subscriptions {
                 return Ok(());
             }
         }
-        let detail = "The subscription was changed by others at the same time; try again.";
-        Err(Refusal::new(Code::Internal, Rule::Append, detail))
+        Err(contended("The subscription"))
     }
 
     async fn changed(
@@ -570,11 +568,7 @@ pub(crate) fn administered(caller: &Caller) -> Result<TenantId, Refusal> {
 /// The tenant whose subscriptions, and what becomes of events there, the caller may see: who may read its events.
 pub(crate) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
     reads(caller)?;
-    caller.tenant().cloned().ok_or_else(|| {
-        Refusal::forbidden(
-            "An operator has no tenant, and so no subscriptions; use a token of the tenant.",
-        )
-    })
+    caller.tenant_with("subscriptions")
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::custom_events::Plan;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Role, Shelf, Workspace, no_workspace};
-use crate::storing::{store_fault, store_late, to_its_end};
+use crate::storing::{contended, store_fault, store_late, to_its_end};
 
 /// The longest slug that is made of an id, in characters: as long as a namespace.
 const LONGEST_SLUG: usize = 31;
@@ -138,14 +138,20 @@ impl Workspaces {
         if self.known(id).is_some() {
             return Ok(());
         }
-        row.slug = self.free_slug(id);
-        let added = self.store.workspaces().add_tenant(&row).await;
-        if !added.map_err(store_fault)? {
-            // Another replica was quicker, perhaps with another plan.
-            return self.put_in_force().await;
+        for _ in 0..TRIES {
+            row.slug = self.free_slug(id);
+            let added = self.store.workspaces().add_tenant(&row).await;
+            if added.map_err(store_fault)? {
+                self.learn(read_tenant(row)?);
+                return Ok(());
+            }
+            // Another replica was quicker, perhaps with another plan, or gave the slug to another tenant.
+            self.put_in_force().await?;
+            if self.known(id).is_some() {
+                return Ok(());
+            }
         }
-        self.learn(read_tenant(row)?);
-        Ok(())
+        Err(contended("The tenant"))
     }
 
     /// A tenant, for its own callers and operators.
@@ -199,6 +205,8 @@ impl Workspaces {
                 let rows = room.store.workspaces();
                 let written = rows.put_tenant(&row, before.as_ref(), &events).await;
                 if !written.map_err(store_fault)? {
+                    // Perhaps another has the slug by now.
+                    room.put_in_force().await?;
                     continue;
                 }
                 let tenant = room.learn(read_tenant(row)?);
@@ -206,9 +214,7 @@ impl Workspaces {
                 room.outbox.deliver().await;
                 return Ok(tenant);
             }
-            let detail = "The tenant is being written elsewhere all the time; try again.";
-            let refusal = Refusal::new(Code::RateLimited, Rule::RateLimit, detail);
-            Err(refusal.retry_after(Duration::from_secs(1)))
+            Err(contended("The tenant"))
         })
         .await
     }

@@ -63,7 +63,7 @@ impl House {
         adopt: Option<Adopt>,
         bodies_bytes: usize,
     ) -> Self {
-        let metrics = Metrics::new(gateway.counted());
+        let metrics = Metrics::new(gateway.counted(), gateway.restarts.clone());
         Self(Arc::new(Inside {
             gateway,
             public_url: public_url.trim_end_matches('/').to_owned(),

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tidings_gateway::deliver::counted::{Counted, Word};
+use tidings_gateway::supervised::Restarts;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -110,8 +111,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// With these of deliveries.
-    pub fn new(deliveries: Arc<Counted>) -> Self {
+    /// With these of deliveries, and of loops that were begun again.
+    pub fn new(deliveries: Arc<Counted>, restarts: Arc<Restarts>) -> Self {
         const BUCKETS: [f64; 12] = [
             0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
         ];
@@ -130,6 +131,7 @@ impl Metrics {
             skipped.clone(),
         );
         registry.register_collector(Box::new(Deliveries(deliveries)));
+        registry.register_collector(Box::new(Loops(restarts)));
         Self {
             registry: Mutex::new(registry),
             seconds,
@@ -226,6 +228,19 @@ impl Collector for Deliveries {
             gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
         }
         Ok(())
+    }
+}
+
+/// What is counted of the other loops, read when it is asked for.
+#[derive(Debug)]
+struct Loops(Arc<Restarts>);
+
+impl Collector for Loops {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let restarts = ConstCounter::new(self.0.count());
+        let help = "Loops beside the dispatchers that panicked and were begun again";
+        let kind = restarts.metric_type();
+        restarts.encode(encoder.encode_descriptor("loop_restarts", help, None, kind)?)
     }
 }
 

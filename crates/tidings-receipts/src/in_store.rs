@@ -90,7 +90,8 @@ fn key(who: &Who) -> ReceiptKey {
     }
 }
 
-/// PostgreSQL's texts cannot hold a zero byte; a principal is whatever its issuer called it.
+/// PostgreSQL's texts cannot hold a zero byte; a principal is whatever its issuer called it. Unlike where texts are kept for
+/// people, no two become one: it would be another's key.
 fn storable(text: &str) -> Cow<'_, str> {
     if text.contains(['\0', '\\']) {
         Cow::Owned(text.replace('\\', "\\\\").replace('\0', "\\0"))

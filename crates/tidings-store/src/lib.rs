@@ -56,6 +56,7 @@ pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
 pub use found::Found;
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};
+pub use pool::storable;
 pub use receipts::Receipts;
 pub use replays::{ReplayRow, ReplayStep, Replays};
 pub use replicas::{Replicas, Versions};

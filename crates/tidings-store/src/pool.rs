@@ -34,9 +34,15 @@ pub(crate) fn pieces<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// A text from outside that rows are asked for by: PostgreSQL takes no NUL, and where one is kept it is written as in JSON.
-pub(crate) fn storable(text: &str) -> String {
-    text.replace('\0', "\\u0000")
+/// A text from outside as any store takes it, to be kept or to ask for rows by: PostgreSQL has no NUL, and it is written as
+/// in JSON. Two texts may become one.
+pub fn storable(text: impl Into<String>) -> String {
+    let text = text.into();
+    if text.contains('\0') {
+        text.replace('\0', "\\u0000")
+    } else {
+        text
+    }
 }
 
 /// Connections to the store.

@@ -49,6 +49,10 @@ pub struct MemberRow {
     pub updated_at_ms: i64,
 }
 
+/// On PostgreSQL whoever writes a tenant waits here for the one before, and then sees its slug. SQLite has one writer.
+const TENANTS_ALONE: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.tenants', 0))";
+
 /// The methods on tenants and workspaces.
 #[derive(Debug, Clone, Copy)]
 pub struct Workspaces<'a> {
@@ -60,13 +64,13 @@ impl<'a> Workspaces<'a> {
         Self { connections }
     }
 
-    /// Keeps a tenant unless there is one of its id. False when there is.
+    /// Keeps a tenant unless there is one of its id, or another with its slug. False when there is.
     pub async fn add_tenant(&self, row: &TenantRow) -> Result<bool, StoreError> {
         self.put_tenant(row, None, &[]).await
     }
 
     /// Writes a tenant, with the events that tell of it. False when it is not as it was `before`, by then, and `None` is
-    /// that there was none: then nothing is written.
+    /// that there was none, or when its slug is new and another's by then: then nothing is written.
     pub async fn put_tenant(
         &self,
         row: &TenantRow,
@@ -76,16 +80,26 @@ impl<'a> Workspaces<'a> {
         let query = match before {
             None => {
                 "INSERT INTO tenants (id, slug, plan, namespaces, created_at_ms, updated_at_ms, crc) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING"
+                 SELECT $1, $2, $3, $4, $5, $6, $7 \
+                 WHERE NOT EXISTS (SELECT 1 FROM tenants WHERE slug = $2 AND id <> $1) \
+                 ON CONFLICT (id) DO NOTHING"
             }
             Some(_) => {
                 "UPDATE tenants SET slug = $2, plan = $3, namespaces = $4, created_at_ms = $5, \
                  updated_at_ms = $6, crc = $7 WHERE id = $1 AND slug = $8 AND plan = $9 \
-                 AND namespaces = $10 AND updated_at_ms = $11"
+                 AND namespaces = $10 AND updated_at_ms = $11 AND ($2 = $8 \
+                 OR NOT EXISTS (SELECT 1 FROM tenants WHERE slug = $2 AND id <> $1))"
             }
+        };
+        let alone = match self.connections {
+            Connections::Sqlite(_) => None,
+            Connections::Postgres(_) => Some(TENANTS_ALONE),
         };
         on_either!(self.connections, "write a tenant", connection => {
             let mut transaction = connection.begin().await?;
+            if let Some(alone) = alone {
+                sqlx::query(alone).execute(&mut *transaction).await?;
+            }
             let mut writing = sqlx::query(query)
                 .bind(row.id.as_str())
                 .bind(&row.slug)
@@ -380,6 +394,44 @@ mod tests {
             assert_eq!(room.members_of(&third.id).await.unwrap(), members[6..9]);
             assert_eq!(room.get(&third.id).await.unwrap().as_ref(), Some(third));
             assert_eq!(room.get(&"f".parse().unwrap()).await.unwrap(), None);
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_slug_has_one_tenant_however_many_ask_for_it_at_once() {
+        on_each_database(async |store| {
+            let tenant = |id: &str, slug: &str| TenantRow {
+                id: id.parse().unwrap(),
+                slug: slug.into(),
+                plan: "FREE".into(),
+                namespaces: "[]".into(),
+                created_at_ms: 1,
+                updated_at_ms: 1,
+            };
+            for round in 0..10 {
+                let slug = format!("slug-{round}");
+                let asking = (0..4).map(|number| {
+                    let (store, row) = (store.clone(), tenant(&format!("{slug}.{number}"), &slug));
+                    tokio::spawn(async move { store.workspaces().add_tenant(&row).await.unwrap() })
+                });
+                let mut added = 0;
+                for asked in asking.collect::<Vec<_>>() {
+                    added += usize::from(asked.await.unwrap());
+                }
+                assert_eq!(added, 1, "{slug}");
+            }
+            let room = store.workspaces();
+            let (other, taken) = (tenant("other", "other"), tenant("other", "slug-1"));
+            assert!(room.add_tenant(&other).await.unwrap());
+            let renamed = room.put_tenant(&taken, Some(&other), &[]).await;
+            assert!(!renamed.unwrap());
+            let upgraded = TenantRow {
+                plan: "PRO".into(),
+                ..other.clone()
+            };
+            let kept = room.put_tenant(&upgraded, Some(&other), &[]).await;
+            assert!(kept.unwrap());
         })
         .await;
     }

@@ -19,6 +19,7 @@ use tidings_gateway::custom_events::relay as relay_emits;
 use tidings_gateway::deliver;
 use tidings_gateway::replicas::Follower;
 use tidings_gateway::secrets::Vault;
+use tidings_gateway::supervised::{Stopped, supervise};
 use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
@@ -388,12 +389,23 @@ fn origin(config: &Config) -> String {
 /// Publishes the installation's own events that wait, until the sender is dropped.
 fn relay(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
     let outbox = gateway.outbox.clone();
-    let (stop, stopped) = oneshot::channel();
-    let relaying = tokio::spawn(async move {
-        // Nothing is ever sent: that the sender is gone is the word.
-        outbox.relay(async { drop(stopped.await) }).await;
-    });
-    (stop, relaying)
+    kept_up("outbox", gateway, move |stopped| {
+        let outbox = outbox.clone();
+        async move { outbox.relay(stopped).await }
+    })
+}
+
+/// A loop of its own that is begun again should it panic, until the sender is dropped.
+fn kept_up<F: Future<Output = ()> + Send + 'static>(
+    name: &'static str,
+    gateway: &Gateway,
+    run: impl Fn(Stopped) -> F + Send + 'static,
+) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    // Nothing is ever sent: that the sender is gone is the word.
+    let stopped = async { drop(stopped.await) };
+    let running = tokio::spawn(supervise(name, gateway.restarts.clone(), stopped, run));
+    (stop, running)
 }
 
 /// Appends emits that the bus did not take, and finds out what became of the others, until the sender is dropped.
@@ -402,17 +414,18 @@ fn look_after_emits(
     retention: Duration,
 ) -> (oneshot::Sender<()>, JoinHandle<()>) {
     let emits = gateway.emits.clone();
-    let (stop, stopped) = oneshot::channel();
-    let relaying = tokio::spawn(relay_emits(emits, retention, async { drop(stopped.await) }));
-    (stop, relaying)
+    kept_up("emits", gateway, move |stopped| {
+        relay_emits(emits.clone(), retention, stopped)
+    })
 }
 
 /// Puts in force what other replicas change, until the sender is dropped.
 fn follow(gateway: &Gateway) -> (oneshot::Sender<()>, JoinHandle<()>) {
-    let follower = Follower::new(gateway);
-    let (stop, stopped) = oneshot::channel();
-    let following = tokio::spawn(follower.follow(async { drop(stopped.await) }));
-    (stop, following)
+    let follower = Arc::new(Follower::new(gateway));
+    kept_up("replicas", gateway, move |stopped| {
+        let follower = follower.clone();
+        async move { follower.follow(stopped).await }
+    })
 }
 
 /// Delivers events to those who want them, until the sender is dropped.

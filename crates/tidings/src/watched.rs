@@ -21,10 +21,14 @@ pub(crate) struct Changes(mpsc::Receiver<()>);
 pub(crate) fn watch(folder: &Path) -> Result<(RecommendedWatcher, Changes)> {
     let (notice, changes) = mpsc::channel::<()>(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // A full channel already says that something changed.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _ = notice.try_send(());
+        match event {
+            Ok(event) if event.kind.is_access() => return,
+            Ok(_) => {}
+            // Whatever it has missed is read now.
+            Err(error) => tracing::warn!(%error, "changes of a watched folder may be missed"),
         }
+        // A full channel already says that something changed.
+        let _ = notice.try_send(());
     })?;
     watcher.watch(folder, RecursiveMode::Recursive)?;
     Ok((watcher, Changes(changes)))

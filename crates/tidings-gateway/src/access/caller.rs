@@ -10,6 +10,8 @@ use tidings_event::{
 };
 use uuid::Uuid;
 
+use crate::publish::refusal::Refusal;
+
 /// An authenticated caller. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Caller(Arc<Known>);
@@ -98,6 +100,28 @@ impl Caller {
     /// The tenant it acts for. `None` only for operators.
     pub fn tenant(&self) -> Option<&TenantId> {
         self.0.tenant.as_ref()
+    }
+
+    /// The same, or what an operator is told who asks for a tenant's events, or whatever `what` is.
+    pub(crate) fn tenant_with(&self, what: &str) -> Result<TenantId, Refusal> {
+        self.tenant().cloned().ok_or_else(|| {
+            Refusal::forbidden(format!(
+                "An operator has no tenant, and so no {what}; use a token of the tenant."
+            ))
+        })
+    }
+
+    /// Refuses who may not do something with what belongs to the installation, as in "see or change manifests": all but
+    /// operators and the service that keeps the register.
+    pub(crate) fn keeps_the_register(&self, to: &str) -> Result<(), Refusal> {
+        let registry = Principal::Service(Service::ModuleRegistry);
+        if self.is_operator() || *self.principal() == registry {
+            return Ok(());
+        }
+        Err(Refusal::forbidden(format!(
+            "{} may not {to}; only service 'module-registry' and operators may.",
+            self.describe()
+        )))
     }
 
     /// Whether it may administer its tenant: the role ADMIN, or an operator.

@@ -3,15 +3,18 @@
 //! What has become of earlier emits is noted in the transactions of later ones, or soon after them. Should a process die
 //! in between, the relay appends such an emit again, and its event is known to the bus by its key.
 
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_event::Code;
 use tidings_store::{Admission, Admitted, EmitNote, Store};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::publish::refusal::{Refusal, Rule};
 use crate::storing::store_fault;
+use crate::supervised::{Restarts, supervise};
 
 /// The most emits of one transaction, and the most notes.
 const MOST: usize = 256;
@@ -40,13 +43,18 @@ impl Drop for Admissions {
 }
 
 impl Admissions {
-    pub(super) fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store, restarts: Arc<Restarts>) -> Self {
         let (asked, waiting) = mpsc::channel(1_024);
         let (tell, notes) = mpsc::channel(MOST_NOTED);
+        let desk = Arc::new(Mutex::new(Desk { waiting, notes }));
+        let run = move |_| {
+            let (store, desk) = (store.clone(), desk.clone());
+            async move { work(&store, &mut *desk.lock().await).await }
+        };
         Self {
             asked,
             notes: tell,
-            work: tokio::spawn(work(store, waiting, notes)),
+            work: tokio::spawn(supervise("admissions", restarts, pending(), run)),
         }
     }
 
@@ -54,15 +62,15 @@ impl Admissions {
     pub(super) async fn admit(&self, admission: Admission) -> Result<Admitted, Refusal> {
         let (answer, answered) = oneshot::channel();
         let asked = Asked { admission, answer };
-        let sent = self.asked.send(asked).await;
-        let answered = match sent {
-            Ok(()) => answered.await.ok(),
-            Err(_) => None,
-        };
-        answered.unwrap_or_else(|| {
-            let detail = "The gateway is stopping; nothing was emitted.";
+        let refused = |detail: &str| {
             let refusal = Refusal::new(Code::BrokerUnavailable, Rule::Append, detail);
             Err(refusal.retry_after(Duration::from_secs(1)))
+        };
+        if self.asked.send(asked).await.is_err() {
+            return refused("The gateway is stopping; nothing was emitted.");
+        }
+        answered.await.unwrap_or_else(|_| {
+            refused("It is not known whether the emit was accepted. Retry with the same idempotency key.")
         })
     }
 
@@ -74,11 +82,13 @@ impl Admissions {
     }
 }
 
-async fn work(
-    store: Store,
-    mut waiting: mpsc::Receiver<Asked>,
-    mut notes: mpsc::Receiver<EmitNote>,
-) {
+/// What has come in.
+struct Desk {
+    waiting: mpsc::Receiver<Asked>,
+    notes: mpsc::Receiver<EmitNote>,
+}
+
+async fn work(store: &Store, Desk { waiting, notes }: &mut Desk) {
     let mut asked = Vec::with_capacity(MOST);
     let mut unwritten = Vec::new();
     loop {
@@ -102,7 +112,7 @@ async fn work(
         }
         let (admissions, answers): (Vec<_>, Vec<_>) =
             asked.drain(..).map(|it| (it.admission, it.answer)).unzip();
-        let admitted = admitted(&store, &admissions, &unwritten).await;
+        let admitted = admitted(store, &admissions, &unwritten).await;
         // Written or not: what is not noted the relay finds out, and so nothing piles up here.
         unwritten.clear();
         for (answer, admitted) in answers.into_iter().zip(admitted) {
@@ -121,7 +131,12 @@ async fn admitted(
 ) -> Vec<Result<Admitted, Refusal>> {
     let emits = store.emits();
     let error = match emits.admit(admissions, notes).await {
-        Ok(admitted) => return admitted.into_iter().map(Ok).collect(),
+        Ok(admitted) => {
+            // Each has an answer, whatever the store has left out.
+            let answers = admitted.into_iter().map(Ok);
+            let answers = answers.chain(std::iter::repeat_with(|| Err(unanswered())));
+            return answers.take(admissions.len()).collect();
+        }
         Err(error) => error,
     };
     tracing::warn!(%error, "emits could not be accepted or noted together");
@@ -133,7 +148,15 @@ async fn admitted(
     for admission in admissions {
         let one = emits.admit(std::slice::from_ref(admission), &[]).await;
         let one = one.map_err(store_fault);
-        answers.push(one.map(|mut one| one.pop().unwrap_or(Admitted::OverLimit)));
+        answers.push(one.and_then(|mut one| one.pop().ok_or_else(unanswered)));
     }
     answers
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the store has not answered for it")]
+struct Unanswered;
+
+fn unanswered() -> Refusal {
+    Refusal::fault("Accepting an emit", &Unanswered)
 }

@@ -38,6 +38,7 @@ use crate::publish::refusal::{Refusal, Rule};
 use crate::publish::{Explanation, Line, Published};
 use crate::storing::{store_fault, to_its_end};
 use crate::subscriptions::InForce;
+use crate::supervised::Restarts;
 
 /// When the relay looks at an emit that nobody has noted anything of: by then its append has ended one way or the other.
 const LEFT_ALONE_MS: i64 = 10_000;
@@ -85,12 +86,13 @@ pub(crate) struct Means {
     pub(crate) events: Events,
     pub(crate) in_force: Arc<InForce>,
     pub(crate) clock: Clock,
+    pub(crate) restarts: Arc<Restarts>,
 }
 
 impl Emits {
     pub(crate) fn new(means: Means) -> Self {
         Self {
-            admissions: Admissions::new(means.store.clone()),
+            admissions: Admissions::new(means.store.clone(), means.restarts),
             store: means.store,
             bus: means.bus,
             registry: means.registry,

@@ -13,15 +13,16 @@ use super::registry::{Registration, Registry, absent, aside};
 use super::verdict::{
     Request, Standing, Verdict, alone_in_force, behind_the_latest, status_of, verdict, version_of,
 };
+use crate::clock::has_passed;
 use crate::publish::refusal::{Refusal, Rule};
-use crate::storing::store_fault;
+use crate::storing::{contended, store_fault};
 use crate::workspaces::Tenant;
 
 /// For how long a change is decided again when other replicas keep changing the tenant's registrations in between. Not
 /// so many times: of two replicas one may be the slower each time, for as long as the other has changes waiting.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Within this time a tenant is told once that its month is used up, by one replica.
-const TOLD_IN_MS: i64 = 60_000;
+const TOLD_IN: Duration = Duration::from_mins(1);
 /// Within this time so many of a tenant's other refusals are told of, of each kind.
 const REFUSALS_TOLD: u32 = 60;
 
@@ -72,7 +73,7 @@ impl Registry {
                 return Ok(Registration::of(row));
             }
         }
-        Err(too_busy())
+        Err(contended("What the organisation has registered"))
     }
 
     pub(super) async fn move_on(
@@ -129,7 +130,7 @@ impl Registry {
                 return Ok(Registration::beside(after, alone));
             }
         }
-        Err(too_busy())
+        Err(contended("What the organisation has registered"))
     }
 
     fn may_move(
@@ -265,7 +266,7 @@ impl Registry {
         };
         let now = self.clock.now_ms();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, (since, _)| now - *since < TOLD_IN_MS);
+        told.retain(|_, (since, _)| !has_passed(TOLD_IN, *since, now));
         let (_, count) = told.entry((tenant.clone(), event)).or_insert((now, 0));
         *count += 1;
         *count <= most
@@ -337,9 +338,3 @@ impl Registry {
 #[derive(Debug, thiserror::Error)]
 #[error("nothing speaks against it, and yet a part of it is missing")]
 struct Incomplete;
-
-fn too_busy() -> Refusal {
-    let detail =
-        "The organisation's custom events are being changed elsewhere all the time; try again.";
-    Refusal::new(Code::RateLimited, Rule::RateLimit, detail).retry_after(Duration::from_secs(1))
-}

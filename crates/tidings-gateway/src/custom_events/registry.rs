@@ -432,11 +432,7 @@ fn may_register(caller: &Caller) -> Result<TenantId, Refusal> {
 
 /// Any caller of a tenant may read what it has registered.
 pub(super) fn reader(caller: &Caller) -> Result<TenantId, Refusal> {
-    caller.tenant().cloned().ok_or_else(|| {
-        Refusal::forbidden(
-            "An operator has no tenant, and so no custom events; use a token of the tenant.",
-        )
-    })
+    caller.tenant_with("custom events")
 }
 
 fn described(description: Option<&str>) -> Result<(), Refusal> {

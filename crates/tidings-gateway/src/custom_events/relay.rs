@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::LifecycleEvent;
 use super::emits::{Emits, FIRST_AGAIN_MS, month};
+use crate::clock::has_passed;
 use crate::damaged::DAMAGED_AGAIN_MS;
 use crate::publish::refusal::Refusal;
 use crate::rulebook::Route;
@@ -42,24 +43,61 @@ const TURN_NAME: &str = "emits";
 /// no leader.
 const MOST_FAILED: usize = 4;
 /// How often old emits are removed.
-const FORGET_EVERY_MS: i64 = 10 * 60 * 1_000;
+const FORGET_EVERY: Duration = Duration::from_mins(10);
+/// So many notes are written at once: what the bus has taken and nothing notes is appended again, should the process die.
+const NOTED_AT_ONCE: usize = 20;
 
-/// Looks after emits until `stopped` is ready. Those older than `retention` are removed.
-pub async fn relay(emits: Arc<Emits>, retention: Duration, stopped: impl Future<Output = ()>) {
-    // Cut off anywhere it loses nothing: an emit stays due until something is noted of it.
-    tokio::select! {
-        () = stopped => {}
-        () = work(&emits, retention) => {}
+/// With whom turns are taken, and as whom.
+type Turns = (Replicas, Uuid);
+
+/// What has become of emits, and is not written yet.
+#[derive(Default)]
+struct Notes(Vec<EmitNote>);
+
+impl Notes {
+    async fn add(&mut self, emits: &Emits, note: EmitNote) -> Result<(), StoreError> {
+        self.0.push(note);
+        if self.0.len() < NOTED_AT_ONCE {
+            return Ok(());
+        }
+        self.write(emits).await
+    }
+
+    /// They are kept until they are written.
+    async fn write(&mut self, emits: &Emits) -> Result<(), StoreError> {
+        if !self.0.is_empty() {
+            emits.store.emits().admit(&[], &self.0).await?;
+            self.0.clear();
+        }
+        Ok(())
     }
 }
 
-async fn work(emits: &Emits, retention: Duration) {
+/// Looks after emits until `stopped` is ready. Those older than `retention` are removed.
+pub async fn relay(emits: Arc<Emits>, retention: Duration, stopped: impl Future<Output = ()>) {
     let turns = emits.store.replicas();
     let turns = turns.map(|turns| (turns, emits.clock.new_id()));
-    let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+    let mut notes = Notes::default();
+    // Cut off anywhere it loses nothing: an emit stays due until something is noted of it.
+    tokio::select! {
+        () = stopped => {}
+        () = work(&emits, retention, turns.as_ref(), &mut notes) => {}
+    }
+    if let Err(error) = notes.write(&emits).await {
+        tracing::warn!(%error, "what has become of some emits is found out by the next process");
+    }
+    if let Some((turns, own)) = turns
+        && let Err(error) = turns.end_turn(TURN_NAME, own).await
+    {
+        tracing::warn!(%error, "the turn at looking after emits ends by itself");
+    }
+}
+
+async fn work(emits: &Emits, retention: Duration, turns: Option<&Turns>, notes: &mut Notes) {
+    let retention_ms = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
     let mut forgot_at_ms = 0;
     loop {
-        match look(emits, turns.as_ref()).await {
+        match look(emits, turns, notes).await {
             Ok(true) => {}
             Ok(false) => tokio::time::sleep(EVERY).await,
             Err(error) => {
@@ -68,9 +106,9 @@ async fn work(emits: &Emits, retention: Duration) {
             }
         }
         let now = emits.clock.now_ms();
-        if now - forgot_at_ms >= FORGET_EVERY_MS {
+        if has_passed(FORGET_EVERY, forgot_at_ms, now) {
             forgot_at_ms = now;
-            let before = now.saturating_sub(retention);
+            let before = now.saturating_sub(retention_ms);
             match emits.store.emits().forget(before, &month(before)).await {
                 Ok(0) => {}
                 Ok(forgotten) => tracing::info!(forgotten, "old emits are forgotten"),
@@ -103,51 +141,61 @@ impl Held {
     }
 }
 
-/// Looks at emits that are due: at those that are not on the bus first, so that nobody's slow deliveries keep them
-/// waiting. Whether there may be more.
-async fn look(emits: &Emits, turns: Option<&(Replicas, Uuid)>) -> Result<bool, StoreError> {
+/// Looks at emits that are due, and writes down what has become of them, however it ends. Whether there may be more.
+async fn look(emits: &Emits, turns: Option<&Turns>, notes: &mut Notes) -> Result<bool, StoreError> {
+    let looked = look_at_due(emits, turns, notes).await;
+    notes.write(emits).await?;
+    looked
+}
+
+/// At those first that are not on the bus, so that nobody's slow deliveries keep them waiting.
+async fn look_at_due(
+    emits: &Emits,
+    turns: Option<&Turns>,
+    notes: &mut Notes,
+) -> Result<bool, StoreError> {
     let waiting = [EmitState::Queued, EmitState::Failed];
     let (left, full) = due(emits, &waiting).await?;
-    let (mut notes, mut held) = (Vec::new(), Held::default());
+    let mut held = Held::default();
     for row in left {
         if !has_turn(turns).await? {
             return Ok(false);
         }
         if held.tenants.contains(&row.tenant) {
-            notes.push(later(emits, &row));
+            notes.add(emits, later(emits, &row)).await?;
             continue;
         }
         let (note, away) = brought(emits, &row).await;
-        notes.push(note);
+        notes.add(emits, note).await?;
         held.note(&row.tenant, away);
         if held.is_everybody() {
-            emits.store.emits().admit(&[], &notes).await?;
             return Ok(false);
         }
     }
     let followed_states = [EmitState::Relayed, EmitState::Undelivered];
     let (relayed, more) = due(emits, &followed_states).await?;
-    if !relayed.is_empty() {
-        let cursors = emits.store.deliveries().cursors().await?;
-        for error in &cursors.damaged {
-            tracing::error!(%error, "emits of a partition wait for its delivery cursor");
+    if relayed.is_empty() {
+        return Ok(full || more);
+    }
+    let cursors = emits.store.deliveries().cursors().await?;
+    for error in &cursors.damaged {
+        tracing::error!(%error, "emits of a partition wait for its delivery cursor");
+    }
+    for row in relayed {
+        if !has_turn(turns).await? {
+            return Ok(false);
         }
-        for row in relayed {
-            if !has_turn(turns).await? {
-                return Ok(false);
-            }
-            if held.tenants.contains(&row.tenant) {
-                notes.push(later(emits, &row));
-                continue;
-            }
-            notes.push(followed(emits, &cursors.rows, &row, &mut held).await?);
-            if held.is_everybody() {
-                break;
-            }
+        if held.tenants.contains(&row.tenant) {
+            notes.add(emits, later(emits, &row)).await?;
+            continue;
+        }
+        let note = followed(emits, &cursors.rows, &row, &mut held).await?;
+        notes.add(emits, note).await?;
+        if held.is_everybody() {
+            return Ok(false);
         }
     }
-    emits.store.emits().admit(&[], &notes).await?;
-    Ok((full || more) && !held.is_everybody())
+    Ok(full || more)
 }
 
 /// What is to be noted of an emit of a tenant that is held: a page of them keeps nobody else's from being looked at.
@@ -231,7 +279,7 @@ async fn due(emits: &Emits, states: &[EmitState]) -> Result<(Vec<EmitRow>, bool)
     Ok((rows, full))
 }
 
-async fn has_turn(turns: Option<&(Replicas, Uuid)>) -> Result<bool, StoreError> {
+async fn has_turn(turns: Option<&Turns>) -> Result<bool, StoreError> {
     match turns {
         Some((turns, own)) => turns.take_turn(TURN_NAME, *own, TURN).await,
         None => Ok(true),

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
+pub(super) use crate::clock::has_passed;
 use crate::subscription::Rate;
 
 /// Failures in a row that open a breaker.
@@ -20,13 +21,6 @@ pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
 /// Milliseconds, for sums with times.
 pub(super) fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Whether so much time has passed since one, in ms since 1970. A clock that was set back does not say how much has: what is
-/// done so often is done then, and not when the clock has come there again.
-pub(super) fn has_passed(time: Duration, since_ms: i64, now_ms: i64) -> bool {
-    let passed = now_ms.saturating_sub(since_ms);
-    passed < 0 || passed >= ms(time)
 }
 
 /// Whether a time, in ms since 1970, is still to come that was at most so far ahead when it was set. One that is further

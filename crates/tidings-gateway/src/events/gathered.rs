@@ -8,8 +8,8 @@ use tidings_event::Topic;
 use super::Cursor;
 
 /// So many bytes of records are held, however many topics there are, beside what the bus reads of one topic at a time
-/// (16 MiB too). The newest are left for the next page.
-const MAX_HELD_BYTES: usize = 16 << 20;
+/// (16 MiB too). The newest are left for the next page, which holds no more than this altogether.
+pub(super) const MAX_HELD_BYTES: usize = 16 << 20;
 
 /// The order of a page: by time, and within a topic by offset.
 type Place = (i64, Topic, u64);
@@ -92,7 +92,8 @@ fn place((at, record): &(i64, Stored)) -> Place {
     (*at, record.topic.clone(), record.offset)
 }
 
-fn size(record: &Stored) -> usize {
+/// How large it is in the log, in bytes.
+pub(super) fn size(record: &Stored) -> usize {
     record.value.len() + record.headers.as_text().len() + record.key.len()
 }
 

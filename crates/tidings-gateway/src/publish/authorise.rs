@@ -16,7 +16,7 @@ pub(super) struct Shaped {
 }
 
 /// Events with their types, of which each may have been refused already.
-pub struct ShapedCommand {
+pub(crate) struct ShapedCommand {
     pub(super) entries: Vec<Result<Shaped, Refusal>>,
     pub(super) caller: Caller,
     pub(super) traceparent: Option<String>,
@@ -24,7 +24,7 @@ pub struct ShapedCommand {
 }
 
 /// Events that the caller may publish, for its tenant.
-pub struct Authorised {
+pub(crate) struct Authorised {
     pub(super) entries: Vec<Result<Shaped, Refusal>>,
     pub(super) caller: Caller,
     pub(super) tenant: TenantId,
@@ -33,7 +33,7 @@ pub struct Authorised {
 }
 
 /// Reads each event's type.
-pub fn shape(command: Command, trail: &mut Trail) -> ShapedCommand {
+pub(crate) fn shape(command: Command, trail: &mut Trail) -> ShapedCommand {
     let entries = command.drafts.into_iter().map(|draft| {
         let draft = draft?;
         let event_type = if draft.custom.is_some() {
@@ -55,7 +55,7 @@ pub fn shape(command: Command, trail: &mut Trail) -> ShapedCommand {
 }
 
 /// Asks of each event whether the caller may publish it.
-pub fn authorise(
+pub(crate) fn authorise(
     shaped: ShapedCommand,
     rulebook: &Rulebook,
     trail: &mut Trail,

@@ -25,7 +25,7 @@ pub(super) enum Standing {
 }
 
 /// Events of which it is known whether they are new.
-pub struct Claimed {
+pub(crate) struct Claimed {
     pub(super) entries: Vec<(NamedDraft, Standing)>,
     pub(super) caller: Caller,
     pub(super) tenant: TenantId,
@@ -53,7 +53,7 @@ impl Claimed {
 }
 
 /// Claims the key of each event. One that was used for another body refuses the whole batch.
-pub async fn claim(receipts: &dyn Receipts, mut named: Named) -> Result<Claimed, Refusal> {
+pub(crate) async fn claim(receipts: &dyn Receipts, mut named: Named) -> Result<Claimed, Refusal> {
     let (wanted, same_as) = wanted(&named);
     let claims = receipts
         .claim(wanted)
@@ -76,10 +76,12 @@ pub async fn claim(receipts: &dyn Receipts, mut named: Named) -> Result<Claimed,
                     Standing::Fresh(Some(hold))
                 }
                 Some(Claim::Replayed(receipt)) => Standing::Repeat(receipt),
-                Some(Claim::Reused) | None => {
+                Some(Claim::Reused) => {
                     reused.push(index);
                     Standing::Fresh(None)
                 }
+                // What is held of the others ends with its lease.
+                None => return Err(Refusal::fault("Claiming an idempotency key", &Unanswered)),
             },
         });
     }
@@ -96,6 +98,10 @@ pub async fn claim(receipts: &dyn Receipts, mut named: Named) -> Result<Claimed,
     }
     Ok(Claimed::of(named, standings))
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("whoever keeps the keys has not answered for each")]
+struct Unanswered;
 
 /// An earlier event of the batch with the same key.
 #[derive(Clone, Copy)]
@@ -168,4 +174,50 @@ fn refused(error: &ReceiptsError) -> Refusal {
         _ => Duration::from_secs(1),
     };
     Refusal::new(code, Rule::Idempotency, detail).retry_after(retry_after)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_bus::Pending;
+
+    use super::*;
+    use crate::access::on_behalf_of;
+    use crate::clock::Clock;
+    use crate::in_memory;
+    use crate::publish::command::Command;
+
+    /// A home of keys that answers for none of them.
+    struct Short;
+
+    impl Receipts for Short {
+        fn claim(&self, _: Vec<Wanted>) -> Pending<'_, Result<Vec<Claim>, ReceiptsError>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn settle(&self, _: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn release(&self, _: Vec<Hold>, _: Release) -> Pending<'_, Result<(), ReceiptsError>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn count(&self, _: TenantId) -> Pending<'_, Result<u64, ReceiptsError>> {
+            Box::pin(async { Ok(0) })
+        }
+
+        fn health(&self) -> Pending<'_, Result<(), ReceiptsError>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_not_answered_for_is_our_fault_and_no_other_body() {
+        let gateway = in_memory::gateway(&Clock::manual(0)).await;
+        let caller = on_behalf_of(tidings_event::Service::Audit, "acme".parse().unwrap());
+        let command = Command::one(caller, in_memory::draft("{}"), None);
+        let named = gateway.line.name(command).unwrap();
+        let refused = claim(&Short, named).await.err().unwrap();
+        assert_eq!(refused.code, Code::Internal);
+    }
 }

@@ -21,7 +21,7 @@ pub(super) struct NamedDraft {
 }
 
 /// Events with their names, of which none has been looked up yet.
-pub struct Named {
+pub(crate) struct Named {
     pub(super) entries: Vec<NamedDraft>,
     pub(super) caller: Caller,
     pub(super) tenant: TenantId,
@@ -32,7 +32,7 @@ pub struct Named {
 }
 
 /// Gives each event an id, and the key that makes its publish happen once.
-pub fn name(valid: Valid, new_id: &dyn Fn() -> Uuid) -> Named {
+pub(crate) fn name(valid: Valid, new_id: &dyn Fn() -> Uuid) -> Named {
     let scope = valid.caller.receipt_scope();
     let named = |entry: ValidDraft| {
         let event_id = match &entry.draft.custom {

@@ -41,7 +41,7 @@ pub(super) enum Outcome {
 }
 
 /// Records ready to be appended. Only [`place`] makes them, and only `append` takes them.
-pub struct Placed {
+pub(crate) struct Placed {
     pub(super) records: Vec<Record>,
     /// The keys of the records, in their order, where keys are claimed.
     pub(super) holds: Vec<Hold>,
@@ -50,7 +50,7 @@ pub struct Placed {
 }
 
 /// Gives every event its topic and its envelope. Its time is that of its id.
-pub fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed {
+pub(crate) fn place(claimed: Claimed, rulebook: &Rulebook, trail: &mut Trail) -> Placed {
     let mut placed = Placed {
         records: Vec::with_capacity(claimed.entries.len()),
         holds: Vec::new(),

@@ -19,7 +19,7 @@ pub(super) struct ValidDraft {
 }
 
 /// Events that nothing speaks against: a batch is checked whole before any of it goes on.
-pub struct Valid {
+pub(crate) struct Valid {
     pub(super) entries: Vec<ValidDraft>,
     pub(super) caller: Caller,
     pub(super) tenant: TenantId,
@@ -28,7 +28,7 @@ pub struct Valid {
 }
 
 /// Checks each event; the answer to a batch is that of the earliest rule broken.
-pub fn validate(
+pub(crate) fn validate(
     authorised: Authorised,
     rulebook: &Rulebook,
     trail: &mut Trail,

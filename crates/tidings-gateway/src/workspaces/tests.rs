@@ -96,6 +96,35 @@ async fn what_an_operator_does_not_say_stays_as_another_replica_has_written_it()
     assert_eq!(room.known(&"zed".parse().unwrap()), None);
 }
 
+#[tokio::test]
+async fn a_slug_is_one_tenants_though_another_replica_has_given_it() {
+    let (clock, store) = (Clock::manual(NOW), Store::in_memory().await.unwrap());
+    let opened = async || {
+        let bus = Arc::new(in_memory::bus(&clock));
+        let parts = in_memory::parts_on(bus, store.clone(), &clock).await;
+        crate::Gateway::open(parts).await.unwrap()
+    };
+    let (one, other) = (opened().await, opened().await);
+    let (upper, lower) = ("Acme".parse().unwrap(), "acme".parse().unwrap());
+    one.workspaces.make(&upper).await.unwrap();
+    other.workspaces.make(&lower).await.unwrap();
+    let slug = |room: &Workspaces, id: &TenantId| room.known(id).unwrap().slug.clone();
+    assert_eq!(slug(&one.workspaces, &upper), "acme");
+    assert_eq!(slug(&other.workspaces, &lower), "acme-2");
+    let new = NewTenant {
+        slug: Some("acme-2".into()),
+        plan: None,
+        namespaces: None,
+    };
+    let operator = operator(&one.access).await;
+    let put = one.workspaces.put_tenant(&operator, &upper, new).await;
+    let refusal = put.unwrap_err();
+    assert_eq!(
+        (refusal.code, refusal.field.as_deref()),
+        (Code::InvalidRequest, Some("slug"))
+    );
+}
+
 #[test]
 fn a_slug_is_made_of_an_id() {
     let check = |id: &str, taken: &[&str], slug: &str| {

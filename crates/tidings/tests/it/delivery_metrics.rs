@@ -66,6 +66,7 @@ fn attempts_are_counted_by_outcome_and_what_is_in_motion_is_shown() {
     assert_eq!(number(&server, &attempts("delivered")), 0);
     assert_eq!(number(&server, "tidings_dead_letters_total"), 3);
     assert_eq!(number(&server, "tidings_delivery_restarts_total"), 0);
+    assert_eq!(number(&server, "tidings_loop_restarts_total"), 0);
     assert_eq!(number(&server, "tidings_delivery_damages_total"), 0);
     drop(go);
     until(&server, &attempts("delivered"), 3);

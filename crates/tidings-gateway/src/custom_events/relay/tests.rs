@@ -63,7 +63,7 @@ async fn a_tenant_whose_emits_the_bus_does_not_take_holds_up_nobody_else() {
     bus.takes_nothing_of(Some("acme"));
     clock.set(NOW + 20_000);
     let before = bus.refused();
-    assert!(!look(&emits, None).await.unwrap());
+    assert!(!look(&emits, None, &mut Notes::default()).await.unwrap());
     assert!(are_delivered(&store, "globex").await);
     assert_eq!(bus.refused(), before + 1, "it is asked once for a tenant");
     for row in rows(&store, "acme").await {
@@ -73,7 +73,7 @@ async fn a_tenant_whose_emits_the_bus_does_not_take_holds_up_nobody_else() {
     }
     bus.takes_nothing_of(None);
     clock.set(NOW + 90_000);
-    look(&emits, None).await.unwrap();
+    look(&emits, None, &mut Notes::default()).await.unwrap();
     assert!(are_delivered(&store, "acme").await);
 }
 
@@ -88,11 +88,11 @@ async fn a_bus_that_is_away_is_asked_for_a_few_tenants_only() {
     left_over(&emits, &clock, &names).await;
     clock.set(NOW + 20_000);
     let before = bus.refused();
-    assert!(!look(&emits, None).await.unwrap());
+    assert!(!look(&emits, None, &mut Notes::default()).await.unwrap());
     assert_eq!(bus.refused(), before + MOST_FAILED);
     bus.is_away(false);
     clock.set(NOW + 90_000);
-    look(&emits, None).await.unwrap();
+    look(&emits, None, &mut Notes::default()).await.unwrap();
     for tenant in names {
         assert!(are_delivered(&store, tenant).await, "{tenant}");
     }
@@ -120,7 +120,7 @@ async fn an_emit_that_cannot_be_read_holds_up_nobody() {
     };
     store.emits().admit(&[admission], &[]).await.unwrap();
     clock.set(NOW + 20_000);
-    look(&emits, None).await.unwrap();
+    look(&emits, None, &mut Notes::default()).await.unwrap();
     assert!(are_delivered(&store, "globex").await);
     for row in rows(&store, "acme").await {
         let expected = if row.event_id == unreadable.event_id {
@@ -130,4 +130,66 @@ async fn an_emit_that_cannot_be_read_holds_up_nobody() {
         };
         assert_eq!(row.state, expected);
     }
+}
+
+/// Whether of each emit that stands on the bus that is written down.
+async fn are_noted(emits: &Emits, store: &Store, tenants: &[&str]) -> usize {
+    let mut appended = 0;
+    for tenant in tenants {
+        for row in rows(store, tenant).await {
+            let stands = emits.bus.find(row.tenant.clone(), row.event_id).await;
+            if stands.unwrap().is_some() {
+                appended += 1;
+                let waits = matches!(row.state, EmitState::Queued | EmitState::Failed);
+                assert!(!waits, "{row:?}");
+            }
+        }
+    }
+    appended
+}
+
+const TENANTS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+#[tokio::test]
+async fn what_the_bus_has_taken_is_noted_when_the_relay_stops() {
+    let (clock, store) = (Clock::manual(NOW), Store::in_memory().await.unwrap());
+    let bus = Arc::new(Troubled::new(Arc::new(in_memory::bus(&clock))));
+    let emits = emits_on(bus.clone(), &store, &clock).await;
+    bus.is_away(true);
+    left_over(&emits, &clock, &TENANTS).await;
+    bus.is_away(false);
+    clock.set(NOW + 20_000);
+    let mut tail = emits.bus.tail();
+    tail.mark_unchanged();
+    let stopped = async { tail.changed().await.unwrap() };
+    relay(emits.clone(), Duration::from_hours(24), stopped).await;
+    assert!(are_noted(&emits, &store, &TENANTS).await > 0);
+}
+
+#[tokio::test]
+async fn what_the_bus_has_taken_is_noted_when_the_turn_goes_to_another() {
+    let url = crate::replicas::tests::new_schema();
+    let (clock, store) = (Clock::manual(NOW), Store::connect(&url).await.unwrap());
+    let bus = Arc::new(Troubled::new(Arc::new(in_memory::bus(&clock))));
+    let emits = emits_on(bus.clone(), &store, &clock).await;
+    bus.is_away(true);
+    for _ in 0..3 {
+        left_over(&emits, &clock, &TENANTS).await;
+    }
+    bus.is_away(false);
+    clock.set(NOW + 20_000);
+    let replicas = store.replicas().unwrap();
+    let (own, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let mut tail = emits.bus.tail();
+    tail.mark_unchanged();
+    let taken_over = async {
+        tail.changed().await.unwrap();
+        while !replicas.take_turn(TURN_NAME, other, TURN).await.unwrap() {
+            replicas.end_turn(TURN_NAME, own).await.unwrap();
+        }
+    };
+    let (turns, mut notes) = ((replicas.clone(), own), Notes::default());
+    let (looked, ()) = tokio::join!(look(&emits, Some(&turns), &mut notes), taken_over);
+    assert!(!looked.unwrap());
+    assert!(are_noted(&emits, &store, &TENANTS).await > 0);
 }
