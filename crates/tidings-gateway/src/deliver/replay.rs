@@ -4,16 +4,16 @@
 //! the way of everything that is due. History has rows and a queue under the replay's own id: it touches neither the
 //! cursor nor the numbers of its subscription, but shares its rate and what its receiver takes at once.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_event::Event;
-use tidings_store::{PendingRow, ReplayRow};
+use tidings_event::{Event, TenantId};
+use tidings_store::{DeadLetterSummary, PendingRow, ReplayRow};
 use uuid::Uuid;
 
 use super::read::LEFT_ALONE;
-use super::record::{PendingDetail, Replayed};
+use super::record::{AttemptDetail, PendingDetail, Replayed};
 use super::schedule::{has_passed, is_to_come, ms};
 use super::{Dispatcher, LOOK_AGAIN};
 use crate::dead_letters;
@@ -466,6 +466,8 @@ impl Dispatcher {
         let room_of_letters = store.dead_letters();
         let found = room_of_letters.summaries(&running.row.tenant, &query).await;
         let found = self.sound(found)?;
+        let mut last_attempts = self.last_attempts(&running.row.tenant, &found).await?;
+        // From here on nothing fails: the place moves past a page only together with all that was found on it.
         running.place.exhausted = found.len() < room;
         if let Some(last) = found.last() {
             running.place.after = Some(last.id);
@@ -479,7 +481,7 @@ impl Dispatcher {
                 continue;
             }
             let at_ms = running.next_at(now);
-            let last = dead_letters::last_attempt(&self.store, &letter).await?;
+            let last = last_attempts.remove(&(key.0, key.1, letter.event_id));
             let row = dead_letters::pending(&letter, last, (now, at_ms), Some(id));
             self.flush.pending.push(row);
             self.flush.dead_states.push((letter.id, "replaying"));
@@ -490,6 +492,29 @@ impl Dispatcher {
         step.place = Some(running.place.write());
         self.read_to_end &= running.place.exhausted || running.room(now) == 0;
         Ok(())
+    }
+
+    /// What was written down of the last attempt for each of some dead letters, by subscription, number and event, as long
+    /// as that is kept. One that cannot be read is told of, and its letter goes out without it.
+    async fn last_attempts(
+        &mut self,
+        tenant: &TenantId,
+        letters: &[DeadLetterSummary],
+    ) -> Result<HashMap<(Uuid, u64, Uuid), AttemptDetail>, Refusal> {
+        let store = self.store.clone();
+        let rows = store.deliveries();
+        let of = dead_letters::deliveries_of(letters);
+        let found = self.sound(rows.last_attempts(tenant, &of).await)?;
+        let mut details = HashMap::with_capacity(found.len());
+        for row in found {
+            match dead_letters::attempt_detail(&row) {
+                Ok(detail) => {
+                    details.insert((row.subscription, row.sequence, row.event_id), detail);
+                }
+                Err(refusal) => self.tell_damaged(&refusal.detail),
+            }
+        }
+        Ok(details)
     }
 
     /// A pending delivery of what is not in force.

@@ -23,6 +23,7 @@ mod ledgers;
 mod many;
 mod other_log;
 mod panics;
+mod replays;
 mod skipped;
 mod unled;
 
