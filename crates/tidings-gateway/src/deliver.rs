@@ -12,6 +12,7 @@
 //! Not needed for correctness: anything in memory. It is bounded, too: by queue, by tenant and altogether.
 
 mod attempt;
+mod backlog;
 mod begin;
 pub mod counted;
 mod damaged;
@@ -536,8 +537,8 @@ impl Dispatcher {
         self.at_hand.retain(|(subscription, _)| *subscription != id);
         self.waiting.remove(id);
         self.full.remove(&id);
-        if let Some(queue) = self.queues.remove(&id) {
-            for delivery in queue.waiting {
+        if let Some(mut queue) = self.queues.remove(&id) {
+            for delivery in queue.backlog.clear() {
                 self.tick_off(id, delivery.origin);
             }
         }

@@ -86,7 +86,7 @@ impl Dispatcher {
         if let Some(queue) = self.queues.get_mut(&id)
             && !queue.lined_up
             && queue.is_active()
-            && !queue.waiting.is_empty()
+            && !queue.backlog.is_empty()
             && queue.in_flight < queue.subscription.delivery.max_in_flight
         {
             queue.lined_up = true;

@@ -4,13 +4,14 @@
 //! slow or new has, in each partition where it differs: the next offset it wants. What it has at hand is
 //! bounded; what does not fit stays in the log, and it catches up from its place when there is room.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tidings_event::Event;
 use uuid::Uuid;
 
+use super::backlog::Backlog;
 use super::record::{FailedIn, Ledger, Replayed};
 use super::schedule::Pace;
 use super::standing::{Standing, Stood};
@@ -186,8 +187,7 @@ pub(crate) struct Places {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) subscription: Arc<Subscription>,
-    pub(super) waiting: VecDeque<Delivery>,
-    bytes: usize,
+    pub(super) backlog: Backlog,
     pub(super) in_flight: usize,
     /// Those of its copies, which share what its receiver takes at once.
     pub(super) of_copies: usize,
@@ -211,8 +211,7 @@ impl Queue {
         let start = subscription.start.number;
         Self {
             subscription,
-            waiting: VecDeque::new(),
-            bytes: 0,
+            backlog: Backlog::default(),
             in_flight: 0,
             of_copies: 0,
             lined_up: false,
@@ -234,12 +233,12 @@ impl Queue {
     /// Whether another delivery may come to hand.
     pub(super) fn has_room(&self) -> bool {
         let most = MOST_WAITING.max(2 * self.in_one_message());
-        self.is_active() && self.waiting.len() < most && self.bytes < MOST_BYTES
+        self.is_active() && self.backlog.len() < most && self.backlog.bytes() < MOST_BYTES
     }
 
     /// Whether it has so little at hand that it is worth reading on for it.
     pub(super) fn wants_more(&self) -> bool {
-        self.has_room() && self.waiting.len() < ROOM_BELOW.max(self.in_one_message())
+        self.has_room() && self.backlog.len() < ROOM_BELOW.max(self.in_one_message())
     }
 
     /// The most that go in one message.
@@ -253,15 +252,8 @@ impl Queue {
         self.start = start;
         self.places = places;
         self.outstanding.clear();
-        let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|delivery| delivery.origin == Origin::Pending);
-        self.waiting = kept.into();
-        self.bytes = self
-            .waiting
-            .iter()
-            .map(|delivery| delivery.event.data.len())
-            .sum();
+        let from_log = |delivery: &Delivery| delivery.origin != Origin::Pending;
+        let dropped = self.backlog.take_where(from_log);
         for delivery in &dropped {
             self.numbers.take_back(delivery.sequence);
         }
@@ -282,15 +274,14 @@ impl Queue {
         if let Origin::Own(stream, offset) = delivery.origin {
             self.outstanding.insert((stream, offset));
         }
-        self.bytes += delivery.event.data.len();
-        self.waiting.push_back(delivery);
+        self.backlog.push(delivery);
     }
 
     /// The next that its key lets go, and whether others are held by theirs.
     pub(super) fn next(&mut self) -> Option<usize> {
-        let found = self.waiting.iter().position(|it| self.is_let_go(it));
-        let passed = found.unwrap_or(self.waiting.len());
-        for delivery in self.waiting.range_mut(..passed) {
+        let found = self.backlog.iter().position(|it| self.is_let_go(it));
+        let passed = found.unwrap_or(self.backlog.len());
+        for delivery in self.backlog.iter_mut().take(passed) {
             delivery.held = Some(Held::Key);
         }
         found
@@ -298,7 +289,6 @@ impl Queue {
 
     /// One that was waiting is on its way.
     pub(super) fn take_out(&mut self, delivery: &Delivery) {
-        self.bytes -= delivery.event.data.len();
         if let Some(lane) = &delivery.lane {
             self.lanes.entry(lane.clone()).or_default().busy = true;
         }
@@ -308,35 +298,19 @@ impl Queue {
     pub(super) fn block(&mut self, lane: &str) -> Vec<Delivery> {
         self.lanes.entry(lane.to_owned()).or_default().blocked = true;
         let of_lane = |delivery: &Delivery| delivery.lane.as_deref() == Some(lane);
-        let waiting = std::mem::take(&mut self.waiting);
-        let (out, kept): (Vec<_>, Vec<_>) = waiting.into_iter().partition(of_lane);
-        self.waiting = kept.into();
-        self.bytes = self
-            .waiting
-            .iter()
-            .map(|delivery| delivery.event.data.len())
-            .sum();
-        out
+        self.backlog.take_where(of_lane)
     }
 
     /// Gives back what came from rows of pending deliveries.
     pub(super) fn put_back(&mut self) -> Vec<Delivery> {
-        let waiting = std::mem::take(&mut self.waiting);
-        let (out, kept): (Vec<_>, Vec<_>) = waiting
-            .into_iter()
-            .partition(|delivery| delivery.origin == Origin::Pending);
-        self.waiting = kept.into();
-        self.bytes = self.waiting.iter().map(|it| it.event.data.len()).sum();
-        out
+        let from_row = |delivery: &Delivery| delivery.origin == Origin::Pending;
+        self.backlog.take_where(from_row)
     }
 
     /// How many rows of pending deliveries are at hand.
     pub(super) fn pending_at_hand(&self) -> usize {
-        let mut waiting = self.waiting.iter();
-        waiting
-            .by_ref()
-            .filter(|it| it.origin == Origin::Pending)
-            .count()
+        let waiting = self.backlog.iter();
+        waiting.filter(|it| it.origin == Origin::Pending).count()
     }
 
     /// Forgets a key of which nothing is on its way or pending.
@@ -353,7 +327,7 @@ impl Queue {
     /// Whether any of a lane is at hand or on its way.
     pub(super) fn works_on(&self, lane: &str) -> bool {
         let busy = self.lanes.get(lane).is_some_and(|lane| lane.busy);
-        let mut waiting = self.waiting.iter();
+        let mut waiting = self.backlog.iter();
         busy || waiting.any(|delivery| delivery.lane.as_deref() == Some(lane))
     }
 
@@ -365,7 +339,7 @@ impl Queue {
     /// Takes over what was read for all: from now on it holds up nobody but itself. Answers the offsets.
     pub(super) fn detach(&mut self) -> Vec<(StreamId, u64)> {
         let mut taken = Vec::new();
-        for delivery in &mut self.waiting {
+        for delivery in self.backlog.iter_mut() {
             if let Origin::Shared(stream, offset) = delivery.origin {
                 delivery.origin = Origin::Own(stream, offset);
                 self.outstanding.insert((stream, offset));

@@ -311,7 +311,7 @@ impl Dispatcher {
         let mut stopped = (*queue.subscription).clone();
         stopped.state = State::Paused;
         queue.subscription = Arc::new(stopped);
-        for delivery in queue.waiting.drain(..) {
+        for delivery in queue.backlog.clear() {
             self.at_hand.remove(&(id, delivery.sequence));
         }
         self.replays.ending.push(id);

@@ -473,7 +473,7 @@ async fn a_backlog_flows_in_order_and_a_subscription_at_rest_costs_nobody() {
     assert_eq!(sequences, (1..=1_000).collect::<Vec<_>>());
     let queues = &house.dispatcher.as_ref().unwrap().queues;
     assert!(!queues.contains_key(&fast));
-    assert!(queues[&slow].waiting.is_empty() && queues[&slow].places.is_empty());
+    assert!(queues[&slow].backlog.is_empty() && queues[&slow].places.is_empty());
 }
 
 #[tokio::test]
