@@ -148,6 +148,8 @@ struct Dispatcher {
     behind: BTreeSet<Uuid>,
     turns: Turns<TenantId, Uuid>,
     on_the_way: OnTheWay,
+    /// Those of them that have room, by whose turn it is to read on.
+    catching_up: Turns<TenantId, Uuid>,
     breakers: HashMap<(TenantId, String), Breaker>,
     /// When those of hosts that nothing is sent to any more were last forgotten.
     breakers_looked_at_ms: i64,
@@ -228,6 +230,7 @@ impl Dispatcher {
             on_the_way: OnTheWay::new(means.on_the_way),
             breakers: HashMap::new(),
             breakers_looked_at_ms: 0,
+            catching_up: Turns::default(),
             wakes: BTreeSet::new(),
             replays: replay::Replaying::default(),
             skipping: skip::Skipping::default(),
@@ -332,7 +335,7 @@ impl Dispatcher {
             return Ok(());
         }
         self.read().await?;
-        self.catch_up().await?;
+        self.catch_up().await;
         self.replay().await?;
         self.end_skipped().await?;
         self.due().await?;

@@ -220,6 +220,8 @@ impl Queue {
             lanes: HashMap::new(),
             places: BTreeMap::new(),
             outstanding: BTreeSet::new(),
+    /// Whether it stands in line to read on from places of its own.
+    pub(super) in_line_to_catch_up: bool,
             numbers,
             start,
             failing_since_ms: None,
@@ -242,6 +244,7 @@ impl Queue {
     }
 
     /// The most that go in one message.
+            in_line_to_catch_up: false,
     fn in_one_message(&self) -> usize {
         let batch = self.subscription.delivery.batch;
         batch.map_or(1, |batch| batch.max_events)

@@ -239,6 +239,7 @@ impl Dispatcher {
             .lane
             .as_ref()
             .is_some_and(|lane| queue.lanes.get(lane).is_some_and(|lane| lane.blocked));
+            queue.in_line_to_catch_up = false;
         let taken = !blocked;
         if taken {
             queue.push(delivery);
@@ -251,21 +252,20 @@ impl Dispatcher {
         taken
     }
 
-    /// Lets those catch up who have room and a place of their own.
-    pub(super) async fn catch_up(&mut self) -> Result<(), Refusal> {
-        let waiting: Vec<Uuid> = self.behind.iter().copied().collect();
+    /// Lets those catch up who have room and a place of their own: tenants and queues by turns, so that nobody's backlog
+    /// keeps another's from being read, however long it is and however little of it is wanted.
+    pub(super) async fn catch_up(&mut self) {
+        self.line_up_behind();
         let mut served = 0;
-        for id in waiting {
-            let Some(queue) = self.queues.get(&id) else {
-                self.behind.remove(&id);
+        while served < CATCHING_UP {
+            let Some(id) = self.catching_up.pop(|_| true) else {
+                return;
+            };
+            let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
             };
             if !queue.wants_more() {
                 continue;
-            }
-            if served == CATCHING_UP {
-                self.read_to_end = false;
-                break;
             }
             let places: Vec<(StreamId, u64)> = queue
                 .places
@@ -275,7 +275,7 @@ impl Dispatcher {
             let subscription = queue.subscription.clone();
             let mut read = false;
             for (stream, place) in places {
-                read |= self.catch_up_in(&subscription, stream, place).await?;
+                read |= self.catch_up_in(&subscription, stream, place).await;
             }
             served += usize::from(read);
             if self
@@ -286,7 +286,22 @@ impl Dispatcher {
                 self.behind.remove(&id);
             }
         }
-        Ok(())
+        self.read_to_end &= self.catching_up.is_empty();
+    }
+
+    /// Puts those in line to catch up who have room, behind those that were not served the last time.
+    fn line_up_behind(&mut self) {
+        let (queues, line) = (&mut self.queues, &mut self.catching_up);
+        self.behind.retain(|id| {
+            let Some(queue) = queues.get_mut(id) else {
+                return false;
+            };
+            if !queue.in_line_to_catch_up && queue.wants_more() {
+                queue.in_line_to_catch_up = true;
+                line.push(&queue.subscription.tenant, *id);
+            }
+            true
+        });
     }
 
     fn has_room(&self, id: Uuid) -> bool {
@@ -299,11 +314,11 @@ impl Dispatcher {
         subscription: &Arc<Subscription>,
         stream: StreamId,
         place: u64,
-    ) -> Result<bool, Refusal> {
+    ) -> bool {
         self.renew_recent();
         let head = self.streams[stream].head;
         if place > head || self.is_left_alone(stream) {
-            return Ok(false);
+            return false;
         }
         let mut next = place;
         if place < head && place >= self.streams[stream].recent.from {
@@ -330,7 +345,7 @@ impl Dispatcher {
                 }
                 Err(error) => {
                     self.leave_alone(stream, &unreadable(error));
-                    return Ok(true);
+                    return true;
                 }
             };
             next = page.next.max(place);
@@ -347,7 +362,7 @@ impl Dispatcher {
             }
         }
         let Some(queue) = self.queues.get_mut(&subscription.id) else {
-            return Ok(false);
+            return false;
         };
         if next >= head {
             queue.places.remove(&stream);
@@ -356,7 +371,7 @@ impl Dispatcher {
             self.read_to_end = false;
         }
         self.moved.insert(subscription.id);
-        Ok(place < head)
+        place < head
     }
 
     /// Goes on with what was read last. Answers the next offset it wants.
