@@ -20,6 +20,7 @@ mod flush;
 mod gather;
 mod hosts;
 mod lanes;
+mod leave;
 mod load;
 pub(crate) mod now;
 pub(crate) mod on_the_way;
@@ -71,8 +72,6 @@ use waiting::Waiting;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long what has happened may stay unwritten.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
-/// How long what is known may take to be written down at the end.
-const LAST_WRITES: Duration = Duration::from_secs(2);
 /// The wait after the bus or the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
@@ -267,20 +266,15 @@ impl Dispatcher {
     /// so far: after a panic nothing in memory is to be trusted, and another dispatcher goes on from the store.
     async fn run(mut self, stopped: impl Future<Output = ()>) -> bool {
         let worked = AssertUnwindSafe(self.work(stopped)).catch_unwind().await;
-        if worked.is_ok() {
-            self.leave().await;
-            return true;
+        if worked.is_err() {
+            self.abandon().await;
+            return false;
         }
-        self.in_flight.shutdown().await;
-        // A write that came to its end after another dispatcher has read would be missing from what that knows.
-        if let Some(mut writing) = self.writing.take()
-            && tokio::time::timeout(LAST_WRITES, &mut writing)
-                .await
-                .is_err()
-        {
-            writing.abort();
+        if AssertUnwindSafe(self.leave()).catch_unwind().await.is_err() {
+            tracing::error!(share = %self.share, "a dispatcher panicked as it ended; what it had not written down comes again");
+            self.abandon().await;
         }
-        false
+        true
     }
 
     async fn work(&mut self, stopped: impl Future<Output = ()>) {
@@ -546,37 +540,6 @@ impl Dispatcher {
             }
         }
         self.replays.forget(id);
-    }
-
-    /// Ends: what is on its way gets its time, what is known is written down.
-    async fn leave(&mut self) {
-        let deadline = tokio::time::Instant::now() + self.config.drain;
-        while let Ok(Some(ended)) =
-            tokio::time::timeout_at(deadline, self.in_flight.join_next()).await
-        {
-            self.ended(ended);
-        }
-        self.in_flight.shutdown().await;
-        let deadline = tokio::time::Instant::now() + LAST_WRITES;
-        if self.all_written(deadline).await {
-            self.write_now();
-            self.all_written(deadline).await;
-        }
-    }
-
-    /// Whether what is being written is written by then. What is not is given up, and comes again: nothing
-    /// later may be written before it, nor after a follower has begun.
-    async fn all_written(&mut self, deadline: tokio::time::Instant) -> bool {
-        while let Some(mut writing) = self.writing.take() {
-            if let Ok(written) = tokio::time::timeout_at(deadline, &mut writing).await {
-                self.written(written);
-            } else {
-                writing.abort();
-                tracing::warn!(share = %self.share, "what was delivered last is not written down and comes again");
-                return false;
-            }
-        }
-        true
     }
 }
 
