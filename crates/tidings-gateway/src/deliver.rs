@@ -16,10 +16,12 @@ mod backlog;
 mod begin;
 pub mod counted;
 mod damaged;
+mod disable;
 mod flush;
 mod gather;
 mod hosts;
 mod lanes;
+pub mod late_writes;
 mod leave;
 mod load;
 pub(crate) mod now;
@@ -145,10 +147,10 @@ struct Dispatcher {
     saved_lanes: HashMap<Uuid, Vec<String>>,
     /// Queues with places of their own.
     behind: BTreeSet<Uuid>,
-    turns: Turns<TenantId, Uuid>,
-    on_the_way: OnTheWay,
     /// Those of them that have room, by whose turn it is to read on.
     catching_up: Turns<TenantId, Uuid>,
+    turns: Turns<TenantId, Uuid>,
+    on_the_way: OnTheWay,
     breakers: HashMap<(TenantId, String), Breaker>,
     /// When those of hosts that nothing is sent to any more were last forgotten.
     breakers_looked_at_ms: i64,
@@ -158,6 +160,8 @@ struct Dispatcher {
     replays: replay::Replaying,
     skipping: skip::Skipping,
     in_flight: JoinSet<Ended>,
+    /// Subscriptions that are being disabled.
+    disabling: HashMap<Uuid, JoinHandle<()>>,
     /// Events that were read once more, for deliveries that wait.
     again: Cache<(TenantId, Uuid), Arc<Carried>, BySize>,
     /// Pending deliveries in memory.
@@ -225,15 +229,16 @@ impl Dispatcher {
             saved: HashMap::new(),
             saved_lanes: HashMap::new(),
             behind: BTreeSet::new(),
+            catching_up: Turns::default(),
             turns: Turns::default(),
             on_the_way: OnTheWay::new(means.on_the_way),
             breakers: HashMap::new(),
             breakers_looked_at_ms: 0,
-            catching_up: Turns::default(),
             wakes: BTreeSet::new(),
             replays: replay::Replaying::default(),
             skipping: skip::Skipping::default(),
             in_flight: JoinSet::new(),
+            disabling: HashMap::new(),
             again: Cache::with_weighter(RECENT, RECENT_BYTES as u64, BySize),
             at_hand: HashSet::new(),
             flush: Flush::default(),

@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::deliver::counted::Counted;
 use crate::publish::command::WORKSPACE_ATTRIBUTE;
 use crate::subscriptions::InForce;
+use crate::deliver::late_writes::LateWrites;
 use crate::subscriptions::of_extensions::Owner;
 
 /// So many handlers of a plugin run at once, for either way of being called.
@@ -262,6 +263,8 @@ pub struct InProcess {
     pub(crate) counted: Arc<Counted>,
     in_force: Arc<InForce>,
 }
+    /// What became of handlers that ran before the acknowledgement, and is not written down yet.
+    pub(crate) late_writes: Arc<LateWrites>,
 
 impl InProcess {
     /// With nothing subscribed yet.
@@ -273,6 +276,7 @@ impl InProcess {
             counted: Arc::default(),
             in_force: Arc::default(),
         }
+            late_writes: Arc::default(),
     }
 
     /// Who wants what.

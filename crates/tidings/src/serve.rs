@@ -271,6 +271,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let retention = config.custom_events.emits_retention;
     let (stop_emits, looking_after_emits) = look_after_emits(&gateway, retention);
     let (stop_delivering, delivering) = deliveries(&gateway);
+    let late_writes = gateway.late_writes();
     let house = House::new(gateway, &public_url, adopt, config.server.max_bodies_bytes);
     let watching = watched_manifests(&config, &house).await?;
     let changing = components.map(|components| components::watch(house.clone(), components));
@@ -285,6 +286,8 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         drain: config.server.drain,
     };
     let stopping = OnceLock::new();
+    let spent = || stopping.get().map_or(Duration::ZERO, Instant::elapsed);
+    let left = || config.server.drain.saturating_sub(spent());
     let stop = async {
         stopped().await;
         stopping.get_or_init(Instant::now);
@@ -300,6 +303,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         task.await?;
     }
     delivering.await?;
+    late_writes.end(left()).await;
     drop((stop_relay, stop_following, stop_emits));
     relaying.await?;
     looking_after_emits.await?;
@@ -311,8 +315,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     // Dropping it drains what waits, which blocks.
     tokio::task::spawn_blocking(move || drop(bus)).await?;
     tracing::info!("stopped");
-    let spent = stopping.get().map_or(Duration::ZERO, Instant::elapsed);
-    Ok(config.server.drain.saturating_sub(spent))
+    Ok(left())
 }
 
 /// A socket that has its address, and takes no connection yet.

@@ -28,7 +28,7 @@ const MOST_WHEN_CROWDED: usize = 8;
 pub(super) struct Ended {
     subscription: Uuid,
     /// As it was when it was sent.
-    revision: u32,
+    pub(super) revision: u32,
     pub(super) tenant: TenantId,
     pub(super) host: String,
     /// What went in one message, by its numbers: one, where the subscription takes no batches.
@@ -507,17 +507,6 @@ impl Dispatcher {
                 outstanding.remove(&offset);
             }
         }
-    }
-
-    /// Has a subscription disabled for what an attempt came to; it keeps its place until its owner resumes it.
-    fn disable(&self, id: Uuid, ended: &Ended, reason: &'static str) {
-        let (room, tenant) = (self.subscriptions.clone(), ended.tenant.clone());
-        let revision = ended.revision;
-        tokio::spawn(async move {
-            if let Err(refusal) = room.disable(&tenant, id, revision, reason).await {
-                tracing::error!(subscription = %id, detail = refusal.detail, "it could not be disabled");
-            }
-        });
     }
 }
 

@@ -22,6 +22,7 @@ impl Dispatcher {
             self.write_now();
             self.all_written(deadline).await;
         }
+        self.end_disabling(deadline).await;
     }
 
     /// Whether what is being written is written by then. What is not is given up, and comes again: nothing
@@ -42,6 +43,9 @@ impl Dispatcher {
     /// Ends at once, and writes nothing more: for one that has panicked, whose memory is not to be trusted.
     pub(super) async fn abandon(&mut self) {
         self.in_flight.shutdown().await;
+        for task in self.disabling.values() {
+            task.abort();
+        }
         // A write that came to its end after another dispatcher has read would be missing from what that knows.
         if let Some(mut writing) = self.writing.take()
             && tokio::time::timeout(LAST_WRITES, &mut writing)

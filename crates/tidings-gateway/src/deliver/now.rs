@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tidings_bus::{Record, Stored};
 use tidings_event::{Event, EventType};
-use tidings_store::{Flush, ProgressRow, Store};
-use tokio::sync::Semaphore;
+use tidings_store::{Flush, ProgressRow};
 use uuid::Uuid;
 
 use super::counted::Word;
@@ -23,11 +22,6 @@ use crate::plugins::{Call, InProcess, When, platform_event, until, workspace_of}
 use crate::publish::{Line, Published};
 use crate::subscription::{Receiver, State, Subscription};
 
-/// So many publishes' outcomes wait to be written at most.
-static LATER: Semaphore = Semaphore::const_new(1_000);
-/// How often they are tried again, and at what distance.
-const TRIES: u32 = 300;
-const BETWEEN: Duration = Duration::from_secs(1);
 /// What marks a record as a copy, which nobody handles.
 const COPY_HEADER: &str = "ce_copyof";
 /// What all handlers of a publish may take together.
@@ -91,7 +85,9 @@ pub(crate) async fn deliver_now(line: &Arc<Line>, records: Vec<Record>, publishe
     }
     if let Err(error) = in_process.store.deliveries().flush(&flush).await {
         tracing::warn!(%error, "what handlers came to is not written down yet");
-        write_later(in_process.store.clone(), flush);
+        in_process
+            .late_writes
+            .write(in_process.store.clone(), flush);
     }
 }
 
@@ -107,28 +103,6 @@ fn come_to(subscription: &Subscription, sequence: u64) -> ProgressRow {
         sequence,
         places: serde_json::to_string(&places).expect("plain members become JSON"),
     }
-}
-
-/// Writes again what could not be written, without holding up its publish.
-fn write_later(store: Store, flush: Flush) {
-    let failed = flush.dead.len();
-    let Ok(place) = LATER.try_acquire() else {
-        tracing::error!(
-            failed,
-            "what handlers came to is forgotten: too much waits to be written"
-        );
-        return;
-    };
-    tokio::spawn(async move {
-        for _ in 0..TRIES {
-            tokio::time::sleep(BETWEEN).await;
-            if store.deliveries().flush(&flush).await.is_ok() {
-                return;
-            }
-        }
-        tracing::error!(failed, "what handlers came to could not be written down");
-        drop(place);
-    });
 }
 
 fn stored(record: Record, place: &Published) -> Stored {
