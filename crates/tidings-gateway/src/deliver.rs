@@ -30,6 +30,7 @@ mod queue;
 mod read;
 pub mod record;
 mod replay;
+mod retention;
 mod retry;
 mod schedule;
 mod share;
