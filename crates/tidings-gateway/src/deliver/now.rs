@@ -11,7 +11,7 @@ use tidings_event::{Event, EventType};
 use tidings_store::{Flush, ProgressRow};
 use uuid::Uuid;
 
-use super::counted::Word;
+use super::counted::AttemptOutcome;
 use super::queue::{Delivery, Origin, Places};
 use super::record::{self, Ledger, Made};
 use super::standing::Stood;
@@ -183,10 +183,11 @@ async fn call(
         "handled before the acknowledgement"
     );
     let counted = &in_process.counted;
-    counted.attempt(match outcome.error {
-        None => Word::Delivered,
-        Some(_) => Word::GaveUp,
-    });
+    let came_to = match outcome.error {
+        None => AttemptOutcome::Delivered,
+        Some(_) => AttemptOutcome::GaveUp,
+    };
+    counted.attempt(came_to);
     let letter = outcome.error.clone().map(|error| {
         counted.dead_letter();
         let id = in_process.clock.new_id();
@@ -198,7 +199,7 @@ async fn call(
         latency_ms,
         batch: None,
     };
-    let attempt = record::attempt(&delivery, subscription.id, made, true);
+    let attempt = record::attempt(&delivery, subscription.id, made, came_to);
     (attempt, letter)
 }
 

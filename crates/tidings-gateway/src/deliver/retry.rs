@@ -8,7 +8,7 @@ use tidings_store::PendingRow;
 use uuid::Uuid;
 
 use super::Dispatcher;
-use super::counted::Word;
+use super::counted::AttemptOutcome;
 use super::queue::{Delivery, Origin};
 use super::read::readable;
 use super::record::{self, FailedIn, PendingDetail};
@@ -378,7 +378,7 @@ impl Dispatcher {
     pub(super) fn end_without_attempt(&mut self, row: &PendingRow, error: &str, now: i64) {
         // A detail that cannot be read is no reason to keep quiet.
         let detail = detail_of(row).unwrap_or_default();
-        self.part.counted().attempt(Word::GaveUp);
+        self.part.counted().attempt(AttemptOutcome::GaveUp);
         self.count_replayed(detail.replay, false);
         let attempt = record::without_attempt(row, detail, error, now);
         self.flush.attempts.push(attempt);

@@ -29,7 +29,7 @@ async fn a_dispatcher_that_panics_is_replaced_and_counted() {
     assert_eq!(counted.restarts(), 1);
     drop(stop);
     running.await.unwrap();
-    assert_eq!(counted.attempts(counted::Word::Delivered), 1);
+    assert_eq!(counted.attempts(counted::AttemptOutcome::Delivered), 1);
 }
 
 #[tokio::test]
