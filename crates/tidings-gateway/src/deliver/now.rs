@@ -13,12 +13,10 @@ use uuid::Uuid;
 
 use super::counted::AttemptOutcome;
 use super::queue::{Delivery, Origin, Places};
-use super::record::{self, Ledger, Made};
-use super::standing::Stood;
+use super::record::{self, Made};
 use super::target::{Carried, Outcome};
 use crate::envelope;
-use crate::plugins::causing::Causing;
-use crate::plugins::{Call, InProcess, When, platform_event, until, workspace_of};
+use crate::plugins::{InProcess, When, until, workspace_of};
 use crate::publish::{Line, Published};
 use crate::subscription::{Receiver, State, Subscription};
 
@@ -156,24 +154,8 @@ async fn call(
         Err(sentence) => Outcome::failed(sentence, false),
     };
     let latency_ms = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
-    let delivery = Delivery {
-        sequence,
-        event,
-        revision: subscription.revision,
-        lane: None,
-        origin: Origin::Pending,
-        attempts: 0,
-        base: 0,
-        since_ms: started_at_ms,
-        at_hand_ms: started_at_ms,
-        held: None,
-        stood: Stood::default(),
-        dead_letter: None,
-        place: None,
-        batch: None,
-        replay: None,
-        ledger: Ledger::default(),
-    };
+    let mut delivery = Delivery::new(sequence, event, Origin::Pending, started_at_ms);
+    delivery.revision = subscription.revision;
     tracing::info!(
         tenant = delivery.event.tenant.as_str(),
         subscription = %subscription.id,
@@ -212,22 +194,7 @@ async fn outcome(
     let Receiver::InProcess { extension, .. } = &subscription.target else {
         return Err("the subscription is of no plugin".to_owned());
     };
+    let when = When::BeforeAcknowledgement;
     let in_process = line.in_process();
-    let causing = Arc::new(Causing::new(
-        line.clone(),
-        in_process.store.clone(),
-        in_process.clock.clone(),
-        extension.clone(),
-        (*event).clone(),
-    ));
-    let ended = causing.ended();
-    let event = platform_event(event, causing)?;
-    let call = Call {
-        extension,
-        when: When::BeforeAcknowledgement,
-        event,
-        ended,
-        until,
-    };
-    in_process.plugins.run(call).await
+    in_process.handle(line, extension, when, event, until).await
 }

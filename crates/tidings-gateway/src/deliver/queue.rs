@@ -82,6 +82,33 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    /// One that comes to hand for the first time now, in ms since 1970. What else is known of it is for the caller to say.
+    pub(super) fn new(sequence: u64, event: Arc<Carried>, origin: Origin, now_ms: i64) -> Self {
+        Self {
+            sequence,
+            event,
+            revision: 0,
+            lane: None,
+            origin,
+            place: match origin {
+                Origin::Shared(stream, offset) | Origin::Own(stream, offset) => {
+                    Some((stream, offset))
+                }
+                Origin::Pending => None,
+            },
+            attempts: 0,
+            base: 0,
+            since_ms: now_ms,
+            at_hand_ms: now_ms,
+            held: None,
+            stood: Stood::default(),
+            dead_letter: None,
+            batch: None,
+            replay: None,
+            ledger: Ledger::default(),
+        }
+    }
+
     /// Whether somebody asked for it to be sent again.
     pub(super) fn is_replayed(&self) -> bool {
         self.dead_letter.is_some() || self.replay.is_some()
@@ -193,6 +220,8 @@ pub(super) struct Queue {
     pub(super) of_copies: usize,
     /// Whether it stands in line.
     pub(super) lined_up: bool,
+    /// Whether it stands in line to read on from places of its own.
+    pub(super) in_line_to_catch_up: bool,
     pub(super) pace: Pace,
     pub(super) standing: Standing,
     pub(super) lanes: HashMap<String, Lane>,
@@ -215,13 +244,12 @@ impl Queue {
             in_flight: 0,
             of_copies: 0,
             lined_up: false,
+            in_line_to_catch_up: false,
             pace: Pace::default(),
             standing: Standing::default(),
             lanes: HashMap::new(),
             places: BTreeMap::new(),
             outstanding: BTreeSet::new(),
-    /// Whether it stands in line to read on from places of its own.
-    pub(super) in_line_to_catch_up: bool,
             numbers,
             start,
             failing_since_ms: None,
@@ -244,7 +272,6 @@ impl Queue {
     }
 
     /// The most that go in one message.
-            in_line_to_catch_up: false,
     fn in_one_message(&self) -> usize {
         let batch = self.subscription.delivery.batch;
         batch.map_or(1, |batch| batch.max_events)

@@ -11,9 +11,7 @@ use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::{Delivery, Origin, Queue, ROOM_BELOW, StreamId};
-use super::record::Ledger;
 use super::schedule::{is_to_come, ms};
-use super::standing::Stood;
 use super::target::Carried;
 use crate::envelope;
 use crate::events::unreadable;
@@ -209,37 +207,14 @@ impl Dispatcher {
             .key
             .as_ref()
             .and_then(|key| key.of(event));
-        let delivery = Delivery {
-            sequence,
-            event: event.clone(),
-            revision: subscription.revision,
-            lane,
-            origin,
-            place: match origin {
-                Origin::Shared(stream, offset) | Origin::Own(stream, offset) => {
-                    Some((stream, offset))
-                }
-                Origin::Pending => None,
-            },
-            attempts: 0,
-            base: 0,
-            since_ms: now,
-            at_hand_ms: now,
-            held: None,
-            stood: Stood::default(),
-            dead_letter: None,
-            batch: None,
-            replay: None,
-            ledger: Ledger {
-                log: (now - event.received_at_ms).max(0),
-                ..Ledger::default()
-            },
-        };
+        let mut delivery = Delivery::new(sequence, event.clone(), origin, now);
+        delivery.revision = subscription.revision;
+        delivery.lane = lane;
+        delivery.ledger.log = (now - event.received_at_ms).max(0);
         let blocked = delivery
             .lane
             .as_ref()
             .is_some_and(|lane| queue.lanes.get(lane).is_some_and(|lane| lane.blocked));
-            queue.in_line_to_catch_up = false;
         let taken = !blocked;
         if taken {
             queue.push(delivery);
@@ -264,6 +239,7 @@ impl Dispatcher {
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
             };
+            queue.in_line_to_catch_up = false;
             if !queue.wants_more() {
                 continue;
             }

@@ -13,7 +13,7 @@ use super::queue::{Delivery, Origin};
 use super::read::readable;
 use super::record::{self, FailedIn, PendingDetail};
 use super::schedule::{has_passed, ms};
-use super::standing::{Stood, accounted};
+use super::standing::accounted;
 use super::target::Carried;
 use crate::events::unreadable;
 use crate::publish::refusal::Refusal;
@@ -355,22 +355,17 @@ impl Dispatcher {
             queue.lanes.entry(lane.clone()).or_default().blocked = true;
         }
         queue.push(Delivery {
-            sequence: row.sequence,
-            event,
             revision: detail.revision,
             lane: row.lane,
-            origin: Origin::Pending,
             place,
             attempts: row.attempts,
             base: detail.base,
             since_ms: detail.since_ms,
-            at_hand_ms: now,
-            held: None,
-            stood: Stood::default(),
             dead_letter: detail.dead_letter,
             batch: detail.batch,
             replay: detail.replay,
             ledger,
+            ..Delivery::new(row.sequence, event, Origin::Pending, now)
         });
     }
 
