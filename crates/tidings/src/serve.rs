@@ -286,8 +286,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         drain: config.server.drain,
     };
     let stopping = OnceLock::new();
-    let spent = || stopping.get().map_or(Duration::ZERO, Instant::elapsed);
-    let left = || config.server.drain.saturating_sub(spent());
+    let left = || left_of(config.server.drain, &stopping);
     let stop = async {
         stopped().await;
         stopping.get_or_init(Instant::now);
@@ -305,9 +304,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     delivering.await?;
     late_writes.end(left()).await;
     drop((stop_relay, stop_following, stop_emits));
-    relaying.await?;
-    looking_after_emits.await?;
-    following.await?;
+    tokio::try_join!(relaying, looking_after_emits, following)?;
     store.close().await;
     if Arc::strong_count(&bus) > 1 {
         tracing::warn!("a request that did not end still holds the log");
@@ -316,6 +313,12 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     tokio::task::spawn_blocking(move || drop(bus)).await?;
     tracing::info!("stopped");
     Ok(left())
+}
+
+/// What is left of the drain time when the process is being stopped; all of it before.
+fn left_of(drain: Duration, stopping: &OnceLock<Instant>) -> Duration {
+    let spent = stopping.get().map_or(Duration::ZERO, Instant::elapsed);
+    drain.saturating_sub(spent)
 }
 
 /// A socket that has its address, and takes no connection yet.

@@ -226,18 +226,19 @@ mod tests {
 
     use super::*;
 
-    /// Tries until it has been refused so often; answers the waits in ms.
-    fn tried(refused: usize, ends_after: usize) -> (Option<()>, Vec<u128>) {
+    /// Tries with so many failures, or until it is to end; answers the waits in ms too.
+    fn tried(failures: usize, ends_after: usize) -> (Option<()>, Vec<u128>) {
         let waits = RefCell::new(Vec::new());
         let make = || {
-            let refuses = waits.borrow().len() < refused;
-            let error = KafkaError::ClientCreation("no".to_owned());
-            if refuses { Err(error) } else { Ok(()) }
+            if waits.borrow().len() < failures {
+                return Err(KafkaError::ClientCreation("no".to_owned()));
+            }
+            Ok(())
         };
         let ended = || waits.borrow().len() == ends_after;
         let wait = |time: Duration| waits.borrow_mut().push(time.as_millis());
-        let made = until_made(make, ended, wait);
-        (made, waits.into_inner())
+        let found = until_made(make, ended, wait);
+        (found, waits.into_inner())
     }
 
     #[test]
