@@ -183,7 +183,7 @@ struct Dispatcher {
     flushed_at_ms: i64,
     /// Subscriptions with pending deliveries.
     waiting: Waiting,
-    /// Those that had no room for more of theirs.
+    /// Subscriptions with due rows whose queue was full; they are woken when it drains.
     full: HashSet<Uuid>,
     /// How far it has looked for what others have left in the store.
     looked_up_to: Option<Uuid>,

@@ -21,7 +21,7 @@ use crate::seal::Sealed;
 pub use due::{Due, Waiting};
 pub use flush::{Flush, Reopened};
 
-/// A share of the tenants: those whose slot leaves this rest.
+/// A share of the tenants: those whose name falls on partition `number` of `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Share {
     /// 0 to `of` - 1.

@@ -142,7 +142,7 @@ impl Dispatcher {
         if !queue.is_active() {
             return Err(Standstill::Idle);
         }
-        if queue.in_flight + queue.of_copies + beside >= most {
+        if queue.in_flight + queue.of_replays + beside >= most {
             queue.standing.because(Some(Held::RateLimit), now);
             return Err(Standstill::Idle);
         }
@@ -238,7 +238,7 @@ impl Dispatcher {
         let mut ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
-                // Only shutdown cancels, and targets do not panic. What it was comes again after a restart.
+                // Shutdown cancels, and a panic of a target is caught in the task. What it was comes again after a restart.
                 tracing::error!(%error, "an attempt did not come to an end");
                 return;
             }
@@ -323,7 +323,7 @@ impl Dispatcher {
             self.moved.insert(id);
             now
         });
-        if now - since > ms(self.config.disable_after) && queue.subscription.copy.is_none() {
+        if now - since > ms(self.config.disable_after) && queue.subscription.replay_of.is_none() {
             self.disable(id, &ended, "nothing got through for too long");
         }
         match wait {

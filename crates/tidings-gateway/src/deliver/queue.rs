@@ -132,7 +132,7 @@ pub(super) struct Numbers {
     free: BTreeSet<u64>,
     /// Events that have such a number and need nothing more.
     known: HashMap<Uuid, u64>,
-    /// Given out for offsets that a crash would lead back to.
+    /// Partition, offset and number of events that are read again after a crash.
     given: Vec<(StreamId, u64, u64)>,
 }
 
@@ -173,12 +173,13 @@ impl Numbers {
         self.free.insert(number);
     }
 
-    /// Whether a crash leads back to none of them.
+    /// Whether no numbered event is read again after a crash.
     pub(super) fn is_settled(&self) -> bool {
         self.given.is_empty()
     }
 
-    /// The last number that a crash does not lead back to, when it leads back to these offsets.
+    /// The highest number such that its event and all before it lie before the given restart offsets: what a crash does
+    /// not have sent again.
     fn settled(&mut self, back_to: impl Fn(StreamId) -> u64) -> u64 {
         self.given
             .retain(|(stream, offset, _)| *offset >= back_to(*stream));
@@ -216,8 +217,8 @@ pub(super) struct Queue {
     pub(super) subscription: Arc<Subscription>,
     pub(super) backlog: Backlog,
     pub(super) in_flight: usize,
-    /// Those of its copies, which share what its receiver takes at once.
-    pub(super) of_copies: usize,
+    /// Messages of replays that are on their way to the same receiver: they count towards what it takes at once.
+    pub(super) of_replays: usize,
     /// Whether it stands in line.
     pub(super) lined_up: bool,
     /// Whether it stands in line to read on from places of its own.
@@ -242,7 +243,7 @@ impl Queue {
             subscription,
             backlog: Backlog::default(),
             in_flight: 0,
-            of_copies: 0,
+            of_replays: 0,
             lined_up: false,
             in_line_to_catch_up: false,
             pace: Pace::default(),
@@ -379,7 +380,7 @@ impl Queue {
         taken
     }
 
-    /// Where a crash leads it back to, where that differs from the shared cursor.
+    /// By partition, the offset at which reading begins after a crash, where that is not the shared cursor.
     pub(super) fn back_to(&self) -> BTreeMap<StreamId, u64> {
         let mut places = self.places.clone();
         for (stream, offset) in &self.outstanding {
@@ -389,7 +390,8 @@ impl Queue {
         places
     }
 
-    /// The last number below all that, with the shared cursors given.
+    /// The highest number such that its event and all before it are not read again after a crash, with the offsets of
+    /// [`back_to`](Self::back_to) and the shared cursors.
     pub(super) fn settled(
         &mut self,
         places: &BTreeMap<StreamId, u64>,

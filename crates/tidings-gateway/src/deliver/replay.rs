@@ -59,8 +59,8 @@ struct Running {
     next_at_us: i64,
     /// It could not go on a moment ago.
     left_alone_until_ms: i64,
-    /// What history is sent through.
-    copy: Option<Arc<Subscription>>,
+    /// What history is sent through: the subscription under the replay's id, with a queue of its own.
+    through: Option<Arc<Subscription>>,
 }
 
 impl Replaying {
@@ -71,16 +71,16 @@ impl Replaying {
         }
     }
 
-    /// What history is sent through, of the replay with this id.
-    pub(super) fn copy(&self, id: Uuid) -> Option<Arc<Subscription>> {
-        self.running.get(&id)?.copy.clone()
+    /// What the replay with this id sends history through.
+    pub(super) fn subscription(&self, id: Uuid) -> Option<Arc<Subscription>> {
+        self.running.get(&id)?.through.clone()
     }
 
     /// The replays that share what a subscription's receiver takes.
     fn beside(&self, subscription: Uuid) -> Vec<Uuid> {
         let of = |running: &Running| {
-            let copy = running.copy.as_ref().and_then(|copy| copy.copy);
-            copy.is_some_and(|copy| copy.of == subscription && !copy.shadow)
+            let replay_of = running.through.as_ref().and_then(|it| it.replay_of);
+            replay_of.is_some_and(|it| it.of == subscription && !it.shadow)
         };
         let beside = self.running.iter().filter(|(_, running)| of(running));
         beside.map(|(id, _)| *id).collect()
@@ -218,7 +218,7 @@ impl Dispatcher {
             ended: row.delivered + row.failed,
             next_at_us: 0,
             left_alone_until_ms: 0,
-            copy: None,
+            through: None,
             plan,
             place,
             row,
@@ -252,7 +252,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Brings the copy to where its subscription is. False when there is nobody any more to send to, and the replay
+    /// Has history sent as its subscription is now. False when there is nobody any more to send to, and the replay
     /// ends with that.
     fn follow_original(&mut self, running: &mut Running) -> bool {
         if running.place.reason.is_some() {
@@ -285,19 +285,19 @@ impl Dispatcher {
         let Some(original) = self.in_force.get(of) else {
             return false;
         };
-        let known = running.copy.as_ref().map(|copy| copy.revision);
+        let known = running.through.as_ref().map(|it| it.revision);
         if known == Some(original.revision) {
             return true;
         }
         // Its rate and its attempts on their way are kept there.
         self.queue(&original);
-        let copy = Arc::new(original.copied(
+        let through = Arc::new(original.for_replay(
             id,
             history.rate.map(Rate::per_second),
             history.shadow.clone(),
         ));
-        self.queue(&copy).subscription = copy.clone();
-        running.copy = Some(copy);
+        self.queue(&through).subscription = through.clone();
+        running.through = Some(through);
         self.line_up(id);
         true
     }
@@ -382,10 +382,10 @@ impl Dispatcher {
         history: &History,
         room: usize,
     ) -> Result<(), Refusal> {
-        let Some(copy) = running.copy.clone() else {
+        let Some(through) = running.through.clone() else {
             return Ok(());
         };
-        if copy.state != State::Active {
+        if through.state != State::Active {
             return Ok(());
         }
         let now = self.clock.now_ms();
@@ -394,7 +394,7 @@ impl Dispatcher {
             store: &self.store,
         };
         let mut place = running.place.clone();
-        let page = log.page(&copy, history, &mut place, room).await?;
+        let page = log.page(&through, history, &mut place, room).await?;
         let before = running.sent;
         for found in page {
             let wanted = match history.routing {
@@ -402,7 +402,7 @@ impl Dispatcher {
                 Routing::Now => found.matches,
             };
             if wanted {
-                self.make_ready(running, &copy, &found.event, found.number, now);
+                self.make_ready(running, &through, &found.event, found.number, now);
             }
         }
         running.place = place;
@@ -416,21 +416,21 @@ impl Dispatcher {
     fn make_ready(
         &mut self,
         running: &mut Running,
-        copy: &Arc<Subscription>,
+        through: &Arc<Subscription>,
         event: &Event,
         number: Option<u64>,
         now: i64,
     ) {
         running.sent += 1;
-        let lane = copy.delivery.key.as_ref().and_then(|key| key.of(event));
-        let queue = self.queue(copy);
+        let lane = through.delivery.key.as_ref().and_then(|key| key.of(event));
+        let queue = self.queue(through);
         let lane_in_queue = lane.as_ref().map(|lane| queue.lanes.entry(lane.clone()));
         let behind = lane_in_queue.is_some_and(|lane| {
             let lane = lane.or_default();
             std::mem::replace(&mut lane.blocked, true)
         });
         let detail = PendingDetail {
-            revision: copy.revision,
+            revision: through.revision,
             since_ms: now,
             replay: Some(Replayed {
                 id: running.row.id,
@@ -546,17 +546,17 @@ impl Dispatcher {
         }
     }
 
-    /// What the queue of a copy has to leave to its subscription: attempts on their way, and the time of the next by
-    /// its rate, if that is not now.
+    /// What the queue of a replay has to leave to the subscription itself: its attempts on their way, and the time of
+    /// its next by its rate, in ms since 1970, if that is not now.
     pub(super) fn of_the_original(&self, id: Uuid, now: i64) -> (usize, Option<i64>) {
         let Some(queue) = self.queues.get(&id) else {
             return (0, None);
         };
-        let copy = queue.subscription.copy.filter(|copy| !copy.shadow);
-        let Some(original) = copy.and_then(|copy| self.queues.get(&copy.of)) else {
+        let replay_of = queue.subscription.replay_of.filter(|it| !it.shadow);
+        let Some(original) = replay_of.and_then(|it| self.queues.get(&it.of)) else {
             return (0, None);
         };
-        let beside = (original.in_flight + original.of_copies).saturating_sub(queue.in_flight);
+        let beside = (original.in_flight + original.of_replays).saturating_sub(queue.in_flight);
         let rate = original.subscription.delivery.rate;
         let until = rate.and_then(|rate| original.pace.ready(rate, now).err());
         (beside, until)
@@ -564,29 +564,29 @@ impl Dispatcher {
 
     /// An attempt begins or has ended; those that share a receiver take note.
     pub(super) fn count_at_original(&mut self, of: &Subscription, now: i64, begins: bool) {
-        match of.copy {
-            Some(copy) if copy.shadow => {}
-            Some(copy) => {
-                let Some(original) = self.queues.get_mut(&copy.of) else {
+        match of.replay_of {
+            Some(replay) if replay.shadow => {}
+            Some(replay) => {
+                let Some(original) = self.queues.get_mut(&replay.of) else {
                     return;
                 };
                 if begins {
-                    original.of_copies += 1;
+                    original.of_replays += 1;
                     if let Some(rate) = original.subscription.delivery.rate {
                         original.pace.take(rate, now);
                     }
                 } else {
-                    original.of_copies = original.of_copies.saturating_sub(1);
-                    self.line_up(copy.of);
-                    for copy in self.replays.beside(copy.of) {
-                        self.line_up(copy);
+                    original.of_replays = original.of_replays.saturating_sub(1);
+                    self.line_up(replay.of);
+                    for other in self.replays.beside(replay.of) {
+                        self.line_up(other);
                     }
                 }
             }
             None if begins => {}
             None => {
-                for copy in self.replays.beside(of.id) {
-                    self.line_up(copy);
+                for replay in self.replays.beside(of.id) {
+                    self.line_up(replay);
                 }
             }
         }

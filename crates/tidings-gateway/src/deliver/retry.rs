@@ -104,7 +104,7 @@ impl Dispatcher {
     /// How many due rows of a subscription are worth reading, those at hand among them; or when to ask again.
     fn room_of(&mut self, id: Uuid) -> Result<usize, std::time::Duration> {
         let known = self.in_force.get(id);
-        let Some(subscription) = known.or_else(|| self.replays.copy(id)) else {
+        let Some(subscription) = known.or_else(|| self.replays.subscription(id)) else {
             let kept = self.in_force.is_unreadable(id);
             return if kept { Err(AGAIN) } else { Ok(MOST_OF_QUEUE) };
         };
@@ -190,7 +190,8 @@ impl Dispatcher {
             }
         };
         let known = self.in_force.get(row.subscription);
-        let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
+        let Some(subscription) = known.or_else(|| self.replays.subscription(row.subscription))
+        else {
             if !self.in_force.is_unreadable(row.subscription) {
                 self.pass_over(row, &detail);
             }
