@@ -189,21 +189,26 @@ impl DeadLetters {
     }
 }
 
-/// The last attempt to deliver it, as long as that is kept.
-pub(crate) async fn last_attempt(
+/// What was written down of the last attempt for a dead letter, as long as that is kept.
+async fn last_attempt(
     store: &Store,
     letter: &DeadLetterSummary,
 ) -> Result<Option<AttemptDetail>, Refusal> {
     let rows = store.deliveries();
-    let attempts = rows
-        .attempts_of_event(&letter.tenant, letter.event_id)
-        .await;
-    let mut own = sound(attempts)?;
-    own.retain(|it| (it.subscription, it.sequence) == (letter.subscription, letter.sequence));
-    let Some(last) = own.last() else {
-        return Ok(None);
-    };
-    let detail = serde_json::from_str(&last.detail);
+    let of = deliveries_of(std::slice::from_ref(letter));
+    let found = sound(rows.last_attempts(&letter.tenant, &of).await)?;
+    found.first().map(attempt_detail).transpose()
+}
+
+/// The deliveries that dead letters are of: subscription, number and event of each.
+pub(crate) fn deliveries_of(letters: &[DeadLetterSummary]) -> Vec<(Uuid, u64, Uuid)> {
+    let of = |it: &DeadLetterSummary| (it.subscription, it.sequence, it.event_id);
+    letters.iter().map(of).collect()
+}
+
+/// What an attempt's row has besides its columns.
+pub(crate) fn attempt_detail(row: &AttemptRow) -> Result<AttemptDetail, Refusal> {
+    let detail = serde_json::from_str(&row.detail);
     detail.map_err(|error| Refusal::fault("Reading an attempt", &error))
 }
 

@@ -12,13 +12,17 @@
 //! Not needed for correctness: anything in memory. It is bounded, too: by queue, by tenant and altogether.
 
 mod attempt;
+mod backlog;
 mod begin;
 pub mod counted;
 mod damaged;
+mod disable;
 mod flush;
 mod gather;
 mod hosts;
 mod lanes;
+pub mod late_writes;
+mod leave;
 mod load;
 pub(crate) mod now;
 pub(crate) mod on_the_way;
@@ -26,6 +30,7 @@ mod queue;
 mod read;
 pub mod record;
 mod replay;
+mod retention;
 mod retry;
 mod schedule;
 mod share;
@@ -70,8 +75,6 @@ use waiting::Waiting;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long what has happened may stay unwritten.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
-/// How long what is known may take to be written down at the end.
-const LAST_WRITES: Duration = Duration::from_secs(2);
 /// The wait after the bus or the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
@@ -145,6 +148,8 @@ struct Dispatcher {
     saved_lanes: HashMap<Uuid, Vec<String>>,
     /// Queues with places of their own.
     behind: BTreeSet<Uuid>,
+    /// Those of them that have room, by whose turn it is to read on.
+    catching_up: Turns<TenantId, Uuid>,
     turns: Turns<TenantId, Uuid>,
     on_the_way: OnTheWay,
     breakers: HashMap<(TenantId, String), Breaker>,
@@ -156,6 +161,8 @@ struct Dispatcher {
     replays: replay::Replaying,
     skipping: skip::Skipping,
     in_flight: JoinSet<Ended>,
+    /// Subscriptions that are being disabled.
+    disabling: HashMap<Uuid, JoinHandle<()>>,
     /// Events that were read once more, for deliveries that wait.
     again: Cache<(TenantId, Uuid), Arc<Carried>, BySize>,
     /// Pending deliveries in memory.
@@ -176,7 +183,7 @@ struct Dispatcher {
     flushed_at_ms: i64,
     /// Subscriptions with pending deliveries.
     waiting: Waiting,
-    /// Those that had no room for more of theirs.
+    /// Subscriptions with due rows whose queue was full; they are woken when it drains.
     full: HashSet<Uuid>,
     /// How far it has looked for what others have left in the store.
     looked_up_to: Option<Uuid>,
@@ -223,6 +230,7 @@ impl Dispatcher {
             saved: HashMap::new(),
             saved_lanes: HashMap::new(),
             behind: BTreeSet::new(),
+            catching_up: Turns::default(),
             turns: Turns::default(),
             on_the_way: OnTheWay::new(means.on_the_way),
             breakers: HashMap::new(),
@@ -231,6 +239,7 @@ impl Dispatcher {
             replays: replay::Replaying::default(),
             skipping: skip::Skipping::default(),
             in_flight: JoinSet::new(),
+            disabling: HashMap::new(),
             again: Cache::with_weighter(RECENT, RECENT_BYTES as u64, BySize),
             at_hand: HashSet::new(),
             flush: Flush::default(),
@@ -263,20 +272,15 @@ impl Dispatcher {
     /// so far: after a panic nothing in memory is to be trusted, and another dispatcher goes on from the store.
     async fn run(mut self, stopped: impl Future<Output = ()>) -> bool {
         let worked = AssertUnwindSafe(self.work(stopped)).catch_unwind().await;
-        if worked.is_ok() {
-            self.leave().await;
-            return true;
+        if worked.is_err() {
+            self.abandon().await;
+            return false;
         }
-        self.in_flight.shutdown().await;
-        // A write that came to its end after another dispatcher has read would be missing from what that knows.
-        if let Some(mut writing) = self.writing.take()
-            && tokio::time::timeout(LAST_WRITES, &mut writing)
-                .await
-                .is_err()
-        {
-            writing.abort();
+        if AssertUnwindSafe(self.leave()).catch_unwind().await.is_err() {
+            tracing::error!(share = %self.share, "a dispatcher panicked as it ended; what it had not written down comes again");
+            self.abandon().await;
         }
-        false
+        true
     }
 
     async fn work(&mut self, stopped: impl Future<Output = ()>) {
@@ -331,7 +335,7 @@ impl Dispatcher {
             return Ok(());
         }
         self.read().await?;
-        self.catch_up().await?;
+        self.catch_up().await;
         self.replay().await?;
         self.end_skipped().await?;
         self.due().await?;
@@ -536,43 +540,12 @@ impl Dispatcher {
         self.at_hand.retain(|(subscription, _)| *subscription != id);
         self.waiting.remove(id);
         self.full.remove(&id);
-        if let Some(queue) = self.queues.remove(&id) {
-            for delivery in queue.waiting {
+        if let Some(mut queue) = self.queues.remove(&id) {
+            for delivery in queue.backlog.clear() {
                 self.tick_off(id, delivery.origin);
             }
         }
         self.replays.forget(id);
-    }
-
-    /// Ends: what is on its way gets its time, what is known is written down.
-    async fn leave(&mut self) {
-        let deadline = tokio::time::Instant::now() + self.config.drain;
-        while let Ok(Some(ended)) =
-            tokio::time::timeout_at(deadline, self.in_flight.join_next()).await
-        {
-            self.ended(ended);
-        }
-        self.in_flight.shutdown().await;
-        let deadline = tokio::time::Instant::now() + LAST_WRITES;
-        if self.all_written(deadline).await {
-            self.write_now();
-            self.all_written(deadline).await;
-        }
-    }
-
-    /// Whether what is being written is written by then. What is not is given up, and comes again: nothing
-    /// later may be written before it, nor after a follower has begun.
-    async fn all_written(&mut self, deadline: tokio::time::Instant) -> bool {
-        while let Some(mut writing) = self.writing.take() {
-            if let Ok(written) = tokio::time::timeout_at(deadline, &mut writing).await {
-                self.written(written);
-            } else {
-                writing.abort();
-                tracing::warn!(share = %self.share, "what was delivered last is not written down and comes again");
-                return false;
-            }
-        }
-        true
     }
 }
 

@@ -51,6 +51,7 @@ use clock::Clock;
 use custom_events::{Emits, Registry};
 use dead_letters::DeadLetters;
 use deliver::counted::Counted;
+use deliver::late_writes::LateWrites;
 use deliver::target::Targets;
 use deliver::target::in_process::Handlers;
 use deliver::target::topic::Topics;
@@ -365,6 +366,12 @@ impl Gateway {
             Handlers::new(self.line.clone(), self.line.in_process().clone()),
             Topics::new(self.line.clone(), self.store.clone(), self.clock.clone()),
         )
+    }
+
+    /// What became of handlers that ran before an acknowledgement, and is not written down yet: to be ended when nothing is
+    /// published any more.
+    pub fn late_writes(&self) -> Arc<LateWrites> {
+        self.line.in_process().late_writes.clone()
     }
 
     /// What is counted of deliveries.

@@ -20,8 +20,12 @@ use tidings_store::Store;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use causing::Causing;
+
 use crate::clock::Clock;
 use crate::deliver::counted::Counted;
+use crate::deliver::late_writes::LateWrites;
+use crate::publish::Line;
 use crate::publish::command::WORKSPACE_ATTRIBUTE;
 use crate::subscriptions::InForce;
 use crate::subscriptions::of_extensions::Owner;
@@ -260,6 +264,8 @@ pub struct InProcess {
     pub(crate) clock: Clock,
     /// What handlers came to is counted with what other deliveries did.
     pub(crate) counted: Arc<Counted>,
+    /// What became of handlers that ran before the acknowledgement, and is not written down yet.
+    pub(crate) late_writes: Arc<LateWrites>,
     in_force: Arc<InForce>,
 }
 
@@ -271,8 +277,37 @@ impl InProcess {
             store,
             clock,
             counted: Arc::default(),
+            late_writes: Arc::default(),
             in_force: Arc::default(),
         }
+    }
+
+    /// Has the handler of an extension handle an event, to its end or that of its time. What it causes is published by the
+    /// line. A sentence says why it failed.
+    pub(crate) async fn handle(
+        &self,
+        line: &Arc<Line>,
+        extension: &ExtensionId,
+        when: When,
+        event: &Event,
+        until: Instant,
+    ) -> Result<(), String> {
+        let causing = Arc::new(Causing::new(
+            line.clone(),
+            self.store.clone(),
+            self.clock.clone(),
+            extension.clone(),
+            event.clone(),
+        ));
+        let ended = causing.ended();
+        let call = Call {
+            extension,
+            when,
+            event: platform_event(event, causing)?,
+            ended,
+            until,
+        };
+        self.plugins.run(call).await
     }
 
     /// Who wants what.

@@ -96,13 +96,13 @@ pub struct Subscription {
     pub(crate) signing: Vec<(Arc<Secret>, Option<i64>)>,
     /// As it is shown: filter, target and delivery, without any secret.
     pub document: Arc<Map<String, Value>>,
-    /// Of which it is a copy, for as long as history is sent again; then `id` is the replay's.
-    pub(crate) copy: Option<Copied>,
+    /// Whose history it sends again, where it stands for a replay; then `id` is the replay's.
+    pub(crate) replay_of: Option<ReplayOf>,
 }
 
-/// What a copy of a subscription is for: history is sent again through a queue of its own.
+/// The subscription that a replay of history is for. It has a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Copied {
+pub(crate) struct ReplayOf {
     /// The subscription.
     pub(crate) of: Uuid,
     /// Whether it goes to another target, of which nothing may come back to the subscription.
@@ -112,34 +112,39 @@ pub(crate) struct Copied {
 impl Subscription {
     /// The id that messages are addressed under.
     pub fn addressed(&self) -> Uuid {
-        self.copy.map_or(self.id, |copy| copy.of)
+        self.replay_of.map_or(self.id, |replay| replay.of)
     }
 
     /// Whether it goes to another target than the subscription's.
     pub(crate) fn is_shadow(&self) -> bool {
-        self.copy.is_some_and(|copy| copy.shadow)
+        self.replay_of.is_some_and(|replay| replay.shadow)
     }
 
-    /// A copy through which history is sent again under the replay's id.
-    pub(crate) fn copied(&self, replay: Uuid, rate: Option<Rate>, shadow: Option<Target>) -> Self {
-        let mut copy = self.clone();
-        copy.id = replay;
+    /// The same subscription under a replay's id, through which its history is sent again.
+    pub(crate) fn for_replay(
+        &self,
+        replay: Uuid,
+        rate: Option<Rate>,
+        shadow: Option<Target>,
+    ) -> Self {
+        let mut again = self.clone();
+        again.id = replay;
         // It has no place in the log.
-        copy.start = Start::default();
-        copy.copy = Some(Copied {
+        again.start = Start::default();
+        again.replay_of = Some(ReplayOf {
             of: self.id,
             shadow: shadow.is_some(),
         });
         // Nobody could release a key that is parked there.
-        copy.delivery.on_exhausted = OnExhausted::Skip;
-        if let Some(batch) = &mut copy.delivery.batch {
+        again.delivery.on_exhausted = OnExhausted::Skip;
+        if let Some(batch) = &mut again.delivery.batch {
             // What follows is made ready only when what went before is taken.
             batch.max_wait = batch.max_wait.min(BATCH_WAIT_OF_REPLAYS);
         }
-        copy.delivery.rate = rate.or(self.delivery.rate.filter(|_| shadow.is_none()));
+        again.delivery.rate = rate.or(self.delivery.rate.filter(|_| shadow.is_none()));
         if let Some(url) = shadow {
             // Headers and credentials are for their own receiver.
-            copy.target = Receiver::Webhook(Box::new(Webhook {
+            again.target = Receiver::Webhook(Box::new(Webhook {
                 url,
                 headers: Vec::new(),
                 format: self
@@ -150,9 +155,9 @@ impl Subscription {
                 mtls: None,
                 handshake: false,
             }));
-            copy.delivery.schedule = Some(Vec::new());
+            again.delivery.schedule = Some(Vec::new());
         }
-        copy
+        again
     }
 }
 

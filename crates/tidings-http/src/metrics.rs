@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use tidings_gateway::deliver::counted::{Counted, Word};
+use tidings_gateway::deliver::counted::{AttemptOutcome, Counted};
 use tidings_gateway::supervised::Restarts;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -182,7 +182,7 @@ impl Collector for Deliveries {
             None,
             attempts.metric_type(),
         )?;
-        for word in Word::ALL {
+        for word in AttemptOutcome::ALL {
             let labels = [("outcome", word.as_str())];
             ConstCounter::new(self.0.attempts(word)).encode(family.encode_family(&labels)?)?;
         }

@@ -21,7 +21,7 @@ use crate::seal::Sealed;
 pub use due::{Due, Waiting};
 pub use flush::{Flush, Reopened};
 
-/// A share of the tenants: those whose slot leaves this rest.
+/// A share of the tenants: those whose name falls on partition `number` of `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Share {
     /// 0 to `of` - 1.
@@ -310,6 +310,46 @@ impl<'a> Deliveries<'a> {
                 .await
                 .map(|rows| rows.iter().map(AttemptRow::from_row).collect())
         })
+    }
+
+    /// The last attempt of each of some deliveries of the tenant, by subscription, number and event, as long as it is kept.
+    pub async fn last_attempts(
+        &self,
+        tenant: &TenantId,
+        deliveries: &[(Uuid, u64, Uuid)],
+    ) -> Result<Found<AttemptRow>, StoreError> {
+        let mut all = Found::nothing();
+        for deliveries in pieces(deliveries) {
+            let rows: Vec<Result<AttemptRow, StoreError>> = on_either!(self.connections, "read last attempts", connection => {
+                let mut builder =
+                    QueryBuilder::new("SELECT * FROM delivery_attempts AS attempts WHERE tenant = ");
+                builder.push_bind(tenant.as_str()).push(
+                    " AND number = (SELECT MAX(number) FROM delivery_attempts AS of_it \
+                     WHERE of_it.subscription = attempts.subscription \
+                     AND of_it.sequence = attempts.sequence AND of_it.event_id = attempts.event_id) AND (",
+                );
+                let mut any = builder.separated(" OR ");
+                for (subscription, sequence, event_id) in deliveries {
+                    any.push("(subscription = ");
+                    any.push_bind_unseparated(subscription.to_string());
+                    any.push_unseparated(" AND sequence = ");
+                    any.push_bind_unseparated(number(*sequence));
+                    any.push_unseparated(" AND event_id = ");
+                    any.push_bind_unseparated(event_id.to_string());
+                    any.push_unseparated(")");
+                }
+                builder.push(")");
+                builder
+                    .build()
+                    .fetch_all(connection)
+                    .await
+                    .map(|rows| rows.iter().map(AttemptRow::from_row).collect())
+            })?;
+            for row in rows {
+                all.add(row);
+            }
+        }
+        Ok(all)
     }
 
     /// When the newest attempt began, in milliseconds since 1970, if any is kept.

@@ -106,6 +106,9 @@ impl ReplayStep {
     }
 }
 
+/// So many are forgotten in one transaction.
+const FORGOTTEN_AT_ONCE: i64 = 32;
+
 /// The methods on replays.
 #[derive(Debug, Clone, Copy)]
 pub struct Replays<'a> {
@@ -332,17 +335,34 @@ impl<'a> Replays<'a> {
         known.collect()
     }
 
-    /// Forgets those that ended before a time, with what they had pending.
+    /// Forgets those that ended before a time, with what they had pending: some at once, so that nobody else's writing
+    /// waits for long.
     pub async fn forget(&self, before_ms: i64) -> Result<u64, StoreError> {
-        on_either!(self.connections, "forget old replays", connection => {
-            let mut transaction = connection.begin().await?;
-            let gone = "DELETE FROM replays WHERE ended_at_ms < $1";
-            let pending = "DELETE FROM pending_deliveries WHERE subscription IN \
-                 (SELECT id FROM replays WHERE ended_at_ms < $1)";
-            sqlx::query(pending).bind(before_ms).execute(&mut *transaction).await?;
-            let done = sqlx::query(gone).bind(before_ms).execute(&mut *transaction).await?;
-            transaction.commit().await.map(|()| done.rows_affected())
-        })
+        let query = "DELETE FROM replays WHERE ended_at_ms < $1 AND id IN \
+             (SELECT id FROM replays WHERE ended_at_ms < $1 LIMIT $2) RETURNING id";
+        let mut forgotten = 0;
+        loop {
+            let removed = on_either!(self.connections, "forget old replays", connection => {
+                let mut transaction = connection.begin().await?;
+                let gone = sqlx::query(query)
+                    .bind(before_ms)
+                    .bind(FORGOTTEN_AT_ONCE)
+                    .fetch_all(&mut *transaction)
+                    .await?;
+                for row in &gone {
+                    // One has not more of them than are made ready ahead, and most have none.
+                    sqlx::query("DELETE FROM pending_deliveries WHERE subscription = $1")
+                        .bind(row.text("id")?)
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+                transaction.commit().await.map(|()| gone.len())
+            })?;
+            forgotten += removed as u64;
+            if removed < usize::try_from(FORGOTTEN_AT_ONCE).unwrap_or(usize::MAX) {
+                return Ok(forgotten);
+            }
+        }
     }
 }
 
@@ -403,8 +423,8 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
-    use crate::Flush;
     use crate::suite::on_each_database;
+    use crate::{Flush, PendingRow};
 
     fn row(number: u128, tenant: &str) -> ReplayRow {
         ReplayRow {
@@ -510,6 +530,47 @@ mod tests {
             assert_eq!(room.forget(7).await.unwrap(), 0);
             assert_eq!(room.forget(8).await.unwrap(), 1);
             assert_eq!(room.get(&acme, id).await.unwrap(), None);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn old_ones_are_forgotten_with_what_they_had_pending_however_many_they_are() {
+        on_each_database(async |store| {
+            let (rows, room) = (store.replays(), store.deliveries());
+            let pending = |id: u128| PendingRow {
+                subscription: Uuid::from_u128(id),
+                sequence: 1,
+                tenant: "acme".parse().unwrap(),
+                event_id: Uuid::from_u128(1),
+                lane: None,
+                attempts: 0,
+                state: "waiting".into(),
+                next_at_ms: 1,
+                detail: "{}".into(),
+            };
+            for id in 1..=70 {
+                let ended = ReplayRow {
+                    state: "cancelled".into(),
+                    ended_at_ms: (id < 70).then_some(5),
+                    ..row(id, "acme")
+                };
+                assert!(rows.insert(&ended, 99).await.unwrap());
+            }
+            let flush = Flush {
+                pending: [1, 69, 70].map(pending).to_vec(),
+                ..Flush::default()
+            };
+            room.flush(&flush).await.unwrap();
+            assert_eq!(rows.forget(5).await.unwrap(), 0);
+            assert_eq!(rows.forget(6).await.unwrap(), 69);
+            let left = rows.list(&"acme".parse().unwrap(), None, 99).await.unwrap();
+            let left: Vec<u128> = left.rows.iter().map(|it| it.id.as_u128()).collect();
+            assert_eq!(left, [70]);
+            for (id, kept) in [(1, 0), (69, 0), (70, 1)] {
+                let of_it = room.pending_of(Uuid::from_u128(id), None, 0, 9).await;
+                assert_eq!(of_it.unwrap().rows.len(), kept);
+            }
         })
         .await;
     }

@@ -272,6 +272,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     let retention = config.custom_events.emits_retention;
     let (stop_emits, looking_after_emits) = look_after_emits(&gateway, retention);
     let (stop_delivering, delivering) = deliveries(&gateway);
+    let late_writes = gateway.late_writes();
     let house = House::new(gateway, &public_url, adopt, config.server.max_bodies_bytes);
     let watching = watched_manifests(&config, &house).await?;
     let changing = components.map(|components| components::watch(house.clone(), components));
@@ -286,6 +287,7 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         drain: config.server.drain,
     };
     let stopping = OnceLock::new();
+    let left = || left_of(config.server.drain, &stopping);
     let stop = async {
         stopped().await;
         stopping.get_or_init(Instant::now);
@@ -301,10 +303,9 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
         task.await?;
     }
     delivering.await?;
+    late_writes.end(left()).await;
     drop((stop_relay, stop_following, stop_emits));
-    relaying.await?;
-    looking_after_emits.await?;
-    following.await?;
+    tokio::try_join!(relaying, looking_after_emits, following)?;
     store.close().await;
     if Arc::strong_count(&bus) > 1 {
         tracing::warn!("a request that did not end still holds the log");
@@ -312,8 +313,13 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     // Dropping it drains what waits, which blocks.
     tokio::task::spawn_blocking(move || drop(bus)).await?;
     tracing::info!("stopped");
+    Ok(left())
+}
+
+/// What is left of the drain time when the process is being stopped; all of it before.
+fn left_of(drain: Duration, stopping: &OnceLock<Instant>) -> Duration {
     let spent = stopping.get().map_or(Duration::ZERO, Instant::elapsed);
-    Ok(config.server.drain.saturating_sub(spent))
+    drain.saturating_sub(spent)
 }
 
 /// A socket that has its address, and takes no connection yet.

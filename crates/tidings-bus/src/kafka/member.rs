@@ -31,8 +31,10 @@ const POLL: Duration = Duration::from_millis(100);
 const LET_GO: Duration = Duration::from_secs(8);
 /// How long a member may take to join again, letting go included.
 const JOINS_WITHIN: &str = "10000";
-/// The wait before the topic is asked for again.
+/// The wait before the topic is asked for again, and the first before the client tries to join again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// The longest wait before the client tries to join again.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Hears from the group which partitions come and go.
 struct Listener {
@@ -108,9 +110,20 @@ struct Member {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+impl Member {
+    /// Ends the wait of the thread, if it waits.
+    fn wake(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.as_ref() {
+            thread.thread().unpark();
+        }
+    }
+}
+
 impl Drop for Member {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.wake();
         let thread = self
             .thread
             .get_mut()
@@ -119,6 +132,27 @@ impl Drop for Member {
             tracing::error!("the thread of a consumer group's member panicked");
         }
     }
+}
+
+/// Makes what a member reads with, however often that has to be tried: without it nothing would be delivered here for as
+/// long as the process lives. None when it is to end before.
+fn until_made<T>(
+    make: impl Fn() -> Result<T, KafkaError>,
+    ended: impl Fn() -> bool,
+    wait: impl Fn(Duration),
+) -> Option<T> {
+    let mut again = AGAIN;
+    while !ended() {
+        match make() {
+            Ok(done) => return Some(done),
+            Err(error) => {
+                tracing::error!(%error, ?again, "the Kafka client refuses to join a consumer group; nothing is delivered here");
+            }
+        }
+        wait(again);
+        again = (2 * again).min(LONGEST_WAIT);
+    }
+    None
 }
 
 /// Joins a group. The topic is made if it does not exist; until it does, nothing is shared out.
@@ -156,24 +190,19 @@ pub(super) fn join(config: &Config, topics: Arc<Topics>, group: &str, topic: &To
             }
             std::thread::park_timeout(AGAIN);
         };
-        let listener = Listener {
-            desk: at,
-            of,
-            logins,
-            said: Said::default(),
-        };
-        let consumer: BaseConsumer<Listener> = match client.create_with_context(listener) {
-            Ok(consumer) => consumer,
-            Err(error) => {
-                tracing::error!(%error, "the Kafka client refuses to join a consumer group");
-                return;
-            }
-        };
         let name = topics.name(&topic).into_owned();
-        if let Err(error) = consumer.subscribe(&[&name]) {
-            tracing::error!(%error, "the Kafka client refuses to join a consumer group");
+        let subscribed = || {
+            let consumer: BaseConsumer<Listener> = client.create_with_context(Listener {
+                desk: Arc::clone(&at),
+                of,
+                logins: logins.clone(),
+                said: Said::default(),
+            })?;
+            consumer.subscribe(&[&name]).map(|()| consumer)
+        };
+        let Some(consumer) = until_made(subscribed, ended, std::thread::park_timeout) else {
             return;
-        }
+        };
         while !ended() {
             if let Some(Err(error)) = consumer.poll(POLL) {
                 tracing::debug!(%error, "as a member of a consumer group");
@@ -189,4 +218,34 @@ pub(super) fn join(config: &Config, topics: Arc<Topics>, group: &str, topic: &To
         thread: Mutex::new(thread.ok()),
     };
     Membership::new(desk, member)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Tries with so many failures, or until it is to end; answers the waits in ms too.
+    fn tried(failures: usize, ends_after: usize) -> (Option<()>, Vec<u128>) {
+        let waits = RefCell::new(Vec::new());
+        let make = || {
+            if waits.borrow().len() < failures {
+                return Err(KafkaError::ClientCreation("no".to_owned()));
+            }
+            Ok(())
+        };
+        let ended = || waits.borrow().len() == ends_after;
+        let wait = |time: Duration| waits.borrow_mut().push(time.as_millis());
+        let found = until_made(make, ended, wait);
+        (found, waits.into_inner())
+    }
+
+    #[test]
+    fn a_client_that_is_refused_tries_again_until_it_is_not_or_is_to_end() {
+        let all = [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000];
+        assert_eq!(tried(0, 9), (Some(()), Vec::new()));
+        assert_eq!(tried(8, 9), (Some(()), all.to_vec()));
+        assert_eq!(tried(9, 2), (None, all[..2].to_vec()));
+    }
 }

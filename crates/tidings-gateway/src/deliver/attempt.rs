@@ -11,7 +11,7 @@ use tokio::task::JoinError;
 use uuid::Uuid;
 
 use super::Dispatcher;
-use super::counted::Word;
+use super::counted::AttemptOutcome;
 use super::gather::Choice;
 use super::on_the_way::MOST_OF_TENANT;
 use super::queue::{Delivery, Held, Origin, StreamId};
@@ -28,7 +28,7 @@ const MOST_WHEN_CROWDED: usize = 8;
 pub(super) struct Ended {
     subscription: Uuid,
     /// As it was when it was sent.
-    revision: u32,
+    pub(super) revision: u32,
     pub(super) tenant: TenantId,
     pub(super) host: String,
     /// What went in one message, by its numbers: one, where the subscription takes no batches.
@@ -86,7 +86,7 @@ impl Dispatcher {
         if let Some(queue) = self.queues.get_mut(&id)
             && !queue.lined_up
             && queue.is_active()
-            && !queue.waiting.is_empty()
+            && !queue.backlog.is_empty()
             && queue.in_flight < queue.subscription.delivery.max_in_flight
         {
             queue.lined_up = true;
@@ -142,7 +142,7 @@ impl Dispatcher {
         if !queue.is_active() {
             return Err(Standstill::Idle);
         }
-        if queue.in_flight + queue.of_copies + beside >= most {
+        if queue.in_flight + queue.of_replays + beside >= most {
             queue.standing.because(Some(Held::RateLimit), now);
             return Err(Standstill::Idle);
         }
@@ -238,7 +238,7 @@ impl Dispatcher {
         let mut ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
-                // Only shutdown cancels, and targets do not panic. What it was comes again after a restart.
+                // Shutdown cancels, and a panic of a target is caught in the task. What it was comes again after a restart.
                 tracing::error!(%error, "an attempt did not come to an end");
                 return;
             }
@@ -292,7 +292,7 @@ impl Dispatcher {
     fn delivered(&mut self, ended: Ended) {
         let id = ended.subscription;
         for (delivery, made) in ended.each() {
-            self.note(id, &delivery, made, Word::Delivered);
+            self.note(id, &delivery, made, AttemptOutcome::Delivered);
             if let Some(dead) = delivery.dead_letter {
                 self.flush.dead_states.push((dead, "closed"));
             }
@@ -323,7 +323,7 @@ impl Dispatcher {
             self.moved.insert(id);
             now
         });
-        if now - since > ms(self.config.disable_after) && queue.subscription.copy.is_none() {
+        if now - since > ms(self.config.disable_after) && queue.subscription.replay_of.is_none() {
             self.disable(id, &ended, "nothing got through for too long");
         }
         match wait {
@@ -354,7 +354,7 @@ impl Dispatcher {
         let lead = members.first().copied().filter(|_| batched);
         let mut keys: HashSet<String> = HashSet::new();
         for (mut delivery, made) in ended.each() {
-            self.note(id, &delivery, made, Word::Failed);
+            self.note(id, &delivery, made, AttemptOutcome::Failed);
             // The others of a key stand behind its first, should they have to go singly.
             let first = delivery.lane.clone().is_none_or(|lane| keys.insert(lane));
             let state = if first { "waiting" } else { "behind" };
@@ -396,18 +396,18 @@ impl Dispatcher {
             delivery.batch = None;
             if let (true, Some(lane)) = (parks, delivery.lane.clone()) {
                 if parked.insert(lane) {
-                    self.note(id, &delivery, made, Word::GaveUp);
+                    self.note(id, &delivery, made, AttemptOutcome::GaveUp);
                     self.leave_pending(id, &delivery, attempts, "parked", (now, now));
                 } else {
                     // It goes behind the one of its key that it came with, and has its schedule before it then.
-                    self.note(id, &delivery, made, Word::Failed);
+                    self.note(id, &delivery, made, AttemptOutcome::Failed);
                     delivery.base = attempts;
                     self.leave_pending(id, &delivery, attempts, "behind", (now, now));
                 }
                 continue;
             }
             let error = made.outcome.error.clone().unwrap_or_default();
-            self.note(id, &delivery, made, Word::GaveUp);
+            self.note(id, &delivery, made, AttemptOutcome::GaveUp);
             // What has no number in the subscription could not be told from others there.
             let buried = !subscription.is_shadow() && delivery.number() > 0;
             match delivery.dead_letter {
@@ -442,11 +442,10 @@ impl Dispatcher {
     }
 
     /// Counts an attempt, logs it, and has its row written.
-    fn note(&mut self, id: Uuid, delivery: &Delivery, made: Made, word: Word) {
-        self.part.counted().attempt(word);
-        log(id, delivery, &made, word.as_str());
-        let last = word != Word::Failed;
-        let row = record::attempt(delivery, id, made, last);
+    fn note(&mut self, id: Uuid, delivery: &Delivery, made: Made, came_to: AttemptOutcome) {
+        self.part.counted().attempt(came_to);
+        log(id, delivery, &made, came_to.as_str());
+        let row = record::attempt(delivery, id, made, came_to);
         self.flush.attempts.push(row);
     }
 
@@ -508,17 +507,6 @@ impl Dispatcher {
             }
         }
     }
-
-    /// Has a subscription disabled for what an attempt came to; it keeps its place until its owner resumes it.
-    fn disable(&self, id: Uuid, ended: &Ended, reason: &'static str) {
-        let (room, tenant) = (self.subscriptions.clone(), ended.tenant.clone());
-        let revision = ended.revision;
-        tokio::spawn(async move {
-            if let Err(refusal) = room.disable(&tenant, id, revision, reason).await {
-                tracing::error!(subscription = %id, detail = refusal.detail, "it could not be disabled");
-            }
-        });
-    }
 }
 
 /// The message that a hand-over goes in with others.
@@ -538,7 +526,7 @@ fn jitter() -> f64 {
 }
 
 /// The one wide line of an attempt.
-fn log(id: Uuid, delivery: &Delivery, made: &Made, word: &'static str) {
+fn log(id: Uuid, delivery: &Delivery, made: &Made, came_to: &'static str) {
     let outcome = &made.outcome;
     tracing::info!(
         tenant = delivery.event.tenant.as_str(),
@@ -547,7 +535,7 @@ fn log(id: Uuid, delivery: &Delivery, made: &Made, word: &'static str) {
         event_id = %delivery.event.event_id,
         event_type = delivery.event.event_type.as_str(),
         attempt = delivery.attempts + 1,
-        outcome = word,
+        outcome = came_to,
         status = outcome.status,
         error = outcome.error.as_deref(),
         latency_ms = made.latency_ms,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What an attempt came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum AttemptOutcome {
     /// The target has it.
     Delivered,
     /// Another attempt follows.
@@ -14,7 +14,7 @@ pub enum Word {
     GaveUp,
 }
 
-impl Word {
+impl AttemptOutcome {
     /// All there are.
     pub const ALL: [Self; 3] = [Self::Delivered, Self::Failed, Self::GaveUp];
 
@@ -50,7 +50,7 @@ impl Motion {
 /// The numbers of this process, from its start on.
 #[derive(Debug, Default)]
 pub struct Counted {
-    attempts: [AtomicU64; Word::ALL.len()],
+    attempts: [AtomicU64; AttemptOutcome::ALL.len()],
     dead_letters: AtomicU64,
     restarts: AtomicU64,
     damaged: AtomicU64,
@@ -59,7 +59,7 @@ pub struct Counted {
 
 impl Counted {
     /// Attempts that came to this.
-    pub fn attempts(&self, word: Word) -> u64 {
+    pub fn attempts(&self, word: AttemptOutcome) -> u64 {
         self.attempts[word as usize].load(Ordering::Relaxed)
     }
 
@@ -90,7 +90,7 @@ impl Counted {
         }
     }
 
-    pub(crate) fn attempt(&self, word: Word) {
+    pub(crate) fn attempt(&self, word: AttemptOutcome) {
         self.attempts[word as usize].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -62,7 +62,7 @@ impl Queue {
             return Choice::Now(gathered.indices);
         }
         for index in gathered.indices {
-            self.waiting[index].held = Some(Held::Batch);
+            self.backlog.hold(index, Held::Batch);
         }
         Choice::Later(until)
     }
@@ -70,11 +70,11 @@ impl Queue {
     /// A batch that failed and may go again, whole.
     fn failed_together(&self) -> Option<Vec<usize>> {
         let lead_of = |it: &Delivery| it.batch.as_ref().map(|batch| batch.lead);
-        let leads = self.waiting.iter().filter_map(lead_of);
+        let leads = self.backlog.iter().filter_map(lead_of);
         let mut seen = HashSet::new();
         leads.filter(|lead| seen.insert(*lead)).find_map(|lead| {
             let members = || {
-                let all = self.waiting.iter().enumerate();
+                let all = self.backlog.iter().enumerate();
                 all.filter(move |(_, it)| lead_of(it) == Some(lead))
             };
             let may_go = members().all(|(_, it)| self.is_let_go(it));
@@ -90,7 +90,7 @@ impl Queue {
         // Whoever is behind one that stays stays, too.
         let mut staying: HashSet<String> = HashSet::new();
         let mut held = Vec::new();
-        for (index, delivery) in self.waiting.iter().enumerate() {
+        for (index, delivery) in self.backlog.iter().enumerate() {
             if !self.is_let_go(delivery) {
                 held.push(index);
                 continue;
@@ -120,7 +120,7 @@ impl Queue {
             }
         }
         for index in held {
-            self.waiting[index].held = Some(Held::Key);
+            self.backlog.hold(index, Held::Key);
         }
         gathered
     }
@@ -135,21 +135,8 @@ impl Queue {
 
     /// Takes out what was chosen, to be sent in one message.
     pub(super) fn take(&mut self, chosen: &[usize]) -> Vec<Delivery> {
-        let mut taken = Vec::with_capacity(chosen.len());
-        if let [index] = chosen {
-            taken.extend(self.waiting.remove(*index));
-        } else {
-            let mut chosen = chosen.iter().copied().peekable();
-            let waiting = std::mem::take(&mut self.waiting);
-            for (index, delivery) in waiting.into_iter().enumerate() {
-                if chosen.next_if_eq(&index).is_some() {
-                    taken.push(delivery);
-                } else {
-                    self.waiting.push_back(delivery);
-                }
-            }
-            taken.sort_by_key(|delivery| delivery.sequence);
-        }
+        let mut taken = self.backlog.take_at(chosen);
+        taken.sort_by_key(|delivery| delivery.sequence);
         for delivery in &taken {
             self.take_out(delivery);
         }

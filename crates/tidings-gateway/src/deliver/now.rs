@@ -8,26 +8,18 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tidings_bus::{Record, Stored};
 use tidings_event::{Event, EventType};
-use tidings_store::{Flush, ProgressRow, Store};
-use tokio::sync::Semaphore;
+use tidings_store::{Flush, ProgressRow};
 use uuid::Uuid;
 
-use super::counted::Word;
+use super::counted::AttemptOutcome;
 use super::queue::{Delivery, Origin, Places};
-use super::record::{self, Ledger, Made};
-use super::standing::Stood;
+use super::record::{self, Made};
 use super::target::{Carried, Outcome};
 use crate::envelope;
-use crate::plugins::causing::Causing;
-use crate::plugins::{Call, InProcess, When, platform_event, until, workspace_of};
+use crate::plugins::{InProcess, When, until, workspace_of};
 use crate::publish::{Line, Published};
 use crate::subscription::{Receiver, State, Subscription};
 
-/// So many publishes' outcomes wait to be written at most.
-static LATER: Semaphore = Semaphore::const_new(1_000);
-/// How often they are tried again, and at what distance.
-const TRIES: u32 = 300;
-const BETWEEN: Duration = Duration::from_secs(1);
 /// What marks a record as a copy, which nobody handles.
 const COPY_HEADER: &str = "ce_copyof";
 /// What all handlers of a publish may take together.
@@ -91,7 +83,9 @@ pub(crate) async fn deliver_now(line: &Arc<Line>, records: Vec<Record>, publishe
     }
     if let Err(error) = in_process.store.deliveries().flush(&flush).await {
         tracing::warn!(%error, "what handlers came to is not written down yet");
-        write_later(in_process.store.clone(), flush);
+        in_process
+            .late_writes
+            .write(in_process.store.clone(), flush);
     }
 }
 
@@ -107,28 +101,6 @@ fn come_to(subscription: &Subscription, sequence: u64) -> ProgressRow {
         sequence,
         places: serde_json::to_string(&places).expect("plain members become JSON"),
     }
-}
-
-/// Writes again what could not be written, without holding up its publish.
-fn write_later(store: Store, flush: Flush) {
-    let failed = flush.dead.len();
-    let Ok(place) = LATER.try_acquire() else {
-        tracing::error!(
-            failed,
-            "what handlers came to is forgotten: too much waits to be written"
-        );
-        return;
-    };
-    tokio::spawn(async move {
-        for _ in 0..TRIES {
-            tokio::time::sleep(BETWEEN).await;
-            if store.deliveries().flush(&flush).await.is_ok() {
-                return;
-            }
-        }
-        tracing::error!(failed, "what handlers came to could not be written down");
-        drop(place);
-    });
 }
 
 fn stored(record: Record, place: &Published) -> Stored {
@@ -182,24 +154,8 @@ async fn call(
         Err(sentence) => Outcome::failed(sentence, false),
     };
     let latency_ms = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
-    let delivery = Delivery {
-        sequence,
-        event,
-        revision: subscription.revision,
-        lane: None,
-        origin: Origin::Pending,
-        attempts: 0,
-        base: 0,
-        since_ms: started_at_ms,
-        at_hand_ms: started_at_ms,
-        held: None,
-        stood: Stood::default(),
-        dead_letter: None,
-        place: None,
-        batch: None,
-        replay: None,
-        ledger: Ledger::default(),
-    };
+    let mut delivery = Delivery::new(sequence, event, Origin::Pending, started_at_ms);
+    delivery.revision = subscription.revision;
     tracing::info!(
         tenant = delivery.event.tenant.as_str(),
         subscription = %subscription.id,
@@ -209,10 +165,11 @@ async fn call(
         "handled before the acknowledgement"
     );
     let counted = &in_process.counted;
-    counted.attempt(match outcome.error {
-        None => Word::Delivered,
-        Some(_) => Word::GaveUp,
-    });
+    let came_to = match outcome.error {
+        None => AttemptOutcome::Delivered,
+        Some(_) => AttemptOutcome::GaveUp,
+    };
+    counted.attempt(came_to);
     let letter = outcome.error.clone().map(|error| {
         counted.dead_letter();
         let id = in_process.clock.new_id();
@@ -224,7 +181,7 @@ async fn call(
         latency_ms,
         batch: None,
     };
-    let attempt = record::attempt(&delivery, subscription.id, made, true);
+    let attempt = record::attempt(&delivery, subscription.id, made, came_to);
     (attempt, letter)
 }
 
@@ -237,22 +194,7 @@ async fn outcome(
     let Receiver::InProcess { extension, .. } = &subscription.target else {
         return Err("the subscription is of no plugin".to_owned());
     };
+    let when = When::BeforeAcknowledgement;
     let in_process = line.in_process();
-    let causing = Arc::new(Causing::new(
-        line.clone(),
-        in_process.store.clone(),
-        in_process.clock.clone(),
-        extension.clone(),
-        (*event).clone(),
-    ));
-    let ended = causing.ended();
-    let event = platform_event(event, causing)?;
-    let call = Call {
-        extension,
-        when: When::BeforeAcknowledgement,
-        event,
-        ended,
-        until,
-    };
-    in_process.plugins.run(call).await
+    in_process.handle(line, extension, when, event, until).await
 }

@@ -4,13 +4,14 @@
 //! slow or new has, in each partition where it differs: the next offset it wants. What it has at hand is
 //! bounded; what does not fit stays in the log, and it catches up from its place when there is room.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tidings_event::Event;
 use uuid::Uuid;
 
+use super::backlog::Backlog;
 use super::record::{FailedIn, Ledger, Replayed};
 use super::schedule::Pace;
 use super::standing::{Standing, Stood};
@@ -81,6 +82,33 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    /// One that comes to hand for the first time now, in ms since 1970. What else is known of it is for the caller to say.
+    pub(super) fn new(sequence: u64, event: Arc<Carried>, origin: Origin, now_ms: i64) -> Self {
+        Self {
+            sequence,
+            event,
+            revision: 0,
+            lane: None,
+            origin,
+            place: match origin {
+                Origin::Shared(stream, offset) | Origin::Own(stream, offset) => {
+                    Some((stream, offset))
+                }
+                Origin::Pending => None,
+            },
+            attempts: 0,
+            base: 0,
+            since_ms: now_ms,
+            at_hand_ms: now_ms,
+            held: None,
+            stood: Stood::default(),
+            dead_letter: None,
+            batch: None,
+            replay: None,
+            ledger: Ledger::default(),
+        }
+    }
+
     /// Whether somebody asked for it to be sent again.
     pub(super) fn is_replayed(&self) -> bool {
         self.dead_letter.is_some() || self.replay.is_some()
@@ -104,7 +132,7 @@ pub(super) struct Numbers {
     free: BTreeSet<u64>,
     /// Events that have such a number and need nothing more.
     known: HashMap<Uuid, u64>,
-    /// Given out for offsets that a crash would lead back to.
+    /// Partition, offset and number of events that are read again after a crash.
     given: Vec<(StreamId, u64, u64)>,
 }
 
@@ -145,12 +173,13 @@ impl Numbers {
         self.free.insert(number);
     }
 
-    /// Whether a crash leads back to none of them.
+    /// Whether no numbered event is read again after a crash.
     pub(super) fn is_settled(&self) -> bool {
         self.given.is_empty()
     }
 
-    /// The last number that a crash does not lead back to, when it leads back to these offsets.
+    /// The highest number such that its event and all before it lie before the given restart offsets: what a crash does
+    /// not have sent again.
     fn settled(&mut self, back_to: impl Fn(StreamId) -> u64) -> u64 {
         self.given
             .retain(|(stream, offset, _)| *offset >= back_to(*stream));
@@ -186,13 +215,14 @@ pub(crate) struct Places {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) subscription: Arc<Subscription>,
-    pub(super) waiting: VecDeque<Delivery>,
-    bytes: usize,
+    pub(super) backlog: Backlog,
     pub(super) in_flight: usize,
-    /// Those of its copies, which share what its receiver takes at once.
-    pub(super) of_copies: usize,
+    /// Messages of replays that are on their way to the same receiver: they count towards what it takes at once.
+    pub(super) of_replays: usize,
     /// Whether it stands in line.
     pub(super) lined_up: bool,
+    /// Whether it stands in line to read on from places of its own.
+    pub(super) in_line_to_catch_up: bool,
     pub(super) pace: Pace,
     pub(super) standing: Standing,
     pub(super) lanes: HashMap<String, Lane>,
@@ -211,11 +241,11 @@ impl Queue {
         let start = subscription.start.number;
         Self {
             subscription,
-            waiting: VecDeque::new(),
-            bytes: 0,
+            backlog: Backlog::default(),
             in_flight: 0,
-            of_copies: 0,
+            of_replays: 0,
             lined_up: false,
+            in_line_to_catch_up: false,
             pace: Pace::default(),
             standing: Standing::default(),
             lanes: HashMap::new(),
@@ -234,12 +264,12 @@ impl Queue {
     /// Whether another delivery may come to hand.
     pub(super) fn has_room(&self) -> bool {
         let most = MOST_WAITING.max(2 * self.in_one_message());
-        self.is_active() && self.waiting.len() < most && self.bytes < MOST_BYTES
+        self.is_active() && self.backlog.len() < most && self.backlog.bytes() < MOST_BYTES
     }
 
     /// Whether it has so little at hand that it is worth reading on for it.
     pub(super) fn wants_more(&self) -> bool {
-        self.has_room() && self.waiting.len() < ROOM_BELOW.max(self.in_one_message())
+        self.has_room() && self.backlog.len() < ROOM_BELOW.max(self.in_one_message())
     }
 
     /// The most that go in one message.
@@ -253,15 +283,8 @@ impl Queue {
         self.start = start;
         self.places = places;
         self.outstanding.clear();
-        let (kept, dropped): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|delivery| delivery.origin == Origin::Pending);
-        self.waiting = kept.into();
-        self.bytes = self
-            .waiting
-            .iter()
-            .map(|delivery| delivery.event.data.len())
-            .sum();
+        let from_log = |delivery: &Delivery| delivery.origin != Origin::Pending;
+        let dropped = self.backlog.take_where(from_log);
         for delivery in &dropped {
             self.numbers.take_back(delivery.sequence);
         }
@@ -282,15 +305,14 @@ impl Queue {
         if let Origin::Own(stream, offset) = delivery.origin {
             self.outstanding.insert((stream, offset));
         }
-        self.bytes += delivery.event.data.len();
-        self.waiting.push_back(delivery);
+        self.backlog.push(delivery);
     }
 
     /// The next that its key lets go, and whether others are held by theirs.
     pub(super) fn next(&mut self) -> Option<usize> {
-        let found = self.waiting.iter().position(|it| self.is_let_go(it));
-        let passed = found.unwrap_or(self.waiting.len());
-        for delivery in self.waiting.range_mut(..passed) {
+        let found = self.backlog.iter().position(|it| self.is_let_go(it));
+        let passed = found.unwrap_or(self.backlog.len());
+        for delivery in self.backlog.iter_mut().take(passed) {
             delivery.held = Some(Held::Key);
         }
         found
@@ -298,7 +320,6 @@ impl Queue {
 
     /// One that was waiting is on its way.
     pub(super) fn take_out(&mut self, delivery: &Delivery) {
-        self.bytes -= delivery.event.data.len();
         if let Some(lane) = &delivery.lane {
             self.lanes.entry(lane.clone()).or_default().busy = true;
         }
@@ -308,35 +329,19 @@ impl Queue {
     pub(super) fn block(&mut self, lane: &str) -> Vec<Delivery> {
         self.lanes.entry(lane.to_owned()).or_default().blocked = true;
         let of_lane = |delivery: &Delivery| delivery.lane.as_deref() == Some(lane);
-        let waiting = std::mem::take(&mut self.waiting);
-        let (out, kept): (Vec<_>, Vec<_>) = waiting.into_iter().partition(of_lane);
-        self.waiting = kept.into();
-        self.bytes = self
-            .waiting
-            .iter()
-            .map(|delivery| delivery.event.data.len())
-            .sum();
-        out
+        self.backlog.take_where(of_lane)
     }
 
     /// Gives back what came from rows of pending deliveries.
     pub(super) fn put_back(&mut self) -> Vec<Delivery> {
-        let waiting = std::mem::take(&mut self.waiting);
-        let (out, kept): (Vec<_>, Vec<_>) = waiting
-            .into_iter()
-            .partition(|delivery| delivery.origin == Origin::Pending);
-        self.waiting = kept.into();
-        self.bytes = self.waiting.iter().map(|it| it.event.data.len()).sum();
-        out
+        let from_row = |delivery: &Delivery| delivery.origin == Origin::Pending;
+        self.backlog.take_where(from_row)
     }
 
     /// How many rows of pending deliveries are at hand.
     pub(super) fn pending_at_hand(&self) -> usize {
-        let mut waiting = self.waiting.iter();
-        waiting
-            .by_ref()
-            .filter(|it| it.origin == Origin::Pending)
-            .count()
+        let waiting = self.backlog.iter();
+        waiting.filter(|it| it.origin == Origin::Pending).count()
     }
 
     /// Forgets a key of which nothing is on its way or pending.
@@ -353,7 +358,7 @@ impl Queue {
     /// Whether any of a lane is at hand or on its way.
     pub(super) fn works_on(&self, lane: &str) -> bool {
         let busy = self.lanes.get(lane).is_some_and(|lane| lane.busy);
-        let mut waiting = self.waiting.iter();
+        let mut waiting = self.backlog.iter();
         busy || waiting.any(|delivery| delivery.lane.as_deref() == Some(lane))
     }
 
@@ -365,7 +370,7 @@ impl Queue {
     /// Takes over what was read for all: from now on it holds up nobody but itself. Answers the offsets.
     pub(super) fn detach(&mut self) -> Vec<(StreamId, u64)> {
         let mut taken = Vec::new();
-        for delivery in &mut self.waiting {
+        for delivery in self.backlog.iter_mut() {
             if let Origin::Shared(stream, offset) = delivery.origin {
                 delivery.origin = Origin::Own(stream, offset);
                 self.outstanding.insert((stream, offset));
@@ -375,7 +380,7 @@ impl Queue {
         taken
     }
 
-    /// Where a crash leads it back to, where that differs from the shared cursor.
+    /// By partition, the offset at which reading begins after a crash, where that is not the shared cursor.
     pub(super) fn back_to(&self) -> BTreeMap<StreamId, u64> {
         let mut places = self.places.clone();
         for (stream, offset) in &self.outstanding {
@@ -385,7 +390,8 @@ impl Queue {
         places
     }
 
-    /// The last number below all that, with the shared cursors given.
+    /// The highest number such that its event and all before it are not read again after a crash, with the offsets of
+    /// [`back_to`](Self::back_to) and the shared cursors.
     pub(super) fn settled(
         &mut self,
         places: &BTreeMap<StreamId, u64>,

@@ -11,9 +11,7 @@ use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::{Delivery, Origin, Queue, ROOM_BELOW, StreamId};
-use super::record::Ledger;
 use super::schedule::{is_to_come, ms};
-use super::standing::Stood;
 use super::target::Carried;
 use crate::envelope;
 use crate::events::unreadable;
@@ -209,32 +207,10 @@ impl Dispatcher {
             .key
             .as_ref()
             .and_then(|key| key.of(event));
-        let delivery = Delivery {
-            sequence,
-            event: event.clone(),
-            revision: subscription.revision,
-            lane,
-            origin,
-            place: match origin {
-                Origin::Shared(stream, offset) | Origin::Own(stream, offset) => {
-                    Some((stream, offset))
-                }
-                Origin::Pending => None,
-            },
-            attempts: 0,
-            base: 0,
-            since_ms: now,
-            at_hand_ms: now,
-            held: None,
-            stood: Stood::default(),
-            dead_letter: None,
-            batch: None,
-            replay: None,
-            ledger: Ledger {
-                log: (now - event.received_at_ms).max(0),
-                ..Ledger::default()
-            },
-        };
+        let mut delivery = Delivery::new(sequence, event.clone(), origin, now);
+        delivery.revision = subscription.revision;
+        delivery.lane = lane;
+        delivery.ledger.log = (now - event.received_at_ms).max(0);
         let blocked = delivery
             .lane
             .as_ref()
@@ -251,21 +227,21 @@ impl Dispatcher {
         taken
     }
 
-    /// Lets those catch up who have room and a place of their own.
-    pub(super) async fn catch_up(&mut self) -> Result<(), Refusal> {
-        let waiting: Vec<Uuid> = self.behind.iter().copied().collect();
+    /// Lets those catch up who have room and a place of their own: tenants and queues by turns, so that nobody's backlog
+    /// keeps another's from being read, however long it is and however little of it is wanted.
+    pub(super) async fn catch_up(&mut self) {
+        self.line_up_behind();
         let mut served = 0;
-        for id in waiting {
-            let Some(queue) = self.queues.get(&id) else {
-                self.behind.remove(&id);
+        while served < CATCHING_UP {
+            let Some(id) = self.catching_up.pop(|_| true) else {
+                return;
+            };
+            let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
             };
+            queue.in_line_to_catch_up = false;
             if !queue.wants_more() {
                 continue;
-            }
-            if served == CATCHING_UP {
-                self.read_to_end = false;
-                break;
             }
             let places: Vec<(StreamId, u64)> = queue
                 .places
@@ -275,7 +251,7 @@ impl Dispatcher {
             let subscription = queue.subscription.clone();
             let mut read = false;
             for (stream, place) in places {
-                read |= self.catch_up_in(&subscription, stream, place).await?;
+                read |= self.catch_up_in(&subscription, stream, place).await;
             }
             served += usize::from(read);
             if self
@@ -286,7 +262,22 @@ impl Dispatcher {
                 self.behind.remove(&id);
             }
         }
-        Ok(())
+        self.read_to_end &= self.catching_up.is_empty();
+    }
+
+    /// Puts those in line to catch up who have room, behind those that were not served the last time.
+    fn line_up_behind(&mut self) {
+        let (queues, line) = (&mut self.queues, &mut self.catching_up);
+        self.behind.retain(|id| {
+            let Some(queue) = queues.get_mut(id) else {
+                return false;
+            };
+            if !queue.in_line_to_catch_up && queue.wants_more() {
+                queue.in_line_to_catch_up = true;
+                line.push(&queue.subscription.tenant, *id);
+            }
+            true
+        });
     }
 
     fn has_room(&self, id: Uuid) -> bool {
@@ -299,11 +290,11 @@ impl Dispatcher {
         subscription: &Arc<Subscription>,
         stream: StreamId,
         place: u64,
-    ) -> Result<bool, Refusal> {
+    ) -> bool {
         self.renew_recent();
         let head = self.streams[stream].head;
         if place > head || self.is_left_alone(stream) {
-            return Ok(false);
+            return false;
         }
         let mut next = place;
         if place < head && place >= self.streams[stream].recent.from {
@@ -330,7 +321,7 @@ impl Dispatcher {
                 }
                 Err(error) => {
                     self.leave_alone(stream, &unreadable(error));
-                    return Ok(true);
+                    return true;
                 }
             };
             next = page.next.max(place);
@@ -347,7 +338,7 @@ impl Dispatcher {
             }
         }
         let Some(queue) = self.queues.get_mut(&subscription.id) else {
-            return Ok(false);
+            return false;
         };
         if next >= head {
             queue.places.remove(&stream);
@@ -356,7 +347,7 @@ impl Dispatcher {
             self.read_to_end = false;
         }
         self.moved.insert(subscription.id);
-        Ok(place < head)
+        place < head
     }
 
     /// Goes on with what was read last. Answers the next offset it wants.

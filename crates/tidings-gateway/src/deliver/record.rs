@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use tidings_store::{AttemptRow, DeadLetterRow, PendingRow};
 use uuid::Uuid;
 
+use super::counted::AttemptOutcome;
 use super::queue::Delivery;
 use super::standing::accounted;
-use super::target::{Outcome, Verdict};
+use super::target::Outcome;
 use crate::publish::refusal::Refusal;
 use crate::subscription::storable;
 
@@ -175,12 +176,12 @@ impl Made {
     }
 }
 
-/// `delivered`, `failed` or, where no attempt follows, `gave-up`.
+/// The row of an attempt that has ended.
 pub(super) fn attempt(
     delivery: &Delivery,
     subscription: Uuid,
     made: Made,
-    last: bool,
+    came_to: AttemptOutcome,
 ) -> AttemptRow {
     let Made {
         outcome,
@@ -188,11 +189,6 @@ pub(super) fn attempt(
         latency_ms,
         batch,
     } = made;
-    let word = match outcome.verdict {
-        Verdict::Delivered => "delivered",
-        Verdict::Failed { .. } | Verdict::Unasked | Verdict::Gone if last => "gave-up",
-        Verdict::Failed { .. } | Verdict::Unasked | Verdict::Gone => "failed",
-    };
     let detail = AttemptDetail {
         revision: delivery.revision,
         status: outcome.status,
@@ -213,7 +209,7 @@ pub(super) fn attempt(
         tenant: delivery.event.tenant.clone(),
         event_id: delivery.event.event_id,
         started_at_ms,
-        outcome: word.into(),
+        outcome: came_to.as_str().into(),
         detail: serde_json::to_string(&detail).expect("plain members become JSON"),
     }
 }
@@ -245,7 +241,7 @@ pub(crate) fn without_attempt(
         tenant: row.tenant.clone(),
         event_id: row.event_id,
         started_at_ms: now_ms,
-        outcome: "gave-up".into(),
+        outcome: AttemptOutcome::GaveUp.as_str().into(),
         detail: serde_json::to_string(&detail).expect("plain members become JSON"),
     }
 }

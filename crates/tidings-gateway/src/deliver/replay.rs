@@ -4,16 +4,16 @@
 //! the way of everything that is due. History has rows and a queue under the replay's own id: it touches neither the
 //! cursor nor the numbers of its subscription, but shares its rate and what its receiver takes at once.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_event::Event;
-use tidings_store::{PendingRow, ReplayRow};
+use tidings_event::{Event, TenantId};
+use tidings_store::{DeadLetterSummary, PendingRow, ReplayRow};
 use uuid::Uuid;
 
 use super::read::LEFT_ALONE;
-use super::record::{PendingDetail, Replayed};
+use super::record::{AttemptDetail, PendingDetail, Replayed};
 use super::schedule::{has_passed, is_to_come, ms};
 use super::{Dispatcher, LOOK_AGAIN};
 use crate::dead_letters;
@@ -59,8 +59,8 @@ struct Running {
     next_at_us: i64,
     /// It could not go on a moment ago.
     left_alone_until_ms: i64,
-    /// What history is sent through.
-    copy: Option<Arc<Subscription>>,
+    /// What history is sent through: the subscription under the replay's id, with a queue of its own.
+    through: Option<Arc<Subscription>>,
 }
 
 impl Replaying {
@@ -71,16 +71,16 @@ impl Replaying {
         }
     }
 
-    /// What history is sent through, of the replay with this id.
-    pub(super) fn copy(&self, id: Uuid) -> Option<Arc<Subscription>> {
-        self.running.get(&id)?.copy.clone()
+    /// What the replay with this id sends history through.
+    pub(super) fn subscription(&self, id: Uuid) -> Option<Arc<Subscription>> {
+        self.running.get(&id)?.through.clone()
     }
 
     /// The replays that share what a subscription's receiver takes.
     fn beside(&self, subscription: Uuid) -> Vec<Uuid> {
         let of = |running: &Running| {
-            let copy = running.copy.as_ref().and_then(|copy| copy.copy);
-            copy.is_some_and(|copy| copy.of == subscription && !copy.shadow)
+            let replay_of = running.through.as_ref().and_then(|it| it.replay_of);
+            replay_of.is_some_and(|it| it.of == subscription && !it.shadow)
         };
         let beside = self.running.iter().filter(|(_, running)| of(running));
         beside.map(|(id, _)| *id).collect()
@@ -218,7 +218,7 @@ impl Dispatcher {
             ended: row.delivered + row.failed,
             next_at_us: 0,
             left_alone_until_ms: 0,
-            copy: None,
+            through: None,
             plan,
             place,
             row,
@@ -252,7 +252,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Brings the copy to where its subscription is. False when there is nobody any more to send to, and the replay
+    /// Has history sent as its subscription is now. False when there is nobody any more to send to, and the replay
     /// ends with that.
     fn follow_original(&mut self, running: &mut Running) -> bool {
         if running.place.reason.is_some() {
@@ -285,19 +285,19 @@ impl Dispatcher {
         let Some(original) = self.in_force.get(of) else {
             return false;
         };
-        let known = running.copy.as_ref().map(|copy| copy.revision);
+        let known = running.through.as_ref().map(|it| it.revision);
         if known == Some(original.revision) {
             return true;
         }
         // Its rate and its attempts on their way are kept there.
         self.queue(&original);
-        let copy = Arc::new(original.copied(
+        let through = Arc::new(original.for_replay(
             id,
             history.rate.map(Rate::per_second),
             history.shadow.clone(),
         ));
-        self.queue(&copy).subscription = copy.clone();
-        running.copy = Some(copy);
+        self.queue(&through).subscription = through.clone();
+        running.through = Some(through);
         self.line_up(id);
         true
     }
@@ -311,7 +311,7 @@ impl Dispatcher {
         let mut stopped = (*queue.subscription).clone();
         stopped.state = State::Paused;
         queue.subscription = Arc::new(stopped);
-        for delivery in queue.waiting.drain(..) {
+        for delivery in queue.backlog.clear() {
             self.at_hand.remove(&(id, delivery.sequence));
         }
         self.replays.ending.push(id);
@@ -382,10 +382,10 @@ impl Dispatcher {
         history: &History,
         room: usize,
     ) -> Result<(), Refusal> {
-        let Some(copy) = running.copy.clone() else {
+        let Some(through) = running.through.clone() else {
             return Ok(());
         };
-        if copy.state != State::Active {
+        if through.state != State::Active {
             return Ok(());
         }
         let now = self.clock.now_ms();
@@ -394,7 +394,7 @@ impl Dispatcher {
             store: &self.store,
         };
         let mut place = running.place.clone();
-        let page = log.page(&copy, history, &mut place, room).await?;
+        let page = log.page(&through, history, &mut place, room).await?;
         let before = running.sent;
         for found in page {
             let wanted = match history.routing {
@@ -402,7 +402,7 @@ impl Dispatcher {
                 Routing::Now => found.matches,
             };
             if wanted {
-                self.make_ready(running, &copy, &found.event, found.number, now);
+                self.make_ready(running, &through, &found.event, found.number, now);
             }
         }
         running.place = place;
@@ -416,21 +416,21 @@ impl Dispatcher {
     fn make_ready(
         &mut self,
         running: &mut Running,
-        copy: &Arc<Subscription>,
+        through: &Arc<Subscription>,
         event: &Event,
         number: Option<u64>,
         now: i64,
     ) {
         running.sent += 1;
-        let lane = copy.delivery.key.as_ref().and_then(|key| key.of(event));
-        let queue = self.queue(copy);
+        let lane = through.delivery.key.as_ref().and_then(|key| key.of(event));
+        let queue = self.queue(through);
         let lane_in_queue = lane.as_ref().map(|lane| queue.lanes.entry(lane.clone()));
         let behind = lane_in_queue.is_some_and(|lane| {
             let lane = lane.or_default();
             std::mem::replace(&mut lane.blocked, true)
         });
         let detail = PendingDetail {
-            revision: copy.revision,
+            revision: through.revision,
             since_ms: now,
             replay: Some(Replayed {
                 id: running.row.id,
@@ -466,6 +466,8 @@ impl Dispatcher {
         let room_of_letters = store.dead_letters();
         let found = room_of_letters.summaries(&running.row.tenant, &query).await;
         let found = self.sound(found)?;
+        let mut last_attempts = self.last_attempts(&running.row.tenant, &found).await?;
+        // From here on nothing fails: the place moves past a page only together with all that was found on it.
         running.place.exhausted = found.len() < room;
         if let Some(last) = found.last() {
             running.place.after = Some(last.id);
@@ -479,7 +481,7 @@ impl Dispatcher {
                 continue;
             }
             let at_ms = running.next_at(now);
-            let last = dead_letters::last_attempt(&self.store, &letter).await?;
+            let last = last_attempts.remove(&(key.0, key.1, letter.event_id));
             let row = dead_letters::pending(&letter, last, (now, at_ms), Some(id));
             self.flush.pending.push(row);
             self.flush.dead_states.push((letter.id, "replaying"));
@@ -490,6 +492,29 @@ impl Dispatcher {
         step.place = Some(running.place.write());
         self.read_to_end &= running.place.exhausted || running.room(now) == 0;
         Ok(())
+    }
+
+    /// What was written down of the last attempt for each of some dead letters, by subscription, number and event, as long
+    /// as that is kept. One that cannot be read is told of, and its letter goes out without it.
+    async fn last_attempts(
+        &mut self,
+        tenant: &TenantId,
+        letters: &[DeadLetterSummary],
+    ) -> Result<HashMap<(Uuid, u64, Uuid), AttemptDetail>, Refusal> {
+        let store = self.store.clone();
+        let rows = store.deliveries();
+        let of = dead_letters::deliveries_of(letters);
+        let found = self.sound(rows.last_attempts(tenant, &of).await)?;
+        let mut details = HashMap::with_capacity(found.len());
+        for row in found {
+            match dead_letters::attempt_detail(&row) {
+                Ok(detail) => {
+                    details.insert((row.subscription, row.sequence, row.event_id), detail);
+                }
+                Err(refusal) => self.tell_damaged(&refusal.detail),
+            }
+        }
+        Ok(details)
     }
 
     /// A pending delivery of what is not in force.
@@ -521,17 +546,17 @@ impl Dispatcher {
         }
     }
 
-    /// What the queue of a copy has to leave to its subscription: attempts on their way, and the time of the next by
-    /// its rate, if that is not now.
+    /// What the queue of a replay has to leave to the subscription itself: its attempts on their way, and the time of
+    /// its next by its rate, in ms since 1970, if that is not now.
     pub(super) fn of_the_original(&self, id: Uuid, now: i64) -> (usize, Option<i64>) {
         let Some(queue) = self.queues.get(&id) else {
             return (0, None);
         };
-        let copy = queue.subscription.copy.filter(|copy| !copy.shadow);
-        let Some(original) = copy.and_then(|copy| self.queues.get(&copy.of)) else {
+        let replay_of = queue.subscription.replay_of.filter(|it| !it.shadow);
+        let Some(original) = replay_of.and_then(|it| self.queues.get(&it.of)) else {
             return (0, None);
         };
-        let beside = (original.in_flight + original.of_copies).saturating_sub(queue.in_flight);
+        let beside = (original.in_flight + original.of_replays).saturating_sub(queue.in_flight);
         let rate = original.subscription.delivery.rate;
         let until = rate.and_then(|rate| original.pace.ready(rate, now).err());
         (beside, until)
@@ -539,29 +564,29 @@ impl Dispatcher {
 
     /// An attempt begins or has ended; those that share a receiver take note.
     pub(super) fn count_at_original(&mut self, of: &Subscription, now: i64, begins: bool) {
-        match of.copy {
-            Some(copy) if copy.shadow => {}
-            Some(copy) => {
-                let Some(original) = self.queues.get_mut(&copy.of) else {
+        match of.replay_of {
+            Some(replay) if replay.shadow => {}
+            Some(replay) => {
+                let Some(original) = self.queues.get_mut(&replay.of) else {
                     return;
                 };
                 if begins {
-                    original.of_copies += 1;
+                    original.of_replays += 1;
                     if let Some(rate) = original.subscription.delivery.rate {
                         original.pace.take(rate, now);
                     }
                 } else {
-                    original.of_copies = original.of_copies.saturating_sub(1);
-                    self.line_up(copy.of);
-                    for copy in self.replays.beside(copy.of) {
-                        self.line_up(copy);
+                    original.of_replays = original.of_replays.saturating_sub(1);
+                    self.line_up(replay.of);
+                    for other in self.replays.beside(replay.of) {
+                        self.line_up(other);
                     }
                 }
             }
             None if begins => {}
             None => {
-                for copy in self.replays.beside(of.id) {
-                    self.line_up(copy);
+                for replay in self.replays.beside(of.id) {
+                    self.line_up(replay);
                 }
             }
         }

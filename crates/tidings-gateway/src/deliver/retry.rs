@@ -4,18 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tidings_bus::{Partition, Read, ReadError};
-use tidings_store::{PendingRow, Store, StoreError};
+use tidings_store::PendingRow;
 use uuid::Uuid;
 
 use super::Dispatcher;
-use super::counted::Word;
+use super::counted::AttemptOutcome;
 use super::queue::{Delivery, Origin};
 use super::read::readable;
 use super::record::{self, FailedIn, PendingDetail};
 use super::schedule::{has_passed, ms};
-use super::standing::{Stood, accounted};
+use super::standing::accounted;
 use super::target::Carried;
-use crate::chat;
 use crate::events::unreadable;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -41,8 +40,6 @@ const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 const SOON: std::time::Duration = std::time::Duration::from_millis(500);
 /// What is said of a delivery whose event cannot be read.
 const DAMAGED: &str = "the log is damaged where the event stands";
-/// How often old attempts are forgotten.
-const FORGET_EVERY: std::time::Duration = std::time::Duration::from_mins(10);
 
 /// Why there is no event to deliver.
 struct Gone(&'static str);
@@ -107,7 +104,7 @@ impl Dispatcher {
     /// How many due rows of a subscription are worth reading, those at hand among them; or when to ask again.
     fn room_of(&mut self, id: Uuid) -> Result<usize, std::time::Duration> {
         let known = self.in_force.get(id);
-        let Some(subscription) = known.or_else(|| self.replays.copy(id)) else {
+        let Some(subscription) = known.or_else(|| self.replays.subscription(id)) else {
             let kept = self.in_force.is_unreadable(id);
             return if kept { Err(AGAIN) } else { Ok(MOST_OF_QUEUE) };
         };
@@ -193,7 +190,8 @@ impl Dispatcher {
             }
         };
         let known = self.in_force.get(row.subscription);
-        let Some(subscription) = known.or_else(|| self.replays.copy(row.subscription)) else {
+        let Some(subscription) = known.or_else(|| self.replays.subscription(row.subscription))
+        else {
             if !self.in_force.is_unreadable(row.subscription) {
                 self.pass_over(row, &detail);
             }
@@ -358,22 +356,17 @@ impl Dispatcher {
             queue.lanes.entry(lane.clone()).or_default().blocked = true;
         }
         queue.push(Delivery {
-            sequence: row.sequence,
-            event,
             revision: detail.revision,
             lane: row.lane,
-            origin: Origin::Pending,
             place,
             attempts: row.attempts,
             base: detail.base,
             since_ms: detail.since_ms,
-            at_hand_ms: now,
-            held: None,
-            stood: Stood::default(),
             dead_letter: detail.dead_letter,
             batch: detail.batch,
             replay: detail.replay,
             ledger,
+            ..Delivery::new(row.sequence, event, Origin::Pending, now)
         });
     }
 
@@ -381,7 +374,7 @@ impl Dispatcher {
     pub(super) fn end_without_attempt(&mut self, row: &PendingRow, error: &str, now: i64) {
         // A detail that cannot be read is no reason to keep quiet.
         let detail = detail_of(row).unwrap_or_default();
-        self.part.counted().attempt(Word::GaveUp);
+        self.part.counted().attempt(AttemptOutcome::GaveUp);
         self.count_replayed(detail.replay, false);
         let attempt = record::without_attempt(row, detail, error, now);
         self.flush.attempts.push(attempt);
@@ -490,45 +483,6 @@ impl Dispatcher {
         }
         Ok(found)
     }
-
-    /// Forgets attempts, replays, closed dead letters and chat messages that are older than they are kept for.
-    pub(super) fn forget_old(&mut self) {
-        let now = self.clock.now_ms();
-        // One does it for all.
-        if self.share.number != 0 || !has_passed(FORGET_EVERY, self.forgot_at_ms, now) {
-            return;
-        }
-        // What there is may take long, and nobody waits for it. It ends by itself, or when the store is closed.
-        if self.forgetting.as_ref().is_some_and(|it| !it.is_finished()) {
-            return;
-        }
-        self.forgot_at_ms = now;
-        let before = now - ms(self.config.attempts_retention);
-        let store = self.store.clone();
-        self.forgetting = Some(tokio::spawn(async move {
-            if let Err(error) = forget(&store, before, now - ms(chat::KEPT)).await {
-                tracing::warn!(%error, "what is old stays for now");
-            }
-        }));
-    }
-}
-
-async fn forget(store: &Store, before_ms: i64, messages_before_ms: i64) -> Result<(), StoreError> {
-    let attempts = store.deliveries().forget_attempts(before_ms).await?;
-    let causes = store.causes().forget(before_ms).await?;
-    if attempts + causes > 0 {
-        tracing::info!(attempts, causes, "old attempts and causes are forgotten");
-    }
-    store.replays().forget(before_ms).await?;
-    let letters = store.dead_letters().forget(before_ms).await?;
-    if letters > 0 {
-        tracing::info!(letters, "old dead letters that are closed are forgotten");
-    }
-    let messages = store.chat().forget(messages_before_ms).await?;
-    if messages > 0 {
-        tracing::info!(messages, "old chat messages are forgotten");
-    }
-    Ok(())
 }
 
 /// A delivery that waited behind others or was parked, and waits no more.

@@ -168,6 +168,11 @@ impl<O: Clone + Eq + Hash, M: Eq> Turns<O, M> {
         line.push_back(member);
     }
 
+    /// Whether nobody stands in line.
+    pub(super) fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
     /// The next whose turn it is, of owners that may have one.
     pub(super) fn pop(&mut self, may: impl Fn(&O) -> bool) -> Option<M> {
         for _ in 0..self.owners.len() {

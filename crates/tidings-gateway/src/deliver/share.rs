@@ -21,6 +21,9 @@ use crate::rulebook::Route;
 
 /// The longest wait after a dispatcher has panicked time and again.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The longest wait while deliveries cannot begin, because the store or the bus is away, say. Shorter, since nothing is
+/// delivered meanwhile.
+const LONGEST_WAIT_TO_BEGIN: Duration = Duration::from_secs(5);
 
 /// What the replicas' consumer group is called.
 const GROUP: &str = "tidings-deliveries";
@@ -76,7 +79,12 @@ impl Deliveries {
                     running.insert(share, end);
                     let means = self.means.clone();
                     dispatchers.spawn(async move {
-                        deliver(means, share, async { drop(ended.await) }).await;
+                        let delivered = deliver(means, share, async { drop(ended.await) });
+                        // Whatever happens, the share is let go: somebody else may have it then.
+                        let delivered = AssertUnwindSafe(delivered).catch_unwind().await;
+                        if delivered.is_err() {
+                            tracing::error!(%share, "what delivers a share panicked, and begins anew");
+                        }
                         share
                     });
                 }
@@ -129,15 +137,44 @@ async fn deliver(means: Means, share: Share, stopped: impl Future<Output = ()>) 
             means.counted.restart();
             tracing::error!(%share, "a dispatcher panicked, and another goes on from what is written down");
         }
-        // Whatever it was may be there again at once.
-        wait = if begun.elapsed() > LONGEST_WAIT || !panicked {
-            AFTER_FAILURE
-        } else {
-            (2 * wait).min(LONGEST_WAIT)
-        };
+        if begun.elapsed() > LONGEST_WAIT {
+            wait = AFTER_FAILURE;
+        }
         tokio::select! {
             () = &mut stopped => return,
             () = tokio::time::sleep(wait) => {}
         }
+        wait = next_wait(wait, panicked);
+    }
+}
+
+/// The wait after the next failure, each twice as long as the one before.
+fn next_wait(wait: Duration, panicked: bool) -> Duration {
+    let longest = if panicked {
+        LONGEST_WAIT
+    } else {
+        LONGEST_WAIT_TO_BEGIN
+    };
+    (2 * wait).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_up_to_their_bounds() {
+        let waits = |panicked| {
+            let grows = |wait: &Duration| Some(next_wait(*wait, panicked));
+            let waits = std::iter::successors(Some(AFTER_FAILURE), grows);
+            waits
+                .map(|wait| wait.as_millis())
+                .take(8)
+                .collect::<Vec<_>>()
+        };
+        let to_begin = [500, 1_000, 2_000, 4_000, 5_000, 5_000, 5_000, 5_000];
+        assert_eq!(waits(false), to_begin);
+        let panicking = [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000];
+        assert_eq!(waits(true), panicking);
     }
 }

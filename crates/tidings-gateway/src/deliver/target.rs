@@ -161,7 +161,7 @@ pub trait Target: Send + Sync + 'static {
     fn hand_over(&self, handover: Handover) -> BoxFuture<'_, Outcome>;
 }
 
-/// Every kind, by who gets what is delivered.
+/// Routes a delivery to its subscription's kind of target.
 pub struct Targets {
     webhooks: webhook::Webhooks,
     plugins: in_process::Handlers,

@@ -236,7 +236,7 @@ impl Subscriptions {
             start,
             signing: signing.collect::<Result<_, _>>()?,
             document: Arc::new(wanted.document),
-            copy: None,
+            replay_of: None,
         })
     }
 }

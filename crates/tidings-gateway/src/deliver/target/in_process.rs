@@ -5,8 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::{Handover, Outcome, Target};
-use crate::plugins::causing::Causing;
-use crate::plugins::{Call, InProcess, When, platform_event, until};
+use crate::plugins::{InProcess, When, until};
 use crate::publish::Line;
 use crate::subscription::Receiver;
 
@@ -30,27 +29,11 @@ impl Target for Handlers {
             let Receiver::InProcess { extension, .. } = &subscription.target else {
                 return Outcome::failed("the subscription is of no plugin", false);
             };
-            let means = &self.in_process;
-            let causing = Arc::new(Causing::new(
-                self.line.clone(),
-                means.store.clone(),
-                means.clock.clone(),
-                extension.clone(),
-                (**handover.event).clone(),
-            ));
-            let ended = causing.ended();
-            let event = match platform_event(&handover.event, causing) {
-                Ok(event) => event,
-                Err(sentence) => return Outcome::failed(sentence, false),
-            };
-            let call = Call {
-                extension,
-                when: When::Afterwards,
-                event,
-                ended,
-                until: until(subscription.delivery.timeout),
-            };
-            match means.plugins.run(call).await {
+            let (when, until) = (When::Afterwards, until(subscription.delivery.timeout));
+            let handled =
+                self.in_process
+                    .handle(&self.line, extension, when, &handover.event, until);
+            match handled.await {
                 Ok(()) => Outcome::delivered(),
                 Err(sentence) => Outcome::failed(sentence, false),
             }

@@ -379,3 +379,39 @@ async fn large_messages_on_their_way_are_bounded_by_their_bytes() {
     house.settle().await;
     assert_eq!(house.got().len(), 2 * 10 * 5);
 }
+
+#[tokio::test]
+async fn a_long_backlog_of_which_little_is_wanted_keeps_no_other_tenants_from_being_read() {
+    let mut house = House::new().await;
+    let create = async |house: &House, tenant: &str, least: u64| {
+        let filter =
+            json!({ "types": ["audit.test.*"], "data": [{ "pointer": "/n", "gte": least }] });
+        let document = json!({
+            "name": "s", "filter": filter,
+            "target": { "kind": "webhook", "url": "http://127.0.0.1:1/h" },
+        });
+        let (room, owner) = (house.gateway.subscriptions.clone(), caller(tenant));
+        let made = room.create(&owner, document, From::Beginning).await;
+        made.unwrap().0.id
+    };
+    for n in 0..300 {
+        house.publish("loud", json!({ "n": n })).await;
+    }
+    house.publish("quiet", json!({ "n": 0 })).await;
+    for _ in 0..40 {
+        create(&house, "loud", 1_000).await;
+    }
+    house.clock.set(NOW + 1);
+    let quiet = create(&house, "quiet", 0).await;
+    house.crash().await;
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    dispatcher.read().await.unwrap();
+    for stream in &mut dispatcher.streams {
+        stream.recent.clear(stream.head);
+    }
+    dispatcher.catch_up().await;
+    assert!(!dispatcher.read_to_end);
+    assert!(!dispatcher.queues[&quiet].backlog.is_empty());
+    house.settle().await;
+    assert_eq!(house.got().len(), 1);
+}

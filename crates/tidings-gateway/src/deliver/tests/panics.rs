@@ -29,7 +29,7 @@ async fn a_dispatcher_that_panics_is_replaced_and_counted() {
     assert_eq!(counted.restarts(), 1);
     drop(stop);
     running.await.unwrap();
-    assert_eq!(counted.attempts(counted::Word::Delivered), 1);
+    assert_eq!(counted.attempts(counted::AttemptOutcome::Delivered), 1);
 }
 
 #[tokio::test]
@@ -52,4 +52,32 @@ async fn a_target_that_panics_fails_its_delivery_which_is_tried_again() {
         2,
         "its place among those at once is free"
     );
+}
+
+/// Answers when it is told to, by the end of the dispatcher.
+struct AtTheEnd(tokio::sync::Notify);
+
+impl Target for AtTheEnd {
+    fn hand_over(&self, _handover: Handover) -> BoxFuture<'_, Outcome> {
+        Box::pin(async {
+            self.0.notified().await;
+            Outcome::delivered()
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_panics_as_it_ends_has_ended() {
+    let house = House::new().await;
+    let id = house.subscribe("acme", json!({})).await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    let target = Arc::new(AtTheEnd(tokio::sync::Notify::new()));
+    let mut means = house.gateway.deliveries().means();
+    means.target = target.clone();
+    let mut dispatcher = Dispatcher::open(means, Share::ALL).await.unwrap();
+    dispatcher.turn().await.unwrap();
+    assert_eq!(dispatcher.in_flight.len(), 1);
+    // What is wrong with the memory of it comes out when its attempt has ended.
+    dispatcher.queues.get_mut(&id).unwrap().in_flight = 0;
+    assert!(dispatcher.run(async { target.0.notify_one() }).await);
 }

@@ -1,0 +1,96 @@
+//! What is sent again: what goes wrong on the way costs neither the rest of it nor its end.
+
+use tidings_store::Flush;
+
+use super::*;
+use crate::replays::history::Wanted;
+use crate::replays::{DeadLetters, Routing};
+
+impl House {
+    async fn state_of(&self, replay: Uuid) -> (String, u64, u64) {
+        let room = &self.gateway.replays;
+        let row = room.get(&caller("acme"), replay).await.unwrap();
+        (row.state, row.sent, row.delivered)
+    }
+}
+
+#[tokio::test]
+async fn letters_go_out_though_what_is_kept_of_an_attempt_cannot_be_read() {
+    let mut house = House::new().await;
+    house.answer(|_| failed());
+    let id = house
+        .subscribe("acme", json!({ "retry": { "schedule": ["5s"] } }))
+        .await;
+    for n in 1..=3 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.pass(Duration::from_mins(1)).await;
+    assert_eq!(house.got().len(), 6);
+    let store = house.dispatcher.as_ref().unwrap().store.clone();
+    let attempts = store.deliveries().attempts_of(id, (1, 1), 1).await;
+    let mut attempts = attempts.unwrap().whole().unwrap();
+    assert_eq!((attempts[0].sequence, attempts[0].number), (1, 2));
+    attempts[0].detail = "no JSON".into();
+    let flush = Flush {
+        attempts,
+        ..Flush::default()
+    };
+    store.deliveries().flush(&flush).await.unwrap();
+    house.answer(|_| Verdict::Delivered);
+    let room = house.gateway.replays.clone();
+    let owner = caller("acme");
+    let replay = room.of_dead_letters(&owner, DeadLetters::default()).await;
+    let replay = replay.unwrap().id;
+    house.pass(Duration::from_mins(1)).await;
+    let again: BTreeSet<u64> = house.got()[6..].iter().map(|got| got.n).collect();
+    assert_eq!(again, (1..=3).collect());
+    house.pass(2 * LOOK_AGAIN).await;
+    assert_eq!(house.state_of(replay).await, ("done".into(), 3, 3));
+}
+
+#[tokio::test]
+async fn a_replay_that_is_resumed_before_its_last_attempt_has_ended_goes_on() {
+    let mut house = House::new().await;
+    let id = house.subscribe("acme", json!({ "maxInFlight": 1 })).await;
+    let megabyte = "x".repeat(1_000_000);
+    for n in 1..=8 {
+        house
+            .publish("acme", json!({ "n": n, "x": megabyte }))
+            .await;
+    }
+    house.settle().await;
+    assert_eq!(house.got().len(), 8);
+    let wanted = Wanted {
+        from: From::Beginning,
+        until_ms: None,
+        types: Vec::new(),
+        rate: None,
+        routing: Routing::Now,
+        shadow: None,
+    };
+    let (room, owner) = (house.gateway.replays.clone(), caller("acme"));
+    let replay = room.of_history(&owner, id, wanted).await.unwrap().id;
+    let (clock, second) = (house.clock.clone(), ms(LOOK_AGAIN));
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    clock.set(clock.now_ms() + second);
+    dispatcher.replay().await.unwrap();
+    dispatcher.write_now();
+    let written = dispatcher.writing.take().unwrap().await;
+    dispatcher.written(written);
+    // One is on its way, and as much at hand as there is room for.
+    for _ in 0..2 {
+        dispatcher.due().await.unwrap();
+        dispatcher.start();
+        clock.set(clock.now_ms() + second);
+    }
+    let queue = &dispatcher.queues[&replay];
+    assert_eq!((queue.in_flight, queue.has_room()), (1, false));
+    room.cancel(&owner, replay).await.unwrap();
+    dispatcher.replay().await.unwrap();
+    room.resume(&owner, replay).await.unwrap();
+    clock.set(clock.now_ms() + second);
+    dispatcher.replay().await.unwrap();
+    assert_eq!(dispatcher.queues[&replay].in_flight, 1, "the same queue");
+    house.pass(Duration::from_mins(1)).await;
+    assert_eq!(house.state_of(replay).await, ("done".into(), 8, 8));
+}
