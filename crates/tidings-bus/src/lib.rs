@@ -71,6 +71,9 @@ pub struct Page {
     pub records: Vec<Stored>,
     /// Where to read on; more than the last record's offset + 1 when records of other tenants followed it.
     pub next: u64,
+    /// The first offset that could be read then: where it is more than what was asked for, retention has removed what was
+    /// between.
+    pub start: u64,
     /// Whether the partition went on there when it was read: the page ended at a limit, of [`Read`] or the bus's own.
     pub more: bool,
     /// The offset that the next record would have got when it was read; 0 of an unknown partition. Less than what was asked

@@ -224,9 +224,9 @@ fn set(
         "datacontenttype" => &mut event.data_content_type,
         "schemaversion" => &mut event.schema_version,
         "traceparent" => &mut event.traceparent,
-        "tenantid" => return Ok(()), // Always from the credential.
-        // Of a delivery, not of the event: one that is passed on would be marked twice when it is replayed.
-        "replayed" | "replayid" | "tidingssequence" => return Ok(()),
+        // The tenant is always the credential's. The others are of a delivery, not of the event: one that is passed on would
+        // be marked twice when it is replayed.
+        "tenantid" | "replayed" | "replayid" | "tidingssequence" => return Ok(()),
         "data" => return Err(invalid(name, "is reserved for the payload")),
         crate::COPY_ATTRIBUTE => {
             return Err(invalid(name, "is set by Tidings alone; use another name"));

@@ -200,6 +200,12 @@ impl Collector for Deliveries {
         let kind = damages.metric_type();
         let descriptor = encoder.encode_descriptor("delivery_damages", help, None, kind)?;
         damages.encode(descriptor)?;
+        let removals = ConstCounter::new(self.0.removals());
+        let help =
+            "Offsets of the log that retention removed before a subscription had read on to them";
+        let kind = removals.metric_type();
+        let descriptor = encoder.encode_descriptor("delivery_removed_unread", help, None, kind)?;
+        removals.encode(descriptor)?;
         let motion = self.0.motion();
         for (name, help, number) in [
             (

@@ -18,6 +18,7 @@ mod failure;
 mod input;
 mod keys;
 mod listen;
+mod logging;
 mod manifests;
 mod modules;
 mod open_files;

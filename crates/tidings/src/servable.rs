@@ -7,12 +7,12 @@ use tidings_receipts::InValkey;
 use tidings_store::Store;
 
 use crate::config::Config;
-use crate::{components, manifests, serve, telemetry, vault};
+use crate::{components, logging, manifests, serve, telemetry, vault};
 
 /// Refuses what would keep the gateway from starting, as far as no server has to be asked. Nothing is made or changed.
 pub(crate) fn check(config: &Config) -> Result<()> {
     config.may_listen()?;
-    serve::log_filter(config)?;
+    logging::filter(config)?;
     telemetry::exporter(&config.telemetry)?;
     let routes = config.routes()?;
     config.copy_topics(&routes)?;

@@ -1,7 +1,6 @@
 //! `tidings serve`: where the parts are put together, started and stopped.
 
 use std::fs::{File, TryLockError};
-use std::io::{BufWriter, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -25,26 +24,22 @@ use tidings_http::{Adopt, House, Limits};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
 use tidings_store::{Store, StoreError, Versions};
 use tokio::net::TcpSocket;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
 use zeroize::Zeroizing;
 
 use crate::Plugins;
 use crate::components::{self, Components};
 use crate::config::{
-    self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, LogFormat, ModulesFlags, ServerFlags,
-    given,
+    self, BusFlags, Config, EgressFlags, Flags, KafkaFlags, ModulesFlags, ServerFlags, given,
 };
 use crate::data_folder::{self, STORE, STORE_LOCK, keep_private};
+use crate::logging;
 use crate::manifests;
+use crate::open_files;
 use crate::servable;
+use crate::stop::Stop;
 use crate::telemetry::{self, Telemetry};
 use crate::vault;
 use crate::watched::Watching;
@@ -135,7 +130,7 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     servable::check(&config)?;
     let telemetry = Telemetry::new(&config.telemetry)?;
     // Writes what is left when it goes.
-    let _logging = log(&config, telemetry.as_ref())?;
+    let _logging = logging::begin(&config, telemetry.as_ref())?;
     for (variable, meant) in config::unread_variables()? {
         tracing::warn!("{variable} is not read; if the configuration is meant, write {meant}");
     }
@@ -145,11 +140,12 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
              listened on, which others may not reach"
         );
     }
+    open_files::allow(config.server.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     let adopt: Option<Adopt> = telemetry.is_some().then_some(telemetry::adopt);
-    let served = runtime.block_on(serve(config, plugins, adopt));
+    let served = runtime.block_on(until_stopped(config, plugins, adopt));
     // A handler that does not return must not keep the process.
     runtime.shutdown_timeout(HANDLERS_LEAVE);
     let left = served?;
@@ -159,56 +155,26 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     Ok(())
 }
 
-/// Which lines are logged.
-pub(crate) fn log_filter(config: &Config) -> Result<EnvFilter> {
-    let level = &config.log.level;
-    // `EnvFilter` takes any word for the target of lines; this alone would log nothing.
-    let is_word = level.chars().all(char::is_alphanumeric) && !level.starts_with("tidings");
-    if is_word && level.parse::<LevelFilter>().is_err() {
-        bail!(
-            "log.level: {level:?} is no level; write off, error, warn, info, debug or trace, or TARGET=LEVEL"
-        );
-    }
-    EnvFilter::try_new(level).context("log.level")
-}
-
-/// Sets the log up. A thread writes it, many lines at once: whoever is slow to read it keeps no request waiting, until so many
-/// lines wait that memory would be at stake. None is left out.
-fn log(config: &Config, telemetry: Option<&Telemetry>) -> Result<WorkerGuard> {
-    let filter = log_filter(config)?;
-    let json = config.log.format == LogFormat::Json;
-    let colours = std::io::stderr().is_terminal() && config::colours_wanted();
-    let builder = NonBlockingBuilder::default()
-        .lossy(false)
-        .thread_name("log-writer");
-    let (writer, logging) = builder.finish(BufWriter::new(std::io::stderr()));
-    let Some(telemetry) = telemetry else {
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(writer);
-        if json {
-            lines.json().flatten_event(true).init();
-        } else {
-            lines.with_ansi(colours).init();
+/// Starts and serves until it is told to stop, be it before it has started. What remains of the drain time comes back.
+async fn until_stopped(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result<Duration> {
+    let mut stop = Stop::listen()?;
+    let drain = config.server.drain;
+    let (has_started, started) = oneshot::channel();
+    tokio::select! {
+        served = serve(config, plugins, adopt, (stop.clone(), has_started)) => served,
+        () = stop.told_before(started) => {
+            tracing::info!("stopped before it served");
+            Ok(drain)
         }
-        return Ok(logging);
-    };
-    // A filter for each: what traces are made of must not depend on what is logged.
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let lines = if json {
-        lines.json().flatten_event(true).boxed()
-    } else {
-        lines.with_ansi(colours).boxed()
-    };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
-        .with(telemetry.layer())
-        .init();
-    Ok(logging)
+    }
 }
 
-/// Serves until it is told to stop. What remains of the drain time comes back.
-async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result<Duration> {
+async fn serve(
+    config: Config,
+    plugins: Plugins,
+    adopt: Option<Adopt>,
+    (mut told, has_started): (Stop, oneshot::Sender<()>),
+) -> Result<Duration> {
     let folder = &config.data;
     data_folder::make(folder)
         .with_context(|| format!("the data folder {} cannot be made", folder.display()))?;
@@ -281,15 +247,14 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
     greet(&config, address, &access, &clock, demo);
     let refreshing = tokio::spawn(refresh_keys(access.clone(), clock));
 
-    let limits = Limits {
-        connections: config.server.max_connections,
-        header_timeout: config.server.header_timeout,
-        drain: config.server.drain,
-    };
+    let limits = connection_limits(&config);
+    // From here on it is drained; nobody listens any more where the word has just come.
+    let _too_late = has_started.send(());
     let stopping = OnceLock::new();
     let left = || left_of(config.server.drain, &stopping);
     let stop = async {
-        stopped().await;
+        told.told().await;
+        tracing::info!("stopping: requests in flight get their time");
         stopping.get_or_init(Instant::now);
         // Attempts in flight and requests in flight get the same time.
         drop(stop_delivering);
@@ -320,6 +285,14 @@ async fn serve(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result
 fn left_of(drain: Duration, stopping: &OnceLock<Instant>) -> Duration {
     let spent = stopping.get().map_or(Duration::ZERO, Instant::elapsed);
     drain.saturating_sub(spent)
+}
+
+fn connection_limits(config: &Config) -> Limits {
+    Limits {
+        connections: config.server.max_connections,
+        header_timeout: config.server.header_timeout,
+        drain: config.server.drain,
+    }
 }
 
 /// A socket that has its address, and takes no connection yet.
@@ -590,15 +563,4 @@ fn greet(
         "  curl -X POST $TIDINGS_URL/v1/events/publish -H \"Authorization: Bearer $TIDINGS_TOKEN\" \
          -H 'Content-Type: application/json' -d '{{\"type\":\"demo.greeting.sent\",\"data\":{{\"text\":\"hello\"}}}}'\n"
     );
-}
-
-/// Ready when the process is asked to stop.
-async fn stopped() {
-    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("signals can be listened to");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("stopping: requests in flight get their time");
 }

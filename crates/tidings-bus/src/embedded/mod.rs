@@ -508,6 +508,7 @@ impl Bus for Embedded {
             if read.from >= bounds.end {
                 return Ok(Page {
                     next: read.from.max(bounds.start),
+                    start: bounds.start,
                     end: bounds.end,
                     ..Page::default()
                 });

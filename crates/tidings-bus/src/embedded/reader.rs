@@ -146,6 +146,7 @@ pub(super) fn read(
     let bounds = bounds(connection, target)?;
     let mut page = Page {
         next: read.from.max(bounds.start),
+        start: bounds.start,
         end: bounds.end,
         ..Page::default()
     };

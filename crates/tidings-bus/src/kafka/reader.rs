@@ -249,6 +249,7 @@ impl Readers {
         let mut page = Page {
             records: Vec::new(),
             next: from,
+            start: held.start,
             more: from < held.end,
             end: held.end,
         };

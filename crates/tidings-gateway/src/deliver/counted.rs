@@ -54,6 +54,7 @@ pub struct Counted {
     dead_letters: AtomicU64,
     restarts: AtomicU64,
     damaged: AtomicU64,
+    removed_unread: AtomicU64,
     motion: [AtomicU64; 4],
 }
 
@@ -78,6 +79,11 @@ impl Counted {
         self.damaged.load(Ordering::Relaxed)
     }
 
+    /// Offsets that retention removed before a subscription had read on to them, of whichever tenant's events.
+    pub fn removals(&self) -> u64 {
+        self.removed_unread.load(Ordering::Relaxed)
+    }
+
     /// What is in motion, of all shares together. A second old at most.
     pub fn motion(&self) -> Motion {
         let [in_flight, at_hand, unsettled, shares] =
@@ -100,6 +106,10 @@ impl Counted {
 
     pub(crate) fn damaged(&self) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn removed_unread(&self, offsets: u64) {
+        self.removed_unread.fetch_add(offsets, Ordering::Relaxed);
     }
 
     pub(crate) fn dead_letter(&self) {

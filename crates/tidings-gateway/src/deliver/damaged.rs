@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidings_bus::{Met, ReadError, Stretches};
 use tidings_store::{Due, Found, PendingRow, StoreError};
+use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::StreamId;
@@ -98,6 +99,27 @@ impl Dispatcher {
              older one: deliveries go on with what came after the last that was made"
         );
         self.tell_damaged(&text);
+    }
+
+    /// Retention has removed what stood between a place and the first that can be read, before it was read for a
+    /// subscription that has fallen behind, or for all that keep up. Who begins at the beginning misses nothing.
+    pub(super) fn tell_removed(
+        &self,
+        subscription: Option<Uuid>,
+        stream: StreamId,
+        (place, start): (u64, u64),
+    ) {
+        if place == 0 || start <= place {
+            return;
+        }
+        self.counted.removed_unread(start - place);
+        let partition = &self.streams[stream].partition;
+        let (topic, partition, last) = (&partition.topic, partition.number, start - 1);
+        let subscription = subscription.map(tracing::field::display);
+        tracing::error!(
+            %topic, partition, first = place, last, subscription,
+            "events were removed by retention before they were delivered"
+        );
     }
 
     /// The bounds of such a stretch, if one ends where the log can be read from.

@@ -110,6 +110,7 @@ impl Dispatcher {
             self.tell_other_log(stream);
             return self.begin_in_other_log(stream).await;
         }
+        self.tell_removed(None, stream, (from, page.start));
         if page.end >= from {
             self.streams[stream].sound_at_ms = Some(self.clock.now_ms());
         }
@@ -324,6 +325,7 @@ impl Dispatcher {
                     return true;
                 }
             };
+            self.tell_removed(Some(subscription.id), stream, (place, page.start));
             next = page.next.max(place);
             for record in page.records.iter().filter(|record| record.offset < head) {
                 if !self.has_room(subscription.id) {

@@ -74,3 +74,51 @@ fn attempts_are_counted_by_outcome_and_what_is_in_motion_is_shown() {
     until(&server, "tidings_delivery_unsettled_events", 0);
     until(&server, "tidings_delivery_pending_at_hand", 0);
 }
+
+#[test]
+fn what_retention_takes_before_it_is_sent_is_counted_and_logged() {
+    // A log of its own, whose retention is ours.
+    let config = format!("{CONFIG}store.url = ''\n[bus]\nretention_bytes = 2000000\n");
+    let server = Server::start_with(&config);
+    server.declare("crm", &["crm.contact.created"]);
+    let (token, receiver) = (server.crm("acme"), Receiver::start());
+    let body = json!({
+        "name": "orders", "filter": { "types": ["crm.**"] },
+        "target": { "kind": "webhook", "url": receiver.url },
+    });
+    let made = server.post("/v1/subscriptions", &token, &body).expect(201);
+    let path = format!(
+        "/v1/subscriptions/{}",
+        made.json()["id"].as_str().expect("an id")
+    );
+    let event = json!({ "type": "crm.contact.created", "data": { "note": "x".repeat(1_000) } });
+    server
+        .post(BATCH, &token, &json!({ "events": [event] }))
+        .expect(201);
+    receiver.until_taken(1);
+    let act = |what: &str| {
+        server
+            .post(&format!("{path}/{what}"), &token, &json!({}))
+            .expect(200)
+    };
+    act("pause");
+    let removed = "tidings_delivery_removed_unread_total";
+    assert_eq!(number(&server, removed), 0);
+    let batch = json!({ "events": vec![event; 1_000] });
+    for _ in 0..10 {
+        server.post(BATCH, &token, &batch).expect(201);
+    }
+    act("resume");
+    eventually("what was removed is counted", || {
+        (number(&server, removed) > 1_000).then_some(())
+    });
+    let log = server.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("removed by retention"));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
+    assert!(
+        line.contains(made.json()["id"].as_str().expect("an id")),
+        "{line}"
+    );
+}
