@@ -256,7 +256,7 @@ fn may_write(caller: &Caller) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::forbidden(format!(
-        "{} may not see or change manifests; only service 'module-registry' and operators may.",
+        "{} may see no manifest but its own module's, and change none; only service 'module-registry' and operators may.",
         caller.describe()
     )))
 }
