@@ -60,15 +60,23 @@ const MAX_VALUE_LENGTH: usize = 4_096;
 
 /// Structured mode: one event in the JSON format.
 pub fn structured(text: &str) -> Result<Incoming, InvalidCloudEvent> {
-    json::check(text).map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
+    well_formed(text, 1)?;
     from_checked(text)
 }
 
 /// As [`structured`], for an event that this program has written: what was taken when it came is not held to its form again.
 pub fn recorded(text: &str) -> Result<Incoming, InvalidCloudEvent> {
-    json::check(text).map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
+    well_formed(text, 1)?;
     let (event, version) = read(text)?;
     complete(event, version.as_deref())
+}
+
+/// Strict JSON, whose `data` stands so many levels within it and may be as deep as in binary mode.
+fn well_formed(text: &str, levels: usize) -> Result<(), InvalidCloudEvent> {
+    let checked = json::check_around(text, levels);
+    checked
+        .map(drop)
+        .map_err(|error| InvalidCloudEvent::Json(error.to_string()))
 }
 
 /// The events of a batch, each of which may have been refused on its own.
@@ -76,7 +84,7 @@ pub type Batch = Vec<Result<Incoming, InvalidCloudEvent>>;
 
 /// Batched mode: the first `most` events of an array, and how many there are in all.
 pub fn batch(text: &str, most: usize) -> Result<(Batch, usize), InvalidCloudEvent> {
-    json::check(text).map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
+    well_formed(text, 2)?;
     let (items, count) = json::elements(text, most)
         .map_err(|_| InvalidCloudEvent::Form("a CloudEvents batch is a JSON array of events"))?;
     let events = items.into_iter().map(|item| from_checked(item.get()));
@@ -535,6 +543,27 @@ mod tests {
             let _ = structured(&text);
             let _ = batch(&text, 10);
             let _ = percent_decoded(text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn data_may_be_as_deep_in_every_mode() {
+        for (levels, taken) in [(64, true), (65, false)] {
+            let data = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            let event = format!(
+                r#"{{"specversion":"1.0","id":"1","source":"/s","type":"a.b","data":{data}}}"#
+            );
+            assert_eq!(structured(&event).is_ok(), taken, "{levels}");
+            assert_eq!(batch(&format!("[{event}]"), 1).is_ok(), taken, "{levels}");
+            let headers = [
+                ("specversion", "1.0"),
+                ("id", "1"),
+                ("source", "/s"),
+                ("type", "a.b"),
+            ];
+            let headers = headers.map(|(name, value)| (name, value.to_owned()));
+            let binary = binary(headers.into_iter(), Some("application/json"), data.into());
+            assert_eq!(binary.is_ok(), taken, "{levels}");
         }
     }
 }

@@ -50,9 +50,14 @@ const MAX_MEMBERS: usize = 256;
 
 /// Checks a whole JSON text. The error names the line and column and what is wrong there.
 pub fn check(text: &str) -> Result<Fingerprint, serde_json::Error> {
+    check_around(text, 0)
+}
+
+/// The same of an envelope: what stands so many levels within it may be as deep as a whole text.
+pub fn check_around(text: &str, levels: usize) -> Result<Fingerprint, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let (depth, numbers) = (0, &mut Numbers::of(text));
-    let fingerprint = Value { depth, numbers }.deserialize(&mut deserializer)?;
+    let (left, numbers) = (MAX_DEPTH + levels, &mut Numbers::of(text));
+    let fingerprint = Value { left, numbers }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(Fingerprint(fingerprint))
 }
@@ -196,9 +201,9 @@ impl<'de> Visitor<'de> for MembersOf {
     }
 }
 
-/// The walk: visits one value at a depth and gives its fingerprint.
+/// The walk: visits one value, with so many levels left below it, and gives its fingerprint.
 struct Value<'n, 't> {
-    depth: usize,
+    left: usize,
     numbers: &'n mut Numbers<'t>,
 }
 
@@ -221,14 +226,11 @@ fn digest(kind: Kind, bytes: &[u8]) -> u128 {
 }
 
 impl Value<'_, '_> {
-    /// The depth of what is in it.
+    /// The levels that are left below what is in it.
     fn inner<E: serde::de::Error>(&self) -> Result<usize, E> {
-        if self.depth == MAX_DEPTH {
-            return Err(E::custom(format_args!(
-                "nested deeper than {MAX_DEPTH} levels"
-            )));
-        }
-        Ok(self.depth + 1)
+        self.left
+            .checked_sub(1)
+            .ok_or_else(|| E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")))
     }
 }
 
@@ -274,20 +276,20 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<u128, A::Error> {
-        let (depth, numbers) = (self.inner::<A::Error>()?, self.numbers);
+        let (left, numbers) = (self.inner::<A::Error>()?, self.numbers);
         let mut bytes = Vec::new();
-        while let Some(item) = items.next_element_seed(Value { depth, numbers })? {
+        while let Some(item) = items.next_element_seed(Value { left, numbers })? {
             bytes.extend_from_slice(&item.to_le_bytes());
         }
         Ok(digest(Kind::Array, &bytes))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<u128, A::Error> {
-        let (depth, numbers) = (self.inner::<A::Error>()?, self.numbers);
+        let (left, numbers) = (self.inner::<A::Error>()?, self.numbers);
         let mut seen: Vec<(u128, u128)> = Vec::new();
         // Hashes of names stand in for the names, and sorting makes the order of members irrelevant.
         while let Some(name) = members.next_key_seed(Name)? {
-            seen.push((name, members.next_value_seed(Value { depth, numbers })?));
+            seen.push((name, members.next_value_seed(Value { left, numbers })?));
         }
         seen.sort_unstable();
         if seen.windows(2).any(|pair| pair[0].0 == pair[1].0) {

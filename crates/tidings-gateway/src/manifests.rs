@@ -259,7 +259,7 @@ impl Manifests {
 }
 
 fn may_write(caller: &Caller) -> Result<(), Refusal> {
-    caller.keeps_the_register("see or change manifests")
+    caller.keeps_the_register("see manifests but a module's own, or change any")
 }
 
 /// Reads a manifest and checks all that it declares.

@@ -297,7 +297,10 @@ struct Document {
     #[serde(default)]
     enabled: Option<bool>,
     #[serde(default)]
-    require_conformance: bool,
+    require_conformance: Option<bool>,
+    /// Where a new subscription begins is taken out before.
+    #[serde(default)]
+    replay_from: Option<Value>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -355,6 +358,10 @@ pub(crate) struct Wanted {
 /// Reads and checks a document.
 pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
     let given: Document = read("", document)?;
+    if given.replay_from.is_some() {
+        let detail = "'replayFrom' is where a new subscription begins; move this one with seek.";
+        return Err(Refusal::invalid("replayFrom", detail));
+    }
     let name = given.name.trim().to_owned();
     if name.is_empty() || name.chars().count() > MAX_NAME {
         let detail = format!("'name' must have 1 to {MAX_NAME} characters.");
@@ -380,7 +387,7 @@ pub(crate) fn parse(document: Value) -> Result<Wanted, Refusal> {
         .transpose()?;
     shown.insert("target".into(), target_shown);
     shown.insert("delivery".into(), serde_json::json!(given.delivery));
-    if given.require_conformance {
+    if given.require_conformance == Some(true) {
         shown.insert("requireConformance".into(), true.into());
     }
     Ok(Wanted {
@@ -404,12 +411,7 @@ fn read<T: DeserializeOwned>(place: &str, document: Value) -> Result<T, Refusal>
             .into_iter()
             .filter(|it| !matches!(*it, "" | "."))
             .collect();
-        if parts.is_empty() {
-            return Refusal::invalid("body", format!("{error}."));
-        }
-        let field = parts.join(".");
-        let detail = format!("'{field}': {error}.");
-        Refusal::invalid(field, detail)
+        Refusal::unread(&parts.join("."), &error)
     })
 }
 
@@ -504,29 +506,51 @@ fn retry(given: &RetryDocument) -> Result<(Schedule, Option<Duration>), Refusal>
     Ok((schedule, max_age))
 }
 
-/// A duration as it is written, `500ms`, `5s`, `5m` or `2h`, in the field of a document.
+/// A duration as it is written, `500ms`, `5s`, `5m`, `2h` or `30d`, in the field of a document.
 pub fn duration(field: &str, text: &str, longest: Duration) -> Result<Duration, Refusal> {
+    let given = written(text).filter(|given| !given.is_zero() && *given <= longest);
+    given.ok_or_else(|| no_duration(field, text, longest))
+}
+
+/// The same where none at all is one too, as `0s`.
+pub fn duration_or_none(field: &str, text: &str, longest: Duration) -> Result<Duration, Refusal> {
+    let given = written(text).filter(|given| *given <= longest);
+    given.ok_or_else(|| no_duration(field, text, longest))
+}
+
+fn written(text: &str) -> Option<Duration> {
     let split = text.find(|character: char| !character.is_ascii_digit());
     let (digits, unit) = text.split_at(split.unwrap_or(text.len()));
     let unit_ms = match unit {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
     };
-    let ms = digits.parse::<u64>().ok().zip(unit_ms);
-    let ms = ms.and_then(|(number, unit)| number.checked_mul(unit));
-    let given = ms.map(Duration::from_millis);
-    given
-        .filter(|given| !given.is_zero() && *given <= longest)
-        .ok_or_else(|| {
-            let detail = format!(
-                "'{text}' is no duration for '{field}'; write 500ms, 5s, 5m or 2h, {} s at most.",
-                longest.as_secs()
-            );
-            Refusal::invalid(field, detail)
-        })
+    let ms = digits.parse::<u64>().ok()?.checked_mul(unit_ms);
+    ms.map(Duration::from_millis)
+}
+
+fn no_duration(field: &str, text: &str, longest: Duration) -> Refusal {
+    let detail = format!(
+        "'{text}' is no duration for '{field}'; write 500ms, 5s, 5m, 2h or 30d, {} at most.",
+        told(longest)
+    );
+    Refusal::invalid(field, detail)
+}
+
+/// A bound in the largest unit that has it whole.
+fn told(bound: Duration) -> String {
+    let seconds = bound.as_secs();
+    let units = [(86_400, "day"), (3_600, "hour"), (60, "minute")];
+    let whole = units
+        .into_iter()
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit));
+    let (number, unit) = whole.map_or((seconds, "second"), |(unit, name)| (seconds / unit, name));
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {unit}{plural}")
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The description of every operation, collected from the handlers.
 
+pub(crate) mod subscription;
+
 use serde::Serialize;
 use utoipa::openapi::path::{Operation, Parameter, PathItem};
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
@@ -16,7 +18,7 @@ use crate::surface::{
     workspaces,
 };
 
-/// An event to publish (source A).
+/// An event to publish.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PublishBody {
@@ -89,7 +91,7 @@ pub(crate) struct BatchBody {
     events: Vec<BatchEvent>,
 }
 
-/// A payload to emit (source D).
+/// A payload to emit.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EmitBody {
@@ -115,7 +117,7 @@ pub(crate) enum ToExplain {
     Emit(EmitBody),
 }
 
-/// An event: its CloudEvents JSON with its place in the log.
+/// An event: its CloudEvents JSON with its place in the log. Extension attributes of its publisher are members too.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventBody {
@@ -126,6 +128,30 @@ pub(crate) struct EventBody {
     time: String,
     tenantid: String,
     schemaversion: String,
+    #[schema(nullable = false)]
+    subject: Option<String>,
+    #[schema(nullable = false)]
+    datacontenttype: Option<String>,
+    #[schema(nullable = false)]
+    dataschema: Option<String>,
+    /// W3C trace context.
+    #[schema(nullable = false)]
+    traceparent: Option<String>,
+    /// The workspace that it was published in.
+    #[schema(nullable = false)]
+    workspaceid: Option<String>,
+    /// Who published it in a workspace.
+    #[schema(nullable = false)]
+    actor: Option<String>,
+    /// The event that caused it.
+    #[schema(nullable = false)]
+    causationid: Option<String>,
+    /// How many events lie before it in a chain of causes.
+    #[schema(nullable = false)]
+    chaindepth: Option<u32>,
+    /// Of a copy in another topic: the event that it is a copy of.
+    #[schema(nullable = false)]
+    copyof: Option<String>,
     /// Absent of an event without data.
     data: Option<serde_json::Value>,
     /// Base64, instead of `data`, where that is neither JSON nor text.
@@ -251,6 +277,12 @@ rooms! {
 )]
 struct Document;
 
+/// What a credential is.
+const BEARER: &str = "A signed JWT, or an API key (`tdk_…`). Claims of a token: `sub`; `tenant_id`, which only the role \
+    OPERATOR needs not; `module` or `service`, neither of them for a user; `roles`, of which ADMIN and OPERATOR are known; \
+    `exp`, and `nbf` where it is given; `iss` and `aud` where the installation asks for them. RS256, ES256 or EdDSA by the \
+    keys of the identity provider, HS256 by the shared secret, or a token of `tidings token` where neither is configured.";
+
 /// The OpenAPI document as JSON text.
 pub fn document(public_url: &str) -> String {
     let mut document = Document::openapi();
@@ -262,7 +294,10 @@ pub fn document(public_url: &str) -> String {
         document.merge(operations);
     }
     document.servers = Some(vec![Server::new(public_url)]);
-    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(BEARER));
+    let bearer = SecurityScheme::Http(bearer.build());
     if let Some(components) = &mut document.components {
         components.add_security_scheme("bearer", bearer);
         let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION)));
@@ -286,6 +321,13 @@ pub fn document(public_url: &str) -> String {
                 .responses
                 .responses
                 .insert("default".to_owned(), problem.clone().into());
+            for (status, answer) in &mut operation.responses.responses {
+                if let RefOr::T(answer) = answer
+                    && answer.description.is_empty()
+                {
+                    answer.description = reason(status);
+                }
+            }
             if secured {
                 let either = ["bearer", "session"];
                 let either =
@@ -297,6 +339,13 @@ pub fn document(public_url: &str) -> String {
     document
         .to_json()
         .expect("the document is made of strings and numbers")
+}
+
+/// What an answer with this status says when nothing else is said of it.
+fn reason(status: &str) -> String {
+    let status = status.parse::<axum::http::StatusCode>().ok();
+    let reason = status.and_then(|status| status.canonical_reason());
+    reason.unwrap_or_default().to_owned()
 }
 
 /// The operations of a path.
@@ -399,6 +448,72 @@ mod tests {
                     "{name}: {parameter}"
                 );
             }
+        }
+    }
+
+    /// Names as clients see them, and no word that only this repository explains.
+    #[test]
+    fn what_is_described_is_what_a_client_sees() {
+        fn walk(value: &Value, place: &str, see: &mut impl FnMut(&str, &str, &Value)) {
+            let members = value.as_object().into_iter().flatten();
+            for (name, inner) in members {
+                see(place, name, inner);
+                walk(inner, name, see);
+            }
+            for inner in value.as_array().into_iter().flatten() {
+                walk(inner, place, see);
+            }
+        }
+        let document: Value = serde_json::from_str(&super::document("http://127.0.0.1")).unwrap();
+        walk(&document, "", &mut |place, name, inner| {
+            if place == "properties" && name != "data_base64" {
+                assert!(!name.contains('_'), "{name}");
+            }
+            if place == "required" {
+                assert!(!name.contains('_'), "{name}");
+            }
+            if let ("description" | "summary", Some(text)) = (name, inner.as_str()) {
+                let ours = ["ource A", "ource B", "ource C", "ource D", "ource E", ".md"];
+                assert!(!ours.iter().any(|it| text.contains(it)), "{text}");
+            }
+        });
+        for (name, _, operation) in operations(&document) {
+            for (status, answer) in operation["responses"].as_object().unwrap() {
+                let text = answer["description"].as_str().unwrap();
+                assert!(!text.is_empty(), "{name} {status}");
+                let empty = ["202", "204", "303"].contains(&status.as_str());
+                assert!(empty || answer["content"].is_object(), "{name} {status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_subscription_is_described_member_by_member() {
+        let document: Value = serde_json::from_str(&super::document("http://127.0.0.1")).unwrap();
+        let schemas = &document["components"]["schemas"];
+        let shown = schemas["SubscriptionShown"].to_string();
+        assert!(shown.contains("#/components/schemas/SubscriptionDocument"));
+        for name in ["name", "filter", "target", "delivery", "requireConformance"] {
+            for schema in [
+                "SubscriptionBody",
+                "SubscriptionDocument",
+                "SubscriptionPatch",
+            ] {
+                let member = &schemas[schema]["properties"][name];
+                assert!(member.is_object(), "{schema} {name}");
+            }
+        }
+        for name in ["subject", "traceparent", "workspaceid", "copyof"] {
+            let member = &schemas["EventBody"]["properties"][name];
+            assert_eq!(member["type"], "string", "{name}");
+        }
+        for path in [
+            "/v1/events/custom/emit",
+            "/v1/events/publish/batch",
+            "/v1/events/explain",
+        ] {
+            let given = document["paths"][path]["post"]["parameters"].to_string();
+            assert!(given.contains("traceparent"), "{path}");
         }
     }
 

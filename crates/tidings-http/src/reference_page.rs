@@ -72,8 +72,29 @@ fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
         .map(|(name, value)| (name.as_str(), value))
 }
 
+/// A description: what stands between backticks is code.
 fn text(value: &Value) -> String {
-    escaped(value.as_str().unwrap_or_default())
+    let text = escaped(value.as_str().unwrap_or_default());
+    let parts: Vec<&str> = text.split('`').collect();
+    // A backtick without its other one stays as it is.
+    let closed = if parts.len() % 2 == 1 {
+        parts.len()
+    } else {
+        parts.len() - 1
+    };
+    let mut shown = String::with_capacity(text.len());
+    for (index, part) in parts.iter().enumerate() {
+        match (index < closed, index % 2) {
+            (true, 0) => shown.push_str(part),
+            (true, _) => {
+                let _ = write!(shown, "<code>{part}</code>");
+            }
+            (false, _) => {
+                let _ = write!(shown, "`{part}");
+            }
+        }
+    }
+    shown
 }
 
 fn show(page: &mut String, path: &str, method: &str, operation: &Value) {
@@ -131,7 +152,11 @@ fn show(page: &mut String, path: &str, method: &str, operation: &Value) {
 /// What a body may be, by its media type.
 fn bodies(page: &mut String, called: &str, content: &Value) {
     for (kind, body) in members(content) {
-        let (kind, schema) = (escaped(kind), json(&body["schema"]));
+        let kind = escaped(kind);
+        let schema = match &body["schema"] {
+            Value::Null => String::new(),
+            schema => json(schema),
+        };
         line(
             page,
             format_args!("<p>{called}<code>{kind}</code></p>{schema}"),
@@ -171,10 +196,10 @@ mod tests {
     fn each_operation_shows_what_it_takes_and_gives_and_no_text_is_markup() {
         let document = json!({
             "paths": { "/a/{id}": { "post": {
-                "tags": ["t"], "summary": "<b>Does</b> it", "description": "More of it",
+                "tags": ["t"], "summary": "<b>Does</b> it", "description": "More `of<` it, `so",
                 "parameters": [{ "name": "id", "in": "path", "required": true, "description": "Which" }],
                 "requestBody": { "content": { "application/json": { "schema": { "$ref": "#/components/schemas/New" } } } },
-                "responses": { "201": { "description": "Made", "content": { "text/plain": { "schema": { "type": "string" } } } } },
+                "responses": { "201": { "description": "Made", "content": { "text/plain": { "schema": { "type": "string" } }, "text/html": {} } } },
             } } },
             "components": { "schemas": { "New": { "type": "object" } } },
         });
@@ -182,7 +207,7 @@ mod tests {
         for part in [
             "<h2>t</h2>",
             "<b>POST</b> <code>/a/{id}</code> &lt;b&gt;Does&lt;/b&gt; it",
-            "<p>More of it</p>",
+            "<p>More <code>of&lt;</code> it, `so</p>",
             "<td><code>id</code></td><td>path</td><td>required</td><td>Which</td>",
             "<a href=\"#New\"><code>New</code></a>",
             "<details id=\"New\">",
@@ -191,6 +216,7 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part}: {page}");
         }
+        assert!(!page.contains("<pre>null</pre>"), "{page}");
     }
 
     #[test]

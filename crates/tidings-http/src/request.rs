@@ -222,6 +222,27 @@ pub(crate) async fn json_body<T: serde::de::DeserializeOwned>(
     document(headers, &body)
 }
 
+/// The same where every member may be absent: no body, or null, says no more than an empty document.
+pub(crate) async fn json_body_if_any<T: serde::de::DeserializeOwned>(
+    house: &House,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<T, Refusal> {
+    let body = read(house, headers, body, limit, Code::InvalidRequest).await?;
+    document_if_any(headers, &body)
+}
+
+fn document_if_any<T: serde::de::DeserializeOwned>(
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<T, Refusal> {
+    if matches!(body.trim_ascii(), b"" | b"null") {
+        return parsed(b"{}");
+    }
+    document(headers, body)
+}
+
 /// A body that was read, as a document.
 pub(crate) fn document<T: serde::de::DeserializeOwned>(
     headers: &HeaderMap,
@@ -253,10 +274,8 @@ fn parsed<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let reader = &mut serde_json::Deserializer::from_str(body);
     let tracked = serde_path_to_error::Deserializer::new(reader, &mut track);
     // An array of the members' values is none of their document.
-    tidings_event::json::by_name(tracked).map_err(|error| match &*track.path().to_string() {
-        "." => Refusal::invalid("body", format!("{error}.")),
-        place => Refusal::invalid(place, format!("'{place}': {error}.")),
-    })
+    tidings_event::json::by_name(tracked)
+        .map_err(|error: serde_json::Error| Refusal::unread(&track.path().to_string(), &error))
 }
 
 /// The body as text.
@@ -301,4 +320,19 @@ pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
     is_traceparent(value).then(|| value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_body_says_no_more_than_an_empty_document() {
+        let read = |body: &[u8]| document_if_any::<serde_json::Value>(&HeaderMap::new(), body);
+        for none in [&b""[..], b" \n", b"null", b"{}"] {
+            assert_eq!(read(none), Ok(serde_json::json!({})));
+        }
+        assert_eq!(read(b"{\"a\":1}"), Ok(serde_json::json!({ "a": 1 })));
+        assert!(read(b"{").is_err());
+    }
 }

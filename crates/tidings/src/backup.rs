@@ -41,6 +41,12 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             config::without_credentials(&config.store.url)
         );
     }
+    if !from.is_dir() {
+        bail!(
+            "there is no data folder {}; name it with --data",
+            from.display()
+        );
+    }
     if !from.join(BUS).is_file() {
         bail!("{} is no data folder: it has no {BUS}", from.display());
     }

@@ -10,20 +10,20 @@ use tidings_event::{CatalogName, EventType, TypePattern};
 
 use crate::connection::{Connection, block_on};
 use crate::failure::{Reported, Usage};
-use crate::output::{Column, Output, plain, print_line};
+use crate::output::{Column, Format, Output, note, plain, print_line};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Check a catalogue, without a gateway; the exit code is 1 if anything is wrong with it
     Validate {
-        /// The file, YAML or JSON
+        /// The file, YAML or JSON, or - for standard input
         file: PathBuf,
     },
     /// Put a catalogue in force; needs an operator's credential
     Apply {
         #[command(flatten)]
         connection: Connection,
-        /// The file, YAML or JSON
+        /// The file, YAML or JSON, or - for standard input
         file: PathBuf,
         /// What it is called by, if not by its info.x-tidings-service or its title
         #[arg(long)]
@@ -37,7 +37,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         connection: Connection,
     },
-    /// Print a catalogue as it was written
+    /// Print a catalogue as it was written, or as JSON with -o json
     Get {
         #[command(flatten)]
         connection: Connection,
@@ -55,7 +55,7 @@ pub(crate) enum Command {
     Diff {
         #[command(flatten)]
         connection: Connection,
-        /// The file, YAML or JSON
+        /// The file, YAML or JSON, or - for standard input
         file: PathBuf,
         /// The catalogue in force to compare it with, if not that of its own name
         #[arg(long, conflicts_with = "against")]
@@ -110,7 +110,15 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             let page = block_on(async { Ok(client.list_catalogs().await?) })?;
             output.list(&page.items, &LISTED)
         }
-        Command::Get { connection, name } => print_line(&fetched(&connection, &name)?),
+        Command::Get { connection, name } => {
+            let text = fetched(&connection, &name)?;
+            if output.asked != Some(Format::Json) {
+                return print_line(&text);
+            }
+            let document: Value = serde_saphyr::from_str(&text)
+                .with_context(|| format!("{name} is neither YAML nor JSON"))?;
+            output.one(&document)
+        }
         Command::Delete { connection, name } => {
             let client = connection.client()?;
             block_on(async { Ok(client.delete_catalog(&name).await?) })?;
@@ -193,8 +201,8 @@ fn name_subscribers(connection: &Connection, changes: &mut [Change]) -> Result<(
         Ok(manifests) => manifests,
         Err(error) => match error.downcast_ref::<ClientError>() {
             Some(ClientError::Refused(problem)) if problem.status == 403 => {
-                eprintln!(
-                    "Modules that subscribe to what is broken are named to an operator's credential."
+                note(
+                    "Modules that subscribe to what is broken are named to an operator's credential.",
                 );
                 return Ok(());
             }

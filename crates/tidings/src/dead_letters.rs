@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use serde_json::json;
-use tidings_client::DeadLetterQuery;
+use tidings_client::{Client, DeadLetterQuery};
 
 use crate::connection::{Connection, block_on};
-use crate::output::{Column, Output};
+use crate::output::{Column, Output, note};
 use crate::replay;
 
 const SHOWN: [Column; 7] = [
@@ -29,32 +29,36 @@ pub(crate) enum Command {
         /// Only those that are open, replaying or closed
         #[arg(long)]
         state: Option<String>,
-        /// At most so many, 1 to 1,000
+        /// At most so many, 1 to 1,000, the oldest first; with --all, so many in each request
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: Option<u32>,
         /// Go on where the page before ended
         #[arg(long)]
         cursor: Option<String>,
+        /// All pages, one after the other
+        #[arg(long)]
+        all: bool,
     },
     /// Show a dead letter with its event
     #[command(visible_alias = "show")]
     Get(One),
-    /// Send a dead letter's event again, or those of all that the filters fit; success closes it
+    /// Send a dead letter's event again, or those of all that the filters fit; success closes it. With --all the exit code is 1
+    /// if any failed
     #[command(group(clap::ArgGroup::new("which").required(true).args(["id", "all"])))]
     Replay {
         #[command(flatten)]
         connection: Connection,
         /// The dead letter's id, as 'dlq list' has it
-        #[arg(conflicts_with_all = ["type", "subscription", "since", "until", "error"])]
+        #[arg(conflicts_with_all = ["type", "subscription", "since", "until", "error", "rate", "detach"])]
         id: Option<String>,
         /// All open ones that the filters fit
         #[arg(long)]
         all: bool,
         /// At most so many a second, with --all
-        #[arg(long, requires = "all")]
+        #[arg(long)]
         rate: Option<u32>,
         /// Do not wait for the end, with --all
-        #[arg(long, requires = "all")]
+        #[arg(long)]
         detach: bool,
         #[command(flatten)]
         filters: Filters,
@@ -74,7 +78,7 @@ pub(crate) struct One {
 /// Which dead letters.
 #[derive(clap::Args)]
 pub(crate) struct Filters {
-    /// Only of this event type
+    /// Only of this event type, which is no pattern
     #[arg(long)]
     r#type: Option<String>,
     /// Only of this subscription
@@ -104,6 +108,29 @@ impl Filters {
     }
 }
 
+async fn listed(
+    client: &Client,
+    mut query: DeadLetterQuery,
+    all: bool,
+    output: Output,
+) -> Result<()> {
+    loop {
+        let page = client.list_dead_letters(&query).await?;
+        // A last page that is empty says nothing behind others.
+        if !page.items.is_empty() || query.cursor.is_none() {
+            output.list(&page.items, &SHOWN)?;
+        }
+        match page.next_cursor {
+            Some(next) if all => query.cursor = Some(next),
+            Some(next) => {
+                output.more(&next);
+                return Ok(());
+            }
+            None => return Ok(()),
+        }
+    }
+}
+
 pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     match command {
         Command::List {
@@ -112,20 +139,16 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             state,
             limit,
             cursor,
+            all,
         } => {
             let client = connection.client()?;
             let query = DeadLetterQuery {
-                state,
+                state: state.map(|state| state.to_lowercase()),
                 limit,
                 cursor,
                 ..filters.query()
             };
-            let page = block_on(async { Ok(client.list_dead_letters(&query).await?) })?;
-            output.list(&page.items, &SHOWN)?;
-            if let Some(next) = page.next_cursor {
-                eprintln!("there may be more: --cursor {next}");
-            }
-            Ok(())
+            block_on(listed(&client, query, all, output))
         }
         Command::Get(one) => {
             let client = one.connection.client()?;
@@ -142,17 +165,25 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         } => {
             let client = connection.client()?;
             let query = filters.query();
-            let answer = block_on(async {
-                if let Some(id) = &id {
-                    return Ok(client.replay_dead_letter(id).await?);
+            match id {
+                Some(id) => {
+                    let answer = block_on(async { Ok(client.replay_dead_letter(&id).await?) })?;
+                    if answer["state"] == "closed" {
+                        note(&format!(
+                            "dead letter {id} is closed: nothing was sent. A newer one of the same event and \
+                             subscription closes it too; 'dlq list --state open' has what can be replayed"
+                        ));
+                    }
+                    output.one(&answer)
                 }
-                let begun = client.replay_dead_letters(&query, rate).await?;
-                if detach {
-                    return Ok(begun);
-                }
-                replay::watched(&client, begun).await
-            })?;
-            output.one(&answer)
+                None => block_on(async {
+                    let begun = client.replay_dead_letters(&query, rate).await?;
+                    if detach {
+                        return output.one(&begun);
+                    }
+                    replay::told(&replay::watched(&client, begun).await?, output)
+                }),
+            }
         }
         Command::Delete(one) => {
             let client = one.connection.client()?;

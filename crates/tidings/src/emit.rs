@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::connection::{Connection, block_on};
 use crate::input;
-use crate::output::{Column, Output};
+use crate::output::{Column, Output, note};
 
 /// Emits a payload, which is held to the schema of the version that is named, or of the latest that is published.
 #[derive(clap::Args)]
@@ -71,7 +71,7 @@ pub(crate) fn emit(arguments: Emit, output: Output) -> Result<()> {
     let key = arguments.key.unwrap_or_else(|| Uuid::now_v7().to_string());
     let new = NewEmit {
         name: name.to_owned(),
-        payload: input::data(&arguments.payload)?,
+        payload: input::data(&arguments.payload, "PAYLOAD")?,
         version,
         idempotency_key: key,
         causation_id: arguments.cause,
@@ -95,7 +95,9 @@ pub(crate) fn emit(arguments: Emit, output: Output) -> Result<()> {
             let refused = matches!(&error, Error::Refused(problem) if problem.status != 502);
             if !refused {
                 let key = &new.idempotency_key;
-                eprintln!("tidings: repeat with --key {key} to see what became of it");
+                note(&format!(
+                    "tidings: repeat with --key {key} to see what became of it"
+                ));
             }
             Err(error.into())
         }

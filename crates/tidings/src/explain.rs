@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments, output: Output) -> Result<()> {
     let client = arguments.connection.client()?;
-    let mut event = NewEvent::written(arguments.r#type, input::written(&arguments.data)?);
+    let mut event = NewEvent::written(arguments.r#type, input::written(&arguments.data, "DATA")?);
     event.schema_version = arguments.schema_version;
     let explained = block_on(async { Ok(client.explain(&event).await?) })?;
     // Not as one value: its envelope may hold numbers that no value of ours does.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tidings_client::{Error as ClientError, Problem};
 
 use crate::config::colours_wanted;
-use crate::output::{paint, plain};
+use crate::output::{note, paint, plain};
 
 /// Printed below the help of the whole program.
 pub(crate) const EXIT_CODES: &str = "\
@@ -58,9 +58,10 @@ pub(crate) fn report(error: &Error) -> ExitCode {
         let colours = io::stderr().is_terminal() && colours_wanted();
         let mut lines = said(error).into_iter();
         if let Some(first) = lines.next() {
-            eprintln!("{} {}", paint(colours, "31", "tidings:"), plain(&first));
+            let name = paint(colours, "31", "tidings:");
+            note(&format!("{name} {}", plain(&first)));
         }
-        lines.for_each(|line| eprintln!("  {}", plain(&line)));
+        lines.for_each(|line| note(&format!("  {}", plain(&line))));
     }
     ExitCode::from(code(error))
 }

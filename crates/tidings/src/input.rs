@@ -23,17 +23,18 @@ struct Line {
     idempotency_key: Option<String>,
 }
 
-/// Reads DATA: JSON itself, `@FILE`, or `-` for standard input.
-pub(crate) fn data(argument: &str) -> Result<Value> {
-    read(argument)
+/// Reads the argument of this name: JSON itself, `@FILE`, or `-` for standard input.
+pub(crate) fn data(argument: &str, name: &str) -> Result<Value> {
+    read(argument, name)
 }
 
 /// The same, kept as it is written: a member that stands twice stays so, for the gateway to refuse.
-pub(crate) fn written(argument: &str) -> Result<Box<RawValue>> {
-    read(argument)
+pub(crate) fn written(argument: &str, name: &str) -> Result<Box<RawValue>> {
+    read(argument, name)
 }
 
-fn read<T: serde::de::DeserializeOwned>(argument: &str) -> Result<T> {
+fn read<T: serde::de::DeserializeOwned>(argument: &str, name: &str) -> Result<T> {
+    let mut advice = "";
     let (text, place) = if argument == "-" {
         (
             std::io::read_to_string(std::io::stdin()).context("standard input")?,
@@ -46,30 +47,31 @@ fn read<T: serde::de::DeserializeOwned>(argument: &str) -> Result<T> {
             path,
         )
     } else {
-        (argument.to_owned(), "DATA")
-    };
-    let advice = if place == "DATA" {
-        "; put it in single quotes, or name a file as @FILE"
-    } else {
-        ""
+        advice = "; put it in single quotes, or name a file as @FILE";
+        (argument.to_owned(), name)
     };
     let parsed = serde_json::from_str(&text);
     Ok(parsed.map_err(|error| Usage(format!("{place} is not JSON: {error}{advice}")))?)
 }
 
-/// Reads JSON from a file, or from standard input if it is called `-`.
+/// Reads JSON from `FILE`, which may be written `@FILE` as elsewhere, or from standard input if it is called `-`.
 pub(crate) fn document(file: &str) -> Result<Value> {
-    if file == "-" {
-        return data(file);
+    if file == "-" || file.starts_with('@') {
+        return data(file, "FILE");
     }
-    data(&format!("@{file}"))
+    data(&format!("@{file}"), "FILE")
 }
 
 /// Reads one line of bulk input.
 pub(crate) fn event(line: &str) -> Result<NewEvent, String> {
-    let line: Line = serde_json::from_str(line).map_err(|error| {
-        format!("it is not {{type, data, schemaVersion?, idempotencyKey?}}: {error}")
-    })?;
+    let wrong = |fault: String| {
+        format!("it is not {{type, data, schemaVersion?, idempotencyKey?}}: {fault}")
+    };
+    // An array of the values in this order would be read as well.
+    if line.trim_start().starts_with('[') {
+        return Err(wrong("it is an array".to_owned()));
+    }
+    let line: Line = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
     Ok(NewEvent {
         event_type: line.r#type,
         data: line.data,
@@ -120,6 +122,7 @@ mod tests {
 
     #[test]
     fn data_comes_from_the_argument_or_a_file() {
+        let data = |argument: &str| super::data(argument, "SCHEMA");
         assert_eq!(data(r#"{"a":1}"#).unwrap(), json!({"a": 1}));
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("data.json");
@@ -130,6 +133,10 @@ mod tests {
             error.is::<Usage>() && error.to_string().contains("single quotes"),
             "{error}"
         );
+        assert!(error.to_string().starts_with("SCHEMA is"), "{error}");
+        for name in [file.display().to_string(), format!("@{}", file.display())] {
+            assert_eq!(document(&name).unwrap(), json!([2]), "{name}");
+        }
         assert!(data("@/does/not/exist").is_err());
     }
 
@@ -152,6 +159,7 @@ mod tests {
             "{}",
             r#"{"type":"a.b"}"#,
             r#"{"type":"a.b","data":{},"tenant":"x"}"#,
+            r#"["a.b",{},"1.0.0","k"]"#,
         ] {
             assert!(event(bad).unwrap_err().contains("type, data"), "{bad}");
         }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tidings_client::NewApiKey;
 
 use crate::connection::{AT_ONCE, Connection, block_on, every_item};
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, note};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -60,7 +60,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             let created = block_on(async { Ok(client.create_api_key(&create.wanted()).await?) })?;
             output.one(&json!(created))?;
             if output.format == Format::Table {
-                eprintln!("Keep the key now: it is not shown again.");
+                note("Keep the key now: it is not shown again.");
             }
             Ok(())
         }

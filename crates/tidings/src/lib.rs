@@ -150,7 +150,7 @@ pub fn main_with(plugins: Plugins) -> ExitCode {
 fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
     match command {
         Command::Serve(arguments) => serve::run(arguments, plugins),
-        Command::Token(arguments) => token::run(arguments),
+        Command::Token(arguments) => token::run(arguments, output),
         Command::Publish(arguments) => publish::run(&arguments, output),
         Command::Tail(arguments) => tail::run(arguments, output),
         Command::Events(command) => events::run(command, output),

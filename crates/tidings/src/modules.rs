@@ -9,7 +9,7 @@ use tidings_client::Client;
 
 use crate::connection::{Connection, block_on};
 use crate::failure::Usage;
-use crate::output::Output;
+use crate::output::{Output, note};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -77,7 +77,7 @@ type Written = (String, Box<RawValue>);
 async fn apply(client: &Client, manifests: Vec<Written>, output: Output) -> Result<()> {
     for (module, manifest) in manifests {
         let answer = client.apply_manifest(&module, &manifest).await;
-        let answer = answer.inspect_err(|_| eprintln!("tidings: {module} was not applied"))?;
+        let answer = answer.inspect_err(|_| note(&format!("tidings: {module} was not applied")))?;
         let unchanged = answer.get("changed") == Some(&Value::Bool(false));
         let text = format!(
             "{module} {}",

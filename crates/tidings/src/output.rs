@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressState, ProgressStyle};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -32,6 +33,8 @@ pub(crate) type Column = (&'static str, &'static str);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) format: Format,
+    /// What was asked for with `-o`: some results are text unless somebody does.
+    pub(crate) asked: Option<Format>,
     colours: bool,
 }
 
@@ -46,6 +49,7 @@ impl Output {
         };
         Self {
             format: asked.unwrap_or(otherwise),
+            asked,
             colours: terminal && colours_wanted(),
         }
     }
@@ -53,9 +57,9 @@ impl Output {
     /// A list goes on behind what was shown of it: where. A program is told too, where it does not disturb the lines.
     pub(crate) fn more(self, cursor: &str) {
         if self.format == Format::Table {
-            eprintln!("there may be more: --cursor {cursor}, or --all");
+            note(&format!("there may be more: --cursor {cursor}, or --all"));
         } else {
-            eprintln!("next cursor: {cursor}");
+            note(&format!("next cursor: {cursor}"));
         }
     }
 
@@ -136,6 +140,12 @@ pub(crate) fn plain(text: &str) -> String {
         .collect()
 }
 
+/// A line for the person, on standard error. Not `eprintln!`, which panics when nobody can be told: what a command does and
+/// its exit code do not hang on that.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Not `println!`, which panics when the reader of the pipe has gone.
 pub(crate) fn print_line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
@@ -144,6 +154,27 @@ pub(crate) fn print_line(text: &str) -> Result<()> {
         out.write_all(b"\n")?;
     }
     Ok(out.flush()?)
+}
+
+/// How a bar of progress looks: of the template's keys, `rate` is what goes by in a second.
+pub(crate) fn progress_style(template: &str) -> Option<ProgressStyle> {
+    let style = ProgressStyle::with_template(template).ok()?;
+    Some(style.with_key(
+        "rate",
+        |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+            // What cannot be written here is not shown.
+            let _ = write!(to, "{}", per_second(state.per_sec()));
+        },
+    ))
+}
+
+/// A rate as people read it.
+fn per_second(rate: f64) -> String {
+    if rate < 10.0 {
+        format!("{rate:.1}/s")
+    } else {
+        format!("{rate:.0}/s")
+    }
 }
 
 fn columns() -> Table {
@@ -214,6 +245,13 @@ mod tests {
         let long = json!({ "data": "é".repeat(121) });
         assert_eq!(at(&long, "data"), "é".repeat(120) + "…");
         check("data", "{\"name\":\"a\\u001b[2Jb\"}");
+    }
+
+    #[test]
+    fn a_rate_is_rounded_for_people() {
+        assert_eq!(per_second(0.993_7), "1.0/s");
+        assert_eq!(per_second(0.26), "0.3/s");
+        assert_eq!(per_second(1_203.444), "1203/s");
     }
 
     #[test]

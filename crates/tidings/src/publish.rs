@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tidings_client::{Client, Error as ClientError, NewEvent, Receipt};
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::connection::{Connection, block_on};
 use crate::failure::{Reported, Usage};
 use crate::input;
-use crate::output::{Output, plain};
+use crate::output::{Output, note, plain, progress_style};
 
 /// Lines that are read ahead of the network.
 const READ_AHEAD: usize = 64;
@@ -59,7 +59,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     let client = arguments.connection.client()?;
     if let (Some(event_type), Some(data)) = (&arguments.r#type, &arguments.data) {
-        let mut event = NewEvent::written(event_type, input::written(data)?);
+        let mut event = NewEvent::written(event_type, input::written(data, "DATA")?);
         event.schema_version.clone_from(&arguments.schema_version);
         event.idempotency_key.clone_from(&arguments.key);
         return block_on(one(&client, event, output));
@@ -77,11 +77,13 @@ async fn one(client: &Client, event: NewEvent, output: Output) -> Result<()> {
         Ok(receipt) => output.one(&shown(&receipt)),
         Err(error) => {
             match (&error, &event.idempotency_key) {
-                (error, Some(key)) if is_in_doubt(error) => eprintln!(
+                (error, Some(key)) if is_in_doubt(error) => note(&format!(
                     "tidings: it is not known whether it was published; repeat with --key {key}"
-                ),
+                )),
                 (error, Some(key)) if is_passing(error) => {
-                    eprintln!("tidings: repeat with --key {key}, so that it is published once");
+                    note(&format!(
+                        "tidings: repeat with --key {key}, so that it is published once"
+                    ));
                 }
                 _ => {}
             }
@@ -252,7 +254,7 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
             else => break,
         };
         if let Some(said) = tally.count(line, &outcome) {
-            bar.suspend(|| eprintln!("{said}"));
+            bar.suspend(|| note(&said));
         }
         bar.inc(1);
         if let Err(failure) = outcome
@@ -268,12 +270,14 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
         Some((line, Failure::Client(error) | Failure::Unknown(error, _))) => {
             if is_passing(&error) {
                 let waited = PATIENCE.as_secs();
-                eprintln!("tidings: nothing could be published for {waited} s");
+                note(&format!(
+                    "tidings: nothing could be published for {waited} s"
+                ));
             }
-            eprintln!(
+            note(&format!(
                 "tidings: stopped at line {line}; lines that are not known to be published are named above, and \
                  no line after {last} was sent"
-            );
+            ));
             Err(error.into())
         }
         _ if tally.refused > 0 => Err(Reported.into()),
@@ -345,8 +349,7 @@ async fn patiently<P: Future<Output = Result<Receipt, ClientError>>>(
 /// On standard error, and only if that is a terminal.
 fn progress() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} events, {per_sec}, {elapsed}")
-    {
+    if let Some(style) = progress_style("{spinner} {pos} events, {rate}, {elapsed}") {
         bar.set_style(style);
     }
     if std::io::stderr().is_terminal() {

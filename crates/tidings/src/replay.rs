@@ -4,12 +4,13 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tidings_client::Client;
 
 use crate::connection::{Connection, block_on};
-use crate::output::{Column, Output};
+use crate::failure::Reported;
+use crate::output::{Column, Output, note, progress_style};
 
 /// How often progress is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -27,7 +28,7 @@ const SHOWN: [Column; 8] = [
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Send what stands in the log again, and show progress to the end
+    /// Send what stands in the log again, and show progress to the end; the exit code is 1 if any failed
     Start(Start),
     /// List the tenant's newest replays
     List {
@@ -36,7 +37,7 @@ pub(crate) enum Command {
     },
     /// Show how far a replay has come
     Get(One),
-    /// Show a replay's progress to its end
+    /// Show a replay's progress to its end; the exit code is 1 if any failed
     Watch(One),
     /// Stop a replay where it is
     Cancel(One),
@@ -100,7 +101,7 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
             if start.dry_run || start.detach {
                 begun
             } else {
-                watched(&client, begun).await?
+                return told(&watched(&client, begun).await?, output);
             }
         }
         Command::List { connection } => {
@@ -111,7 +112,7 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
         Command::Watch(one) => {
             let client = one.connection.client()?;
             let replay = client.get_replay(&one.id).await?;
-            watched(&client, replay).await?
+            return told(&watched(&client, replay).await?, output);
         }
         Command::Cancel(one) => one.connection.client()?.cancel_replay(&one.id).await?,
         Command::Resume(one) => one.connection.client()?.resume_replay(&one.id).await?,
@@ -119,19 +120,43 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
     output.one(&answer)
 }
 
-/// Shows progress until a replay has ended; answers it as it is then.
+/// Prints a replay that was watched to its end; one that did not send all of it is a failure.
+pub(crate) fn told(replay: &Value, output: Output) -> Result<()> {
+    output.one(replay)?;
+    if went_well(replay) {
+        Ok(())
+    } else {
+        Err(Reported.into())
+    }
+}
+
+fn went_well(replay: &Value) -> bool {
+    replay["state"] == "done" && replay["failed"] == 0
+}
+
+/// Shows progress until a replay has ended; answers it as it is then. Whoever interrupts it is told that the replay goes on.
 pub(crate) async fn watched(client: &Client, mut replay: Value) -> Result<Value> {
     let id = replay["id"].as_str().unwrap_or_default().to_owned();
+    note(&format!("replay {id}"));
     let bar = ProgressBar::new(replay["total"].as_u64().unwrap_or(0));
-    let template = "{bar:30} {pos} of {len}, {per_sec}, {elapsed}  {msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
+    if let Some(style) = progress_style("{bar:30} {pos} of {len}, {rate}, {elapsed}  {msg}") {
         bar.set_style(style);
     }
     if std::io::stderr().is_terminal() {
         bar.enable_steady_tick(Duration::from_millis(200));
     }
     while matches!(replay["state"].as_str(), Some("planned" | "running")) {
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(ASK_EVERY) => {}
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                bar.finish_and_clear();
+                note(&format!(
+                    "replay {id} goes on: 'tidings replay watch {id}' shows it again, 'tidings replay cancel {id}' stops it"
+                ));
+                return Err(Reported.into());
+            }
+        }
         replay = client.get_replay(&id).await?;
         let counted = |name: &str| replay[name].as_u64().unwrap_or(0);
         bar.set_position(counted("delivered") + counted("failed"));
@@ -139,4 +164,18 @@ pub(crate) async fn watched(client: &Client, mut replay: Value) -> Result<Value>
     }
     bar.finish_and_clear();
     Ok(replay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_that_failed_in_part_or_was_stopped_is_a_failure() {
+        let of = |state: &str, failed: u64| went_well(&json!({ "state": state, "failed": failed }));
+        assert!(of("done", 0));
+        assert!(!of("done", 1));
+        assert!(!of("cancelled", 0));
+        assert!(!of("failed", 0));
+    }
 }

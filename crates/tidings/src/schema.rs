@@ -79,7 +79,7 @@ pub(crate) struct Proposal {
     version: String,
     /// Its schema: JSON, @FILE, or - for standard input
     schema: String,
-    /// Publish it, so that it is in force at once, rather than make a draft
+    /// As a version that is published, in force at once, rather than as a draft
     #[arg(long)]
     publish: bool,
     /// What the event tells of
@@ -148,7 +148,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             let query = CustomEventQuery {
                 namespace,
                 name,
-                status,
+                status: status.map(|status| status.to_lowercase()),
                 limit: Some(100),
                 cursor: None,
             };
@@ -206,8 +206,10 @@ impl Proposal {
             version: version.to_owned(),
             status: status.to_owned(),
             description: self.description.clone(),
-            payload_schema: input::written(&self.schema)?,
-            payload_example: self.example.as_deref().map(input::written).transpose()?,
+            payload_schema: input::written(&self.schema, "SCHEMA")?,
+            payload_example: (self.example.as_deref())
+                .map(|example| input::written(example, "--example"))
+                .transpose()?,
         })
     }
 }

@@ -49,7 +49,7 @@ pub(crate) enum Command {
     Create {
         #[command(flatten)]
         connection: Connection,
-        /// A file with the subscription as JSON, or - for standard input
+        /// A file with the subscription as JSON, also as @FILE, or - for standard input
         file: String,
     },
     /// Change a subscription by a JSON merge patch
@@ -77,7 +77,7 @@ pub(crate) enum Command {
     RotateSecret {
         #[command(flatten)]
         one: One,
-        /// How long the secret before stays good, as in 24h, which is the default
+        /// How long the secret before stays good, as in 24h, which is the default; 0s ends it at once
         #[arg(long)]
         overlap: Option<String>,
         /// A secret of your own, whsec_… or whsk_…; one is made if not given
@@ -153,7 +153,7 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
         Command::Patch { one, patch } => {
             let client = one.connection.client()?;
             client
-                .patch_subscription(&one.id, &input::data(&patch)?)
+                .patch_subscription(&one.id, &input::data(&patch, "PATCH")?)
                 .await?
         }
         Command::Seek { one, to } => {

@@ -65,6 +65,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             namespace,
         } => {
             let client = connection.client()?;
+            let plan = plan.map(|plan| plan.to_uppercase());
             let namespaces = (!namespace.is_empty()).then_some(&*namespace);
             let written = block_on(async {
                 let written =

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use tidings_event::{ModuleId, Service, TenantId};
 use tidings_gateway::access::{Claims, LocalKey};
 use tidings_gateway::clock::Clock;
 
 use crate::config;
 use crate::failure::Usage;
+use crate::output::{Format, Output, print_line};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -46,7 +48,7 @@ enum Role {
     Operator,
 }
 
-pub(crate) fn run(arguments: Arguments) -> Result<()> {
+pub(crate) fn run(arguments: Arguments, output: Output) -> Result<()> {
     let operator = arguments.role.contains(&Role::Operator);
     if arguments.tenant.is_none() && !operator {
         let wrong = "name the tenant with --tenant; only --role OPERATOR needs none";
@@ -92,9 +94,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
             config.data.display()
         )
     })?;
-    println!(
-        "{}",
-        key.mint(&claims, arguments.ttl, Clock::system().now_ms())
-    );
-    Ok(())
+    let token = key.mint(&claims, arguments.ttl, Clock::system().now_ms());
+    match output.asked {
+        Some(Format::Json | Format::Yaml) => output.one(&json!({ "token": token })),
+        Some(Format::Table) | None => print_line(&token),
+    }
 }

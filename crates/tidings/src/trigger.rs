@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tidings_client::NewEvent;
 
 use crate::connection::{Connection, block_on};
-use crate::output::Output;
+use crate::output::{Output, note};
 use crate::publish::shown;
 
 /// Publishes an event of a type, with the data of the example that a catalogue in force has for it.
@@ -23,7 +23,9 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     let receipt = block_on(async {
         let found = example(&client.asyncapi().await?, event_type);
         if found.is_none() {
-            eprintln!("no catalogue has an example of {event_type}; its data is {{}}");
+            note(&format!(
+                "no catalogue has an example of {event_type}; its data is {{}}"
+            ));
         }
         let data = found.unwrap_or_else(|| json!({}));
         Ok(client.publish(&NewEvent::new(event_type, &data)).await?)

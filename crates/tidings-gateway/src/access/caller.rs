@@ -111,7 +111,7 @@ impl Caller {
         })
     }
 
-    /// Refuses who may not do something with what belongs to the installation, as in "see or change manifests": all but
+    /// Refuses who may not do something with what belongs to the installation, as in "change any manifest": all but
     /// operators and the service that keeps the register.
     pub(crate) fn keeps_the_register(&self, to: &str) -> Result<(), Refusal> {
         let registry = Principal::Service(Service::ModuleRegistry);

@@ -174,7 +174,7 @@ pub(crate) fn may_emit(
     canonical: Option<&EventType>,
 ) -> Result<TenantId, Refusal> {
     let Some(tenant) = caller.tenant() else {
-        return Err(may_publish_nothing(caller));
+        return Err(may_publish_nothing(caller).field("name"));
     };
     let covered = match caller.principal() {
         Principal::ApiKey { scopes, .. } => {
@@ -196,7 +196,8 @@ pub(crate) fn may_emit(
     Err(forbidden(format!(
         "{} is not permitted to emit '{path}'; none of its scopes covers it.",
         caller.describe()
-    )))
+    ))
+    .field("name"))
 }
 
 /// In a workspace that is open to the caller any type may be published that no catalogue holds for its sender.

@@ -214,6 +214,31 @@ impl Refusal {
         Self::shape(Code::InvalidRequest, field, detail)
     }
 
+    /// A document that cannot be read, by what the reader says of the member at a place: `.` is the whole. A member that is
+    /// missing is named itself.
+    pub fn unread(place: &str, error: &dyn std::error::Error) -> Self {
+        let text = error.to_string();
+        let missing = text.strip_prefix("missing field `");
+        let missing = missing.and_then(|rest| rest.split_once('`'));
+        let parts = [place, missing.map_or("", |(name, _)| name)];
+        let parts: Vec<&str> = parts
+            .into_iter()
+            .filter(|it| !matches!(*it, "" | "."))
+            .collect();
+        let field = parts.join(".");
+        match (field.as_str(), missing) {
+            ("", _) => Self::invalid("body", format!("{text}.")),
+            (_, Some(_)) => {
+                let detail = format!("The field '{field}' is missing.");
+                Self::invalid(field, detail)
+            }
+            (_, None) => {
+                let detail = format!("'{field}': {text}.");
+                Self::invalid(field, detail)
+            }
+        }
+    }
+
     /// Something of ours failed. The cause goes to the log, not to the caller.
     pub fn fault(what: &'static str, cause: &dyn std::error::Error) -> Self {
         tracing::error!(cause = %cause, "{what} failed");

@@ -14,6 +14,8 @@ use crate::publish::refusal::Refusal;
 
 /// The kind of target that stands for a plugin.
 pub(crate) const IN_PROCESS: &str = "in-process";
+/// The kind of target that stands for a receiver over HTTP.
+const WEBHOOK: &str = "webhook";
 /// The kind of target that stands for a topic.
 pub(crate) const TOPIC: &str = "topic";
 /// The most headers of one's own.
@@ -278,6 +280,10 @@ pub(super) fn receiver(document: Value) -> Result<(Receiver, Value), Refusal> {
         let place = format!("{IN_PROCESS}:{extension}");
         return Ok((Receiver::InProcess { extension, place }, shown));
     }
+    if let Some(kind) = document["kind"].as_str().filter(|kind| *kind != WEBHOOK) {
+        let detail = format!("There is no target kind '{kind}'; use webhook or topic.");
+        return Err(Refusal::invalid("target.kind", detail));
+    }
     // Its tag stands among its members, where an array would be taken for them.
     if document["auth"].is_array() {
         let detail = "'target.auth' must be an object.";
@@ -301,13 +307,6 @@ fn target_shown(target: &TargetDocument) -> Value {
 }
 
 fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
-    if target.kind != "webhook" {
-        let detail = format!(
-            "There is no target kind '{}'; use webhook or topic.",
-            target.kind
-        );
-        return Err(Refusal::invalid("target.kind", detail));
-    }
     let url = target.url.parse().map_err(|error| {
         Refusal::invalid("target.url", format!("The URL cannot be used: {error}."))
     })?;

@@ -45,6 +45,9 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
         ("/other", json!(1), "other"),
         ("/filter", json!({ "types": ["A"] }), "filter.types[0]"),
         ("/target/kind", json!("pigeon"), "target.kind"),
+        ("/target", json!({ "kind": "federation" }), "target.kind"),
+        ("/target", json!({ "kind": "webhook" }), "target.url"),
+        ("/replayFrom", json!("now"), "replayFrom"),
         ("/target/url", json!("ftp://a.example"), "target.url"),
         (
             "/target/headers",
@@ -193,4 +196,28 @@ fn batches_are_for_webhooks_whose_format_has_them() {
     document["target"] = json!({ "kind": "topic", "topic": "copies" });
     let refusal = parse(document).unwrap_err();
     assert_eq!(refusal.field.as_deref(), Some("delivery.batch"));
+}
+
+#[test]
+fn durations_have_days_and_bounds_that_people_read() {
+    let (day, month) = (Duration::from_hours(24), Duration::from_hours(720));
+    assert_eq!(duration("overlap", "30d", month), Ok(month));
+    assert_eq!(duration_or_none("overlap", "0s", month), Ok(Duration::ZERO));
+    let detail = |text: &str, longest| duration("overlap", text, longest).unwrap_err().detail;
+    assert!(detail("31d", month).ends_with("30 days at most."));
+    assert!(detail("0s", day).ends_with("1 day at most."));
+    assert!(detail("2m", Duration::from_mins(1)).ends_with("1 minute at most."));
+    assert!(detail("2m", Duration::from_secs(90)).ends_with("90 seconds at most."));
+}
+
+#[test]
+fn a_member_that_is_null_is_absent_and_one_that_is_missing_is_named() {
+    let mut document = json!({ "name": "crm", "target": { "kind": "topic", "topic": "a.b" } });
+    document["requireConformance"] = Value::Null;
+    let wanted = parse(document.clone()).unwrap();
+    assert!(!wanted.document.contains_key("requireConformance"));
+    document.as_object_mut().unwrap().remove("name");
+    let refusal = parse(document).unwrap_err();
+    assert_eq!(refusal.field.as_deref(), Some("name"));
+    assert_eq!(refusal.detail, "The field 'name' is missing.");
 }

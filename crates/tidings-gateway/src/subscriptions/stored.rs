@@ -115,6 +115,10 @@ impl Subscriptions {
     /// Reads a document and asks whether its target may be sent to.
     pub(super) fn checked(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = subscription::parse(document)?;
+        if wanted.name.contains(char::is_control) {
+            let detail = "'name' must have no control characters.";
+            return Err(Refusal::invalid("name", detail));
+        }
         if let Some(topic) = wanted.target.topic()
             && !self.outbox.line().takes_copies(topic)
         {

@@ -184,7 +184,8 @@ pub(crate) struct VerdictShown {
     valid: bool,
     /// As it would be; null where the version cannot be read.
     canonical_name: Option<String>,
-    /// `initial`, `patch`, `minor` or `major`: what the change asks for.
+    /// `initial`, `patch`, `minor` or `major`: which step the version's number takes. What the change asks for stands in `errors`
+    /// and `differences`.
     semver_bump: Option<&'static str>,
     /// The version that it is held against.
     compared_with: Option<String>,

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tidings_event::EventType;
 use tidings_event::event::rfc3339;
 use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary};
 use tidings_gateway::publish::refusal::Refusal;
@@ -16,14 +17,14 @@ use super::subscriptions::MAX_BYTES;
 use crate::House;
 use crate::page::{self, Page};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body_if_any, read_query};
 
 /// Which dead letters.
 #[derive(Deserialize, utoipa::IntoParams, Default)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Wanted {
-    /// An event type.
+    /// An event type in full; patterns are refused.
     r#type: Option<String>,
     /// A subscription's id.
     subscription: Option<String>,
@@ -72,7 +73,7 @@ impl Wanted {
             subscriptions: id("subscription", &self.subscription)?
                 .into_iter()
                 .collect(),
-            event_type: self.r#type.clone(),
+            event_type: self.r#type.as_deref().map(exact).transpose()?,
             since_ms: time("since", &self.since)?,
             until_ms: time("until", &self.until)?,
             error: self.error.clone(),
@@ -81,6 +82,15 @@ impl Wanted {
             limit,
         })
     }
+}
+
+/// A type as events have it: a pattern would silently find nothing.
+fn exact(text: &str) -> Result<String, Refusal> {
+    let found = EventType::recorded(text);
+    found.map(|_| text.to_owned()).map_err(|error| {
+        let detail = format!("'type' is an event type in full, no pattern: {error}.");
+        Refusal::invalid("type", detail)
+    })
 }
 
 /// The tenant's dead letters, oldest first.
@@ -162,7 +172,8 @@ pub(crate) struct DeadLetterReplayed {
     state: String,
 }
 
-/// Sends one again; success closes it. One that is closed stays so, and the answer says that.
+/// Sends one again; success closes it. One that is closed stays so, nothing is sent, and the answer says that. A newer one of the
+/// same event and subscription closes those before it.
 #[utoipa::path(post, path = "/v1/dead-letters/{deadLetterId}/replay", tag = "dead-letters",
     params(("deadLetterId" = String, Path)), responses((status = 202, body = DeadLetterReplayed),
     (status = 200, description = "It is closed already", body = DeadLetterReplayed)))]
@@ -188,7 +199,7 @@ fn replayed(id: Uuid, state: String) -> Response {
 #[derive(Deserialize, utoipa::ToSchema, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ReplayAllBody {
-    /// An event type.
+    /// An event type in full; patterns are refused.
     r#type: Option<String>,
     /// A subscription's id.
     subscription: Option<String>,
@@ -225,7 +236,7 @@ impl ReplayAllBody {
 }
 
 /// Sends all open ones again that a filter fits, as a replay with progress.
-#[utoipa::path(post, path = "/v1/dead-letters/replay", tag = "dead-letters", request_body = ReplayAllBody,
+#[utoipa::path(post, path = "/v1/dead-letters/replay", tag = "dead-letters", request_body = Option<ReplayAllBody>,
     responses((status = 202, body = super::replays::ReplayShown)))]
 pub(crate) async fn replay_all(
     State(house): State<House>,
@@ -233,7 +244,7 @@ pub(crate) async fn replay_all(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReplayAllBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let body: ReplayAllBody = json_body_if_any(&house, &headers, body, MAX_BYTES).await?;
     let letters = body.letters()?;
     let room = &house.gateway().replays;
     super::replays::accepted(&room.of_dead_letters(&caller, letters).await?)
@@ -302,7 +313,7 @@ pub(crate) async fn replay_of_workspace(
 
 /// Sends all open ones of a workspace again that a filter fits, as a replay with progress; for its ADMINs.
 #[utoipa::path(post, path = "/api/workspaces/{workspaceId}/dead-letters/replay", tag = "workspaces",
-    params(("workspaceId" = String, Path)), request_body = ReplayAllBody,
+    params(("workspaceId" = String, Path)), request_body = Option<ReplayAllBody>,
     responses((status = 202, body = super::replays::ReplayShown)))]
 pub(crate) async fn replay_all_of_workspace(
     State(house): State<House>,
@@ -311,7 +322,7 @@ pub(crate) async fn replay_all_of_workspace(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReplayAllBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let body: ReplayAllBody = json_body_if_any(&house, &headers, body, MAX_BYTES).await?;
     let room = house.gateway().workspace_letters();
     let begun = room.replay_all(&caller, &workspace, body.letters()?);
     super::replays::accepted(&begun.await?)
@@ -346,5 +357,29 @@ fn rendered(letter: &DeadLetterSummary) -> DeadLetterShown {
         last_error: letter.last_error.clone(),
         created_at: rfc3339(letter.created_at_ms),
         state: letter.state.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_one_in_full() {
+        let letters = |text: &str| {
+            let body = ReplayAllBody {
+                r#type: Some(text.to_owned()),
+                ..ReplayAllBody::default()
+            };
+            body.letters()
+        };
+        assert!(letters("crm.contact.created").is_ok());
+        assert!(letters("TENANT_CUSTOM:acme:crm.made@1.0.0").is_ok());
+        for pattern in ["crm.**", "crm.*.created", "crm"] {
+            let Err(refusal) = letters(pattern) else {
+                panic!("{pattern} is taken");
+            };
+            assert_eq!(refusal.field.as_deref(), Some("type"), "{pattern}");
+        }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) async fn openapi(State(house): State<House>) -> Response {
 }
 
 /// The same for people: no script, no request to anywhere else.
-#[utoipa::path(get, path = "/docs", tag = "operations", responses((status = 200, content_type = "text/html")))]
+#[utoipa::path(get, path = "/docs", tag = "operations", responses((status = 200, body = String, content_type = "text/html")))]
 pub(crate) async fn docs(State(house): State<House>) -> Response {
     let document = crate::openapi::document(&house.public_url);
     (
@@ -33,7 +33,7 @@ pub(crate) async fn docs(State(house): State<House>) -> Response {
 
 /// The explanation of a problem.
 #[utoipa::path(get, path = "/problems/{slug}", tag = "operations", params(("slug" = String, Path)),
-    responses((status = 200, content_type = "text/markdown")))]
+    responses((status = 200, body = String, content_type = "text/markdown")))]
 pub(crate) async fn problem(Path(slug): Path<String>) -> Result<Response, Refused> {
     let text = page(&slug).ok_or_else(|| Refusal::not_found("problem"))?;
     Ok((

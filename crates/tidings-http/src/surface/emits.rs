@@ -26,6 +26,7 @@ const MAX_BYTES: usize = 512 * 1024;
 /// 202 when it is accepted and on the bus; 200 with `Idempotency-Replayed: true` for a repeat of a key.
 #[utoipa::path(post, path = "/v1/events/custom/emit", tag = "custom-events",
     request_body = crate::openapi::EmitBody,
+    params(("Idempotency-Key" = Option<String>, Header), ("traceparent" = Option<String>, Header)),
     responses((status = 202, body = EmittedBody), (status = 200, description = "A repeat of the key", body = EmittedBody)))]
 pub(crate) async fn emit(
     State(house): State<House>,
@@ -259,7 +260,7 @@ pub(crate) struct MonthsEmits {
     monthly_limit: Option<u64>,
 }
 
-/// What the plan has (source D).
+/// What the plan has.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::struct_excessive_bools, reason = "source D's members")]

@@ -44,7 +44,8 @@ impl Serialize for Rendered {
 
 /// One event.
 #[utoipa::path(get, path = "/v1/events/{eventId}", tag = "events", params(("eventId" = String, Path)),
-    responses((status = 200, body = crate::openapi::EventBody), (status = 404, description = "Unknown, or another tenant's")))]
+    responses((status = 200, body = crate::openapi::EventBody), (status = 404, description = "Unknown, or another tenant's",
+        body = crate::openapi::Problem, content_type = "application/problem+json")))]
 pub(crate) async fn get(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -133,7 +134,7 @@ pub(crate) struct StreamParameters {
 /// The tenant's events as they come (server-sent events), from `Last-Event-ID` or from now on. It begins with an `id`
 /// without an event: where it stands, so that a connection lost before the first event loses nothing.
 #[utoipa::path(get, path = "/v1/events/stream", tag = "events", params(StreamParameters, ("Last-Event-ID" = Option<String>, Header)),
-    responses((status = 200, description = "`id` is the cursor, `data` the event", content_type = "text/event-stream")))]
+    responses((status = 200, description = "`id` is the cursor, `data` the event", body = String, content_type = "text/event-stream")))]
 pub(crate) async fn stream(
     State(house): State<House>,
     Authenticated(caller): Authenticated,

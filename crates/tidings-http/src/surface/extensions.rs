@@ -19,7 +19,9 @@ use super::subscriptions::{MAX_BYTES, RotateBody, SecretsShown, from, keys};
 use crate::House;
 use crate::page::{self, Page, Stretch};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, document, json_body, read, read_query};
+use crate::request::{
+    Authenticated, Path, Queried, document, json_body, json_body_if_any, read, read_query,
+};
 
 /// What is said of an extension.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -103,7 +105,7 @@ pub(crate) async fn delete(
 /// Signs what an external service gets with a new secret, and with the one before until the overlap ends.
 #[utoipa::path(post, path = "/api/workspaces/{workspaceId}/extensions/{extensionId}/rotate-secret",
     tag = "workspaces", params(("workspaceId" = String, Path), ("extensionId" = String, Path)),
-    request_body = RotateBody, responses((status = 200, body = SecretsShown)))]
+    request_body = Option<RotateBody>, responses((status = 200, body = SecretsShown)))]
 pub(crate) async fn rotate(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
@@ -111,7 +113,7 @@ pub(crate) async fn rotate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RotateBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let body: RotateBody = json_body_if_any(&house, &headers, body, MAX_BYTES).await?;
     let (id, overlap) = (extension_id(&id)?, body.overlap()?);
     let rooms = &house.gateway.extensions;
     let rotated = rooms.rotate(&caller, &workspace, &id, body.secret, overlap);

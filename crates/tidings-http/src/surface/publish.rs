@@ -146,6 +146,7 @@ pub(crate) fn receipt(mut published: Published, cloud: bool) -> Response {
 
 /// Publishes 1 to 1,000 events, all of them or none.
 #[utoipa::path(post, path = "/v1/events/publish/batch", tag = "publish", request_body = crate::openapi::BatchBody,
+    params(("traceparent" = Option<String>, Header)),
     responses(
         (status = 201, body = Receipts),
         (status = 200, description = "The bus is disabled and kept nothing", body = Receipts),
@@ -197,6 +198,7 @@ pub(crate) fn receipts(published: Vec<Published>, cloud: bool) -> Response {
 /// Says what a publish would do, which rule decides, and which subscriptions would get it; for the body of an emit, what
 /// that would do. Appends nothing.
 #[utoipa::path(post, path = "/v1/events/explain", tag = "publish", request_body = crate::openapi::ToExplain,
+    params(("Idempotency-Key" = Option<String>, Header), ("traceparent" = Option<String>, Header)),
     responses((status = 200, body = Explained<'static>)))]
 pub(crate) async fn explain(
     State(house): State<House>,
@@ -458,9 +460,9 @@ fn draft(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Re
             "data" => data = Some(value),
             other => {
                 let place = if in_batch {
-                    "type, data, schemaVersion, idempotencyKey"
+                    "type, data, schemaVersion, tenantId, idempotencyKey"
                 } else {
-                    "type, data, schemaVersion"
+                    "type, data, schemaVersion, tenantId"
                 };
                 return Err(Refusal::shape(
                     Code::InvalidEvent,

@@ -62,12 +62,12 @@ impl ReplayBody {
             let time = time.map(jiff::Timestamp::as_millisecond);
             time.map_err(|_| Refusal::invalid("until", "'until' must be an RFC 3339 time."))
         };
-        let from = match subscriptions::from("from", &self.from)? {
-            From::Now => {
+        let from = match subscriptions::from("from", &self.from) {
+            Ok(From::Now) | Err(_) => {
                 let detail = "'from' must be beginning or an RFC 3339 time.";
                 return Err(Refusal::invalid("from", detail));
             }
-            from => from,
+            Ok(from) => from,
         };
         let until_ms = until.map(time).transpose()?;
         if let (From::Time(from), Some(until)) = (from, until_ms)
@@ -277,9 +277,11 @@ pub(crate) struct ReplayShown {
 )]
 enum What {
     /// What stands in the log.
+    #[schema(rename_all = "camelCase")]
     History {
         #[schema(value_type = String, example = "then")]
         routing: Routing,
+        #[schema(rename = "shadowUrl")]
         shadow_url: Option<String>,
         types: Vec<String>,
     },

@@ -12,14 +12,17 @@ use serde_json::{Map, Value};
 use tidings_event::event::rfc3339;
 use tidings_gateway::access::Caller;
 use tidings_gateway::publish::refusal::Refusal;
-use tidings_gateway::subscription::{Subscription, duration};
+use tidings_gateway::subscription::{Subscription, duration_or_none};
 use tidings_gateway::subscriptions::{Change, From, may_change};
 use uuid::Uuid;
 
 use crate::House;
+use crate::openapi::subscription::{SubscriptionBody, SubscriptionDocument, SubscriptionPatch};
 use crate::page::{Page, Stretch};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, merge_patch, read_query};
+use crate::request::{
+    Authenticated, Path, Queried, json_body, json_body_if_any, merge_patch, read_query,
+};
 
 /// The largest body of these operations, in bytes.
 pub(crate) const MAX_BYTES: usize = 262_144;
@@ -29,27 +32,6 @@ const HIDDEN: &str = "[hidden]";
 const OVERLAP: &str = "24h";
 /// The longest overlap.
 const LONGEST_OVERLAP: Duration = Duration::from_hours(30 * 24);
-
-/// What a subscription says (delivery.md, "Settled details").
-#[derive(Deserialize, utoipa::ToSchema)]
-#[expect(dead_code, reason = "it describes the body; the gateway reads it")]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct SubscriptionBody {
-    /// 1 to 100 characters.
-    name: String,
-    /// `types`, `dialects` and `data`; all must hold.
-    filter: Option<serde_json::Value>,
-    /// `{kind: "webhook", url, headers, auth, mtls, handshake, format}`, or `{kind: "topic", topic}`.
-    target: serde_json::Value,
-    /// `{ordered, key, onExhausted, maxInFlight, rateLimit, timeout, retry, batch: {maxEvents, maxWait, maxBytes}}`.
-    delivery: Option<serde_json::Value>,
-    /// False: it is made disabled.
-    enabled: Option<bool>,
-    /// True: it gets nothing until its receiver has passed `test`, and again after a change of the URL.
-    require_conformance: Option<bool>,
-    /// `now` (the default), `beginning` or an RFC 3339 time.
-    replay_from: Option<String>,
-}
 
 /// Makes a subscription; the secret of a webhook is in this answer.
 #[utoipa::path(post, path = "/v1/subscriptions", tag = "subscriptions", request_body = SubscriptionBody,
@@ -108,7 +90,7 @@ pub(crate) async fn get(
 /// Changes one by a JSON merge patch (RFC 7396).
 #[utoipa::path(patch, path = "/v1/subscriptions/{subscriptionId}", tag = "subscriptions",
     params(("subscriptionId" = String, Path)),
-    request_body(content((serde_json::Value = "application/json"), (serde_json::Value = "application/merge-patch+json"))),
+    request_body(content((SubscriptionPatch = "application/json"), (SubscriptionPatch = "application/merge-patch+json"))),
     responses((status = 200, body = SubscriptionShown)))]
 pub(crate) async fn patch(
     State(house): State<House>,
@@ -213,7 +195,7 @@ pub(crate) async fn secret(
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RotateBody {
-    /// How long the one before stays good, as `24h`, which is the default.
+    /// How long the one before stays good, as `24h`, which is the default, or `7d`; `0s` ends it at once.
     overlap: Option<String>,
     /// `whsec_…` or `whsk_…`; one is made if absent.
     pub(super) secret: Option<String>,
@@ -222,13 +204,13 @@ pub(crate) struct RotateBody {
 impl RotateBody {
     pub(super) fn overlap(&self) -> Result<Duration, Refusal> {
         let overlap = self.overlap.as_deref().unwrap_or(OVERLAP);
-        duration("overlap", overlap, LONGEST_OVERLAP)
+        duration_or_none("overlap", overlap, LONGEST_OVERLAP)
     }
 }
 
 /// Signs with a new secret, and with the one before until the overlap ends.
 #[utoipa::path(post, path = "/v1/subscriptions/{subscriptionId}/rotate-secret", tag = "subscriptions",
-    params(("subscriptionId" = String, Path)), request_body = RotateBody,
+    params(("subscriptionId" = String, Path)), request_body = Option<RotateBody>,
     responses((status = 200, body = SecretsShown)))]
 pub(crate) async fn rotate(
     State(house): State<House>,
@@ -237,7 +219,7 @@ pub(crate) async fn rotate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RotateBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let body: RotateBody = json_body_if_any(&house, &headers, body, MAX_BYTES).await?;
     let change = Change::Rotate {
         overlap: body.overlap()?,
         secret: body.secret,
@@ -359,8 +341,7 @@ pub(super) fn keys(secrets: &[(zeroize::Zeroizing<String>, Option<i64>)]) -> Sec
     }
 }
 
-/// A subscription as it is; beside these stand `name`, `filter`, `target`, `delivery` and `requireConformance` as its owner
-/// wrote them, without what is secret.
+/// A subscription as it is, and what its owner wrote of it, without what is secret.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SubscriptionShown {
@@ -375,7 +356,7 @@ pub(crate) struct SubscriptionShown {
     created_at: String,
     updated_at: String,
     #[serde(flatten)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = SubscriptionDocument)]
     document: Arc<Map<String, Value>>,
     /// What a webhook's receiver verifies messages with; in the answer that makes it only.
     #[schema(nullable = false)]

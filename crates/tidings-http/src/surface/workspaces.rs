@@ -47,7 +47,7 @@ pub(crate) struct MemberBody {
     role: String,
 }
 
-/// An event to publish in a workspace (source C, `PublishEventDTO`).
+/// An event to publish in a workspace.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[expect(dead_code, reason = "it describes the body, which is read strictly")]
 #[serde(rename_all = "camelCase")]
@@ -91,7 +91,7 @@ pub(crate) struct MemberShown {
     role: &'static str,
 }
 
-/// An event that was published in a workspace (source C).
+/// An event that was published in a workspace.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PublishedInWorkspace {
@@ -219,7 +219,7 @@ pub(crate) async fn delete_member(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Publishes an event in a workspace (source C).
+/// Publishes an event in a workspace.
 #[utoipa::path(post, path = "/api/workspaces/{workspaceId}/events/publish", tag = "workspaces",
     params(("workspaceId" = String, Path), ("Idempotency-Key" = Option<String>, Header),
         ("traceparent" = Option<String>, Header)),
@@ -295,6 +295,7 @@ fn draft(body: &bytes::Bytes, id: WorkspaceId, caller: &Caller) -> Result<Draft,
         let detail = "The field 'eventKey' is missing.";
         Refusal::shape(Code::InvalidEvent, "eventKey", detail)
     })?;
+    let actor = actor.filter(|actor| !actor.is_empty());
     let actor = actor.unwrap_or_else(|| own_name(caller));
     if actor.chars().count() > MAX_ACTOR || actor.chars().any(char::is_control) {
         let detail =
@@ -329,11 +330,19 @@ fn draft(body: &bytes::Bytes, id: WorkspaceId, caller: &Caller) -> Result<Draft,
 
 /// Names the member of the body that a refusal is about as source C does.
 fn in_words_of_c(mut refusal: Refusal) -> Refusal {
+    if refusal.code == Code::InvalidSchemaVersion {
+        let detail = "'schemaVersion' is not MAJOR.MINOR or MAJOR.MINOR.PATCH; write numbers without leading zeros, as in \
+             1.0 or 1.0.0.";
+        detail.clone_into(&mut refusal.detail);
+    }
     let named = match refusal.field.as_deref() {
         Some("type") => "eventKey",
         Some("data") => "payload",
         _ => return refusal,
     };
+    if let Some(rest) = refusal.detail.strip_prefix("data has ") {
+        refusal.detail = format!("payload has {rest}");
+    }
     refusal.field = Some(named.to_owned());
     refusal
 }
@@ -375,5 +384,29 @@ fn rendered(tenant: &Tenant) -> TenantShown {
         namespaces: tenant.namespaces.clone(),
         created_at: rfc3339(tenant.created_at_ms),
         updated_at: rfc3339(tenant.updated_at_ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_gateway::publish::refusal::Rule;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_speaks_of_the_members_that_were_sent() {
+        let told = |code, field: &str, detail: &str| {
+            let refusal = Refusal::new(code, Rule::Shape, detail).field(field);
+            let told = in_words_of_c(refusal);
+            (told.field.unwrap_or_default(), told.detail)
+        };
+        let version = "schemaVersion \"01.2.0\" is not MAJOR.MINOR.PATCH.";
+        let (field, detail) = told(Code::InvalidSchemaVersion, "schemaVersion", version);
+        assert_eq!(field, "schemaVersion");
+        assert!(detail.contains("MAJOR.MINOR or") && !detail.contains("01.2"));
+        let size = "data has 2 bytes; 1 (1 MB) is the limit.";
+        let (field, detail) = told(Code::EventPayloadTooLarge, "data", size);
+        assert_eq!(field, "payload");
+        assert!(detail.starts_with("payload has 2"), "{detail}");
     }
 }

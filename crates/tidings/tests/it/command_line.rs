@@ -238,6 +238,26 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong() {
     assert_eq!(made, 0, "no key is made for what is refused");
 }
 
+/// Where the streams of a command lead to a full disk, it ends as any other failure does.
+#[test]
+fn what_cannot_be_printed_is_no_panic() {
+    let server = Server::start_with(ON_ITS_FOLDER);
+    let data = server.folder.path().to_string_lossy().into_owned();
+    let full = || std::fs::File::create("/dev/full").expect("it opens");
+    let token = |data: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["token", "--tenant", "acme", "--data", data]);
+        command
+    };
+    let printed = token(&data).args(["-o", "json"]).output().expect("it runs");
+    let printed: Value = serde_json::from_slice(&printed.stdout).expect("JSON");
+    assert!(printed["token"].is_string(), "{printed}");
+    let unprinted = token(&data).stdout(full()).status().expect("it runs");
+    assert_eq!(unprinted.code(), Some(1));
+    let untold = token("/does/not/exist").stderr(full()).status();
+    assert_eq!(untold.expect("it runs").code(), Some(1));
+}
+
 #[test]
 fn events_are_shown_with_every_digit_and_in_their_order() {
     let server = Server::start_with("egress.allow_targets = ['127.0.0.1']\n");

@@ -227,6 +227,10 @@ fn a_dead_letter_is_found_traced_and_sent_again() {
         &["dlq", "replay", letter, "--type", "crm.contact.created"],
         2,
     );
+    shell.run(&["dlq", "replay", letter, "--rate", "5"], 2);
+    shell.run(&["dlq", "list", "--type", "crm.**"], 1);
+    assert_eq!(list(&["--state", "OPEN"]).len(), letters.len());
+    assert_eq!(list(&["--limit", "1", "--all"]).len(), letters.len());
 
     well.store(true, Ordering::SeqCst);
     assert_eq!(shell.json(&["dlq", "replay", letter])["state"], "replaying");

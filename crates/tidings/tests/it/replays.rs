@@ -346,7 +346,7 @@ fn what_is_given_up_again_is_counted_and_becomes_a_dead_letter() {
 fn a_plan_that_makes_no_sense_is_refused_with_its_field() {
     let scene = Scene::new(0, &json!({}));
     for (plan, field) in [
-        (json!({}), "body"),
+        (json!({}), "from"),
         (json!({ "from": "now" }), "from"),
         (json!({ "from": "yesterday" }), "from"),
         (json!({ "from": "beginning", "until": "x" }), "until"),
