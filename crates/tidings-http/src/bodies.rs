@@ -1,16 +1,24 @@
-//! What all request bodies hold together: an operation bounds its own, and this bounds their sum.
+//! What all request bodies hold together: an operation bounds its own, and this bounds their sum, and of it the part of one
+//! tenant's.
 //!
 //! Nobody waits here: a body that finds no room is refused at once, and its client is told when to come again.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tidings_event::TenantId;
 
 /// A body up to so many bytes is a small one, in bytes.
 const SMALL_BYTES: usize = 64 * 1024;
 /// One part of so many is kept for small bodies: large ones that arrive slowly must not hold up every publish.
 const KEPT_PART: usize = 8;
+/// One tenant's bodies hold one part of so many at most, or what the largest takes if that is more …
+const TENANTS_PART: usize = 2;
+/// … which is a batch of 16 MiB, and what inflating it takes.
+const LARGEST_BYTES: usize = 17 * 1024 * 1024;
 /// The shortest time between two lines of the log that say how many bodies found no room.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -19,6 +27,9 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Bodies {
     left: AtomicUsize,
     kept_for_small: usize,
+    most_of_tenant: usize,
+    /// What each tenant's bodies hold, of those that are large or inflated: to count each publish would cost it a lock.
+    of_tenants: Mutex<HashMap<TenantId, usize>>,
     refused: Mutex<Refused>,
 }
 
@@ -48,6 +59,8 @@ impl Bodies {
         Arc::new(Self {
             left: AtomicUsize::new(bytes),
             kept_for_small: bytes / KEPT_PART,
+            most_of_tenant: (bytes / TENANTS_PART).max(LARGEST_BYTES),
+            of_tenants: Mutex::default(),
             refused: Mutex::default(),
         })
     }
@@ -64,13 +77,20 @@ impl Bodies {
         }
     }
 
-    /// The share of one body, which has nothing yet.
-    pub(crate) fn share(self: &Arc<Self>) -> Share {
+    /// The share of one body of a tenant's, or of an operator's, which has nothing yet.
+    pub(crate) fn share(self: &Arc<Self>, tenant: Option<&TenantId>) -> Share {
         Share {
             bodies: Arc::clone(self),
+            tenant: tenant.cloned(),
             bytes: 0,
             beside: 0,
+            of_tenant: 0,
         }
+    }
+
+    fn of_tenants(&self) -> MutexGuard<'_, HashMap<TenantId, usize>> {
+        let held = self.of_tenants.lock();
+        held.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,10 +98,13 @@ impl Bodies {
 #[derive(Debug)]
 pub(crate) struct Share {
     bodies: Arc<Bodies>,
+    tenant: Option<TenantId>,
     /// Of the body.
     bytes: usize,
     /// What reading it takes besides.
     beside: usize,
+    /// What of both is counted as its tenant's.
+    of_tenant: usize,
 }
 
 impl Share {
@@ -94,18 +117,39 @@ impl Share {
 
     /// Takes what reading the body needs besides, which makes it no larger.
     pub(crate) fn grow_beside(&mut self, bytes: usize) -> io::Result<()> {
-        self.take(bytes, self.bytes)?;
         self.beside += bytes;
-        Ok(())
+        let taken = self.take(bytes, self.bytes);
+        if taken.is_err() {
+            self.beside -= bytes;
+        }
+        taken
     }
 
-    fn take(&self, bytes: usize, size: usize) -> io::Result<()> {
+    fn take(&mut self, bytes: usize, size: usize) -> io::Result<()> {
         let small = size <= SMALL_BYTES;
+        if !small || self.beside > 0 {
+            self.take_of_tenant(size + self.beside)?;
+        }
         let kept = if small { 0 } else { self.bodies.kept_for_small };
         let rest = |left: usize| left.checked_sub(bytes).filter(|rest| *rest >= kept);
         let left = &self.bodies.left;
         let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
         taken.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(())
+    }
+
+    /// Counts all that the body will hold as its tenant's.
+    fn take_of_tenant(&mut self, bytes: usize) -> io::Result<()> {
+        let Some(tenant) = &self.tenant else {
+            return Ok(());
+        };
+        let mut all = self.bodies.of_tenants();
+        let held = all.get(tenant).copied().unwrap_or(0) + bytes - self.of_tenant;
+        if held > self.bodies.most_of_tenant {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        all.insert(tenant.clone(), held);
+        self.of_tenant = bytes;
         Ok(())
     }
 }
@@ -114,6 +158,15 @@ impl Drop for Share {
     fn drop(&mut self) {
         let taken = self.bytes + self.beside;
         self.bodies.left.fetch_add(taken, Ordering::Relaxed);
+        if let (Some(tenant), 1..) = (&self.tenant, self.of_tenant) {
+            let mut all = self.bodies.of_tenants();
+            let held = all.get(tenant).copied().unwrap_or(0);
+            if held > self.of_tenant {
+                all.insert(tenant.clone(), held - self.of_tenant);
+            } else {
+                all.remove(tenant);
+            }
+        }
     }
 }
 
@@ -144,14 +197,40 @@ mod tests {
     }
 
     #[test]
+    fn one_tenants_bodies_leave_others_their_part() {
+        let bodies = Bodies::new(4 * LARGEST_BYTES);
+        let (loud, quiet) = ("loud".parse().unwrap(), "quiet".parse().unwrap());
+        let share = |tenant| bodies.share(Some(tenant));
+        let mut first = share(&loud);
+        first.grow(LARGEST_BYTES).unwrap();
+        // Bodies that are inflated count though little has come of them.
+        let mut inflated = Vec::new();
+        while let Some(mut one) = Some(share(&loud)) {
+            if one.grow_beside(SMALL_BYTES).is_err() {
+                break;
+            }
+            inflated.push(one);
+        }
+        assert_eq!(inflated.len(), LARGEST_BYTES / SMALL_BYTES);
+        assert!(share(&loud).grow(SMALL_BYTES + 1).is_err());
+        share(&loud).grow(SMALL_BYTES).unwrap();
+        share(&quiet).grow(LARGEST_BYTES).unwrap();
+        inflated.clear();
+        share(&loud).grow(LARGEST_BYTES).unwrap();
+        drop(first);
+        assert!(bodies.of_tenants().is_empty());
+        assert_eq!(left(&bodies), 4 * LARGEST_BYTES);
+    }
+
+    #[test]
     fn large_bodies_leave_small_ones_their_part_and_all_give_back() {
         let whole = 16 * SMALL_BYTES;
         let bodies = Bodies::new(whole);
-        let mut large = bodies.share();
+        let mut large = bodies.share(None);
         large.grow(14 * SMALL_BYTES).unwrap();
         let full: axum::BoxError = large.grow(1).unwrap_err().into();
         assert!(no_room(&full));
-        let mut small: Vec<Share> = (0..3).map(|_| bodies.share()).collect();
+        let mut small: Vec<Share> = (0..3).map(|_| bodies.share(None)).collect();
         let took = small.iter_mut().map(|one| one.grow(SMALL_BYTES).is_ok());
         assert_eq!(took.collect::<Vec<_>>(), [true, true, false]);
         assert_eq!(left(&bodies), 0);
@@ -161,7 +240,7 @@ mod tests {
             small[0].grow_beside(SMALL_BYTES).is_err(),
             "there is no room at all"
         );
-        small.push(bodies.share());
+        small.push(bodies.share(None));
         // One that outgrows the small ones is a large one.
         drop(large);
         assert!(small[0].grow(12 * SMALL_BYTES).is_ok());

@@ -150,7 +150,7 @@ mod tests {
     use crate::bodies::{Bodies, no_room};
 
     fn ample() -> Share {
-        Bodies::new(1 << 30).share()
+        Bodies::new(1 << 30).share(None)
     }
 
     fn gzip(text: &[u8]) -> Vec<u8> {
@@ -207,12 +207,12 @@ mod tests {
     fn a_bomb_takes_no_more_than_all_bodies_may() {
         let bodies = Bodies::new(1_000_000);
         let bomb = Body::from(gzip(&vec![0; 20_000_000]));
-        let bomb = inflate(Limited::new(bomb, 1 << 20), 16 << 20, bodies.share());
+        let bomb = inflate(Limited::new(bomb, 1 << 20), 16 << 20, bodies.share(None));
         let refused = bomb.now_or_never().expect("all is there").unwrap_err();
         assert!(no_room(&refused), "{refused}");
         // What was taken is given back, and what is held counts until it is dropped.
         let body = |length| Limited::new(Body::from(vec![b'x'; length]), 1 << 20);
-        let read = |length| gather(body(length), 1 << 20, bodies.share()).now_or_never();
+        let read = |length| gather(body(length), 1 << 20, bodies.share(None)).now_or_never();
         let held = read(500_000).expect("all is there").unwrap();
         assert_eq!(held.len(), 500_000);
         let part = held.slice(..1);

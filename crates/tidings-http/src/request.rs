@@ -8,7 +8,7 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
-use http_body_util::Limited;
+use http_body_util::{BodyExt as _, Limited};
 use tidings_event::Code;
 use tidings_event::event::{essence, is_traceparent};
 use tidings_gateway::access::Caller;
@@ -26,6 +26,10 @@ pub(crate) const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// The time that a whole body gets to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// So much is read of a body that is too large before it is refused …
+const PASSED_OVER_BYTES: usize = 64 * 1024 * 1024;
+/// … for so long at most.
+const PASSED_OVER_TIME: Duration = Duration::from_secs(5);
 /// When a body that found no room may come again: most of those that hold it are read and answered by then.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 
@@ -148,6 +152,7 @@ pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
 /// until the last slice of it is dropped.
 pub(crate) async fn read(
     house: &House,
+    caller: &Caller,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
@@ -166,11 +171,14 @@ pub(crate) async fn read(
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok());
     if let Some(actual) = announced.filter(|actual| *actual > limit) {
+        if !headers.contains_key(header::EXPECT) {
+            pass_over(body).await;
+        }
         return Err(too_large(actual));
     }
     // What stands on the wire has the same limit as what comes out of it.
     let body = Limited::new(body, limit);
-    let share = house.bodies.share();
+    let share = house.bodies.share(caller.tenant());
     let body = tokio::time::timeout(BODY_TIMEOUT, async {
         match coding {
             Coding::Identity => gather(body, limit, share).await,
@@ -197,6 +205,23 @@ pub(crate) async fn read(
     })
 }
 
+/// Reads what is not wanted of a body, within bounds: a client that is still sending when its connection is closed sees that,
+/// and not the answer. One that waits to be asked for its body is not asked.
+async fn pass_over(body: Body) {
+    let mut left = PASSED_OVER_BYTES;
+    let read = async {
+        let mut body = body;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(left) => left,
+                None => return,
+            };
+        }
+    };
+    // Longer than that nobody is waited for: the answer may be lost then.
+    let _in_time = tokio::time::timeout(PASSED_OVER_TIME, read).await;
+}
+
 /// Why a body within its limit, and for which there is room, could not be read.
 fn unread(error: &axum::BoxError) -> Refusal {
     let detail = if error.is::<std::io::Error>() {
@@ -214,22 +239,24 @@ fn unread(error: &axum::BoxError) -> Refusal {
 /// The body as a document: strict JSON within a limit, with known members only where `T` says so.
 pub(crate) async fn json_body<T: serde::de::DeserializeOwned>(
     house: &House,
+    caller: &Caller,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
 ) -> Result<T, Refusal> {
-    let body = read(house, headers, body, limit, Code::InvalidRequest).await?;
+    let body = read(house, caller, headers, body, limit, Code::InvalidRequest).await?;
     document(headers, &body)
 }
 
 /// The same where every member may be absent: no body, or null, says no more than an empty document.
 pub(crate) async fn json_body_if_any<T: serde::de::DeserializeOwned>(
     house: &House,
+    caller: &Caller,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
 ) -> Result<T, Refusal> {
-    let body = read(house, headers, body, limit, Code::InvalidRequest).await?;
+    let body = read(house, caller, headers, body, limit, Code::InvalidRequest).await?;
     document_if_any(headers, &body)
 }
 
@@ -255,11 +282,12 @@ pub(crate) fn document<T: serde::de::DeserializeOwned>(
 /// A JSON merge patch (RFC 7396) by its own media type or as JSON, within a limit.
 pub(crate) async fn merge_patch(
     house: &House,
+    caller: &Caller,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
 ) -> Result<serde_json::Value, Refusal> {
-    let body = read(house, headers, body, limit, Code::InvalidRequest).await?;
+    let body = read(house, caller, headers, body, limit, Code::InvalidRequest).await?;
     expect_one_of(&[JSON, MERGE_PATCH], headers, JSON)?;
     parsed(&body)
 }

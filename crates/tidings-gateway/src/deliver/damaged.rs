@@ -112,7 +112,7 @@ impl Dispatcher {
         if place == 0 || start <= place {
             return;
         }
-        self.counted.removed_unread(start - place);
+        self.part.counted().removed_unread(start - place);
         let partition = &self.streams[stream].partition;
         let (topic, partition, last) = (&partition.topic, partition.number, start - 1);
         let subscription = subscription.map(tracing::field::display);

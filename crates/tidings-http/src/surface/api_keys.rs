@@ -66,7 +66,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let given: NewKey = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let given: NewKey = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
     let expires: Option<jiff::Timestamp> = given
         .expires_at
         .as_deref()

@@ -124,6 +124,7 @@ pub(crate) async fn put(
 ) -> Result<Response, Refused> {
     let body = read(
         &house,
+        &caller,
         &headers,
         body,
         MAX_CATALOG_BYTES,

@@ -55,7 +55,7 @@ pub(crate) async fn publish(
         Some(Mode::Batched) => (MAX_BATCH_BYTES, Code::BatchTooLarge),
         _ => (MAX_SINGLE_BYTES, Code::EventPayloadTooLarge),
     };
-    let body = read(&house, &headers, body, limit, code).await?;
+    let body = read(&house, &caller, &headers, body, limit, code).await?;
     let alone = !matches!(mode, Some(Mode::Batched));
     let drafts = match mode {
         Some(Mode::Structured) => vec![Ok(Draft::from(

@@ -118,7 +118,7 @@ pub(crate) async fn register(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RegistrationBody = json_body(&house, &headers, body, MAX_BODY_BYTES).await?;
+    let body: RegistrationBody = json_body(&house, &caller, &headers, body, MAX_BODY_BYTES).await?;
     let room = &house.gateway.custom_events;
     let made = room.register(&caller, body.request()?).await?;
     Ok((
@@ -137,7 +137,7 @@ pub(crate) async fn dry_run(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RegistrationBody = json_body(&house, &headers, body, MAX_BODY_BYTES).await?;
+    let body: RegistrationBody = json_body(&house, &caller, &headers, body, MAX_BODY_BYTES).await?;
     let path = EventPath::parse(&format!("{}.{}", body.namespace, body.name)).ok();
     let (room, emits) = (&house.gateway.custom_events, &house.gateway.emits);
     let verdict = room.dry_run(&caller, body.request()?).await?;
@@ -345,7 +345,8 @@ pub(crate) async fn patch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RegistrationPatch = json_body(&house, &headers, body, MAX_BODY_BYTES).await?;
+    let body: RegistrationPatch =
+        json_body(&house, &caller, &headers, body, MAX_BODY_BYTES).await?;
     let status = body.status.as_deref().map(status).transpose()?;
     let room = &house.gateway.custom_events;
     let changed = room.patch(&caller, which, body.description, status).await?;

@@ -244,7 +244,7 @@ pub(crate) async fn replay_all(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReplayAllBody = json_body_if_any(&house, &headers, body, MAX_BYTES).await?;
+    let body: ReplayAllBody = json_body_if_any(&house, &caller, &headers, body, MAX_BYTES).await?;
     let letters = body.letters()?;
     let room = &house.gateway().replays;
     super::replays::accepted(&room.of_dead_letters(&caller, letters).await?)
@@ -322,7 +322,7 @@ pub(crate) async fn replay_all_of_workspace(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReplayAllBody = json_body_if_any(&house, &headers, body, MAX_BYTES).await?;
+    let body: ReplayAllBody = json_body_if_any(&house, &caller, &headers, body, MAX_BYTES).await?;
     let room = house.gateway().workspace_letters();
     let begun = room.replay_all(&caller, &workspace, body.letters()?);
     super::replays::accepted(&begun.await?)

@@ -395,7 +395,7 @@ pub(crate) async fn release(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReleaseBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let body: ReleaseBody = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
     let (room, id) = (&house.gateway().parked, parsed(&id)?);
     if body.drop_head {
         room.drop_head(&caller, id, &body.key).await?;

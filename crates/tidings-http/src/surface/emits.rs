@@ -36,6 +36,7 @@ pub(crate) async fn emit(
     let (head, body) = request.into_parts();
     let body = read(
         &house,
+        &caller,
         &head.headers,
         body,
         MAX_BYTES,

@@ -57,7 +57,7 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let given: ExtensionBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let given: ExtensionBody = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
     let new = NewExtension {
         kind: given.kind,
         service_base_url: given.service_base_url,
@@ -113,7 +113,7 @@ pub(crate) async fn rotate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RotateBody = json_body_if_any(&house, &headers, body, MAX_BYTES).await?;
+    let body: RotateBody = json_body_if_any(&house, &caller, &headers, body, MAX_BYTES).await?;
     let (id, overlap) = (extension_id(&id)?, body.overlap()?);
     let rooms = &house.gateway.extensions;
     let rotated = rooms.rotate(&caller, &workspace, &id, body.secret, overlap);
@@ -134,6 +134,7 @@ pub(crate) async fn subscribe(
 ) -> Result<Response, Refused> {
     let bytes = read(
         &house,
+        &caller,
         &headers,
         body,
         MAX_BYTES,

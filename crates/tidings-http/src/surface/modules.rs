@@ -71,6 +71,7 @@ pub(crate) async fn put(
 ) -> Result<Response, Refused> {
     let body = read(
         &house,
+        &caller,
         &headers,
         body,
         MAX_MANIFEST_BYTES,

@@ -114,7 +114,7 @@ pub(crate) async fn publish(
     Authenticated(caller): Authenticated,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (headers, body) = opened(&house, request).await?;
+    let (headers, body) = opened(&house, &caller, request).await?;
     let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
     let command = single(caller, &headers, &body, members)?;
     let mut published = house.gateway.publish(command).await?;
@@ -159,6 +159,7 @@ pub(crate) async fn publish_batch(
     let (head, body) = request.into_parts();
     let body = read(
         &house,
+        &caller,
         &head.headers,
         body,
         MAX_BATCH_BYTES,
@@ -205,7 +206,7 @@ pub(crate) async fn explain(
     Authenticated(caller): Authenticated,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (headers, body) = opened(&house, request).await?;
+    let (headers, body) = opened(&house, &caller, request).await?;
     let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
     let emits = members.iter().any(|(name, _)| name == "payload");
     let explained = if emits {
@@ -352,11 +353,16 @@ impl WouldGet {
 }
 
 /// The headers and the body of a request that is about one event.
-async fn opened(house: &House, request: Request) -> Result<(HeaderMap, Bytes), Refusal> {
+async fn opened(
+    house: &House,
+    caller: &Caller,
+    request: Request,
+) -> Result<(HeaderMap, Bytes), Refusal> {
     let (head, body) = request.into_parts();
     let headers = head.headers;
     let body = read(
         house,
+        caller,
         &headers,
         body,
         MAX_SINGLE_BYTES,

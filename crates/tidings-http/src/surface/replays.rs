@@ -119,7 +119,7 @@ pub(crate) async fn of_history(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: ReplayBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let body: ReplayBody = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
     let (room, id) = (&house.gateway().replays, subscriptions::parsed(&id)?);
     let wanted = body.wanted()?;
     if !body.dry_run {

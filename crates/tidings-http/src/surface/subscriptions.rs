@@ -42,7 +42,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let mut document: Value = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let mut document: Value = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
     let from = match document
         .as_object_mut()
         .and_then(|members| members.remove("replayFrom"))
@@ -99,7 +99,7 @@ pub(crate) async fn patch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let patch = merge_patch(&house, &headers, body, MAX_BYTES).await?;
+    let patch = merge_patch(&house, &caller, &headers, body, MAX_BYTES).await?;
     changed(&house, &caller, &id, Change::Patch(patch)).await
 }
 
@@ -160,7 +160,7 @@ pub(crate) async fn seek(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: SeekBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let body: SeekBody = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
     let from = from("to", &body.to)?;
     changed(&house, &caller, &id, Change::Seek(from)).await
 }
@@ -219,7 +219,7 @@ pub(crate) async fn rotate(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refused> {
-    let body: RotateBody = json_body_if_any(&house, &headers, body, MAX_BYTES).await?;
+    let body: RotateBody = json_body_if_any(&house, &caller, &headers, body, MAX_BYTES).await?;
     let change = Change::Rotate {
         overlap: body.overlap()?,
         secret: body.secret,

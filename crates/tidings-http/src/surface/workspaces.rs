@@ -144,7 +144,7 @@ pub(crate) async fn put_tenant(
     body: Body,
 ) -> Result<Response, Refused> {
     let id = tenant_id(&id)?;
-    let given: TenantBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let given: TenantBody = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
     let new = NewTenant {
         slug: given.slug,
         plan: given.plan,
@@ -193,7 +193,7 @@ pub(crate) async fn put_member(
     body: Body,
 ) -> Result<Response, Refused> {
     let (tenant, id) = (tenant_id(&tenant)?, workspace_id(&id)?);
-    let given: MemberBody = json_body(&house, &headers, body, MAX_BYTES).await?;
+    let given: MemberBody = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
     let role = role(&given.role)?;
     let rooms = &house.gateway.workspaces;
     rooms.put_member(&caller, &tenant, &id, &user, role).await?;
@@ -234,6 +234,7 @@ pub(crate) async fn publish(
     let headers = head.headers;
     let body = read(
         &house,
+        &caller,
         &headers,
         body,
         MAX_SINGLE_BYTES,

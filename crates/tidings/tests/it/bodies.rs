@@ -1,6 +1,6 @@
 //! All request bodies together hold no more than they may, and small ones get in beside large ones.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -49,4 +49,36 @@ fn bodies_beyond_what_all_may_hold_are_refused_until_there_is_room() {
     server.post(PUBLISH, &token, &small).expect(201);
     drop(held);
     until(400).problem(400, "INVALID_JSON");
+}
+
+#[test]
+fn a_tenant_whose_bodies_never_end_leaves_another_its_part() {
+    let server = Server::start_with("[server]\nmax_bodies_bytes = 67108864\n");
+    let (loud, quiet) = (server.crm("loud"), server.crm("quiet"));
+    let large = gzip(&vec![b' '; 15 * MB]);
+    let held: Vec<TcpStream> = (0..4).map(|_| begin_a_batch(&server, &loud)).collect();
+    let began = Instant::now();
+    while send(&server, BATCH, &loud, "gzip", large.clone()).status != 503 {
+        assert!(began.elapsed() < PATIENCE, "the tenant has room");
+    }
+    let read = send(&server, BATCH, &quiet, "gzip", large);
+    read.problem(400, "INVALID_JSON");
+    drop(held);
+}
+
+#[test]
+fn a_client_that_sends_much_too_much_gets_the_answer() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let mut stream = TcpStream::connect(&server.address).expect("it accepts");
+    let length = 20 * MB;
+    let head = format!(
+        "POST {PUBLISH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let sent = stream.write_all(head.as_bytes());
+    sent.and_then(|()| stream.write_all(&vec![b' '; length]))
+        .expect("all of it is taken");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 400");
 }
