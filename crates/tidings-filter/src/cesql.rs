@@ -9,7 +9,7 @@ mod functions;
 mod parse;
 mod value;
 
-pub use effort::{Effort, MOST_CHARACTERS};
+pub use effort::{Effort, MOST_BYTES};
 pub use value::{Fault, Kind, Value};
 
 /// The longest expression, in bytes.

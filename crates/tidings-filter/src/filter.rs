@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tidings_event::{COPY_ATTRIBUTE, TypePattern};
 
-use crate::cesql::Effort;
+use crate::cesql::{Effort, MOST_BYTES};
 use crate::data::DataMatch;
 use crate::dialect::Dialect;
 use crate::subject::Subject;
@@ -111,6 +111,7 @@ impl Filter {
         let effort = Effort::default();
         subject.event().extension(COPY_ATTRIBUTE).is_none()
             && self.dialects.iter().all(|it| it.holds(subject, &effort))
+            && !effort.is_exceeded()
             && self.data.iter().all(|clause| clause.holds(subject))
     }
 
@@ -127,7 +128,12 @@ impl Filter {
         }
         let effort = Effort::default();
         for (index, dialect) in self.dialects.iter().enumerate() {
-            dialect.judge(subject, &format!("dialects[{index}]"), &effort)?;
+            let path = format!("dialects[{index}]");
+            dialect.judge(subject, &path, &effort)?;
+            if effort.is_exceeded() {
+                let expected = format!("{MOST_BYTES} bytes of text looked at, at most");
+                return Err(Unmet::at(path, expected, "more"));
+            }
         }
         for (index, clause) in self.data.iter().enumerate() {
             clause.judge(subject, &format!("data[{index}]"))?;

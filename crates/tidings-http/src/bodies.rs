@@ -1,5 +1,5 @@
-//! What all request bodies hold together: an operation bounds its own, and this bounds their sum, and of it the part of one
-//! tenant's.
+//! What all request bodies hold together: an operation bounds its own, and this bounds their sum. Of it one tenant's large and
+//! inflated bodies have a part at most, and once a quarter is held its small ones too.
 //!
 //! Nobody waits here: a body that finds no room is refused at once, and its client is told when to come again.
 
@@ -28,7 +28,9 @@ pub(crate) struct Bodies {
     left: AtomicUsize,
     kept_for_small: usize,
     most_of_tenant: usize,
-    /// What each tenant's bodies hold, of those that are large or inflated: to count each publish would cost it a lock.
+    /// Less than this is left: small bodies are counted by tenant too.
+    scarce: usize,
+    /// What each tenant's bodies hold, of those that are counted: to count each publish would cost it a lock.
     of_tenants: Mutex<HashMap<TenantId, usize>>,
     refused: Mutex<Refused>,
 }
@@ -59,6 +61,7 @@ impl Bodies {
         Arc::new(Self {
             left: AtomicUsize::new(bytes),
             kept_for_small: bytes / KEPT_PART,
+            scarce: bytes - bytes / 4,
             most_of_tenant: (bytes / TENANTS_PART).max(LARGEST_BYTES),
             of_tenants: Mutex::default(),
             refused: Mutex::default(),
@@ -127,7 +130,8 @@ impl Share {
 
     fn take(&mut self, bytes: usize, size: usize) -> io::Result<()> {
         let small = size <= SMALL_BYTES;
-        if !small || self.beside > 0 {
+        let is_scarce = self.bodies.left.load(Ordering::Relaxed) < self.bodies.scarce;
+        if !small || self.beside > 0 || is_scarce {
             self.take_of_tenant(size + self.beside)?;
         }
         let kept = if small { 0 } else { self.bodies.kept_for_small };
@@ -213,7 +217,8 @@ mod tests {
         }
         assert_eq!(inflated.len(), LARGEST_BYTES / SMALL_BYTES);
         assert!(share(&loud).grow(SMALL_BYTES + 1).is_err());
-        share(&loud).grow(SMALL_BYTES).unwrap();
+        assert!(share(&loud).grow(SMALL_BYTES).is_err());
+        share(&quiet).grow(SMALL_BYTES).unwrap();
         share(&quiet).grow(LARGEST_BYTES).unwrap();
         inflated.clear();
         share(&loud).grow(LARGEST_BYTES).unwrap();

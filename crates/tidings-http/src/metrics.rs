@@ -182,9 +182,9 @@ impl Collector for Deliveries {
             None,
             attempts.metric_type(),
         )?;
-        for word in AttemptOutcome::ALL {
-            let labels = [("outcome", word.as_str())];
-            ConstCounter::new(self.0.attempts(word)).encode(family.encode_family(&labels)?)?;
+        for outcome in AttemptOutcome::ALL {
+            let labels = [("outcome", outcome.as_str())];
+            ConstCounter::new(self.0.attempts(outcome)).encode(family.encode_family(&labels)?)?;
         }
         let letters = ConstCounter::new(self.0.dead_letters());
         let help = "Deliveries that were given up and became dead letters";

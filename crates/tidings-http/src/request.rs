@@ -171,7 +171,7 @@ pub(crate) async fn read(
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok());
     if let Some(actual) = announced.filter(|actual| *actual > limit) {
-        if !headers.contains_key(header::EXPECT) {
+        if !headers.contains_key(header::EXPECT) && actual <= PASSED_OVER_BYTES {
             pass_over(body).await;
         }
         return Err(too_large(actual));

@@ -14,9 +14,8 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_io_timeout::TimeoutWriter;
@@ -73,7 +72,7 @@ pub async fn serve(
 ) {
     let builder = builder(&limits);
     let router = crate::router(house.clone());
-    let graceful = GracefulShutdown::new();
+    let (last_word, told) = watch::channel(());
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     let leaving = Arc::new(AtomicBool::new(false));
@@ -117,21 +116,34 @@ pub async fn serve(
         stream.set_timeout(Some(limits.header_timeout));
         let stream = TokioIo::new(Watched::new(Box::pin(stream), two_lengths));
         let connection = builder.serve_connection(stream, service).into_owned();
-        let connection = graceful.watch(connection);
+        let mut told = told.clone();
         connections.spawn(async move {
             let mut connection = std::pin::pin!(connection);
+            let patience = limits.header_timeout;
             // The timer for heads runs only once the protocol is known, which a silent client puts off.
-            let first = tokio::time::timeout(limits.header_timeout, &mut connection).await;
-            let ended = match first {
-                Err(_) if requests.load(Ordering::Relaxed) == 0 => return drop(place),
-                Err(_) => tokio::select! {
-                    ended = connection => ended,
-                    () = answers.until_idle(limits.header_timeout) => {
-                        tracing::debug!("a connection over HTTP/2 is idle, and closed");
+            let ended = tokio::select! {
+                ended = connection.as_mut() => Some(ended),
+                _ = told.changed() => None,
+                () = tokio::time::sleep(patience) => {
+                    if requests.load(Ordering::Relaxed) == 0 {
                         return drop(place);
                     }
-                },
-                Ok(ended) => ended,
+                    tokio::select! {
+                        ended = connection.as_mut() => Some(ended),
+                        _ = told.changed() => None,
+                        () = answers.until_idle(patience) => None,
+                    }
+                }
+            };
+            let ended = if let Some(ended) = ended {
+                ended
+            } else {
+                // It is idle, or the server stops. What is on its way here is still answered.
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection => ended,
+                    () = answers.until_idle(patience) => return drop(place),
+                }
             };
             if let Err(error) = ended {
                 tracing::debug!(error, "a connection ended early");
@@ -140,7 +152,9 @@ pub async fn serve(
         });
     }
     drop(listener);
-    let drained = tokio::time::timeout(limits.drain, graceful.shutdown()).await;
+    last_word.send_replace(());
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    let drained = tokio::time::timeout(limits.drain, all_ended).await;
     if drained.is_err() {
         tracing::warn!("some requests did not end within the drain time");
     }

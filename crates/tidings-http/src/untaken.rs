@@ -1,9 +1,9 @@
-//! Connections over HTTP/2 whose client does nothing: it takes none of an answer, or asks for nothing. It may keep the connection alive and grant no window: nothing
-//! then waits for the socket, whose timeout is for what was written there.
+//! Connections over HTTP/2 whose client does nothing. It may keep one alive and grant no window for an answer: nothing then
+//! waits for the socket, whose timeout is for what was written there. Or it may keep one alive and ask for nothing.
 //!
 //! Cast: [`Streams`] runs the task of each stream, so that one can be ended alone; [`Answers`] knows of a connection since
-//! when each answer is to be taken. A task that is ended lets go of its stream, which is what resets it: hyper has no
-//! other way, and does not ask an answer's body for anything while there is no window.
+//! when each answer is to be taken, and since when there is no [`Exchange`]. A task that is ended lets go of its stream, which
+//! is what resets it: hyper has no other way, and does not ask an answer's body for anything while there is no window.
 
 use std::collections::HashMap;
 use std::pin::Pin;

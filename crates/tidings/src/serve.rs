@@ -66,6 +66,8 @@ const SAYS_THAT_IT_WAITS: Duration = Duration::from_secs(2);
 const BACKLOG: u32 = 1024;
 /// How long handlers of plugins that still run get at the end.
 const HANDLERS_LEAVE: Duration = Duration::from_secs(1);
+/// How long late writes get at the end, however long the drain took.
+const LATE_WRITES_LEAVE: Duration = Duration::from_millis(500);
 /// The sample module of a first start.
 const DEMO: &str = r#"{
   "id": "demo",
@@ -268,7 +270,7 @@ async fn serve(
         task.await?;
     }
     delivering.await?;
-    late_writes.end(left()).await;
+    late_writes.end(left().max(LATE_WRITES_LEAVE)).await;
     drop((stop_relay, stop_following, stop_emits));
     tokio::try_join!(relaying, looking_after_emits, following)?;
     store.close().await;

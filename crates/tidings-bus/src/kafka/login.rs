@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
 
@@ -88,8 +88,11 @@ impl Said {
         true
     }
 
-    /// An error, with its reason.
+    /// An error, with its reason. That a partition has come to its end is none.
     pub(super) fn error(&self, error: &KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         if self.is_news(&error.to_string()) {
             tracing::warn!(%error, reason, "librdkafka");
         } else {

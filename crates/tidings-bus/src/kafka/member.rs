@@ -80,10 +80,12 @@ impl ConsumerContext for Listener {
                 if let Err(error) = consumer.pause(list) {
                     tracing::warn!(%error, "assigned partitions are read needlessly");
                 }
+                // Those that were given before stay, and are not among them.
                 let mut partitions = numbers(list);
+                let is_nothing_new = partitions.is_empty();
                 // No tenant is on those that do not count.
                 partitions.retain(|number| *number < self.of);
-                if partitions.is_empty() {
+                if partitions.is_empty() && !is_nothing_new {
                     tracing::warn!(
                         "the group gave only partitions that do not count; others deliver"
                     );

@@ -251,7 +251,7 @@ fn what_all_expressions_of_a_filter_look_at_is_bounded() {
         assert_eq!(filter.matches(&subject), judged.is_ok());
         judged.map_err(|unmet| unmet.got)
     };
-    let too_much = Err("it looks at more than 65536 characters".to_owned());
+    let too_much = Err("it looks at more than 65536 bytes of text".to_owned());
     let pattern = format!("'%{}b'", "a".repeat(1_900));
     assert_eq!(judged(&[format!("long LIKE {pattern}")]), too_much);
     let texts = vec!["long"; 700].join(",");
@@ -274,7 +274,14 @@ fn what_all_expressions_of_a_filter_look_at_is_bounded() {
     };
     assert!(many(3, "LEFT(long, 2) = 'aa'"));
     assert!(!many(10, "LEFT(long, 2) = 'aa'"));
-    assert!(many(10, "TRUE"));
+    // And what could not be looked at excludes nothing by failing.
+    let costly = json!({ "sql": format!("long LIKE {pattern}") });
+    let filter = json!({ "dialects": [{ "not": costly }] });
+    let judged = Filter::parse(&filter).unwrap().judge(&subject).unwrap_err();
+    assert_eq!(
+        (judged.path.as_str(), judged.got.as_str()),
+        ("dialects[0]", "more")
+    );
 }
 
 #[test]
@@ -296,4 +303,29 @@ fn no_filter_holds_for_a_copy_and_the_reason_is_that_it_is_one() {
             ("copyof", "the copy of e-0")
         );
     }
+}
+
+#[test]
+fn the_filter_of_the_documentation_is_one_and_means_what_it_says() {
+    let page = include_str!("../../../../docs/deliveries.md");
+    let (_, section) = page.split_once("## Which events").unwrap();
+    let (_, fenced) = section.split_once("```json\n").unwrap();
+    let (filter, _) = fenced.split_once("```").unwrap();
+    let filter = Filter::parse(&serde_json::from_str(filter).unwrap()).unwrap();
+    let mut event = event();
+    event.source = "/shop/7".into();
+    let data = r#"{"amount":501,"customer":{"country":"DE"}}"#;
+    event.data = Data::Json(RawJson::parse(data).unwrap().0);
+    assert!(
+        filter.judge(&Subject::new(&event)).is_err(),
+        "it has no region"
+    );
+    event
+        .extensions
+        .push(("region".into(), Attribute::Text("eu".into())));
+    assert_eq!(filter.judge(&Subject::new(&event)), Ok(()));
+    let data = r#"{"amount":500,"customer":{"country":"DE"}}"#;
+    event.data = Data::Json(RawJson::parse(data).unwrap().0);
+    let unmet = filter.judge(&Subject::new(&event)).unwrap_err();
+    assert_eq!(unmet.path, "data[0].gt");
 }

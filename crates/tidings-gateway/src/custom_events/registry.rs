@@ -321,7 +321,8 @@ impl Registry {
         count.map_err(store_fault)
     }
 
-    /// Tells that the tenant has the generic event, unless that was told. Registering does so by itself.
+    /// Tells that the tenant has the generic event, unless that was told: before its first emit is, where the bus takes it in
+    /// time. Registering does so by itself.
     pub async fn seed(&self, tenant: &TenantId) -> Result<(), Refusal> {
         let room = self.store.custom_events();
         if room.revision(tenant).await.map_err(store_fault)? > 0 {
@@ -333,7 +334,7 @@ impl Registry {
         };
         // When another was quicker it is told by that one.
         room.change(tenant, &change).await.map_err(store_fault)?;
-        self.outbox.leave();
+        self.outbox.deliver().await;
         Ok(())
     }
 

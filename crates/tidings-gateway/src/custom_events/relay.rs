@@ -44,6 +44,8 @@ const TURN_NAME: &str = "emits";
 const MOST_FAILED: usize = 4;
 /// How often old emits are removed.
 const FORGET_EVERY: Duration = Duration::from_mins(10);
+/// How long the last notes may take when the process stops.
+const LEAVING: Duration = Duration::from_secs(1);
 /// So many notes are written at once: what the bus has taken and nothing notes is appended again, should the process die.
 const NOTED_AT_ONCE: usize = 20;
 
@@ -83,11 +85,19 @@ pub async fn relay(emits: Arc<Emits>, retention: Duration, stopped: impl Future<
         () = stopped => {}
         () = work(&emits, retention, turns.as_ref(), &mut notes) => {}
     }
-    if let Err(error) = notes.write(&emits).await {
+    let left = leave(&emits, turns.as_ref(), &mut notes);
+    if tokio::time::timeout(LEAVING, left).await.is_err() {
+        tracing::warn!("what has become of some emits is found out by the next process");
+    }
+}
+
+/// Writes down what is not written, and lets another replica go on at once.
+async fn leave(emits: &Emits, turns: Option<&Turns>, notes: &mut Notes) {
+    if let Err(error) = notes.write(emits).await {
         tracing::warn!(%error, "what has become of some emits is found out by the next process");
     }
     if let Some((turns, own)) = turns
-        && let Err(error) = turns.end_turn(TURN_NAME, own).await
+        && let Err(error) = turns.end_turn(TURN_NAME, *own).await
     {
         tracing::warn!(%error, "the turn at looking after emits ends by itself");
     }

@@ -60,8 +60,8 @@ pub struct Counted {
 
 impl Counted {
     /// Attempts that came to this.
-    pub fn attempts(&self, word: AttemptOutcome) -> u64 {
-        self.attempts[word as usize].load(Ordering::Relaxed)
+    pub fn attempts(&self, outcome: AttemptOutcome) -> u64 {
+        self.attempts[outcome as usize].load(Ordering::Relaxed)
     }
 
     /// Dead letters that were made.
@@ -96,8 +96,8 @@ impl Counted {
         }
     }
 
-    pub(crate) fn attempt(&self, word: AttemptOutcome) {
-        self.attempts[word as usize].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn attempt(&self, outcome: AttemptOutcome) {
+        self.attempts[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn restart(&self) {

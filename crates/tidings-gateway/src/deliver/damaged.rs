@@ -116,9 +116,9 @@ impl Dispatcher {
         let partition = &self.streams[stream].partition;
         let (topic, partition, last) = (&partition.topic, partition.number, start - 1);
         let subscription = subscription.map(tracing::field::display);
-        tracing::error!(
+        tracing::warn!(
             %topic, partition, first = place, last, subscription,
-            "events were removed by retention before they were delivered"
+            "events may have been removed by retention before they were delivered"
         );
     }
 

@@ -84,6 +84,7 @@ impl Deliveries {
                         let delivered = AssertUnwindSafe(delivered).catch_unwind().await;
                         if delivered.is_err() {
                             tracing::error!(%share, "what delivers a share panicked, and begins anew");
+                            tokio::time::sleep(AFTER_FAILURE).await;
                         }
                         share
                     });

@@ -56,7 +56,7 @@ fn a_tenant_whose_bodies_never_end_leaves_another_its_part() {
     let server = Server::start_with("[server]\nmax_bodies_bytes = 67108864\n");
     let (loud, quiet) = (server.crm("loud"), server.crm("quiet"));
     let large = gzip(&vec![b' '; 15 * MB]);
-    let held: Vec<TcpStream> = (0..4).map(|_| begin_a_batch(&server, &loud)).collect();
+    let held: Vec<TcpStream> = (0..2).map(|_| begin_a_batch(&server, &loud)).collect();
     let began = Instant::now();
     while send(&server, BATCH, &loud, "gzip", large.clone()).status != 503 {
         assert!(began.elapsed() < PATIENCE, "the tenant has room");

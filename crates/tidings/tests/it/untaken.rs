@@ -104,7 +104,7 @@ fn an_answer_that_gets_no_window_is_reset_and_others_of_its_connection_go_on() {
 
 #[test]
 fn a_connection_that_asks_for_nothing_more_is_closed_though_its_pings_are_answered() {
-    let server = Server::start_with("[server]\nheader_timeout = \"200ms\"\n");
+    let server = Server::start_with("[server]\nheader_timeout = \"1s\"\n");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let stream = TcpStream::connect(&server.address).await.unwrap();

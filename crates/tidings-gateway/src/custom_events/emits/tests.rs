@@ -1,6 +1,7 @@
 //! The month of an emit, with a clock that the test moves.
 
 use serde_json::json;
+use tidings_bus::{Partition, Read};
 use tidings_event::json::RawJson;
 
 use super::*;
@@ -101,4 +102,37 @@ async fn an_emit_that_the_bus_does_not_find_by_its_time_is_read_where_it_stands(
         .await
         .unwrap_err();
     assert_eq!(unknown.code, Code::BrokerUnavailable);
+}
+
+#[tokio::test]
+async fn a_tenant_is_told_of_its_event_before_its_first_emit() {
+    let clock = Clock::manual(NOVEMBER);
+    let bus = Arc::new(in_memory::bus(&clock));
+    let parts = in_memory::parts_on(bus.clone(), Store::in_memory().await.unwrap(), &clock).await;
+    let gateway = Gateway::open(parts).await.unwrap();
+    let caller = on_behalf_of(Service::Audit, "acme".parse().unwrap());
+    gateway.emits.emit(&caller, request(None)).await.unwrap();
+    let mut told = Vec::new();
+    for (topic, partitions) in bus.topics().await.unwrap() {
+        for number in 0..partitions {
+            let topic = topic.clone();
+            let read = Read {
+                from: 0,
+                tenant: None,
+                limit: 10,
+                scan: 10,
+            };
+            let page = bus.read(Partition { topic, number }, read).await.unwrap();
+            let types = page.records.into_iter();
+            told.extend(types.filter_map(|record| Some(record.headers.get("ce_type")?.to_owned())));
+        }
+    }
+    told.retain(|told| told.starts_with("CUSTOM_EVENT_"));
+    let life = [
+        "GENERIC_SEEDED",
+        "EMIT_REQUESTED",
+        "EMIT_RELAYED",
+        "EMIT_DELIVERED",
+    ];
+    assert_eq!(told, life.map(|name| format!("CUSTOM_EVENT_{name}")));
 }
