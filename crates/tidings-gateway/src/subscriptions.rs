@@ -412,8 +412,7 @@ impl Subscriptions {
                 secrets.take(&wanted.target);
                 document = wanted.document;
             }
-            // Why one was disabled stays to be seen until it is resumed.
-            Change::Pause => row.state = State::Paused.as_str().into(),
+            Change::Pause => (row.state, row.reason) = (State::Paused.as_str().into(), None),
             Change::Resume => (row.state, row.reason) = (State::Active.as_str().into(), None),
             Change::Disable(reason) => {
                 row.state = State::Disabled.as_str().into();
