@@ -112,10 +112,10 @@ pub(crate) struct TargetShown {
     #[schema(nullable = false)]
     headers: Option<BTreeMap<String, String>>,
     /// Its `kind` alone.
-    #[schema(value_type = Object, nullable = false)]
+    #[schema(value_type = Object, nullable = false, required = false)]
     auth: Option<Value>,
     /// The `fingerprint` of the certificate alone.
-    #[schema(value_type = Object, nullable = false)]
+    #[schema(value_type = Object, nullable = false, required = false)]
     mtls: Option<Value>,
     #[schema(nullable = false)]
     format: Option<String>,
