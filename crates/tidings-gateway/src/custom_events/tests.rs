@@ -10,6 +10,7 @@ use super::*;
 use crate::Gateway;
 use crate::access::{Access, AccessConfig, on_behalf_of};
 use crate::clock::Clock;
+use crate::events::Query;
 
 const NOW: i64 = 1_700_000_000_000;
 
@@ -180,15 +181,25 @@ async fn every_tenant_has_the_generic_event_and_is_told_so_once() {
 
     room.seed(&acme()).await.unwrap();
     room.seed(&acme()).await.unwrap();
-    on_plan(&gateway, &store, Plan::Basic).await;
     let caller = on_behalf_of(Service::Audit, acme());
+    let query = Query {
+        limit: 9,
+        ..Query::default()
+    };
+    let told = gateway.events.list(&caller, &query).await.unwrap();
+    let told: Vec<_> = told
+        .items
+        .iter()
+        .map(|it| it.event.event_type.as_str())
+        .collect();
+    assert_eq!(told, [LifecycleEvent::GenericSeeded.as_str()]);
+    on_plan(&gateway, &store, Plan::Basic).await;
     let made = room.register(&caller, request("made", "1.0.0", Status::Draft));
     made.await.unwrap();
     let waiting = store.outbox().waiting(0, 9).await.unwrap();
     let waiting: Vec<_> = waiting.into_iter().map(|(_, row)| row.unwrap()).collect();
     let types: Vec<&str> = waiting.iter().map(|row| row.event_type.as_str()).collect();
     let expected = [
-        LifecycleEvent::GenericSeeded,
         LifecycleEvent::Requested,
         LifecycleEvent::Validated,
         LifecycleEvent::Persisted,
