@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 use tidings_plugin::{HandlerError, PlatformEvent, PlatformEventHandler, event_handlers};
-use tidings_store::Store;
-pub use tidings_store::{ChatMessageRow, storable};
+pub use tidings_store::ChatMessageRow;
+use tidings_store::{Store, storable};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 

@@ -64,6 +64,25 @@ pub(crate) fn bus(clock: &Clock) -> Memory {
     Memory::new(3, Arc::new(move || at.now_ms()))
 }
 
+/// All that stands on a bus, partition by partition.
+pub(crate) async fn records(bus: &dyn Bus) -> Vec<Stored> {
+    let mut all = Vec::new();
+    for (topic, partitions) in bus.topics().await.unwrap() {
+        for number in 0..partitions {
+            let topic = topic.clone();
+            let read = Read {
+                from: 0,
+                tenant: None,
+                limit: 1_000,
+                scan: 1_000,
+            };
+            let page = bus.read(Partition { topic, number }, read).await.unwrap();
+            all.extend(page.records);
+        }
+    }
+    all
+}
+
 /// An event of service `audit` with this data.
 pub(crate) fn draft(data: &str) -> Draft {
     let (data, fingerprint) = RawJson::parse(data).unwrap();

@@ -197,14 +197,15 @@ pub(crate) mod tests {
     use std::process::Command;
     use std::time::Instant;
 
+    use tidings_bus::Bus;
     use tidings_bus::memory::Memory;
-    use tidings_bus::{Bus, Partition, Read};
     use tidings_event::{CatalogName, ModuleId, Service, TenantId};
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::access::{AccessConfig, NewApiKey, Scope, on_behalf_of};
     use crate::clock::Clock;
+    use crate::in_memory;
     use crate::rulebook::Route;
 
     const NOW: i64 = 1_700_000_000_000;
@@ -515,23 +516,11 @@ pub(crate) mod tests {
             two.gateway.outbox.relay(emptied(two.store.clone())),
         );
         let (mut ids, mut last) = (Vec::new(), None);
-        for (topic, partitions) in bus.topics().await.unwrap() {
-            for number in 0..partitions {
-                let topic = topic.clone();
-                let read = Read {
-                    from: 0,
-                    tenant: None,
-                    limit: 1000,
-                    scan: 1000,
-                };
-                let page = bus.read(Partition { topic, number }, read).await.unwrap();
-                for record in page.records {
-                    if record.value.windows(8).any(|part| part == b"registry") {
-                        last = Some(record.value.clone());
-                    }
-                    ids.push(record.event_id);
-                }
+        for record in in_memory::records(&*bus).await {
+            if record.value.windows(8).any(|part| part == b"registry") {
+                last = Some(record.value.clone());
             }
+            ids.push(record.event_id);
         }
         // Two of each change: the update and its audit.
         assert_eq!(ids.len(), 80);

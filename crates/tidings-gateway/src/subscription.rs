@@ -13,7 +13,7 @@ use tidings_egress::{Secret, Target};
 use tidings_event::json::by_name;
 use tidings_event::{Data, Event, TenantId};
 use tidings_filter::Filter;
-pub(crate) use tidings_store::storable;
+use tidings_store::storable;
 use uuid::Uuid;
 
 use crate::publish::refusal::Refusal;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use tidings_event::TenantId;
-use tidings_store::Reopened;
+use tidings_store::{Reopened, storable};
 use tokio::task::JoinError;
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ use super::queue::{Delivery, Held, Origin, StreamId};
 use super::record::{self, FailedIn, InBatch, Made};
 use super::schedule::{ms, next_wait};
 use super::target::{Handover, Outcome, Verdict, batch};
-use crate::subscription::{OnExhausted, storable};
+use crate::subscription::OnExhausted;
 
 /// The most of one subscription once half of its tenant's are on their way, so that one silent receiver cannot
 /// take all of them either.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Dispatcher;
 use super::queue::StreamId;
-use super::schedule::has_passed;
+use crate::clock::has_passed;
 use crate::damaged::DAMAGED_AGAIN_MS;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;

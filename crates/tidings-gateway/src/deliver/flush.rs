@@ -7,8 +7,8 @@ use tidings_store::{CursorRow, Flush, ProgressRow};
 use tokio::task::JoinError;
 
 use super::queue::Places;
-use super::schedule::has_passed;
 use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER, detail_of};
+use crate::clock::has_passed;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
 

@@ -2,8 +2,9 @@
 
 use super::Dispatcher;
 use super::attempt::Ended;
-use super::schedule::{FORGOTTEN_AFTER, has_passed};
+use super::schedule::FORGOTTEN_AFTER;
 use super::target::Verdict;
+use crate::clock::has_passed;
 
 impl Dispatcher {
     pub(super) fn note_host(&mut self, ended: &Ended, now: i64) {

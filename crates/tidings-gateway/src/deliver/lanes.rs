@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::queue::Queue;
 use super::retry::MOST_OF_QUEUE;
-use super::schedule::has_passed;
+use crate::clock::has_passed;
 use crate::publish::refusal::Refusal;
 
 /// A key behind which events wait though nothing of it is at hand is looked at this often: what it waited for may have

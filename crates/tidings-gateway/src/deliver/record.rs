@@ -1,7 +1,7 @@
 //! What is written down of a delivery. The members are those of a trace (delivery.md, "Settled details").
 
 use serde::{Deserialize, Serialize};
-use tidings_store::{AttemptRow, DeadLetterRow, PendingRow};
+use tidings_store::{AttemptRow, DeadLetterRow, PendingRow, storable};
 use uuid::Uuid;
 
 use super::counted::AttemptOutcome;
@@ -9,7 +9,6 @@ use super::queue::Delivery;
 use super::standing::accounted;
 use super::target::Outcome;
 use crate::publish::refusal::Refusal;
-use crate::subscription::storable;
 
 /// How much is kept of an answer with the events of a batch that are not its first, in bytes.
 const SHORTENED: usize = 256;

@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use super::read::LEFT_ALONE;
 use super::record::{AttemptDetail, PendingDetail, Replayed};
-use super::schedule::{has_passed, is_to_come, ms};
+use super::schedule::{is_to_come, ms};
 use super::{Dispatcher, LOOK_AGAIN};
+use crate::clock::has_passed;
 use crate::dead_letters;
 use crate::publish::refusal::Refusal;
 use crate::replays::history::{self, History, Place};

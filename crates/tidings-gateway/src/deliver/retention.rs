@@ -5,8 +5,9 @@ use std::time::Duration;
 use tidings_store::{Store, StoreError};
 
 use super::Dispatcher;
-use super::schedule::{has_passed, ms};
+use super::schedule::ms;
 use crate::chat;
+use crate::clock::has_passed;
 
 /// How often what is old is forgotten.
 const EVERY: Duration = Duration::from_mins(10);

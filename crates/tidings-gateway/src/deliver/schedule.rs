@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
-pub(super) use crate::clock::has_passed;
+use crate::clock::has_passed;
 use crate::subscription::Rate;
 
 /// Failures in a row that open a breaker.
