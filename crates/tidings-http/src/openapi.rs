@@ -10,6 +10,7 @@ use utoipa::openapi::security::{
 };
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, Server};
 use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
 
 use crate::request::SESSION;
 use crate::surface::{
@@ -223,6 +224,11 @@ pub(crate) struct Problem {
     actual: Option<u64>,
     #[schema(nullable = false)]
     retry_after: Option<u64>,
+    /// What was accepted all the same (`bus_relay_failed`), with its idempotency key.
+    #[schema(nullable = false)]
+    event_id: Option<Uuid>,
+    #[schema(nullable = false)]
+    idempotency_key: Option<String>,
     #[schema(nullable = false)]
     path: Option<String>,
     #[schema(nullable = false)]

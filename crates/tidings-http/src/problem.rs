@@ -156,6 +156,10 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
         put("limit", json!(limit));
         put("actual", json!(actual));
     }
+    if let Some(accepted) = &refusal.accepted {
+        put("eventId", json!(accepted.event_id));
+        put("idempotencyKey", json!(accepted.idempotency_key));
+    }
     let retry_after = refusal.retry_after.map(whole_seconds);
     if let Some(seconds) = retry_after {
         put("retryAfter", json!(seconds));

@@ -362,7 +362,8 @@ impl Emits {
         }
         let detail = "The emit is accepted, and the bus did not take it yet; it will be appended as soon as that is \
              possible. A repeat of the idempotency key answers what became of it.";
-        Err(Refusal::new(Code::BusRelayFailed, Rule::Append, detail))
+        let refusal = Refusal::new(Code::BusRelayFailed, Rule::Append, detail);
+        Err(refusal.accepted(row.event_id, &row.idempotency_key))
     }
 
     /// What is to be noted of an append.

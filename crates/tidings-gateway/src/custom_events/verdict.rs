@@ -85,7 +85,7 @@ impl Verdict {
             detail = format!("{} (and {more} more).", detail.trim_end_matches('.'));
         }
         let mut refusal = Refusal::new(first.code, Rule::Contract, detail);
-        refusal.field = member(first.code).map(str::to_owned);
+        refusal.field = member(first.code).map(Box::from);
         refusal.errors.clone_from(&self.faults);
         Some(refusal)
     }

@@ -118,7 +118,7 @@ pub struct Refusal {
     /// The sentence.
     pub detail: String,
     /// The field that is wrong.
-    pub field: Option<String>,
+    pub field: Option<Box<str>>,
     /// The limit that was passed, with what was sent.
     pub limit: Option<Box<(u64, u64)>>,
     /// When a retry may be worth it.
@@ -127,6 +127,17 @@ pub struct Refusal {
     pub errors: Vec<Fault>,
     /// The trace that the log tells of it under, once it does; the caller is told the same.
     pub logged: Option<Uuid>,
+    /// What was accepted all the same, to ask after.
+    pub accepted: Option<Box<Accepted>>,
+}
+
+/// What was accepted although its request is not answered with success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its event, which will be appended without anybody asking again.
+    pub event_id: Uuid,
+    /// The key in force, given or made: a repeat of it answers what became of the event.
+    pub idempotency_key: String,
 }
 
 impl Refusal {
@@ -142,6 +153,7 @@ impl Refusal {
             retry_after: None,
             errors: Vec::new(),
             logged: None,
+            accepted: None,
         }
     }
 
@@ -159,7 +171,7 @@ impl Refusal {
     /// Names the field that is wrong.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.field = Some(field.into().into_boxed_str());
         self
     }
 
@@ -174,6 +186,17 @@ impl Refusal {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// Says what was accepted all the same.
+    #[must_use]
+    pub(crate) fn accepted(mut self, event_id: Uuid, idempotency_key: &str) -> Self {
+        let idempotency_key = idempotency_key.to_owned();
+        self.accepted = Some(Box::new(Accepted {
+            event_id,
+            idempotency_key,
+        }));
         self
     }
 

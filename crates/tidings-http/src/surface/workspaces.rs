@@ -344,7 +344,7 @@ fn in_words_of_c(mut refusal: Refusal) -> Refusal {
     if let Some(rest) = refusal.detail.strip_prefix("data has ") {
         refusal.detail = format!("payload has {rest}");
     }
-    refusal.field = Some(named.to_owned());
+    refusal.field = Some(named.into());
     refusal
 }
 
@@ -403,11 +403,11 @@ mod tests {
         };
         let version = "schemaVersion \"01.2.0\" is not MAJOR.MINOR.PATCH.";
         let (field, detail) = told(Code::InvalidSchemaVersion, "schemaVersion", version);
-        assert_eq!(field, "schemaVersion");
+        assert_eq!(&*field, "schemaVersion");
         assert!(detail.contains("MAJOR.MINOR or") && !detail.contains("01.2"));
         let size = "data has 2 bytes; 1 (1 MB) is the limit.";
         let (field, detail) = told(Code::EventPayloadTooLarge, "data", size);
-        assert_eq!(field, "payload");
+        assert_eq!(&*field, "payload");
         assert!(detail.starts_with("payload has 2"), "{detail}");
     }
 }

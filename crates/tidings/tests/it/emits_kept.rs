@@ -105,7 +105,8 @@ fn what_the_bus_did_not_take_is_a_failed_row_and_goes_out_when_it_is_back() {
     servers.kill("kafka");
     let mut body = generic();
     body["idempotencyKey"] = json!("k-1");
-    emit(&server, &token, &body).problem(502, "bus_relay_failed");
+    let waits = server.post(EMIT, &token, &body);
+    let waits = waits.problem(502, "bus_relay_failed");
     let failed = eventually("the row says so", || {
         let page = server
             .get(&format!("{EMITS}?status=FAILED"), &token)
@@ -115,9 +116,12 @@ fn what_the_bus_did_not_take_is_a_failed_row_and_goes_out_when_it_is_back() {
     });
     let event_id = failed["eventId"].as_str().expect("an id");
     assert_eq!(failed["idempotencyKey"], "k-1");
+    for member in ["eventId", "idempotencyKey"] {
+        assert_eq!(waits[member], failed[member], "what to ask after");
+    }
     servers.restart("kafka");
     let again = eventually("the key is answered", || {
-        let answer = emit(&server, &token, &body);
+        let answer = server.post(EMIT, &token, &body);
         (answer.status == 200).then_some(answer)
     });
     assert_eq!(again.json()["eventId"], event_id);

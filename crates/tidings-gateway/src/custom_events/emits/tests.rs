@@ -55,7 +55,10 @@ async fn payloads_are_tried_before_it_is_noted_where_they_stand() {
     let caller = on_behalf_of(Service::Audit, "acme".parse().unwrap());
     bus.is_away(true);
     let refused = gateway.emits.emit(&caller, request(None)).await;
-    assert_eq!(refused.unwrap_err().code, Code::BusRelayFailed);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code, Code::BusRelayFailed);
+    let accepted = refused.accepted.expect("what is to be asked after");
+    assert_eq!(accepted.idempotency_key, accepted.event_id.to_string());
     for (kind, failing) in [("string", 0), ("integer", 1)] {
         let schema = json!({ "properties": { "kind": { "type": kind } } });
         let schema = Schema::new(schema).unwrap();
