@@ -55,6 +55,7 @@ pub struct Counted {
     restarts: AtomicU64,
     damaged: AtomicU64,
     removed_unread: AtomicU64,
+    unable: AtomicU64,
     motion: [AtomicU64; 4],
 }
 
@@ -84,6 +85,11 @@ impl Counted {
         self.removed_unread.load(Ordering::Relaxed)
     }
 
+    /// Hand-overs that could not be begun for want of files, ports or memory of this process.
+    pub fn unables(&self) -> u64 {
+        self.unable.load(Ordering::Relaxed)
+    }
+
     /// What is in motion, of all shares together. A second old at most.
     pub fn motion(&self) -> Motion {
         let [in_flight, at_hand, unsettled, shares] =
@@ -106,6 +112,10 @@ impl Counted {
 
     pub(crate) fn damaged(&self) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unable(&self) {
+        self.unable.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn removed_unread(&self, offsets: u64) {

@@ -234,6 +234,8 @@ pub(super) struct Queue {
     pub(super) start: u32,
     /// Since when nothing has succeeded, in ms since 1970.
     pub(super) failing_since_ms: Option<i64>,
+    /// Since when nothing could be sent for want of something of our own, in ms since 1970.
+    pub(super) unable_since_ms: Option<i64>,
 }
 
 impl Queue {
@@ -254,6 +256,7 @@ impl Queue {
             numbers,
             start,
             failing_since_ms: None,
+            unable_since_ms: None,
         }
     }
 

@@ -25,6 +25,7 @@ mod other_log;
 mod panics;
 mod replays;
 mod skipped;
+mod unable;
 mod unled;
 
 const NOW: i64 = 1_700_000_000_000;
