@@ -427,6 +427,7 @@ impl Dispatcher {
             sound_at_ms: None,
             outstanding: BTreeMap::new(),
             wanted: false,
+            lost: false,
             more: true,
             again_at_ms: 0,
             recent: Recent::default(),

@@ -294,7 +294,7 @@ impl Dispatcher {
     ) -> bool {
         self.renew_recent();
         let head = self.streams[stream].head;
-        if place > head || self.is_left_alone(stream) {
+        if place > head || self.streams[stream].lost || self.is_left_alone(stream) {
             return false;
         }
         let mut next = place;
