@@ -16,6 +16,7 @@ use crate::subscriptions::{Change, From};
 
 mod batches;
 mod begin;
+mod behind;
 mod clocks;
 mod damaged;
 mod disabling;
