@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidings_event::{TenantId, Topic, json::Fingerprint};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -32,6 +33,7 @@ pub async fn suite(make: impl AsyncFn() -> Arc<dyn Bus>) {
     an_offset_is_found_by_time(&*make().await).await;
     the_unknown_is_empty(&*make().await).await;
     an_append_wakes_the_tail(&*make().await).await;
+    a_tenants_tail_is_woken_by_its_records(&*make().await).await;
     an_abandoned_batch_is_never_torn(make().await).await;
     if make().await.keeps_receipts() {
         a_repeated_key_appends_once(&*make().await).await;
@@ -358,11 +360,42 @@ async fn an_append_wakes_the_tail(bus: &dyn Bus) {
     let mut tail = bus.tail();
     tail.mark_unchanged();
     append(bus, vec![record(&topic, "a", "x")]).await;
+    is_woken(&mut tail).await;
+    assert_eq!(read_topic(bus, &topic).await.len(), 1);
+}
+
+async fn a_tenants_tail_is_woken_by_its_records(bus: &dyn Bus) {
+    const APPENDS: u64 = 50;
+    let [quiet, loud] = ["quiet", "loud"].map(|name| tenant(&format!("{name}-{}", Uuid::now_v7())));
+    let of = |tenant: &TenantId, topic: &Topic| {
+        let mut record = record(topic, tenant.as_str(), "x");
+        record.tenant = tenant.clone();
+        record
+    };
+    let mut idle = bus.tail_of(&quiet);
+    let mut tails = [(); 2].map(|()| bus.tail_of(&loud));
+    let (topic, before) = (topic("loud"), *idle.borrow());
+    for _ in 0..APPENDS {
+        for tail in &mut tails {
+            tail.mark_unchanged();
+        }
+        append(bus, vec![of(&loud, &topic)]).await;
+        for tail in &mut tails {
+            is_woken(tail).await;
+        }
+    }
+    let in_vain = *idle.borrow_and_update() - before;
+    assert!(in_vain < APPENDS / 5, "woken {in_vain} times by others");
+    let topic = self::topic("quiet");
+    append(bus, vec![of(&loud, &topic), of(&quiet, &topic)]).await;
+    is_woken(&mut idle).await;
+}
+
+async fn is_woken(tail: &mut watch::Receiver<u64>) {
     let woken = tokio::time::timeout(PATIENCE, tail.changed()).await;
     woken
         .expect("the tail is woken in time")
         .expect("the bus is there");
-    assert_eq!(read_topic(bus, &topic).await.len(), 1);
 }
 
 async fn an_abandoned_batch_is_never_torn(bus: Arc<dyn Bus>) {

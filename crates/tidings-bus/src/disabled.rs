@@ -54,6 +54,10 @@ impl Bus for Disabled {
         self.0.subscribe()
     }
 
+    fn tail_of(&self, _: &TenantId) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
     fn health(&self) -> Health {
         Health::Ready
     }

@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod memory;
 mod record;
 mod stretches;
+mod tails;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -172,6 +173,9 @@ pub enum Health {
 ///   appends has claimed the keys before.
 /// - **Ours.** Where others write to the log too, what is not ours, or cannot be read as a record of ours, is passed
 ///   over, the latter with a line in the log: no page holds it, and no page fails for it.
+/// - **Heard.** Whatever becomes readable after [`tail`](Self::tail) or [`tail_of`](Self::tail_of) was asked for changes
+///   what they gave, be its topic new and the append another process's. A tail may change in vain too, but that of a tenant
+///   does not with each append of others: thousands may follow a tenant that is quiet.
 /// - **Nothing blocks.** No method blocks its thread; what is slow happens elsewhere.
 pub trait Bus: Send + Sync + 'static {
     /// Appends 1 to 1,000 records and answers when all are durable, in the order given.
@@ -199,6 +203,9 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Changes whenever something became readable.
     fn tail(&self) -> watch::Receiver<u64>;
+
+    /// Changes whenever a record of this tenant became readable, in whichever topic.
+    fn tail_of(&self, tenant: &TenantId) -> watch::Receiver<u64>;
 
     /// Whether the bus can do its work, without asking anybody.
     fn health(&self) -> Health;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Position, Read,
-    ReadError, Receipt, Record, Stored, partition_of,
+    ReadError, Receipt, Record, Stored, partition_of, tails::Tails,
 };
 
 /// Keys are honoured for 24 h.
@@ -21,7 +21,7 @@ pub struct Memory {
     partitions: u32,
     now_ms: Arc<dyn Fn() -> i64 + Send + Sync>,
     log: Mutex<Log>,
-    tail: watch::Sender<u64>,
+    tails: Tails,
 }
 
 type Keys = HashMap<(TenantId, String, String), (Fingerprint, i64, Receipt)>;
@@ -39,7 +39,7 @@ impl Memory {
             partitions,
             now_ms,
             log: Mutex::default(),
-            tail: watch::Sender::new(0),
+            tails: Tails::default(),
         }
     }
 
@@ -151,8 +151,9 @@ impl Bus for Memory {
     fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
         Box::pin(async move {
             let now_ms = (self.now_ms)();
+            let tenants: Vec<TenantId> = records.iter().map(|it| it.tenant.clone()).collect();
             let appended = self.with(|log| log.append(records, self.partitions, now_ms))?;
-            self.tail.send_modify(|commits| *commits += 1);
+            self.tails.tell(&tenants);
             Ok(appended)
         })
     }
@@ -222,7 +223,11 @@ impl Bus for Memory {
     }
 
     fn tail(&self) -> watch::Receiver<u64> {
-        self.tail.subscribe()
+        self.tails.all()
+    }
+
+    fn tail_of(&self, tenant: &TenantId) -> watch::Receiver<u64> {
+        self.tails.of(tenant)
     }
 
     fn health(&self) -> Health {

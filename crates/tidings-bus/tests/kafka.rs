@@ -260,7 +260,7 @@ async fn a_follower_hears_of_the_first_record_of_a_topic_that_another_replica_ma
     let [bus, replica] = [(); 2].map(|()| Kafka::open(&config()).expect("the clients start"));
     let topic = new_topic("first");
     replica.carry(vec![topic.clone()]);
-    let mut tail = replica.tail();
+    let mut tail = replica.tail_of(&"acme".parse().unwrap());
     let known = replica.topics().await.expect("topics are listed");
     assert!(!known.iter().any(|(it, _)| *it == topic));
     append(&bus, vec![record(&topic)]).await;
@@ -275,6 +275,11 @@ async fn a_follower_hears_of_the_first_record_of_a_topic_that_another_replica_ma
     };
     let heard = tokio::time::timeout(Duration::from_secs(20), heard).await;
     heard.expect("the tail tells of it");
+    tail.mark_unchanged();
+    append(&bus, vec![record(&topic)]).await;
+    let heard = tokio::time::timeout(Duration::from_secs(20), tail.changed()).await;
+    let heard = heard.expect("the tail tells of the next");
+    heard.expect("the bus is there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@
 //! that was checked.
 
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,9 @@ use crate::target::Target;
 const IDLE: Duration = Duration::from_secs(30);
 /// The most clients with a certificate that are kept, each with connections of its own.
 const IDENTITIES: usize = 256;
+
+/// Out of files, of the process and of the system, as Linux and macOS number it; the standard library has no names for them.
+const OUT_OF_FILES: [i32; 2] = [24, 23];
 
 /// What one request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,9 @@ pub enum EgressError {
     /// The name, the connection or the handshake failed, or the connection broke.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
+    /// Nobody was asked, because there was nothing to connect with: no file, port or memory. It says nothing of the receiver.
+    #[error("nothing can be sent, this machine has no {0} left")]
+    Exhausted(&'static str),
     /// Another status than 2xx. A redirect too: it is not followed.
     #[error("it answered with status {0}")]
     Status(u16),
@@ -308,12 +315,31 @@ fn failed(error: reqwest::Error) -> EgressError {
         if let Some(refused) = inner.downcast_ref::<RefusedAddress>() {
             return EgressError::Refused(refused.clone());
         }
+        if let Some(what) = inner.downcast_ref().and_then(exhausted)
+            && error.is_connect()
+        {
+            return EgressError::Exhausted(what);
+        }
         source = inner.source();
     }
     if error.is_timeout() {
         return EgressError::Timeout;
     }
     EgressError::Unreachable(cause_of(&error))
+}
+
+/// What this machine has none of any more, if that is why nothing was connected to.
+fn exhausted(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => Some("ports"),
+        io::ErrorKind::OutOfMemory => Some("memory"),
+        _ => {
+            let number = error.raw_os_error();
+            number
+                .is_some_and(|number| OUT_OF_FILES.contains(&number))
+                .then_some("files")
+        }
+    }
 }
 
 /// The innermost cause: what wraps it only repeats the URL.
@@ -521,5 +547,35 @@ mod tests {
             get(&client, &url).await,
             Err(EgressError::Unreachable(_))
         ));
+    }
+
+    /// Fails with an error of the system, by its number.
+    #[derive(Debug)]
+    struct Failing(i32);
+
+    impl Resolver for Failing {
+        fn resolve<'a>(&'a self, _: &'a str) -> crate::resolver::Resolution<'a> {
+            Box::pin(async { Err(io::Error::from_raw_os_error(self.0)) })
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_this_machine_lacks_is_not_the_receivers_doing() {
+        let (too_many_files, no_port, out_of_memory, refused) = (24, 99, 12, 111);
+        for (number, lacks) in [
+            (too_many_files, Some("files")),
+            (no_port, Some("ports")),
+            (out_of_memory, Some("memory")),
+            (refused, None),
+        ] {
+            let resolver = Arc::new(Failing(number));
+            let client = Client::with_resolver(Guard::new(Vec::new()), LIMITS, resolver).unwrap();
+            match get(&client, "http://receiver.example/").await {
+                Err(EgressError::Exhausted(what)) => assert_eq!(Some(what), lacks),
+                Err(EgressError::Unreachable(_)) => assert_eq!(lacks, None),
+                other => panic!("{number}: {other:?}"),
+            }
+        }
     }
 }

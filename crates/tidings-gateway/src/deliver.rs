@@ -14,6 +14,7 @@
 mod attempt;
 mod backlog;
 mod begin;
+mod behind;
 pub mod counted;
 mod damaged;
 mod disable;
@@ -190,6 +191,8 @@ struct Dispatcher {
     looked_at_ms: i64,
     forgot_at_ms: i64,
     forgetting: Option<JoinHandle<()>>,
+    /// When was last looked at what does not keep up, in ms since 1970.
+    behind_looked_at_ms: i64,
     /// What is damaged and was told of.
     told: damaged::Told,
     read_to_end: bool,
@@ -256,6 +259,7 @@ impl Dispatcher {
             looked_at_ms: now,
             forgot_at_ms: 0,
             forgetting: None,
+            behind_looked_at_ms: 0,
             told: damaged::Told::default(),
             read_to_end: false,
             reads_from: 0,
@@ -343,6 +347,7 @@ impl Dispatcher {
         self.start();
         self.write();
         self.tell();
+        self.tell_behind().await;
         self.forget_old();
         Ok(())
     }
@@ -427,6 +432,7 @@ impl Dispatcher {
             sound_at_ms: None,
             outstanding: BTreeMap::new(),
             wanted: false,
+            lost: false,
             more: true,
             again_at_ms: 0,
             recent: Recent::default(),

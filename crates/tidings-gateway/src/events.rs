@@ -182,7 +182,7 @@ impl Events {
             limit: 100,
             ..Query::default()
         };
-        let tail = self.bus.tail();
+        let tail = self.bus.tail_of(&tenant);
         let state = (
             self.clone(),
             caller.clone(),

@@ -268,6 +268,10 @@ impl Bus for Troubled {
         self.bus.tail()
     }
 
+    fn tail_of(&self, tenant: &TenantId) -> watch::Receiver<u64> {
+        self.bus.tail_of(tenant)
+    }
+
     fn health(&self) -> Health {
         self.bus.health()
     }

@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use tidings_gateway::deliver::counted::{AttemptOutcome, Counted};
+use tidings_gateway::deliver::counted::{AttemptOutcome, Behind, Counted, Laggard};
 use tidings_gateway::supervised::Restarts;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -206,6 +206,10 @@ impl Collector for Deliveries {
         let kind = removals.metric_type();
         let descriptor = encoder.encode_descriptor("delivery_removed_unread", help, None, kind)?;
         removals.encode(descriptor)?;
+        let unables = ConstCounter::new(self.0.unables());
+        let help = "Hand-overs that could not be begun for want of files, ports or memory";
+        let kind = unables.metric_type();
+        unables.encode(encoder.encode_descriptor("delivery_unable", help, None, kind)?)?;
         let motion = self.0.motion();
         for (name, help, number) in [
             (
@@ -232,6 +236,43 @@ impl Collector for Deliveries {
             let gauge = ConstGauge::new(number);
             let kind = gauge.metric_type();
             gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        self.encode_behind(&mut encoder)
+    }
+}
+
+impl Deliveries {
+    /// What waits of subscriptions that do not keep up.
+    fn encode_behind(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        type Number = fn(Behind) -> u64;
+        let metrics: [(_, _, Number); 3] = [
+            (
+                "delivery_behind_subscriptions",
+                "Subscriptions that do not keep up, by the reason",
+                |it| it.subscriptions,
+            ),
+            (
+                "delivery_behind_events",
+                "Events that they have still to get, at most",
+                |it| it.events,
+            ),
+            (
+                "delivery_behind_oldest_timestamp_seconds",
+                "When the oldest of these was received, or 0",
+                |it| {
+                    it.oldest_ms
+                        .map_or(0, |ms| u64::try_from(ms / 1_000).unwrap_or_default())
+                },
+            ),
+        ];
+        for (name, help, number) in metrics {
+            let kind = ConstGauge::new(0_u64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for laggard in Laggard::ALL {
+                let labels = [("reason", laggard.as_str())];
+                let number = ConstGauge::new(number(self.0.behind(laggard)));
+                number.encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

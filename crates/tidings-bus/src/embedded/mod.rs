@@ -37,7 +37,7 @@ use uuid::Uuid;
 
 use crate::{
     AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Read, ReadError, Record,
-    Stored,
+    Stored, tails::Tails,
 };
 use fault::Fault;
 use image::{Image, Place};
@@ -147,7 +147,7 @@ pub enum OpenError {
 /// What the threads and callers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    tail: watch::Sender<u64>,
+    tails: Tails,
     health: Mutex<Health>,
     names: RwLock<Arc<Names>>,
     /// What each slot holds, as of the last commit.
@@ -167,7 +167,7 @@ struct Names {
 impl Shared {
     fn new(image: &Image) -> Self {
         let this = Self {
-            tail: watch::Sender::new(0),
+            tails: Tails::default(),
             health: Mutex::new(Health::Ready),
             names: RwLock::default(),
             heads: RwLock::default(),
@@ -194,7 +194,6 @@ impl Shared {
             });
             *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
         }
-        self.tail.send_modify(|commits| *commits += 1);
     }
 
     fn note_heads(&self, image: &Image) {
@@ -562,7 +561,11 @@ impl Bus for Embedded {
     }
 
     fn tail(&self) -> watch::Receiver<u64> {
-        self.shared.tail.subscribe()
+        self.shared.tails.all()
+    }
+
+    fn tail_of(&self, tenant: &TenantId) -> watch::Receiver<u64> {
+        self.shared.tails.of(tenant)
     }
 
     fn health(&self) -> Health {

@@ -166,6 +166,8 @@ impl Writer {
         match outcomes {
             Ok(outcomes) => {
                 self.shared.publish(&self.image);
+                let records = group.iter().flat_map(|batch| &batch.records);
+                self.shared.tails.tell(records.map(|record| &record.tenant));
                 self.answer(group, outcomes);
             }
             Err(error) => {

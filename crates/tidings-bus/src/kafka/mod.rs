@@ -190,8 +190,9 @@ impl Drop for Kafka {
 impl Bus for Kafka {
     fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
         Box::pin(async move {
+            let tenants: Vec<TenantId> = records.iter().map(|it| it.tenant.clone()).collect();
             let appended = self.producer.append(records).await?;
-            self.tail.bump();
+            self.tail.tell(&tenants);
             Ok(appended)
         })
     }
@@ -221,7 +222,11 @@ impl Bus for Kafka {
     }
 
     fn tail(&self) -> watch::Receiver<u64> {
-        self.tail.subscribe()
+        self.tail.all()
+    }
+
+    fn tail_of(&self, tenant: &TenantId) -> watch::Receiver<u64> {
+        self.tail.of(tenant)
     }
 
     fn health(&self) -> Health {

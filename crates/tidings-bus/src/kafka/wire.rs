@@ -51,6 +51,14 @@ pub(super) fn headers(record: &Record) -> OwnedHeaders {
     headers
 }
 
+/// Whose record a message is, as far as its headers say.
+pub(super) fn tenant(message: &BorrowedMessage<'_>) -> Option<TenantId> {
+    let given = message.headers()?;
+    let names = [TENANT, CE_TENANT, "ce-tenantid"];
+    let tenant = names.into_iter().find_map(|it| text(given.iter(), it))?;
+    tenant.parse().ok()
+}
+
 fn is_structured(content_type: Option<&str>) -> bool {
     content_type.is_some_and(|content_type| content_type.starts_with(STRUCTURED))
 }

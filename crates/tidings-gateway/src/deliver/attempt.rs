@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tidings_event::TenantId;
@@ -16,13 +16,18 @@ use super::gather::Choice;
 use super::on_the_way::MOST_OF_TENANT;
 use super::queue::{Delivery, Held, Origin, StreamId};
 use super::record::{self, FailedIn, InBatch, Made};
-use super::schedule::{ms, next_wait};
+use super::schedule::{HELD, ms, next_wait};
 use super::target::{Handover, Outcome, Verdict, batch};
+use crate::clock::has_passed;
 use crate::subscription::OnExhausted;
 
 /// The most of one subscription once half of its tenant's are on their way, so that one silent receiver cannot
 /// take all of them either.
 const MOST_WHEN_CROWDED: usize = 8;
+
+/// So long what we lack ourselves is no attempt. Behind a name that only has addresses of a kind that this machine has
+/// none of it looks the same, and would for ever.
+const UNABLE: Duration = Duration::from_hours(1);
 
 /// An attempt that has ended.
 pub(super) struct Ended {
@@ -47,6 +52,11 @@ impl Ended {
             let made = whole.take().or_else(|| shortened.clone());
             made.map(|made| (delivery, made))
         })
+    }
+
+    /// Whether it was none: the target was not asked, for want of something of our own.
+    fn is_excused(&self) -> bool {
+        self.made.outcome.verdict == Verdict::Unable
     }
 
     /// Those that are too old to be tried again, and the rest. Where keys are parked, what is of one key stays together.
@@ -264,6 +274,11 @@ impl Dispatcher {
         for lane in &lanes {
             queue.lanes.entry(lane.clone()).or_default().busy = false;
         }
+        if !ended.is_excused() {
+            queue.unable_since_ms = None;
+        } else if has_passed(UNABLE, *queue.unable_since_ms.get_or_insert(now), now) {
+            ended.made.outcome.verdict = Verdict::Unasked;
+        }
         match ended.made.outcome.verdict {
             Verdict::Delivered => {
                 if queue.failing_since_ms.take().is_some() {
@@ -271,7 +286,7 @@ impl Dispatcher {
                 }
                 self.delivered(ended);
             }
-            Verdict::Failed { .. } | Verdict::Unasked => self.failed(ended, now),
+            Verdict::Failed { .. } | Verdict::Unasked | Verdict::Unable => self.failed(ended, now),
             Verdict::Gone if subscription.is_shadow() => self.give_up(ended, now),
             Verdict::Gone => {
                 let reason = "the receiver answered with status 410";
@@ -313,18 +328,26 @@ impl Dispatcher {
             .unwrap_or(&self.config.retry_schedule);
         // What goes in one message has been tried equally often.
         let made = ended.deliveries.iter().map(|it| it.attempts + 1 - it.base);
-        let wait = next_wait(schedule, made.max().unwrap_or(1), jitter());
+        let excused = ended.is_excused();
+        let wait = if excused {
+            Some(HELD)
+        } else {
+            next_wait(schedule, made.max().unwrap_or(1), jitter())
+        };
         let (max_age, parks) = (rules.max_age, rules.on_exhausted == OnExhausted::Park);
         let asked = match ended.made.outcome.verdict {
             Verdict::Failed { retry_after, .. } => retry_after,
             _ => None,
         };
-        let since = *queue.failing_since_ms.get_or_insert_with(|| {
-            self.moved.insert(id);
-            now
-        });
-        if now - since > ms(self.config.disable_after) && queue.subscription.replay_of.is_none() {
-            self.disable(id, &ended, "nothing got through for too long");
+        if !excused {
+            let since = *queue.failing_since_ms.get_or_insert_with(|| {
+                self.moved.insert(id);
+                now
+            });
+            let too_long = now - since > ms(self.config.disable_after);
+            if too_long && queue.subscription.replay_of.is_none() {
+                self.disable(id, &ended, "nothing got through for too long");
+            }
         }
         match wait {
             Some(wait) => {
@@ -345,7 +368,8 @@ impl Dispatcher {
         }
     }
 
-    /// It is to be tried again at a time, and waits from now on, both in ms since 1970: what was in one message goes in one again.
+    /// It is to be tried again at a time, and waits from now on, both in ms since 1970: what was in one message goes in one
+    /// again. What was no attempt is not written down as one.
     fn put_off(&mut self, ended: Ended, (at_ms, now): (i64, i64)) {
         let id = ended.subscription;
         let queue = self.queues.get(&id);
@@ -353,8 +377,12 @@ impl Dispatcher {
         let mut members: Vec<u64> = ended.deliveries.iter().map(|it| it.sequence).collect();
         let lead = members.first().copied().filter(|_| batched);
         let mut keys: HashSet<String> = HashSet::new();
+        let excused = ended.is_excused();
         for (mut delivery, made) in ended.each() {
-            self.note(id, &delivery, made, AttemptOutcome::Failed);
+            if !excused {
+                self.note(id, &delivery, made, AttemptOutcome::Failed);
+            }
+            let attempts = delivery.attempts + u32::from(!excused);
             // The others of a key stand behind its first, should they have to go singly.
             let first = delivery.lane.clone().is_none_or(|lane| keys.insert(lane));
             let state = if first { "waiting" } else { "behind" };
@@ -362,7 +390,7 @@ impl Dispatcher {
                 lead,
                 members: std::mem::take(&mut members),
             });
-            self.leave_pending(id, &delivery, delivery.attempts + 1, state, (at_ms, now));
+            self.leave_pending(id, &delivery, attempts, state, (at_ms, now));
         }
     }
 

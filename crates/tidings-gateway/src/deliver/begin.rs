@@ -38,7 +38,8 @@ impl Dispatcher {
         let mut new: HashMap<(u32, u32), Vec<StreamId>> = HashMap::new();
         for (id, stream) in self.streams.iter_mut().enumerate() {
             let place = (counts[&stream.partition.topic], stream.partition.number);
-            let before = std::mem::replace(&mut stream.wanted, wanted.contains(&place));
+            let wanted = !stream.lost && wanted.contains(&place);
+            let before = std::mem::replace(&mut stream.wanted, wanted);
             if stream.wanted && !before {
                 new.entry(place).or_default().push(id);
             }

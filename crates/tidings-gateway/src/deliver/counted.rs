@@ -1,7 +1,8 @@
 //! What is counted of deliveries, for whoever watches the installation. Nothing here decides anything.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What an attempt came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,62 @@ impl AttemptOutcome {
             Self::Failed => "failed",
             Self::GaveUp => "gave-up",
         }
+    }
+}
+
+/// Why a subscription does not keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Laggard {
+    /// It is paused.
+    Paused,
+    /// It is disabled.
+    Disabled,
+    /// Nothing gets through to it.
+    Failing,
+    /// It is behind, and reads on.
+    CatchingUp,
+}
+
+/// How many kinds there are.
+pub(super) const LAGGARDS: usize = Laggard::ALL.len();
+
+impl Laggard {
+    /// All there are.
+    pub const ALL: [Self; 4] = [
+        Self::Paused,
+        Self::Disabled,
+        Self::Failing,
+        Self::CatchingUp,
+    ];
+
+    /// As metrics have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::Disabled => "disabled",
+            Self::Failing => "failing",
+            Self::CatchingUp => "catching-up",
+        }
+    }
+}
+
+/// What waits of subscriptions that do not keep up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// How many subscriptions these are.
+    pub subscriptions: u64,
+    /// Events of theirs at hand, and offsets of the log that each has still to read: other tenants' events in the same
+    /// partitions count too.
+    pub events: u64,
+    /// When the oldest of the events was received, in ms since 1970, as far as that is known.
+    pub oldest_ms: Option<i64>,
+}
+
+impl Behind {
+    pub(super) fn add(&mut self, other: Self) {
+        self.subscriptions += other.subscriptions;
+        self.events += other.events;
+        self.oldest_ms = self.oldest_ms.into_iter().chain(other.oldest_ms).min();
     }
 }
 
@@ -55,7 +112,11 @@ pub struct Counted {
     restarts: AtomicU64,
     damaged: AtomicU64,
     removed_unread: AtomicU64,
+    unable: AtomicU64,
     motion: [AtomicU64; 4],
+    /// Of each dispatcher, by its number.
+    behind: Mutex<HashMap<u64, [Behind; LAGGARDS]>>,
+    parts: AtomicU64,
 }
 
 impl Counted {
@@ -84,6 +145,11 @@ impl Counted {
         self.removed_unread.load(Ordering::Relaxed)
     }
 
+    /// Hand-overs that could not be begun for want of files, ports or memory of this process.
+    pub fn unables(&self) -> u64 {
+        self.unable.load(Ordering::Relaxed)
+    }
+
     /// What is in motion, of all shares together. A second old at most.
     pub fn motion(&self) -> Motion {
         let [in_flight, at_hand, unsettled, shares] =
@@ -96,6 +162,19 @@ impl Counted {
         }
     }
 
+    /// What waits of subscriptions that do not keep up, and why they do not. Some 10 s old at most.
+    pub fn behind(&self, laggard: Laggard) -> Behind {
+        let mut all = Behind::default();
+        for part in self.behind_of_parts().values() {
+            all.add(part[laggard as usize]);
+        }
+        all
+    }
+
+    fn behind_of_parts(&self) -> MutexGuard<'_, HashMap<u64, [Behind; LAGGARDS]>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn attempt(&self, outcome: AttemptOutcome) {
         self.attempts[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -106,6 +185,10 @@ impl Counted {
 
     pub(crate) fn damaged(&self) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unable(&self) {
+        self.unable.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn removed_unread(&self, offsets: u64) {
@@ -121,6 +204,7 @@ impl Counted {
 #[derive(Debug)]
 pub(super) struct Part {
     counted: Arc<Counted>,
+    number: u64,
     last: Motion,
     /// As the last write of the cursors found it: to ask every partition at each turn would cost too much.
     pub(super) unsettled: u64,
@@ -130,6 +214,7 @@ impl Part {
     pub(super) fn new(counted: Arc<Counted>) -> Self {
         let last = Motion::default();
         let mut part = Self {
+            number: counted.parts.fetch_add(1, Ordering::Relaxed),
             counted,
             last,
             unsettled: 0,
@@ -154,11 +239,17 @@ impl Part {
         }
         self.last = now;
     }
+
+    /// Says what waits of subscriptions that do not keep up.
+    pub(super) fn tell_behind(&self, now: [Behind; LAGGARDS]) {
+        self.counted.behind_of_parts().insert(self.number, now);
+    }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
         self.tell(Motion::default());
+        self.counted.behind_of_parts().remove(&self.number);
     }
 }
 

@@ -53,7 +53,7 @@ impl Dispatcher {
         let mut flush = std::mem::take(&mut self.flush);
         let share = self.share.to_string();
         self.part.unsettled = 0;
-        for stream in &mut self.streams {
+        for stream in self.streams.iter_mut().filter(|stream| !stream.lost) {
             let cursor = stream.cursor();
             self.part.unsettled += stream.head - cursor;
             if stream.saved != Some(cursor) {

@@ -13,6 +13,18 @@ impl Dispatcher {
             self.breakers.retain(|_, breaker| !breaker.is_old(now));
         }
         let place = (ended.tenant.clone(), ended.host.clone());
+        if ended.made.outcome.verdict == Verdict::Unable {
+            self.part.counted().unable();
+            if self.breakers.entry(place).or_default().hold(now) {
+                tracing::warn!(
+                    tenant = ended.tenant.as_str(),
+                    host = ended.host,
+                    error = ended.made.outcome.error.as_deref(),
+                    "nothing can be sent for want of something of our own; it is tried again"
+                );
+            }
+            return;
+        }
         let unreachable = matches!(
             ended.made.outcome.verdict,
             Verdict::Failed {

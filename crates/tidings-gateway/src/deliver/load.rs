@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tidings_bus::{Partition, partition_of};
 use tidings_event::Topic;
-use tidings_store::{Found, ProgressRow};
+use tidings_store::ProgressRow;
 use uuid::Uuid;
 
 use super::Dispatcher;
@@ -41,6 +41,19 @@ impl Dispatcher {
         places
     }
 
+    /// Leaves alone, for as long as this dispatcher lives, what has no sound cursor: any of these may be the one that is
+    /// damaged, and nobody knows what of it was delivered.
+    fn leave_lost(&mut self) {
+        for stream in self.streams.iter_mut().filter(|it| it.saved.is_none()) {
+            stream.lost = true;
+            let (topic, partition) = (&stream.partition.topic, stream.partition.number);
+            tracing::error!(
+                share = %self.share, %topic, partition,
+                "nothing of a partition is delivered: a cursor is damaged, and how far this one was read is not known"
+            );
+        }
+    }
+
     /// Reads cursors, places, numbers and lanes, and makes the queues that have something to catch up with.
     pub(super) async fn load(&mut self) -> Result<(), Refusal> {
         let topics = self.bus.topics().await.map_err(unreadable)?;
@@ -53,8 +66,9 @@ impl Dispatcher {
         let store = self.store.clone();
         let rows = store.deliveries();
         let name = self.share.to_string();
-        let cursors = rows.cursors().await.and_then(Found::whole);
-        let cursors = cursors.map_err(store_fault)?;
+        let cursors = rows.cursors().await;
+        let all_sound = cursors.as_ref().is_ok_and(|it| it.damaged.is_empty());
+        let cursors = self.sound(cursors)?;
         let (own, others): (Vec<_>, Vec<_>) =
             cursors.into_iter().partition(|row| row.share == name);
         let mut known: HashMap<StreamId, u64> = HashMap::new();
@@ -70,6 +84,9 @@ impl Dispatcher {
             let id = self.stream(Partition { topic, number });
             known.insert(id, row.next_offset);
             self.streams[id].saved = Some(row.next_offset);
+        }
+        if !all_sound {
+            self.leave_lost();
         }
         let newest = rows.newest_attempt().await.map_err(store_fault)?;
         for (id, next_offset) in known {

@@ -12,6 +12,7 @@ use tidings_event::Event;
 use uuid::Uuid;
 
 use super::backlog::Backlog;
+use super::behind::First;
 use super::record::{FailedIn, Ledger, Replayed};
 use super::schedule::Pace;
 use super::standing::{Standing, Stood};
@@ -234,6 +235,10 @@ pub(super) struct Queue {
     pub(super) start: u32,
     /// Since when nothing has succeeded, in ms since 1970.
     pub(super) failing_since_ms: Option<i64>,
+    /// What is the first to wait at its places.
+    pub(super) first: BTreeMap<StreamId, First>,
+    /// Since when nothing could be sent for want of something of our own, in ms since 1970.
+    pub(super) unable_since_ms: Option<i64>,
 }
 
 impl Queue {
@@ -254,6 +259,8 @@ impl Queue {
             numbers,
             start,
             failing_since_ms: None,
+            first: BTreeMap::new(),
+            unable_since_ms: None,
         }
     }
 

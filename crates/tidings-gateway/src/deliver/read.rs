@@ -20,8 +20,8 @@ use crate::subscription::Subscription;
 
 /// The most records that are read of a partition at once.
 const PAGE: usize = 500;
-/// The most records that catching up looks at in one go, however few of them are its own.
-const SCAN: usize = 5_000;
+/// The most records that are looked at in one go for one subscription, however few of them are its own.
+pub(super) const SCAN: usize = 5_000;
 /// How long a partition is left alone that could not be read, and a replay that could not go on.
 pub(super) const LEFT_ALONE: Duration = Duration::from_secs(5);
 /// After so many that cannot be read a turn goes on without the others: each may have taken long to fail.
@@ -294,7 +294,7 @@ impl Dispatcher {
     ) -> bool {
         self.renew_recent();
         let head = self.streams[stream].head;
-        if place > head || self.is_left_alone(stream) {
+        if place > head || self.streams[stream].lost || self.is_left_alone(stream) {
             return false;
         }
         let mut next = place;

@@ -14,6 +14,8 @@ const FAILURES: u32 = 10;
 const OPEN: Duration = Duration::from_secs(5);
 /// It never stays open longer than this.
 const LONGEST_OPEN: Duration = Duration::from_mins(5);
+/// So long nothing is sent to a host for want of something of our own.
+pub(super) const HELD: Duration = Duration::from_secs(1);
 
 /// So long after its last failure a host has nothing against it any more: twice as long as any breaker stays open.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
@@ -79,13 +81,15 @@ fn burst_us(rate: Rate) -> i64 {
     (1_000_000 - rate.interval_us()).max(0)
 }
 
-/// Whether a host is worth trying: closed until it fails often in a row, then open, then one trial.
+/// Whether a host is worth trying: closed until it fails often in a row, then open, then one trial. It is open for a moment,
+/// too, where we ourselves lack what it takes to ask: that says nothing of the host, so one trial that fails opens nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Breaker {
     failures: u32,
     open_until_ms: Option<i64>,
     opened: u32,
     trying: bool,
+    /// When it last failed, or could not be asked.
     failed_at_ms: i64,
 }
 
@@ -114,6 +118,15 @@ impl Breaker {
         self.trying = false;
     }
 
+    /// Nothing can be sent for want of something of our own: for a moment nothing goes. True where something might have gone.
+    pub(super) fn hold(&mut self, now_ms: i64) -> bool {
+        self.trying = false;
+        self.failed_at_ms = now_ms;
+        let was_open = self.open_until_ms;
+        self.open_until_ms = was_open.max(Some(now_ms + ms(HELD)));
+        was_open.is_none()
+    }
+
     /// Whether nothing has failed there for so long that it says nothing any more, and nobody is trying.
     pub(super) fn is_old(&self, now_ms: i64) -> bool {
         !self.trying && has_passed(FORGOTTEN_AFTER, self.failed_at_ms, now_ms)
@@ -123,8 +136,13 @@ impl Breaker {
     pub(super) fn failed(&mut self, now_ms: i64) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.failed_at_ms = now_ms;
-        let trial = std::mem::take(&mut self.trying);
-        let opens = trial || (self.open_until_ms.is_none() && self.failures >= FAILURES);
+        let has_opened = self.opened > 0;
+        let trial = std::mem::take(&mut self.trying) && has_opened;
+        let opens = trial || (!has_opened && self.failures >= FAILURES);
+        if !opens && !has_opened {
+            // It could be asked: nothing of our own is lacking any more.
+            self.open_until_ms = None;
+        }
         if opens {
             let open = OPEN
                 .saturating_mul(1 << self.opened.min(10))
@@ -295,6 +313,30 @@ mod tests {
         assert!(breaker.is_old(old));
         assert_eq!(breaker.admit(14_999), Err(15_000), "twice as long");
         assert_eq!(breaker.admit(15_000), Ok(()));
+        breaker.succeeded();
+        assert!(breaker.is_idle());
+    }
+
+    #[test]
+    fn what_we_lack_ourselves_counts_against_no_host() {
+        let mut breaker = Breaker::default();
+        assert!(breaker.hold(0));
+        assert!(!breaker.hold(1), "it is told of once");
+        let until = 1 + ms(HELD);
+        assert_eq!(breaker.admit(until - 1), Err(until));
+        assert_eq!(breaker.admit(until), Ok(()));
+        assert!(breaker.admit(until).is_err(), "one trial at a time");
+        assert!(!breaker.failed(until));
+        assert_eq!(breaker.admit(until), Ok(()), "one failure opens nothing");
+        for _ in 2..FAILURES {
+            assert!(!breaker.failed(until));
+        }
+        assert!(breaker.failed(until));
+        assert!(!breaker.hold(until));
+        assert_eq!(breaker.admit(until), Err(until + ms(OPEN)));
+        let last = until + ms(OPEN);
+        assert!(!breaker.hold(last));
+        assert_eq!(breaker.admit(last), Err(last + ms(HELD)));
         breaker.succeeded();
         assert!(breaker.is_idle());
     }

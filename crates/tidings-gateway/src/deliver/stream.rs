@@ -29,6 +29,8 @@ pub(super) struct Stream {
     pub(super) outstanding: BTreeMap<u64, u32>,
     /// Whether a tenant with subscriptions has its events here. Others are not read.
     pub(super) wanted: bool,
+    /// Whether nobody knows how far it was read, because what the store says of it is damaged. It is not read then.
+    pub(super) lost: bool,
     /// Whether there may be more than was read.
     pub(super) more: bool,
     /// Not read before this time, in ms since 1970: the last reading failed.

@@ -130,6 +130,15 @@ impl Outcome {
             ..Self::delivered()
         }
     }
+
+    /// A hand-over that could not be begun for want of something of our own.
+    pub fn unable(sentence: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Unable,
+            error: Some(sentence.into()),
+            ..Self::delivered()
+        }
+    }
 }
 
 /// What follows from a hand-over.
@@ -146,6 +155,8 @@ pub enum Verdict {
     },
     /// It was not asked, for want of what it is to be shown: that says nothing of it. Later it may be.
     Unasked,
+    /// It was not asked, because this process has no files, ports or memory left to do it with. That is no attempt.
+    Unable,
     /// The target wants nothing of this subscription any more.
     Gone,
 }

@@ -16,6 +16,7 @@ use crate::subscriptions::{Change, From};
 
 mod batches;
 mod begin;
+mod behind;
 mod clocks;
 mod damaged;
 mod disabling;
@@ -25,6 +26,7 @@ mod other_log;
 mod panics;
 mod replays;
 mod skipped;
+mod unable;
 mod unled;
 
 const NOW: i64 = 1_700_000_000_000;

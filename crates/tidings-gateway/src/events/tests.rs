@@ -1,4 +1,8 @@
-//! How much a page holds.
+//! How much a page holds, and what wakes a stream.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tidings_event::Service;
 
@@ -39,4 +43,46 @@ async fn a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on_behin
         assert_eq!(pages, [16, 16, 8]);
         assert_eq!(seen, published);
     }
+}
+
+/// How often whoever waits is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_woken_by_its_own_tenants_events_only() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let gateway = in_memory::gateway(&clock).await;
+    let [quiet, loud] =
+        ["quiet", "loud"].map(|tenant| on_behalf_of(Service::Audit, tenant.parse().unwrap()));
+    let publish = |caller: &Caller| {
+        gateway.publish(Command::one(caller.clone(), in_memory::draft("1"), None))
+    };
+    let (_, stream) = gateway.events.stream(&quiet, None, None).await.unwrap();
+    let (mut stream, woken) = (pin!(stream), Arc::new(Woken::default()));
+    let waker = Waker::from(woken.clone());
+    let mut next = || stream.as_mut().poll_next(&mut Context::from_waker(&waker));
+    let times = || woken.0.swap(0, Ordering::SeqCst);
+    assert!(next().is_pending());
+    let mut in_vain = 0;
+    for _ in 0..100 {
+        publish(&loud).await.unwrap();
+        if times() > 0 {
+            in_vain += 1;
+            assert!(next().is_pending());
+        }
+    }
+    assert_eq!(in_vain, 0);
+    let published = publish(&quiet).await.unwrap();
+    assert_eq!(times(), 1);
+    let Poll::Ready(Some(Ok((_, event)))) = next() else {
+        panic!("its own event does not come");
+    };
+    assert_eq!(event.event.event_id, published[0].event_id);
 }

@@ -147,6 +147,7 @@ async fn fetched(
         Err(error @ EgressError::Refused(_)) => {
             return Err(failed(format!("TARGET_NOT_ALLOWED: {error}")));
         }
+        Err(error @ EgressError::Exhausted(_)) => return Err(error),
         Err(error) => return Err(failed(error.to_string())),
         Ok(answer) => answer,
     };

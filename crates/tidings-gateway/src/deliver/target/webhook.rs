@@ -320,6 +320,7 @@ fn failed(error: &EgressError) -> Outcome {
         EgressError::NoCredential(_) | EgressError::NoRequest(_) | EgressError::Identity(_) => {
             Outcome::unasked(error.to_string())
         }
+        EgressError::Exhausted(_) => Outcome::unable(error.to_string()),
         _ => Outcome::failed(error.to_string(), true),
     }
 }

@@ -223,3 +223,55 @@ async fn a_retry_beside_a_damaged_record_goes_on_and_one_of_it_ends() {
         told.detail
     );
 }
+
+#[tokio::test]
+async fn a_damaged_cursor_holds_up_its_partition_alone_and_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut house = House::new().await;
+    house.move_to(&path).await;
+    for (tenant, events) in [("acme", 40), ("globex", 50)] {
+        house.subscribe(tenant, json!({})).await;
+        for n in 0..events {
+            house.publish(tenant, json!({ "n": n })).await;
+        }
+    }
+    house.settle().await;
+    assert_eq!(house.got().len(), 90);
+    let query = crate::events::Query {
+        types: Some("audit.test.made".parse().unwrap()),
+        limit: 1,
+        ..Default::default()
+    };
+    let list = house.gateway.events.list(&caller("acme"), &query).await;
+    let topic = list.unwrap().items.remove(0).topic;
+    let cursors = house.store().deliveries().cursors().await.unwrap().rows;
+    let next_of = |partition: u32| {
+        let mut of_topic = cursors.iter().filter(|it| it.topic == topic);
+        let cursor = of_topic.find(|it| it.partition == partition).unwrap();
+        u8::try_from(cursor.next_offset).unwrap()
+    };
+    let (next, other) = (next_of(0), next_of(1));
+    assert!((40..50).contains(&next) && other >= 50, "{next}, {other}");
+    // The numbers of these two partitions take no room in a row, so that the next offset stands beside the topic.
+    let cursor = |next: u8| format!("{topic}{}", char::from(next));
+    let (written, damaged) = (cursor(next), cursor(next - 1));
+    house.store().close().await;
+    overwrite(&path, &written, &damaged);
+    house.move_to(&path).await;
+    for (tenant, n) in [("acme", 70), ("globex", 80)] {
+        house.publish(tenant, json!({ "n": n })).await;
+    }
+    house.pass(Duration::from_secs(5)).await;
+    assert_eq!(house.numbers()[90..], [80]);
+    assert_eq!(house.damages(), 1);
+    let kept = house.store().deliveries().cursors().await.unwrap();
+    assert_eq!(kept.damaged.len(), 1);
+
+    // Brought back, it is gone on from.
+    house.store().close().await;
+    overwrite(&path, &damaged, &written);
+    house.move_to(&path).await;
+    house.settle().await;
+    assert_eq!(house.numbers()[90..], [80, 70]);
+}

@@ -1,0 +1,56 @@
+//! What cannot be sent for want of something of our own.
+
+use super::*;
+use crate::deliver::counted::AttemptOutcome;
+
+#[tokio::test]
+async fn what_we_lack_ourselves_is_no_attempt_and_counts_against_nobody() {
+    let mut house = House::new().await;
+    let over = NOW + 20_000;
+    house.answer(move |got| match got.at_ms {
+        at if at < over => Verdict::Unable,
+        _ => Verdict::Delivered,
+    });
+    let id = house
+        .subscribe("acme", json!({ "ordered": true, "key": "/key" }))
+        .await;
+    for n in 0..15 {
+        let data = json!({ "n": n, "key": format!("k{}", n % 5) });
+        house.publish("acme", data).await;
+    }
+    house.pass(Duration::from_secs(19)).await;
+    let dispatcher = house.dispatcher.as_ref().unwrap();
+    assert_eq!(dispatcher.queues[&id].failing_since_ms, None);
+    let tried = house.got().len();
+    assert!((19..100).contains(&tried), "{tried}: one at a time");
+    let counted = dispatcher.part.counted();
+    assert_eq!(counted.unables(), tried as u64);
+    assert_eq!(counted.attempts(AttemptOutcome::Failed), 0);
+    house.pass(Duration::from_secs(10)).await;
+    let counted = house.dispatcher.as_ref().unwrap().part.counted();
+    assert_eq!(counted.attempts(AttemptOutcome::Delivered), 15);
+    let store = house.dispatcher.as_ref().unwrap().store.clone();
+    let attempts = store.deliveries().attempts_of(id, (0, 0), 100).await;
+    let attempts = attempts.unwrap().whole().unwrap();
+    assert!(attempts.iter().all(|it| it.number == 1), "{attempts:?}");
+    assert_eq!(attempts.len(), 15);
+}
+
+/// A name that has addresses of another kind only looks like that for ever.
+#[tokio::test]
+async fn who_could_not_be_sent_to_for_an_hour_uses_up_attempts() {
+    let mut house = House::new().await;
+    house.answer(|_| Verdict::Unable);
+    let id = house.subscribe("acme", json!({})).await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.settle().await;
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    let queue = dispatcher.queues.get_mut(&id).unwrap();
+    assert_eq!(queue.unable_since_ms, Some(NOW));
+    queue.unable_since_ms = Some(NOW - 3_600_000);
+    house.pass(Duration::from_hours(40)).await;
+    let counted = house.dispatcher.as_ref().unwrap().part.counted();
+    assert_eq!(counted.attempts(AttemptOutcome::GaveUp), 1);
+    let failed = Config::default().retry_schedule.len() as u64;
+    assert_eq!(counted.attempts(AttemptOutcome::Failed), failed);
+}
