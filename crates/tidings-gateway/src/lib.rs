@@ -204,6 +204,7 @@ impl Gateway {
         let manifests = Manifests::open(store.clone(), rules, told, clock.clone()).await?;
         let (kept, rules, told) = (store.clone(), shelf.clone(), outbox.clone());
         let workspaces = Workspaces::open(kept, rules, told, clock.clone(), auto_create).await?;
+        let workspaces = workspaces.at_most(limits.workspaces());
         let events = Events::new(bus.clone(), shelf.clone(), store.clone());
         let (log, told) = (bus.clone(), outbox.clone());
         let catalogs = Catalogs::open(store.clone(), shelf, log, told, clock.clone()).await?;

@@ -213,7 +213,8 @@ async fn serve(
             limits.burst,
             limits.streams_per_tenant,
             limits.subscriptions_per_tenant,
-        ),
+        )
+        .with_workspaces(limits.workspaces_per_tenant, limits.members_per_workspace),
         egress: Client::new(config.guard()?, RECEIVER_LIMITS)?,
         origin: origin(&config),
         vault,
