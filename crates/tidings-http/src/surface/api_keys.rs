@@ -36,7 +36,7 @@ pub(crate) struct NewKey {
     tenant_id: Option<String>,
 }
 
-/// Only for operators: whose keys.
+/// Only for operators: which tenant's.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -126,12 +126,13 @@ pub(crate) async fn revoke(
     house
         .gateway
         .api_keys
-        .revoke(&caller, of(owner)?, id)
+        .revoke(&caller, owner_of(owner)?, id)
         .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn of(owner: Queried<Owner>) -> Result<Option<TenantId>, Refusal> {
+/// The tenant that an operator names.
+pub(crate) fn owner_of(owner: Queried<Owner>) -> Result<Option<TenantId>, Refusal> {
     let owner = read_query(owner)?;
     tenant(owner.tenant_id.as_deref())
 }
