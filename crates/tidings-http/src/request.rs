@@ -177,15 +177,16 @@ pub(crate) async fn read(
         return Err(too_large(actual));
     }
     // What stands on the wire has the same limit as what comes out of it.
-    let body = Limited::new(body, limit);
+    let mut body = body;
+    let limited = Limited::new(&mut body, limit);
     let share = house.bodies.share(caller.tenant());
-    let body = tokio::time::timeout(BODY_TIMEOUT, async {
+    let gathered = tokio::time::timeout(BODY_TIMEOUT, async {
         match coding {
-            Coding::Identity => gather(body, limit, share).await,
-            Coding::Gzip => inflate(body, limit, share).await,
+            Coding::Identity => gather(limited, limit, share).await,
+            Coding::Gzip => inflate(limited, limit, share).await,
         }
     });
-    let Ok(body) = body.await else {
+    let Ok(gathered) = gathered.await else {
         let waited = BODY_TIMEOUT.as_secs();
         return Err(Refusal::new(
             Code::InvalidRequest,
@@ -193,8 +194,11 @@ pub(crate) async fn read(
             format!("The body did not arrive within {waited} s; send it again, faster."),
         ));
     };
-    body.map_err(|error| match error {
-        error if too_long(&error) => too_large(limit + 1),
+    if gathered.as_ref().is_err_and(too_long) {
+        pass_over(body).await;
+        return Err(too_large(limit + 1));
+    }
+    gathered.map_err(|error| match error {
         error if no_room(&error) => {
             house.bodies.tell_refused();
             let detail = "The gateway holds as much of request bodies as it may; retry shortly.";
