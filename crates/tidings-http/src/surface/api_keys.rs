@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::House;
 use crate::page::{Page, Stretch};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, read_query, time};
 
 /// The largest body of these operations, in bytes.
 const MAX_BYTES: usize = 65_536;
@@ -67,12 +67,8 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<Response, Refused> {
     let given: NewKey = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
-    let expires: Option<jiff::Timestamp> = given
-        .expires_at
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| Refusal::invalid("expiresAt", "'expiresAt' must be an RFC 3339 time."))?;
+    let expires = given.expires_at.as_deref();
+    let expires = expires.map(|text| time("expiresAt", text));
     let module = given.module.as_deref().map(str::parse).transpose();
     let scopes = given
         .scopes
@@ -83,7 +79,7 @@ pub(crate) async fn create(
         name: given.name,
         module: module.map_err(|error| Refusal::invalid("module", format!("{error}.")))?,
         scopes: scopes.map_err(|error| Refusal::invalid("scopes", format!("{error}.")))?,
-        expires_at_ms: expires.map(jiff::Timestamp::as_millisecond),
+        expires_at_ms: expires.transpose()?,
     };
     let tenant = tenant(given.tenant_id.as_deref())?;
     let (key, secret) = house.gateway.api_keys.create(&caller, tenant, new).await?;
