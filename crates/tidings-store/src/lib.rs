@@ -47,7 +47,9 @@ pub use catalogs::{CatalogRow, Catalogs};
 pub use causes::{CauseRow, Causes};
 pub use chat::{Chat, ChatMessageRow};
 pub use custom_events::{CustomEventChange, CustomEventQuery, CustomEventRow, CustomEvents};
-pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary, DeadLetters};
+pub use dead_letters::{
+    DeadLetterQuery, DeadLetterRow, DeadLetterSummary, DeadLetters, wrong_types,
+};
 pub use deliveries::{
     AttemptRow, CursorRow, Deliveries, Due, Flush, PendingRow, ProgressRow, Reopened, Share,
 };

@@ -90,7 +90,9 @@ mod tests {
         backup(&path("copy"), &path("second")).unwrap();
         assert!(verify(&path("second")).unwrap().findings.is_empty());
 
-        // Its last writes wait beside it.
+        assert!(verify(&path("data")).unwrap().findings.is_empty());
+        // Now writes wait beside it.
+        fs::write(path("data/bus.db-wal"), "frames").unwrap();
         let findings = verify(&path("data")).unwrap().findings;
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert!(findings[0].contains("copy the folder"), "{findings:?}");
