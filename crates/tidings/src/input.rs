@@ -145,7 +145,7 @@ mod tests {
         let twice = written(r#"{"a":1,"a":2}"#, "DATA").unwrap_err();
         let place = format!("{twice}");
         assert!(
-            twice.is::<Usage>() && place.starts_with("DATA ") && place.contains("column 10"),
+            twice.is::<Usage>() && place.starts_with("DATA ") && place.contains("column 13"),
             "{place}"
         );
     }
