@@ -190,12 +190,18 @@ pub(super) fn open_reader(folder: &Path) -> Result<Connection, Fault> {
 /// The same for whoever looks at a log that may lie where nothing can be written. Where not even what readers share can be made
 /// beside it, the file is read alone, if it alone holds everything.
 pub(super) fn open_to_look(folder: &Path) -> Result<Connection, Fault> {
-    let connection = open_reader(folder)?;
-    let looked = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
-    let fault = match looked.map_err(Fault::from) {
+    // To open it may read it already.
+    let fault = match open_reader(folder) {
+        Ok(connection) => {
+            let looked = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+            match looked.map_err(Fault::from) {
+                Err(fault) if fault.is_unshared() => fault,
+                // Whatever else is wrong is found by whoever reads on.
+                _ => return Ok(connection),
+            }
+        }
         Err(fault) if fault.is_unshared() => fault,
-        // Whatever else is wrong is found by whoever reads on.
-        _ => return Ok(connection),
+        Err(fault) => return Err(fault),
     };
     let file = folder.join(FILE);
     let wal = folder.join(format!("{FILE}-wal"));
