@@ -220,6 +220,14 @@ impl Client {
             .json()
     }
 
+    /// The same of a tenant, for operators.
+    pub async fn custom_events_health_of(&self, tenant: &str) -> Result<Value, Error> {
+        let mut url = self.url(&["v1", "events", "custom", "health"]);
+        url.query_pairs_mut().append_pair("tenantId", tenant);
+        let request = Request::new(Method::GET, url, Repeat::Safe);
+        request.send(self).await?.json()
+    }
+
     /// A page of all tenants, for operators: at most `limit` behind `cursor`.
     pub async fn list_tenants(
         &self,

@@ -34,9 +34,9 @@ use zeroize::Zeroizing;
 
 pub use api_key::{ApiKeyError, ApiKeys, NewApiKey, PREFIX as API_KEY_PREFIX};
 pub(crate) use caller::of_extension;
-#[cfg(test)]
-pub(crate) use caller::user;
 pub use caller::{Caller, InvalidScope, Principal, Scope, on_behalf_of};
+#[cfg(test)]
+pub(crate) use caller::{operator, user};
 pub use jwks::{Fetch, KeySource};
 pub use local_key::{Claims, FILE_NAME as LOCAL_KEY_FILE_NAME, LocalKey, LocalKeyError};
 pub use session::{NewSession, Sessions};

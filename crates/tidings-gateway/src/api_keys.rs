@@ -1,22 +1,19 @@
 //! API keys for servers: issued once, kept hashed, revocable, each of one tenant.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
-use tidings_event::{Code, ModuleId, TenantId};
+use tidings_event::{ModuleId, TenantId};
 use tidings_store::ApiKeyRow;
 use uuid::Uuid;
 
 use crate::access::{Access, ApiKeyError, Caller, NewApiKey};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
+use crate::limits::full;
 use crate::outbox::Outbox;
-use crate::publish::refusal::{Refusal, Rule};
+use crate::publish::refusal::Refusal;
 use crate::storing::{store_fault, to_its_end};
-
-/// Who asks again sooner learns nothing new.
-const ASK_AGAIN: Duration = Duration::from_mins(1);
 
 /// A key as its owner may see it. The secret itself is shown once, when it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,8 +147,7 @@ fn refused(error: ApiKeyError) -> Refusal {
         ApiKeyError::Expiry => "expiresAt",
         ApiKeyError::TooMany(most) => {
             let detail = format!("No further API key is made: {error}.");
-            let refusal = Refusal::new(Code::RateLimited, Rule::Shape, detail);
-            return refusal.limit(most, most + 1).retry_after(ASK_AGAIN);
+            return full(detail, most);
         }
         ApiKeyError::Store(error) => return store_fault(error),
         ApiKeyError::Random(_) => return Refusal::fault("Making an API key", &error),

@@ -3,6 +3,8 @@
 //! A document is read and its contracts compiled once, when it comes in or when this replica first sees it.
 
 mod own;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
+use crate::damaged::{Unread, damaged};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Fault, Refusal, Rule};
 use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Manifest, Rulebook, Shelf};
@@ -59,6 +62,7 @@ pub struct Catalogs {
     clock: Clock,
     /// One change at a time, so that the rulebook ends as the store does.
     writing: Mutex<()>,
+    unread: Unread,
 }
 
 impl Catalogs {
@@ -77,6 +81,7 @@ impl Catalogs {
             outbox,
             clock,
             writing: Mutex::default(),
+            unread: Unread::default(),
         };
         room.put_in_force().await?;
         Ok(room)
@@ -216,8 +221,15 @@ impl Catalogs {
             let in_force = self.in_force();
             let before = in_force.by_name().get(name);
             let mut written = self.written(before, document, catalog, enforce);
+            // What revision stands there nobody can say any more.
+            let is_unread = self.unread.has(name.as_str());
+            written.changed |= is_unread;
             if !written.changed {
                 return Ok(written);
+            }
+            if is_unread {
+                let removed = self.store.catalogs().delete(name, &[]).await;
+                removed.map_err(store_fault)?;
             }
             written.revision += 1;
             let row = CatalogRow {
@@ -281,33 +293,38 @@ impl Catalogs {
         self.shelf.rulebook().catalogs().clone()
     }
 
+    /// Of one that cannot be read what was in force stays, so that its publishers are held to it as before; at a start there
+    /// is nothing. The others, and the start, are not to wait for it.
     async fn put_in_force(&self) -> Result<(), Refusal> {
-        let rows = self.store.catalogs().list().await.map_err(store_fault)?;
+        let found = self.store.catalogs().list().await.map_err(store_fault)?;
         let before = self.in_force();
-        let same = |row: &CatalogRow, applied: &Applied| {
-            applied.revision == row.version && *applied.text == *row.document
-        };
-        let known = |row: &CatalogRow| {
-            let applied = before.by_name().get(&row.name)?;
-            (same(row, applied) && applied.enforce == row.enforce).then_some(applied)
-        };
-        if rows.len() == before.by_name().len() && rows.iter().all(|row| known(row).is_some()) {
-            return Ok(());
+        let (mut by_name, mut unread) = (BTreeMap::new(), damaged(&found.damaged));
+        let mut changed = false;
+        for row in found.rows {
+            let stands = before.by_name().get(&row.name);
+            if let Some(applied) = stands.filter(|applied| is_of(applied, &row)) {
+                by_name.insert(row.name, applied.clone());
+                continue;
+            }
+            match recorded(&row.document).await {
+                Ok(catalog) => {
+                    changed = true;
+                    let (name, applied) = applied(row, catalog);
+                    by_name.insert(name, applied);
+                }
+                Err(why) => {
+                    unread.insert(row.name.to_string(), why);
+                }
+            }
         }
-        let mut by_name = BTreeMap::new();
-        for row in rows {
-            let catalog = match known(&row) {
-                Some(applied) => applied.catalog.clone(),
-                None => read_aside(&row.document, Catalog::recorded).await?,
-            };
-            let applied = Applied {
-                enforce: row.enforce,
-                revision: row.version,
-                changed_at_ms: row.changed_at_ms,
-                text: row.document.into(),
-                catalog,
-            };
-            by_name.insert(row.name, applied);
+        for (name, applied) in before.by_name() {
+            if unread.contains_key(name.as_str()) {
+                by_name.insert(name.clone(), applied.clone());
+            }
+        }
+        self.unread.renew("catalogue", unread);
+        if !changed && by_name.len() == before.by_name().len() {
+            return Ok(());
         }
         let in_force = Arc::new(InForce::new(by_name));
         self.bus.carry(in_force.topics().cloned().collect());
@@ -315,6 +332,35 @@ impl Catalogs {
             .change(|rulebook| rulebook.with_catalogs(in_force.clone()));
         Ok(())
     }
+
+    /// Those that cannot be read, a sentence for each.
+    pub(crate) fn unread(&self) -> Vec<String> {
+        self.unread.sentences("catalogue")
+    }
+}
+
+/// Whether this is what stands in a row.
+fn is_of(applied: &Applied, row: &CatalogRow) -> bool {
+    applied.revision == row.version
+        && *applied.text == *row.document
+        && applied.enforce == row.enforce
+}
+
+fn applied(row: CatalogRow, catalog: Arc<Catalog>) -> (CatalogName, Applied) {
+    let applied = Applied {
+        enforce: row.enforce,
+        revision: row.version,
+        changed_at_ms: row.changed_at_ms,
+        text: row.document.into(),
+        catalog,
+    };
+    (row.name, applied)
+}
+
+/// What a document in the store says, which was taken before; or why that cannot be read.
+pub(crate) async fn recorded(document: &str) -> Result<Arc<Catalog>, String> {
+    let read = read_aside(document, Catalog::recorded).await;
+    read.map_err(|refusal| refusal.detail)
 }
 
 /// The media type of a record's value, where that is an envelope around the data.

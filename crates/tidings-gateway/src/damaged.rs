@@ -1,6 +1,10 @@
-//! Damaged rows of the store: told of, and passed over where others are not to wait for them.
+//! Damaged rows of the store, and documents in it that this version cannot read: told of, and passed over where others are
+//! not to wait for them.
 
-use tidings_store::{Found, StoreError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use tidings_store::{Found, Store, StoreError};
 
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -15,4 +19,71 @@ pub(crate) fn sound<T>(found: Result<Found<T>, StoreError>) -> Result<Vec<T>, Re
         tracing::error!(%error, "a damaged row is passed over");
     }
     Ok(found.rows)
+}
+
+/// The documents of one kind that stand in the store and cannot be read, each by what it is called by, with why.
+#[derive(Debug, Default)]
+pub(crate) struct Unread(Mutex<BTreeMap<String, String>>);
+
+impl Unread {
+    /// Those of now. What is new among them is told of in the log, as a `what`: "catalogue".
+    pub(crate) fn renew(&self, what: &str, unread: BTreeMap<String, String>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, why) in unread
+            .iter()
+            .filter(|(name, why)| known.get(*name) != Some(why))
+        {
+            tracing::error!(
+                what,
+                name,
+                why,
+                "a document in the store cannot be read; the others are in force"
+            );
+        }
+        *known = unread;
+    }
+
+    /// Whether the one of this name is among them.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains_key(name)
+    }
+
+    /// A sentence for each: "catalogue shop: ...".
+    pub(crate) fn sentences(&self, what: &str) -> Vec<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = known.iter().map(|(name, why)| sentence(what, name, why));
+        each.collect()
+    }
+}
+
+fn sentence(what: &str, name: &str, why: &str) -> String {
+    format!("{what} {name}: {why}")
+}
+
+/// The damaged rows of documents, each by its name, with why.
+pub(crate) fn damaged(errors: &[StoreError]) -> BTreeMap<String, String> {
+    let each = errors.iter().map(|error| {
+        let name = error.row().unwrap_or_default().to_owned();
+        (name, error.to_string())
+    });
+    each.collect()
+}
+
+/// The manifests and catalogues of a store that this version cannot read, a sentence for each. Damaged rows are not looked at
+/// again: the store itself finds them.
+pub async fn unread_documents(store: &Store) -> Result<Vec<String>, StoreError> {
+    let mut sentences = Vec::new();
+    for row in store.manifests().list().await?.rows {
+        if let Err(refusal) = crate::manifests::recorded(&row) {
+            let name = row.module_id.as_str();
+            sentences.push(sentence("manifest", name, &refusal.detail));
+        }
+    }
+    for row in store.catalogs().list().await?.rows {
+        if let Err(why) = crate::catalogs::recorded(&row.document).await {
+            sentences.push(sentence("catalogue", row.name.as_str(), &why));
+        }
+    }
+    Ok(sentences)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidings_event::{Event, TenantId, cloudevents};
 use tidings_store::{AttemptRow, Flush, PendingRow, Store};
-pub use tidings_store::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary};
+pub use tidings_store::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary, wrong_types};
 use uuid::Uuid;
 
 use crate::access::Caller;

@@ -25,6 +25,7 @@ use crate::access::Caller;
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
 use crate::damaged::sound;
+use crate::limits::full;
 use crate::outbox::Outbox;
 use crate::plugins::InProcess;
 use crate::publish::refusal::Refusal;
@@ -45,6 +46,8 @@ const IN_PROCESS: &str = "IN_PROCESS";
 const IN_PROCESS_AT_ONCE: usize = 4;
 /// The most events that one extension subscribes to.
 const MAX_SUBSCRIPTIONS: usize = 200;
+/// The most extensions of one workspace.
+const MAX_EXTENSIONS: usize = 200;
 
 /// What is said of an extension.
 #[derive(Debug, Clone)]
@@ -149,6 +152,9 @@ impl Extensions {
             let detail = "The kind of an extension does not change; delete it and make it anew.";
             return Err(Refusal::invalid("kind", detail));
         }
+        if before.is_none() {
+            self.room_for_one(workspace).await?;
+        }
         let all = self.all(workspace, &row.id).await?;
         self.clear(caller, workspace, &row.id, &all).await?;
         let active = row.installed && row.enabled;
@@ -185,6 +191,19 @@ impl Extensions {
         rows.put(&row, &[event]).await.map_err(store_fault)?;
         self.outbox.deliver().await;
         Ok(row)
+    }
+
+    /// Refuses an extension beyond those that a workspace may have.
+    async fn room_for_one(&self, workspace: &Workspace) -> Result<(), Refusal> {
+        let there = self.store.extensions().count_of(&workspace.id).await;
+        if there.map_err(store_fault)? < MAX_EXTENSIONS {
+            return Ok(());
+        }
+        let id = &workspace.id;
+        let detail = format!(
+            "Workspace '{id}' gets no further extension: it has the {MAX_EXTENSIONS} that it may have; delete one."
+        );
+        Err(full(detail, MAX_EXTENSIONS))
     }
 
     /// Names what is to be made of these, and takes room for it.

@@ -7,7 +7,7 @@ pub mod catalogs;
 pub mod chat;
 pub mod clock;
 pub mod custom_events;
-mod damaged;
+pub mod damaged;
 pub mod dead_letters;
 pub mod deliver;
 pub mod envelope;
@@ -41,7 +41,7 @@ use tidings_egress::Client;
 use tidings_event::ExtensionId;
 use tidings_plugin::PlatformEventHandler;
 use tidings_receipts::Receipts;
-use tidings_store::Store;
+use tidings_store::{Store, StoreError};
 
 use access::Access;
 use api_keys::ApiKeys;
@@ -163,6 +163,10 @@ pub struct Readiness {
     pub store: Option<String>,
     /// Of the home of idempotency keys beside the log, if there is one: what is wrong with it, if anything.
     pub receipts: Option<Result<(), String>>,
+    /// Why the store takes no writes, while it can be read.
+    pub read_only: Option<String>,
+    /// The manifests and catalogues in the store that cannot be read, a sentence for each.
+    pub unread: Vec<String>,
 }
 
 impl Readiness {
@@ -204,6 +208,7 @@ impl Gateway {
         let manifests = Manifests::open(store.clone(), rules, told, clock.clone()).await?;
         let (kept, rules, told) = (store.clone(), shelf.clone(), outbox.clone());
         let workspaces = Workspaces::open(kept, rules, told, clock.clone(), auto_create).await?;
+        let workspaces = workspaces.at_most(limits.workspaces());
         let events = Events::new(bus.clone(), shelf.clone(), store.clone());
         let (log, told) = (bus.clone(), outbox.clone());
         let catalogs = Catalogs::open(store.clone(), shelf, log, told, clock.clone()).await?;
@@ -390,11 +395,21 @@ impl Gateway {
             let health = self.receipts.as_ref()?.health().await;
             Some(health.map_err(|error| error.to_string()))
         };
-        let (store, receipts) = tokio::join!(self.store.health(), receipts);
+        let store = async {
+            self.store.health().await?;
+            Ok::<_, StoreError>(self.store.takes_writes().await.err())
+        };
+        let (store, receipts) = tokio::join!(store, receipts);
+        let (read_only, store) = match store {
+            Ok(read_only) => (read_only, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         Readiness {
             bus: self.bus.health(),
-            store: store.err().map(|error| error.to_string()),
+            store,
             receipts,
+            read_only: read_only.map(|error| error.to_string()),
+            unread: [self.manifests.unread(), self.catalogs.unread()].concat(),
         }
     }
 }

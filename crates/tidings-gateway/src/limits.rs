@@ -26,16 +26,20 @@ use crate::publish::refusal::{Refusal, Rule};
 const SWEEP_EVERY: u32 = 4_096;
 /// When asking for a stream again may be worth it: nobody knows when one ends.
 const STREAM_RETRY: Duration = Duration::from_secs(10);
+/// When asking for something again may be worth it that somebody has to make room for.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_mins(1);
 
 /// The limits of each tenant, and what each uses of them.
 pub struct Limits {
     rates: Option<Rates<MonotonicClock>>,
     streams: Streams,
     subscriptions: usize,
+    workspaces: usize,
+    members: usize,
 }
 
 impl Default for Limits {
-    /// No rate, 100 streams and 1,000 subscriptions.
+    /// No rate, 100 streams, 1,000 subscriptions, 1,000 workspaces and 10,000 members of each.
     fn default() -> Self {
         Self::new(0, 0, 100, 1_000)
     }
@@ -54,7 +58,21 @@ impl Limits {
                 open: Arc::default(),
             },
             subscriptions,
+            workspaces: 1_000,
+            members: 10_000,
         }
+    }
+
+    /// The same with so many workspaces, and so many members of each.
+    #[must_use]
+    pub const fn with_workspaces(mut self, workspaces: usize, members: usize) -> Self {
+        (self.workspaces, self.members) = (workspaces, members);
+        self
+    }
+
+    /// How many workspaces a tenant may have, and how many members each of them.
+    pub(crate) const fn workspaces(&self) -> (usize, usize) {
+        (self.workspaces, self.members)
     }
 
     /// How many subscriptions of one kind a tenant may have.
@@ -164,6 +182,11 @@ impl Drop for StreamPlace {
 /// A count is whole whatever panicked while it was held.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As much as there may be of something is there. Who asks again sooner learns nothing new.
+pub(crate) fn full(detail: String, most: usize) -> Refusal {
+    limited(detail).limit(most, most + 1).retry_after(ASK_AGAIN)
 }
 
 fn limited(detail: String) -> Refusal {

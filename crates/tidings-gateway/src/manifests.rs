@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::access::{Caller, Principal};
 use crate::audit::{self, Actor};
 use crate::clock::Clock;
+use crate::damaged::{Unread, damaged, sound};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::rulebook::{Manifest, Shelf};
@@ -58,6 +59,7 @@ pub struct Manifests {
     clock: Clock,
     /// One change at a time, so that the rulebook ends as the store does.
     writing: Mutex<()>,
+    unread: Unread,
 }
 
 impl Manifests {
@@ -74,6 +76,7 @@ impl Manifests {
             outbox,
             clock,
             writing: Mutex::default(),
+            unread: Unread::default(),
         };
         room.put_in_force().await?;
         Ok(room)
@@ -81,7 +84,7 @@ impl Manifests {
 
     /// Ids and versions of all modules; for any caller.
     pub async fn list(&self) -> Result<Vec<Module>, Refusal> {
-        let rows = self.store.manifests().list().await.map_err(store_fault)?;
+        let rows = sound(self.store.manifests().list().await)?;
         Ok(rows
             .into_iter()
             .map(|row| Module {
@@ -160,9 +163,12 @@ impl Manifests {
     ) -> Result<bool, Refusal> {
         let alone = self.writing.lock().await;
         let rooms = self.store.manifests();
-        let before = rooms.get(module).await.map_err(store_fault)?;
-        if before.is_some_and(|row| row.document == document) {
-            return Ok(false);
+        // One that cannot be read is written over, whatever stands there.
+        if !self.unread.has(module.as_str()) {
+            let before = rooms.get(module).await.map_err(store_fault)?;
+            if before.is_some_and(|row| row.document == document) {
+                return Ok(false);
+            }
         }
         let events = self.events(actor, module, Some(manifest))?;
         let (now, version) = (self.clock.now_ms(), &manifest.version);
@@ -207,24 +213,30 @@ impl Manifests {
         self.shelf.rulebook().manifest(module).cloned()
     }
 
-    /// One that cannot be read is passed over: the others, and the start, are not to wait for it.
+    /// One that cannot be read is passed over: the others, and the start, are not to wait for it. Its module may publish
+    /// nothing.
     async fn put_in_force(&self) -> Result<(), Refusal> {
-        let rows = self.store.manifests().list().await.map_err(store_fault)?;
-        let mut manifests = BTreeMap::new();
-        for row in rows {
+        let found = self.store.manifests().list().await.map_err(store_fault)?;
+        let (mut manifests, mut unread) = (BTreeMap::new(), damaged(&found.damaged));
+        for row in found.rows {
             match recorded(&row) {
                 Ok(manifest) => {
                     manifests.insert(row.module_id, Arc::new(manifest));
                 }
                 Err(refusal) => {
-                    let (module, detail) = (&row.module_id, refusal.detail);
-                    tracing::error!(%module, detail, "a manifest cannot be read, and its module may publish nothing");
+                    unread.insert(row.module_id.to_string(), refusal.detail);
                 }
             }
         }
+        self.unread.renew("manifest", unread);
         self.shelf
             .change(|rulebook| rulebook.with_manifests(manifests.clone()));
         Ok(())
+    }
+
+    /// Those that cannot be read, a sentence for each.
+    pub(crate) fn unread(&self) -> Vec<String> {
+        self.unread.sentences("manifest")
     }
 
     /// What a change is told by: `module.registry.manifest.updated` and its audit event, both of
@@ -285,7 +297,7 @@ fn unreadable(code: Code, error: &serde_json::Error) -> Refusal {
 }
 
 /// What a document in the store declares. A type that has come to belong to a service since it was taken is left out.
-fn recorded(row: &ManifestRow) -> Result<Manifest, Refusal> {
+pub(crate) fn recorded(row: &ManifestRow) -> Result<Manifest, Refusal> {
     let module = &row.module_id;
     let mut document: Document = serde_json::from_str(&row.document).map_err(unread)?;
     document.events.publishes.retain(|text| {
@@ -379,5 +391,8 @@ mod tests {
         assert_eq!(declared("shop").unwrap(), ["shop.order.placed"]);
         assert_eq!((declared("torn"), declared("odd")), (None, None));
         gateway.manifests.reload().await.unwrap();
+        let unread = gateway.readiness().await.unread;
+        assert_eq!(unread.len(), 2, "{unread:?}");
+        assert!(unread[0].starts_with("manifest odd: "), "{unread:?}");
     }
 }

@@ -65,7 +65,7 @@ pub enum Routing {
 pub struct DeadLetters {
     /// Of these subscriptions; empty for all.
     pub subscriptions: Vec<Uuid>,
-    /// Of this type.
+    /// Of this type, or of those that a pattern stands for.
     pub event_type: Option<String>,
     /// Given up at or after, in ms since 1970.
     pub since_ms: Option<i64>,

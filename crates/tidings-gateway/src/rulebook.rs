@@ -4,6 +4,7 @@
 //! per publish and never asks the store.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -149,8 +150,46 @@ impl Workspace {
     }
 }
 
-/// The workspaces of all tenants.
-pub type Workspaces = BTreeMap<WorkspaceId, Arc<Workspace>>;
+/// In so many parts lie the workspaces of all tenants: to change one of 100,000 copies a few hundred pointers.
+const PARTS: usize = 256;
+
+/// The workspaces of all tenants. Two that differ in one workspace share all the others.
+#[derive(Debug, Clone)]
+pub struct Workspaces(Vec<Arc<BTreeMap<WorkspaceId, Arc<Workspace>>>>);
+
+impl Default for Workspaces {
+    fn default() -> Self {
+        Self(vec![Arc::default(); PARTS])
+    }
+}
+
+impl Workspaces {
+    /// The workspace of this id.
+    pub fn get(&self, id: &WorkspaceId) -> Option<&Arc<Workspace>> {
+        self.0[Self::part(id)].get(id)
+    }
+
+    /// Puts a workspace in place of the one of its id, if there is any.
+    pub fn insert(&mut self, workspace: Arc<Workspace>) {
+        let part = &mut self.0[Self::part(&workspace.id)];
+        Arc::make_mut(part).insert(workspace.id.clone(), workspace);
+    }
+
+    fn part(id: &WorkspaceId) -> usize {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        // One of 256, whatever the word's width.
+        hasher.finish().to_le_bytes()[0].into()
+    }
+}
+
+impl FromIterator<Arc<Workspace>> for Workspaces {
+    fn from_iter<I: IntoIterator<Item = Arc<Workspace>>>(all: I) -> Self {
+        let mut workspaces = Self::default();
+        all.into_iter().for_each(|one| workspaces.insert(one));
+        workspaces
+    }
+}
 
 /// A catalogue in force.
 #[derive(Debug, Clone)]

@@ -3,6 +3,8 @@
 //! Cast: the room [`Workspaces`]. Workspaces and members lie in the rulebook, where the line asks who may
 //! publish; tenants lie here, in memory too, because each request asks whether its tenant is known.
 
+mod share;
+mod slug;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tidings_contract::custom::{Namespace, RESERVED_NAMESPACES};
+use tidings_contract::custom::Namespace;
 use tidings_event::{Code, TenantId, WorkspaceId};
 use tidings_store::{MemberRow, OutboxRow, Store, TenantRow, WorkspaceRow};
 use tokio::sync::{Mutex, MutexGuard};
@@ -22,11 +24,10 @@ use crate::clock::Clock;
 use crate::custom_events::Plan;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
-use crate::rulebook::{Role, Shelf, Workspace, no_workspace};
+use crate::rulebook::{Role, Shelf, Workspace, Workspaces as InForce, no_workspace};
 use crate::storing::{contended, store_fault, store_late, to_its_end};
+use slug::slug_of;
 
-/// The longest slug that is made of an id, in characters: as long as a namespace.
-const LONGEST_SLUG: usize = 31;
 /// The longest `sub` of a member, in characters.
 const MAX_USER: usize = 128;
 /// How long a first request waits for its tenant to be made: an answer within 2 s was promised.
@@ -77,6 +78,8 @@ pub struct Workspaces {
     tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     /// One change at a time, so that a reading that began before a change does not undo it.
     changing: Mutex<()>,
+    /// How many workspaces a tenant may have, and how many members each of them.
+    most: (usize, usize),
 }
 
 impl Workspaces {
@@ -96,6 +99,7 @@ impl Workspaces {
             auto_create,
             tenants: RwLock::default(),
             changing: Mutex::default(),
+            most: (usize::MAX, usize::MAX),
         };
         room.reload().await?;
         Ok(room)
@@ -280,6 +284,7 @@ impl Workspaces {
         let (room, refused) = (self.clone(), no_workspace(caller));
         to_its_end(async move {
             let alone = room.changing.lock().await;
+            room.room_for_workspace(&row).await?;
             let added = room.store.workspaces().add(&row, &events).await;
             let added = added.map_err(store_fault)?;
             room.changed(alone, &row.id).await?;
@@ -323,6 +328,7 @@ impl Workspaces {
         let room = self.clone();
         to_its_end(async move {
             let alone = room.changing.lock().await;
+            room.room_for_member(&row)?;
             let written = room.store.workspaces().put_member(&row, &events).await;
             written.map_err(store_fault)?;
             room.changed(alone, &row.workspace).await
@@ -453,8 +459,8 @@ impl Workspaces {
             members: roles.map(|(_, user, role)| (user, role)).collect(),
         });
         self.shelf.change(|rulebook| {
-            let mut all = BTreeMap::clone(rulebook.workspaces());
-            all.insert(id.clone(), workspace.clone());
+            let mut all = InForce::clone(rulebook.workspaces());
+            all.insert(workspace.clone());
             rulebook.with_workspaces(Arc::new(all))
         });
         Ok(())
@@ -476,14 +482,13 @@ impl Workspaces {
         let workspaces = rows.all().await.map_err(store_fault)?;
         let workspaces = workspaces.into_iter().map(|row| {
             let members = members.remove(&row.id).unwrap_or_default();
-            let workspace = Workspace {
-                id: row.id.clone(),
+            Arc::new(Workspace {
+                id: row.id,
                 tenant: row.tenant,
                 members,
-            };
-            (row.id, Arc::new(workspace))
+            })
         });
-        let workspaces = Arc::new(workspaces.collect::<BTreeMap<_, _>>());
+        let workspaces = Arc::new(workspaces.collect::<InForce>());
         self.shelf
             .change(|rulebook| rulebook.with_workspaces(workspaces.clone()));
         *self.tenants.write().unwrap_or_else(PoisonError::into_inner) = tenants;
@@ -554,32 +559,6 @@ fn read_tenant(row: TenantRow) -> Result<Tenant, Refusal> {
         created_at_ms: row.created_at_ms,
         updated_at_ms: row.updated_at_ms,
     })
-}
-
-/// The slug of a tenant that is called by its id alone (custom-events.md, "Settled details"): a namespace that it may
-/// register under.
-fn slug_of(id: &TenantId, taken: impl Fn(&str) -> bool) -> String {
-    let lower = id.as_str().to_ascii_lowercase();
-    let legal = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || "_-".contains(it);
-    let mut slug: String = lower
-        .chars()
-        .map(|it| if legal(it) { it } else { '-' })
-        .collect();
-    if slug.len() == 1 || !slug.starts_with(|first: char| first.is_ascii_lowercase()) {
-        slug.insert_str(0, "t-");
-    }
-    slug.truncate(LONGEST_SLUG);
-    if RESERVED_NAMESPACES.contains(&slug.as_str()) {
-        slug.push_str("-org");
-    }
-    let numbered = (2_u32..).map(|number| {
-        let number = format!("-{number}");
-        let room = LONGEST_SLUG - number.len();
-        let begin: String = slug.chars().take(room).collect();
-        begin + &number
-    });
-    let mut all = std::iter::once(slug.clone()).chain(numbered);
-    all.find(|slug| !taken(slug)).unwrap_or(slug)
 }
 
 /// The role of this name, as a refusal wants it.

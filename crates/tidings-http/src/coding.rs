@@ -55,9 +55,17 @@ pub(crate) fn coding(headers: &HeaderMap) -> Result<Coding, Refusal> {
     .field(ENCODING_FIELD))
 }
 
+/// A body as it comes in, be it that somebody else has it.
+pub(crate) trait Received:
+    hyper::body::Body<Data = Bytes, Error = axum::Error> + Unpin
+{
+}
+
+impl<B: hyper::body::Body<Data = Bytes, Error = axum::Error> + Unpin> Received for B {}
+
 /// Takes a body as it stands on the wire, up to `limit` bytes and what its share can take.
-pub(crate) async fn gather(
-    mut body: Limited<axum::body::Body>,
+pub(crate) async fn gather<B: Received>(
+    mut body: Limited<B>,
     limit: usize,
     share: Share,
 ) -> Result<Bytes, axum::BoxError> {
@@ -72,8 +80,8 @@ pub(crate) async fn gather(
 }
 
 /// Inflates a body up to `limit` bytes. What is not gzip is an [`io::Error`]; past the limit, see [`too_long`].
-pub(crate) async fn inflate(
-    mut body: Limited<axum::body::Body>,
+pub(crate) async fn inflate<B: Received>(
+    mut body: Limited<B>,
     limit: usize,
     mut share: Share,
 ) -> Result<Bytes, axum::BoxError> {

@@ -123,12 +123,33 @@ pub(crate) fn page_limit(given: Option<u32>, usual: u32, most: u32) -> Result<u3
     Err(Refusal::invalid("limit", detail))
 }
 
+/// A time that was given as RFC 3339, in ms since 1970.
+pub(crate) fn time(field: &str, text: &str) -> Result<i64, Refusal> {
+    let time = text.parse::<jiff::Timestamp>();
+    let time = time.map(jiff::Timestamp::as_millisecond);
+    time.map_err(|_| {
+        // In a query `+` stands for a space.
+        let advice = match text.rsplit_once(' ') {
+            Some((_, zone)) if zone.len() == 5 => " In a URL the '+' of its offset is written %2B.",
+            _ => "",
+        };
+        let detail =
+            format!("'{field}' must be an RFC 3339 time, as in 2026-01-31T12:00:00Z.{advice}");
+        Refusal::invalid(field, detail)
+    })
+}
+
 /// The name of the cookie of a session.
 pub(crate) const SESSION: &str = "tidings_session";
 
 /// The `Authorization` header.
 pub(crate) fn authorization(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    let credential = headers.get(header::AUTHORIZATION);
+    let mut all = headers.get_all(header::AUTHORIZATION).into_iter();
+    let credential = all.next();
+    if all.next().is_some() {
+        let detail = "There are several Authorization headers; send one.";
+        return Err(unauthenticated(detail.into()));
+    }
     let credential = credential.map(|value| value.to_str()).transpose();
     credential.map_err(|_| unauthenticated("The Authorization header is not ASCII.".into()))
 }
@@ -177,15 +198,16 @@ pub(crate) async fn read(
         return Err(too_large(actual));
     }
     // What stands on the wire has the same limit as what comes out of it.
-    let body = Limited::new(body, limit);
+    let mut body = body;
+    let limited = Limited::new(&mut body, limit);
     let share = house.bodies.share(caller.tenant());
-    let body = tokio::time::timeout(BODY_TIMEOUT, async {
+    let gathered = tokio::time::timeout(BODY_TIMEOUT, async {
         match coding {
-            Coding::Identity => gather(body, limit, share).await,
-            Coding::Gzip => inflate(body, limit, share).await,
+            Coding::Identity => gather(limited, limit, share).await,
+            Coding::Gzip => inflate(limited, limit, share).await,
         }
     });
-    let Ok(body) = body.await else {
+    let Ok(gathered) = gathered.await else {
         let waited = BODY_TIMEOUT.as_secs();
         return Err(Refusal::new(
             Code::InvalidRequest,
@@ -193,8 +215,11 @@ pub(crate) async fn read(
             format!("The body did not arrive within {waited} s; send it again, faster."),
         ));
     };
-    body.map_err(|error| match error {
-        error if too_long(&error) => too_large(limit + 1),
+    if gathered.as_ref().is_err_and(too_long) {
+        pass_over(body).await;
+        return Err(too_large(limit + 1));
+    }
+    gathered.map_err(|error| match error {
         error if no_room(&error) => {
             house.bodies.tell_refused();
             let detail = "The gateway holds as much of request bodies as it may; retry shortly.";
@@ -353,6 +378,32 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_whose_plus_was_lost_in_a_url_is_refused_with_how_to_write_it() {
+        assert_eq!(time("since", "1970-01-01T01:00:01+01:00"), Ok(1_000));
+        assert_eq!(time("since", "1970-01-01 00:00:01Z"), Ok(1_000));
+        let said = |text: &str| {
+            let refusal = time("since", text).unwrap_err();
+            assert_eq!(refusal.field.as_deref(), Some("since"));
+            refusal.detail
+        };
+        assert!(said("1970-01-01T01:00:01 01:00").contains("%2B"));
+        assert!(!said("yesterday").contains("%2B"));
+    }
+
+    #[test]
+    fn of_two_credentials_none_is_taken() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(authorization(&headers), Ok(None));
+        headers.append(header::AUTHORIZATION, "Bearer a".parse().unwrap());
+        assert_eq!(authorization(&headers), Ok(Some("Bearer a")));
+        headers.append(header::AUTHORIZATION, "Bearer b".parse().unwrap());
+        assert_eq!(
+            authorization(&headers).unwrap_err().code,
+            Code::Unauthenticated
+        );
+    }
 
     #[test]
     fn no_body_says_no_more_than_an_empty_document() {

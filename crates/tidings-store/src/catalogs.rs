@@ -3,6 +3,7 @@
 use sqlx::Connection;
 use tidings_event::CatalogName;
 
+use crate::found::Found;
 use crate::outbox::{self, OutboxRow};
 use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed};
@@ -75,13 +76,13 @@ impl<'a> Catalogs<'a> {
     }
 
     /// Every catalogue, in the order of their names.
-    pub async fn list(&self) -> Result<Vec<CatalogRow>, StoreError> {
+    pub async fn list(&self) -> Result<Found<CatalogRow>, StoreError> {
         on_either!(self.connections, "list the catalogues", connection => {
             sqlx::query("SELECT * FROM catalogs ORDER BY name")
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(CatalogRow::from_row).collect())
-        })?
+        })
     }
 
     /// Removes a catalogue, with the events that tell of it. False when there was none: then nothing is
@@ -189,11 +190,11 @@ mod tests {
                 catalogs.get(&shop.name).await.unwrap(),
                 Some(second.clone())
             );
-            assert_eq!(catalogs.list().await.unwrap(), [abc, second]);
+            assert_eq!(catalogs.list().await.unwrap().rows, [abc, second]);
 
             assert!(catalogs.delete(&shop.name, &[]).await.unwrap());
             assert!(!catalogs.delete(&shop.name, &[]).await.unwrap());
-            assert_eq!(catalogs.list().await.unwrap().len(), 1);
+            assert_eq!(catalogs.list().await.unwrap().rows.len(), 1);
         })
         .await;
     }
@@ -207,7 +208,7 @@ mod tests {
                 let late = row("shop", version);
                 assert!(!catalogs.put(&late, &[told(2)]).await.unwrap());
             }
-            assert_eq!(catalogs.list().await.unwrap(), [row("shop", 1)]);
+            assert_eq!(catalogs.list().await.unwrap().rows, [row("shop", 1)]);
             assert_eq!(waiting(&store, 9).await, [told(1)]);
             let absent = "none".parse().unwrap();
             assert!(!catalogs.delete(&absent, &[told(3)]).await.unwrap());

@@ -60,16 +60,17 @@ pub(crate) async fn unknown_migrations(pool: &Pool<Sqlite>) -> Result<Vec<String
     Ok(findings)
 }
 
+/// Whether each step of this version's form is done.
+pub(crate) async fn is_of_this_version(pool: &Pool<Sqlite>) -> Result<bool, StoreError> {
+    let done = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations").fetch_one(pool);
+    let done: i64 = done.await.map_err(attempting("check the store's form"))?;
+    Ok(usize::try_from(done).ok() == Some(SQLITE_MIGRATIONS.iter().count()))
+}
+
 /// Tables and indexes that are not as this version makes them: no checksum covers their description. A store that
 /// an older version left has another form, which is not looked at.
 pub(crate) async fn changed_form(pool: &Pool<Sqlite>) -> Result<Vec<String>, StoreError> {
-    let failed = || attempting("check the store's form");
-    let sql = "SELECT count(*) FROM _sqlx_migrations";
-    let done: i64 = sqlx::query_scalar(sql)
-        .fetch_one(pool)
-        .await
-        .map_err(failed())?;
-    if usize::try_from(done).ok() != Some(SQLITE_MIGRATIONS.iter().count()) {
+    if !is_of_this_version(pool).await? {
         return Ok(Vec::new());
     }
     let fresh = Store::in_memory().await?;

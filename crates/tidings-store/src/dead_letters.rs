@@ -1,6 +1,7 @@
 //! Deliveries that were given up (source C, `dead_letter_event`).
 
 mod summaries;
+pub(crate) mod types;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use crate::found::{Found, page};
 use crate::pool::{Columns, Connections, forget, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, recorded, whole};
+use types::Types;
 
 /// Adds the condition that a column holds one of some values, each made of one in the list.
 macro_rules! among {
@@ -126,6 +128,7 @@ macro_rules! dead_letters {
 pub(crate) use {among, dead_letters, put};
 
 pub use summaries::DeadLetterSummary;
+pub use types::wrong_types;
 
 /// The letters by the state that they get, the last word on each.
 pub(crate) fn by_state(states: &[(Uuid, &'static str)]) -> BTreeMap<&'static str, Vec<Uuid>> {
@@ -180,7 +183,7 @@ pub struct DeadLetterRow {
 pub struct DeadLetterQuery {
     /// Of these subscriptions; empty for all.
     pub subscriptions: Vec<Uuid>,
-    /// Of this type.
+    /// Of this type, or of those that a pattern stands for; see [`wrong_types`].
     pub event_type: Option<String>,
     /// Given up at or after, in ms since 1970.
     pub since_ms: Option<i64>,
@@ -213,10 +216,21 @@ macro_rules! conditions {
             }
             $builder.push(")");
         }
-        if let Some(event_type) = &$query.event_type {
-            $builder
-                .push(" AND event_type = ")
-                .push_bind($crate::pool::storable(event_type));
+        match $query.event_type.as_deref().map(Types::of) {
+            None => {}
+            Some(Types::One(event_type)) => {
+                $builder.push(" AND event_type = ").push_bind(event_type);
+            }
+            Some(Types::Like { like, dots }) => {
+                $builder.push(" AND event_type LIKE ").push_bind(like);
+                $builder.push(" ESCAPE '\\'");
+                if let Some(dots) = dots {
+                    $builder
+                        .push(" AND event_type NOT LIKE 'TENANT_CUSTOM:%'")
+                        .push(" AND length(event_type) - length(replace(event_type, '.', '')) = ")
+                        .push_bind(dots);
+                }
+            }
         }
         if let Some(since) = $query.since_ms {
             $builder.push(" AND created_at_ms >= ").push_bind(since);

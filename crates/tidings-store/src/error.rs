@@ -7,6 +7,10 @@ use std::path::PathBuf;
 const SQLITE_FULL: i32 = 13;
 /// SQLite's primary result code for "database is locked" by another connection.
 const SQLITE_BUSY: i32 = 5;
+/// SQLite's primary result code for "attempt to write a readonly database".
+const SQLITE_READONLY: i32 = 8;
+/// SQLite's primary result code for "unable to open database file", or one that it needs beside it.
+const SQLITE_CANTOPEN: i32 = 14;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,15 @@ pub enum StoreError {
         /// The first thing found.
         finding: String,
     },
+    /// It can be read, and takes no writes. The text says why.
+    #[error("the store can be read, but takes no writes: {0}")]
+    ReadOnly(String),
+    /// What is in the WAL beside the file cannot be read.
+    #[error(
+        "the store {} cannot be read where nothing can be written: writes wait in the -wal file beside it, which is read \
+         through a third file; copy the folder to where it can be written, or have it mounted so", .0.display()
+    )]
+    Unshared(PathBuf),
     /// The backup could not be written.
     #[error("the backup {path} cannot be written: {reason}")]
     Backup {
@@ -71,6 +84,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What the row is called by that cannot be read, where it is one row that cannot.
+    pub fn row(&self) -> Option<&str> {
+        match self {
+            Self::Corrupt { row, .. } | Self::Damaged { row, .. } => Some(row),
+            _ => None,
+        }
+    }
+
     /// What the database calls the failure of a statement.
     fn code(&self) -> Option<Cow<'_, str>> {
         match self {
@@ -86,6 +107,11 @@ impl StoreError {
     fn is_of_sqlite(&self, primary: i32) -> bool {
         let code = self.code().and_then(|code| code.parse::<i32>().ok());
         code.is_some_and(|code| code < 10_000 && code & 0xff == primary)
+    }
+
+    /// Whether SQLite could not make, beside a file, what it shares with others that have it open.
+    pub(crate) fn is_unshared(&self) -> bool {
+        self.is_of_sqlite(SQLITE_CANTOPEN) || self.is_of_sqlite(SQLITE_READONLY)
     }
 
     /// Whether the disk has no room: what to tell the caller differs from other failures.

@@ -99,6 +99,18 @@ impl<'a> Extensions<'a> {
         .transpose()
     }
 
+    /// How many extensions a workspace has.
+    pub async fn count_of(&self, workspace: &WorkspaceId) -> Result<usize, StoreError> {
+        let query = "SELECT count(*) FROM workspace_extensions WHERE workspace_id = $1";
+        let count: i64 = on_either!(self.connections, "count the extensions", connection => {
+            sqlx::query_scalar(query)
+                .bind(workspace.as_str())
+                .fetch_one(connection)
+                .await
+        })?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
     /// Removes an extension and the rows of what it was to get, with the events that tell of it. False when
     /// there was none: then nothing is told.
     pub async fn delete(

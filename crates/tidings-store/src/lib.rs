@@ -27,13 +27,14 @@ mod suite;
 mod tests;
 pub mod topics;
 pub mod workspaces;
+mod writing;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use check::{broken, changed_form, check_later, unknown_migrations};
+use check::{broken, changed_form, check_later, is_of_this_version, unknown_migrations};
 use pool::{Connections, OfPostgres, PATIENCE, PATIENCE_AT_START, on_either};
 pub(crate) use pool::{parsed, recorded, whole};
 use sqlx::migrate::Migrator;
@@ -46,7 +47,9 @@ pub use catalogs::{CatalogRow, Catalogs};
 pub use causes::{CauseRow, Causes};
 pub use chat::{Chat, ChatMessageRow};
 pub use custom_events::{CustomEventChange, CustomEventQuery, CustomEventRow, CustomEvents};
-pub use dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary, DeadLetters};
+pub use dead_letters::{
+    DeadLetterQuery, DeadLetterRow, DeadLetterSummary, DeadLetters, wrong_types,
+};
 pub use deliveries::{
     AttemptRow, CursorRow, Deliveries, Due, Flush, PendingRow, ProgressRow, Reopened, Share,
 };
@@ -64,6 +67,7 @@ pub use sessions::{SessionRow, Sessions};
 pub use subscriptions::{SubscriptionRow, Subscriptions};
 pub use topics::{TopicRow, Topics};
 pub use workspaces::{MemberRow, TenantRow, WorkspaceRow, Workspaces};
+use writing::Looked;
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Run under an advisory lock: of replicas that start together, the first migrates.
@@ -87,6 +91,8 @@ pub struct Store {
     connections: Connections,
     /// What was found to be broken after the file was opened.
     broken: Arc<OnceLock<(PathBuf, String)>>,
+    /// Whether it takes writes.
+    looked: Arc<Looked>,
 }
 
 impl Store {
@@ -223,7 +229,16 @@ impl Store {
         Self {
             connections,
             broken: Arc::default(),
+            looked: Arc::default(),
         }
+    }
+
+    /// Opens a file to read what is in it, which may be in use. Nothing where an older version wrote it: its tables stay as
+    /// they are.
+    pub async fn open_to_read(path: &Path) -> Result<Option<Self>, StoreError> {
+        let pool = reading(path).await?;
+        let readable = is_of_this_version(&pool).await?;
+        Ok(readable.then(|| Self::on(Connections::Sqlite(pool))))
     }
 
     async fn migrated(pool: Pool<Sqlite>) -> Result<Self, StoreError> {
@@ -391,18 +406,40 @@ impl Store {
     }
 }
 
-/// A connection that only reads a store file.
+/// A connection that only reads a store file. Where not even what readers share can be made beside it, the file is read alone,
+/// if it alone holds everything.
 async fn reading(path: &Path) -> Result<Pool<Sqlite>, StoreError> {
+    let opened = opened_to_read(path, false).await;
+    if !opened.as_ref().is_err_and(StoreError::is_unshared) {
+        return opened;
+    }
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    match tokio::fs::metadata(&wal).await {
+        Ok(wal) if wal.len() > 0 => Err(StoreError::Unshared(path.to_owned())),
+        _ => opened_to_read(path, true).await,
+    }
+}
+
+async fn opened_to_read(path: &Path, immutable: bool) -> Result<Pool<Sqlite>, StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .read_only(true)
+        .immutable(immutable)
         .busy_timeout(SQLITE_PATIENCE);
     let pool = SqlitePoolOptions::new().max_connections(1);
     let pool = pool.connect_with(options).await;
-    pool.map_err(|source| StoreError::Open {
+    let pool = pool.map_err(|source| StoreError::Open {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    // SQLite looks at the file when it is first asked.
+    let looked = pool.execute("SELECT count(*) FROM sqlite_schema").await;
+    match looked.map_err(attempting("be read")) {
+        Err(error) if error.is_unshared() => Err(error),
+        // Whatever else is wrong is found by whoever reads on.
+        _ => Ok(pool),
+    }
 }
 
 /// Flushes the file and the folder's entry for it to the disk: `VACUUM INTO` promises neither.

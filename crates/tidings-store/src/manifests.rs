@@ -3,6 +3,7 @@
 use sqlx::Connection;
 use tidings_event::ModuleId;
 
+use crate::found::Found;
 use crate::outbox::{self, OutboxRow};
 use crate::pool::{Columns, Connections, on_either};
 use crate::seal::{Seal, Sealed, SealedLate};
@@ -75,13 +76,13 @@ impl<'a> Manifests<'a> {
     }
 
     /// Every manifest, in the order of the modules' ids.
-    pub async fn list(&self) -> Result<Vec<ManifestRow>, StoreError> {
+    pub async fn list(&self) -> Result<Found<ManifestRow>, StoreError> {
         on_either!(self.connections, "list the manifests", connection => {
             sqlx::query("SELECT * FROM manifests ORDER BY module_id")
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(ManifestRow::from_row).collect())
-        })?
+        })
     }
 
     /// Removes the module's manifest, with the events that tell of it. False when there was none:
@@ -170,6 +171,7 @@ mod tests {
                 .list()
                 .await
                 .unwrap()
+                .rows
                 .into_iter()
                 .map(|row| row.module_id)
                 .collect();
@@ -177,7 +179,7 @@ mod tests {
 
             assert!(manifests.delete(&crm, &[]).await.unwrap());
             assert!(!manifests.delete(&crm, &[]).await.unwrap());
-            assert_eq!(manifests.list().await.unwrap().len(), 1);
+            assert_eq!(manifests.list().await.unwrap().rows.len(), 1);
         })
         .await;
     }

@@ -253,7 +253,7 @@ mod tests {
             );
             assert!(manifests.delete(&crm, &[event(1)]).await.is_err());
             assert!(store.api_keys().insert(&key(), &[event(1)]).await.is_err());
-            let rows = manifests.list().await.unwrap();
+            let rows = manifests.list().await.unwrap().rows;
             assert_eq!((rows.len(), rows[0].version.as_str()), (1, "1.0.0"));
             assert!(store.api_keys().in_force(0).await.unwrap().is_empty());
             assert_eq!(waiting(&store, 9).await, [event(1)]);

@@ -32,13 +32,23 @@ impl<'a> Sessions<'a> {
         Self { connections }
     }
 
-    /// Keeps a new session, and forgets those that have ended.
-    pub async fn insert(&self, row: &SessionRow, now_ms: i64) -> Result<(), StoreError> {
+    /// Keeps a new session, and forgets those that have ended, and of the same subject of the same tenant those that end
+    /// first where it would have more than `most`.
+    pub async fn insert(&self, row: &SessionRow, most: u16, now_ms: i64) -> Result<(), StoreError> {
+        let beyond = "DELETE FROM sessions WHERE hash IN (SELECT hash FROM sessions \
+             WHERE subject = $1 AND COALESCE(tenant, '') = $2 \
+             ORDER BY expires_at_ms DESC, hash LIMIT 1000 OFFSET $3)";
         let query = "INSERT INTO sessions (hash, tenant, subject, role, expires_at_ms, crc) \
              VALUES ($1, $2, $3, $4, $5, $6)";
         on_either!(self.connections, "keep a session", connection => {
             sqlx::query("DELETE FROM sessions WHERE expires_at_ms <= $1")
                 .bind(now_ms)
+                .execute(&mut *connection)
+                .await?;
+            sqlx::query(beyond)
+                .bind(&row.subject)
+                .bind(row.tenant.as_ref().map_or("", TenantId::as_str))
+                .bind(i64::from(most.saturating_sub(1)))
                 .execute(&mut *connection)
                 .await?;
             sqlx::query(query)
@@ -125,18 +135,50 @@ mod tests {
                 expires_at_ms,
             };
             let sessions = store.sessions();
-            sessions.insert(&row("one", 10), 1).await.unwrap();
+            sessions.insert(&row("one", 10), 9, 1).await.unwrap();
             let operator = SessionRow {
                 tenant: None,
                 ..row("two", 90)
             };
-            sessions.insert(&operator, 1).await.unwrap();
+            sessions.insert(&operator, 9, 1).await.unwrap();
             assert_eq!(sessions.get("one").await.unwrap(), Some(row("one", 10)));
             assert_eq!(sessions.get("two").await.unwrap(), Some(operator));
-            sessions.insert(&row("three", 90), 10).await.unwrap();
+            sessions.insert(&row("three", 90), 9, 10).await.unwrap();
             assert_eq!(sessions.get("one").await.unwrap(), None);
             assert!(sessions.delete("two").await.unwrap());
             assert!(!sessions.delete("two").await.unwrap());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn of_too_many_sessions_of_one_those_are_forgotten_that_end_first() {
+        on_each_database(async |store| {
+            let row = |hash: &str, tenant: &str, subject: &str, expires_at_ms: i64| SessionRow {
+                hash: hash.into(),
+                tenant: tenant.parse().ok(),
+                subject: subject.into(),
+                role: "USER".into(),
+                expires_at_ms,
+            };
+            let rows = [
+                row("first", "acme", "ada", 20),
+                row("second", "acme", "ada", 10),
+                row("other", "acme", "bob", 10),
+                row("foreign", "globex", "ada", 10),
+                row("operator", "", "ada", 10),
+                row("third", "acme", "ada", 30),
+                row("fourth", "acme", "ada", 5),
+            ];
+            let sessions = store.sessions();
+            for row in &rows {
+                sessions.insert(row, 2, 1).await.unwrap();
+            }
+            let mut left = Vec::new();
+            for row in &rows {
+                left.extend(sessions.get(&row.hash).await.unwrap().map(|row| row.hash));
+            }
+            assert_eq!(left, ["other", "foreign", "operator", "third", "fourth"]);
         })
         .await;
     }

@@ -102,7 +102,7 @@ mod postgres {
         for opened in opening.collect::<Vec<_>>() {
             let store = opened.await.unwrap().unwrap();
             store.health().await.unwrap();
-            assert_eq!(store.manifests().list().await.unwrap(), []);
+            assert_eq!(store.manifests().list().await.unwrap().rows, []);
             store.close().await;
         }
     }

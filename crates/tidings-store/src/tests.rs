@@ -311,3 +311,58 @@ async fn a_changed_field_is_reported_by_table_and_row() {
         assert_eq!(Store::verify(&path).await.unwrap(), [error]);
     }
 }
+
+#[tokio::test]
+async fn a_damaged_document_hides_no_other() {
+    let store = Store::in_memory().await.unwrap();
+    for name in ["crm", "shop"] {
+        let row = CatalogRow {
+            name: name.parse().unwrap(),
+            document: "{}".into(),
+            enforce: true,
+            version: 1,
+            changed_at_ms: 1,
+        };
+        assert!(store.catalogs().put(&row, &[]).await.unwrap());
+        let manifests = store.manifests();
+        let module = name.parse().unwrap();
+        manifests.put(&module, "1.0.0", "{}", 1, &[]).await.unwrap();
+    }
+    let Connections::Sqlite(pool) = &store.connections else {
+        unreachable!()
+    };
+    for table in [
+        "catalogs SET document = '{ }' WHERE name",
+        "manifests SET document = '{ }' WHERE module_id",
+    ] {
+        let damage = sqlx::AssertSqlSafe(format!("UPDATE {table} = 'crm'"));
+        pool.execute(damage).await.unwrap();
+    }
+    let found = store.catalogs().list().await.unwrap();
+    assert_eq!(found.rows[0].name.as_str(), "shop");
+    assert_eq!((found.rows.len(), found.damaged[0].row()), (1, Some("crm")));
+    let found = store.manifests().list().await.unwrap();
+    assert_eq!(found.rows[0].module_id.as_str(), "shop");
+    assert_eq!((found.rows.len(), found.damaged[0].row()), (1, Some("crm")));
+}
+
+#[tokio::test]
+async fn a_file_is_read_where_nothing_can_be_made_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = Store::open(&path).await.unwrap();
+    with_one_manifest(&store).await;
+    store.close().await;
+    // What readers share cannot be made where this stands.
+    let shared = folder.path().join("store.db-shm");
+    std::os::unix::fs::symlink("nowhere", shared).unwrap();
+    assert!(Store::verify(&path).await.unwrap().is_empty());
+    let copy = folder.path().join("copy.db");
+    Store::copy(&path, &copy).await.unwrap();
+    assert!(holds_that_manifest(&Store::open(&copy).await.unwrap()).await);
+
+    std::fs::write(folder.path().join("store.db-wal"), "frames").unwrap();
+    let refused = Store::verify(&path).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unshared(_)), "{refused}");
+    assert!(refused.to_string().contains("copy the folder"), "{refused}");
+}

@@ -173,6 +173,18 @@ impl<'a> Workspaces<'a> {
         pages(self.connections, "list the workspaces", query, first, key).await
     }
 
+    /// How many workspaces a tenant has.
+    pub async fn count_of(&self, tenant: &TenantId) -> Result<usize, StoreError> {
+        let query = "SELECT count(*) FROM workspaces WHERE tenant = $1";
+        let count: i64 = on_either!(self.connections, "count the workspaces", connection => {
+            sqlx::query_scalar(query)
+                .bind(tenant.as_str())
+                .fetch_one(connection)
+                .await
+        })?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
     /// A workspace.
     pub async fn get(&self, id: &WorkspaceId) -> Result<Option<WorkspaceRow>, StoreError> {
         let query = "SELECT * FROM workspaces WHERE id = $1";
@@ -391,6 +403,9 @@ mod tests {
             assert_eq!(room.all().await.unwrap(), workspaces);
             assert_eq!(room.members().await.unwrap(), members);
             let third = &workspaces[2];
+            assert_eq!(room.count_of(&third.tenant).await.unwrap(), 1);
+            let nobody = "nobody".parse().unwrap();
+            assert_eq!(room.count_of(&nobody).await.unwrap(), 0);
             assert_eq!(room.members_of(&third.id).await.unwrap(), members[6..9]);
             assert_eq!(room.get(&third.id).await.unwrap().as_ref(), Some(third));
             assert_eq!(room.get(&"f".parse().unwrap()).await.unwrap(), None);

@@ -142,6 +142,8 @@ pub(crate) struct Limits {
     pub(crate) streams_per_tenant: usize,
     pub(crate) subscriptions_per_tenant: usize,
     pub(crate) api_keys_per_tenant: usize,
+    pub(crate) workspaces_per_tenant: usize,
+    pub(crate) members_per_workspace: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -78,7 +78,7 @@ pub(crate) struct One {
 /// Which dead letters.
 #[derive(clap::Args)]
 pub(crate) struct Filters {
-    /// Only of this event type, which is no pattern
+    /// Only of this event type, or of those that a pattern stands for, as in crm.** or crm.*.created
     #[arg(long)]
     r#type: Option<String>,
     /// Only of this subscription

@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 use tidings_bus::embedded::{self, VerifyError};
 use tidings_gateway::access::{LocalKey, LocalKeyError};
+use tidings_gateway::damaged::unread_documents;
 use tidings_gateway::secrets::Vault;
 use tidings_plugin::PlatformEventHandler as _;
 use tidings_receipts::{InValkey, Receipts as _, Terms};
@@ -270,8 +271,7 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
     let lines = match wal {
         // Looking further would let SQLite forget what the WAL still holds.
         Err(error) => vec![error.to_string()],
-        Ok(()) => block_on(async { Ok(Store::verify(&path).await?) })
-            .unwrap_or_else(|error| vec![format!("{error:#}")]),
+        Ok(()) => block_on(looked_into(&path)).unwrap_or_else(|error| vec![format!("{error:#}")]),
     };
     if lines.is_empty() {
         findings.push(Finding::new(
@@ -285,6 +285,20 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
             .into_iter()
             .map(|line| Finding::new(Verdict::Damaged, STORE, line)),
     );
+}
+
+/// What is wrong with a store's rows, or with the documents in it if all rows are sound.
+async fn looked_into(path: &Path) -> Result<Vec<String>> {
+    let damaged = Store::verify(path).await?;
+    if !damaged.is_empty() {
+        return Ok(damaged);
+    }
+    let Some(store) = Store::open_to_read(path).await? else {
+        return Ok(damaged);
+    };
+    let unread = unread_documents(&store).await?;
+    store.close().await;
+    Ok(unread)
 }
 
 /// The local key, where there is one: a folder with a configured issuer has none.

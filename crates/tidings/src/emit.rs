@@ -52,6 +52,9 @@ pub(crate) struct Emits {
 pub(crate) struct Plan {
     #[command(flatten)]
     connection: Connection,
+    /// Whose; for operators. The credential's own tenant if not given
+    #[arg(long, value_name = "ID")]
+    tenant: Option<String>,
 }
 
 const LISTED: [Column; 5] = [
@@ -133,7 +136,12 @@ pub(crate) fn emits(arguments: Emits, output: Output) -> Result<()> {
 
 pub(crate) fn plan(arguments: &Plan, output: Output) -> Result<()> {
     let client = arguments.connection.client()?;
-    let health = block_on(async { Ok(client.custom_events_health().await?) })?;
+    let health = block_on(async {
+        Ok(match &arguments.tenant {
+            Some(tenant) => client.custom_events_health_of(tenant).await?,
+            None => client.custom_events_health().await?,
+        })
+    })?;
     output.either(&health, &readable(&health))
 }
 

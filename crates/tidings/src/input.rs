@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tidings_client::NewEvent;
+use tidings_event::json;
 
 use crate::failure::Usage;
 
@@ -28,7 +29,7 @@ pub(crate) fn data(argument: &str, name: &str) -> Result<Value> {
     read(argument, name)
 }
 
-/// The same, kept as it is written: a member that stands twice stays so, for the gateway to refuse.
+/// The same, kept as it is written.
 pub(crate) fn written(argument: &str, name: &str) -> Result<Box<RawValue>> {
     read(argument, name)
 }
@@ -51,7 +52,10 @@ fn read<T: serde::de::DeserializeOwned>(argument: &str, name: &str) -> Result<T>
         (argument.to_owned(), name)
     };
     let parsed = serde_json::from_str(&text);
-    Ok(parsed.map_err(|error| Usage(format!("{place} is not JSON: {error}{advice}")))?)
+    let parsed = parsed.map_err(|error| Usage(format!("{place} is not JSON: {error}{advice}")))?;
+    // The gateway would say so of a place in what the text is sent within.
+    json::check(&text).map_err(|error| Usage(format!("{place} cannot be taken: {error}")))?;
+    Ok(parsed)
 }
 
 /// Reads JSON from `FILE`, which may be written `@FILE` as elsewhere, or from standard input if it is called `-`.
@@ -138,6 +142,12 @@ mod tests {
             assert_eq!(document(&name).unwrap(), json!([2]), "{name}");
         }
         assert!(data("@/does/not/exist").is_err());
+        let twice = written(r#"{"a":1,"a":2}"#, "DATA").unwrap_err();
+        let place = format!("{twice}");
+        assert!(
+            twice.is::<Usage>() && place.starts_with("DATA ") && place.contains("column 13"),
+            "{place}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) enum Command {
     Apply {
         #[command(flatten)]
         connection: Connection,
-        /// Manifest files; each names its module
+        /// Manifest files, or - for standard input; each names its module
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -93,9 +93,14 @@ async fn apply(client: &Client, manifests: Vec<Written>, output: Output) -> Resu
 }
 
 fn read(file: &Path) -> Result<Written> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("{} cannot be read", file.display()))?;
-    let wrong = |fault: String| Usage(format!("{} is not a manifest: {fault}", file.display()));
+    let (text, place) = if file == Path::new("-") {
+        let text = std::io::read_to_string(std::io::stdin());
+        (text, "standard input".to_owned())
+    } else {
+        (std::fs::read_to_string(file), file.display().to_string())
+    };
+    let text = text.with_context(|| format!("{place} cannot be read"))?;
+    let wrong = |fault: String| Usage(format!("{place} is not a manifest: {fault}"));
     let read = serde_json::from_str(&text).and_then(|manifest: Box<RawValue>| {
         let members: Value = serde_json::from_str(manifest.get())?;
         Ok((members, manifest))

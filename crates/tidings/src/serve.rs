@@ -38,6 +38,7 @@ use crate::data_folder::{self, STORE, STORE_LOCK, keep_private};
 use crate::logging;
 use crate::manifests;
 use crate::open_files;
+use crate::output::print_line;
 use crate::servable;
 use crate::stop::Stop;
 use crate::telemetry::{self, Telemetry};
@@ -213,7 +214,8 @@ async fn serve(
             limits.burst,
             limits.streams_per_tenant,
             limits.subscriptions_per_tenant,
-        ),
+        )
+        .with_workspaces(limits.workspaces_per_tenant, limits.members_per_workspace),
         egress: Client::new(config.guard()?, RECEIVER_LIMITS)?,
         origin: origin(&config),
         vault,
@@ -532,20 +534,32 @@ fn greet(
     clock: &Clock,
     module: Option<ModuleId>,
 ) {
+    let greeting = greeting(config, address, access, clock, module);
+    // Who reads it may have gone; that is no reason not to serve.
+    if let Err(error) = print_line(&greeting) {
+        tracing::warn!(%error, "the greeting could not be written");
+    }
+}
+
+fn greeting(
+    config: &Config,
+    address: SocketAddr,
+    access: &Access,
+    clock: &Clock,
+    module: Option<ModuleId>,
+) -> String {
     let own = format!("http://{address}");
     let url = public_url(config, address);
-    println!("Tidings listens on {own}");
-    println!("  data folder  {}", config.data.display());
-    println!("  API          {url}/docs");
+    let data = config.data.display();
+    let begin =
+        format!("Tidings listens on {own}\n  data folder  {data}\n  API          {url}/docs\n");
     let Some(key) = access.local_key() else {
-        return;
+        return begin;
     };
     if module.is_none() {
-        println!(
-            "  credentials  tidings token --data {} --tenant TENANT --module MODULE",
-            config.data.display()
+        return format!(
+            "{begin}  credentials  tidings token --data {data} --tenant TENANT --module MODULE\n"
         );
-        return;
     }
     let tenant: TenantId = "acme".parse().expect("a legal id");
     let claims = Claims {
@@ -559,10 +573,10 @@ fn greet(
         audience: given(&config.auth.audience),
     };
     let token = key.mint(&claims, FIRST_TOKEN_TTL, clock.now_ms());
-    println!("\nPublish a first event as module 'demo' of tenant 'acme':\n");
-    println!("  export TIDINGS_URL={own} TIDINGS_TOKEN={token}");
-    println!(
-        "  curl -X POST $TIDINGS_URL/v1/events/publish -H \"Authorization: Bearer $TIDINGS_TOKEN\" \
-         -H 'Content-Type: application/json' -d '{{\"type\":\"demo.greeting.sent\",\"data\":{{\"text\":\"hello\"}}}}'\n"
-    );
+    format!(
+        "{begin}\nPublish a first event as module 'demo' of tenant 'acme':\n\n  \
+         export TIDINGS_URL={own} TIDINGS_TOKEN={token}\n  \
+         curl -X POST $TIDINGS_URL/v1/events/publish -H \"Authorization: Bearer $TIDINGS_TOKEN\" \
+         -H 'Content-Type: application/json' -d '{{\"type\":\"demo.greeting.sent\",\"data\":{{\"text\":\"hello\"}}}}'\n\n"
+    )
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
-use super::schema::{FILE, open_reader};
+use super::schema::{FILE, open_to_look};
 
 /// Why no copy was made.
 #[derive(Debug, thiserror::Error)]
@@ -59,11 +59,45 @@ pub fn backup(source: &Path, target: &Path) -> Result<(), BackupError> {
 /// anew.
 fn copy(source: &Path, partial: &Path) -> Result<(), BackupError> {
     let fail = |error: rusqlite::Error| BackupError::Copy(error.to_string());
-    let from = open_reader(source).map_err(|fault| BackupError::Copy(fault.to_string()))?;
+    let from = open_to_look(source).map_err(|fault| BackupError::Copy(fault.to_string()))?;
     let mut to = Connection::open(partial).map_err(fail)?;
     let backup = Backup::new(&from, &mut to).map_err(fail)?;
     match backup.step(-1).map_err(fail)? {
         StepResult::Done => Ok(()),
         other => Err(BackupError::Copy(format!("it stopped half-way: {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::embedded::{Config, Embedded, verify};
+
+    #[test]
+    fn a_log_is_read_where_nothing_can_be_made_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        drop(Embedded::open(Config::new(path("data"), Arc::new(|| 1))).unwrap());
+        backup(&path("data"), &path("copy")).unwrap();
+        // What readers share cannot be made where these stand.
+        fs::remove_file(path("data/bus.db-shm")).unwrap();
+        for data in ["data", "copy"] {
+            let shared = path(data).join("bus.db-shm");
+            std::os::unix::fs::symlink("nowhere", shared).unwrap();
+        }
+        assert!(verify(&path("copy")).unwrap().findings.is_empty());
+        backup(&path("copy"), &path("second")).unwrap();
+        assert!(verify(&path("second")).unwrap().findings.is_empty());
+
+        assert!(verify(&path("data")).unwrap().findings.is_empty());
+        // Now writes wait beside it.
+        fs::write(path("data/bus.db-wal"), "frames").unwrap();
+        let findings = verify(&path("data")).unwrap().findings;
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].contains("copy the folder"), "{findings:?}");
+        let refused = backup(&path("data"), &path("third")).unwrap_err();
+        assert!(refused.to_string().contains("copy the folder"), "{refused}");
     }
 }

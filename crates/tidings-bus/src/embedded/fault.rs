@@ -44,6 +44,12 @@ impl Fault {
         }
     }
 
+    /// Whether SQLite could not make, beside a file, what it shares with others that have it open.
+    pub(super) fn is_unshared(&self) -> bool {
+        self.codes()
+            .is_some_and(|(code, _)| matches!(code, ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+    }
+
     /// Whether the shared WAL index could not grow. During a commit this happens *after* the frames
     /// were synced, so that a crash right then would bring the transaction back.
     pub(super) fn is_index_growth(&self) -> bool {

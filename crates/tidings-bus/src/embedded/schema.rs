@@ -187,6 +187,45 @@ pub(super) fn open_reader(folder: &Path) -> Result<Connection, Fault> {
     Ok(connection)
 }
 
+/// The same for whoever looks at a log that may lie where nothing can be written. Where not even what readers share can be made
+/// beside it, the file is read alone, if it alone holds everything.
+pub(super) fn open_to_look(folder: &Path) -> Result<Connection, Fault> {
+    // To open it may read it already.
+    let fault = match open_reader(folder) {
+        Ok(connection) => {
+            let looked = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+            match looked.map_err(Fault::from) {
+                Err(fault) if fault.is_unshared() => fault,
+                // Whatever else is wrong is found by whoever reads on.
+                _ => return Ok(connection),
+            }
+        }
+        Err(fault) if fault.is_unshared() => fault,
+        Err(fault) => return Err(fault),
+    };
+    let file = folder.join(FILE);
+    let wal = folder.join(format!("{FILE}-wal"));
+    if wal.metadata().is_ok_and(|wal| wal.len() > 0) {
+        return Err(Fault::Corrupt(format!(
+            "{FILE}: it cannot be read where nothing can be written ({fault}): writes wait in {FILE}-wal, which is read \
+             through a third file; copy the folder to where it can be written, or have it mounted so"
+        )));
+    }
+    let Some(file) = file.to_str() else {
+        return Err(fault);
+    };
+    let file = file.replace('%', "%25");
+    let file = file.replace('?', "%3f").replace('#', "%23");
+    let connection = Connection::open_with_flags(
+        format!("file:{file}?immutable=1"),
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI,
+    )?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(connection)
+}
+
 /// What `user_version` and `application_id` say; both are 0 in a file that was just made.
 pub(super) fn identity(connection: &Connection) -> Result<(i64, i64), Fault> {
     let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;

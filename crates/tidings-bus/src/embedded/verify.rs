@@ -80,7 +80,7 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
 }
 
 fn look(folder: &Path, report: &mut Report) -> Result<(), Fault> {
-    let connection = schema::open_reader(folder)?;
+    let connection = schema::open_to_look(folder)?;
     let connection = connection.unchecked_transaction()?;
     let identity = schema::identity(&connection)?;
     if identity != (schema::FORMAT, schema::APPLICATION_ID) {

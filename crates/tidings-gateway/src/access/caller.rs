@@ -165,6 +165,12 @@ pub(crate) fn user(tenant: &str, name: &str, admin: bool) -> Caller {
     Caller::new(Principal::User(name.to_owned()), Some(tenant), admin)
 }
 
+/// An operator, for tests.
+#[cfg(test)]
+pub(crate) fn operator(name: &str) -> Caller {
+    Caller::new(Principal::Operator(name.to_owned()), None, false)
+}
+
 /// The caller of what an extension in process publishes, in its workspace and nowhere else.
 pub(crate) fn of_extension(tenant: TenantId, workspace: WorkspaceId, id: ExtensionId) -> Caller {
     Caller::new(Principal::Extension { workspace, id }, Some(tenant), false)

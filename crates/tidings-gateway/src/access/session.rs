@@ -19,6 +19,9 @@ use crate::storing::store_fault;
 
 /// The longest that a session lasts, in ms: 12 h.
 pub(super) const LONGEST_MS: i64 = 12 * 60 * 60 * 1000;
+/// So many has one person at once; where another begins, the one that would end first ends. Refused instead, whoever has
+/// lost cookies would wait for their end.
+const MOST_OF_ONE: u16 = 100;
 /// A cookie's value: 32 bytes in base64url.
 const LENGTH: usize = 43;
 
@@ -66,7 +69,11 @@ impl Sessions {
             role: role.to_owned(),
             expires_at_ms: until_ms.min(now_ms.saturating_add(LONGEST_MS)),
         };
-        let kept = self.store.sessions().insert(&row, now_ms).await;
+        let kept = self
+            .store
+            .sessions()
+            .insert(&row, MOST_OF_ONE, now_ms)
+            .await;
         kept.map_err(store_fault)?;
         tracing::info!(by = caller.describe(), "session begun");
         Ok(NewSession {

@@ -1,5 +1,6 @@
 //! What a tenant may look up of its emits: what became of each, and how much of its plan is used.
 
+use tidings_event::TenantId;
 use tidings_store::{EmitQuery, EmitRow, EmitState};
 
 use super::emits::month;
@@ -33,9 +34,16 @@ impl Emits {
         rows.map_err(store_fault)
     }
 
-    /// How much of its plan the caller's tenant has used.
-    pub async fn health(&self, caller: &Caller) -> Result<Health, Refusal> {
-        let tenant = super::registry::reader(caller)?;
+    /// How much of its plan the caller's tenant has used, or for an operator the one that it names.
+    pub async fn health(&self, caller: &Caller, of: Option<&TenantId>) -> Result<Health, Refusal> {
+        let tenant = match of {
+            Some(of) => self.registry.workspaces.tenant(caller, of)?.id.clone(),
+            None if caller.is_operator() && caller.tenant().is_none() => {
+                let detail = "An operator names the tenant whose use is asked for.";
+                return Err(Refusal::invalid("tenantId", detail));
+            }
+            None => super::registry::reader(caller)?,
+        };
         let failed = EmitQuery {
             states: vec![EmitState::Failed, EmitState::Undelivered],
             newest_first: true,

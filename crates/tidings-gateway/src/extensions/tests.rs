@@ -265,3 +265,37 @@ async fn an_extension_that_two_replicas_change_at_once_keeps_one_secret() {
     let store = Store::connect(&url).await.unwrap();
     assert_eq!(kept(&store).await.len(), 4);
 }
+
+#[tokio::test]
+async fn a_workspace_has_so_many_extensions() {
+    let (store, one, _other) = replicas().await;
+    for number in 0..MAX_EXTENSIONS {
+        let row = ExtensionRow {
+            workspace: "ws-1".parse().unwrap(),
+            id: format!("e{number}").parse().unwrap(),
+            kind: EXTERNAL.to_owned(),
+            service_base_url: Some("http://127.0.0.1:9".to_owned()),
+            installed: true,
+            enabled: true,
+            updated_at_ms: NOW,
+        };
+        store.extensions().put(&row, &[]).await.unwrap();
+    }
+    let new = |enabled: bool| NewExtension {
+        kind: EXTERNAL.to_owned(),
+        service_base_url: Some("http://127.0.0.1:9".to_owned()),
+        installed: true,
+        enabled,
+        replay_from: None,
+    };
+    let (caller, rooms) = (admin(), &one.extensions);
+    let refusal = rooms.put(&caller, "ws-1", &id(), new(true)).await;
+    let refusal = refusal.unwrap_err();
+    assert_eq!(refusal.code, tidings_event::Code::RateLimited);
+    assert_eq!(refusal.limit.as_deref(), Some(&(200, 201)));
+    let first = "e0".parse().unwrap();
+    let changed = rooms.put(&caller, "ws-1", &first, new(false)).await;
+    assert!(!changed.unwrap().enabled);
+    rooms.delete(&caller, "ws-1", &first).await.unwrap();
+    put(&one, true).await;
+}

@@ -7,10 +7,8 @@ use tidings_event::{Code, TenantId};
 use uuid::Uuid;
 
 use super::Subscriptions;
+use crate::limits::ASK_AGAIN;
 use crate::publish::refusal::{Refusal, Rule};
-
-/// Who asks again sooner learns nothing new.
-const ASK_AGAIN: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// Of a tenant: its own, or those that stand for its workspaces' extensions (true).
 type Kind = (TenantId, bool);

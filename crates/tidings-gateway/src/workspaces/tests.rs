@@ -125,6 +125,41 @@ async fn a_slug_is_one_tenants_though_another_replica_has_given_it() {
     );
 }
 
+#[tokio::test]
+async fn a_tenant_has_so_many_workspaces_and_each_of_them_so_many_members() {
+    let clock = Clock::manual(NOW);
+    let mut parts = in_memory::parts(&clock).await;
+    parts.limits = crate::Limits::default().with_workspaces(2, 2);
+    let room = crate::Gateway::open(parts).await.unwrap().workspaces;
+    let refused = |refusal: Refusal| {
+        assert_eq!(refusal.code, Code::RateLimited, "{refusal:?}");
+        assert_eq!(refusal.limit.as_deref(), Some(&(2, 3)));
+        assert!(refusal.retry_after.is_some());
+    };
+    let put = async |tenant: &str, id: &str| {
+        let caller = crate::access::user(tenant, "ada", true);
+        room.admit(&caller).await.unwrap();
+        let (tenant, id) = (tenant.parse().unwrap(), id.parse().unwrap());
+        room.put(&caller, &tenant, &id).await
+    };
+    assert!(put("acme", "ws-1").await.unwrap());
+    assert!(put("acme", "ws-2").await.unwrap());
+    refused(put("acme", "ws-3").await.unwrap_err());
+    assert!(!put("acme", "ws-2").await.unwrap(), "it is there");
+    assert!(put("globex", "ws-3").await.unwrap());
+
+    let ada = crate::access::user("acme", "ada", true);
+    let (acme, id) = ("acme".parse().unwrap(), "ws-1".parse().unwrap());
+    let enrol = async |user: &str, role| room.put_member(&ada, &acme, &id, user, role).await;
+    enrol("bob", Role::Member).await.unwrap();
+    enrol("eve", Role::Member).await.unwrap();
+    refused(enrol("joe", Role::Member).await.unwrap_err());
+    enrol("bob", Role::Admin).await.unwrap();
+    let left = room.delete_member(&ada, &acme, &id, "eve");
+    left.await.unwrap();
+    enrol("joe", Role::Member).await.unwrap();
+}
+
 #[test]
 fn a_slug_is_made_of_an_id() {
     let check = |id: &str, taken: &[&str], slug: &str| {

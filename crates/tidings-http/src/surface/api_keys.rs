@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::House;
 use crate::page::{Page, Stretch};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, read_query, time};
 
 /// The largest body of these operations, in bytes.
 const MAX_BYTES: usize = 65_536;
@@ -36,7 +36,7 @@ pub(crate) struct NewKey {
     tenant_id: Option<String>,
 }
 
-/// Only for operators: whose keys.
+/// Only for operators: which tenant's.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -67,12 +67,8 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<Response, Refused> {
     let given: NewKey = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
-    let expires: Option<jiff::Timestamp> = given
-        .expires_at
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(|_| Refusal::invalid("expiresAt", "'expiresAt' must be an RFC 3339 time."))?;
+    let expires = given.expires_at.as_deref();
+    let expires = expires.map(|text| time("expiresAt", text));
     let module = given.module.as_deref().map(str::parse).transpose();
     let scopes = given
         .scopes
@@ -83,7 +79,7 @@ pub(crate) async fn create(
         name: given.name,
         module: module.map_err(|error| Refusal::invalid("module", format!("{error}.")))?,
         scopes: scopes.map_err(|error| Refusal::invalid("scopes", format!("{error}.")))?,
-        expires_at_ms: expires.map(jiff::Timestamp::as_millisecond),
+        expires_at_ms: expires.transpose()?,
     };
     let tenant = tenant(given.tenant_id.as_deref())?;
     let (key, secret) = house.gateway.api_keys.create(&caller, tenant, new).await?;
@@ -126,12 +122,13 @@ pub(crate) async fn revoke(
     house
         .gateway
         .api_keys
-        .revoke(&caller, of(owner)?, id)
+        .revoke(&caller, owner_of(owner)?, id)
         .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn of(owner: Queried<Owner>) -> Result<Option<TenantId>, Refusal> {
+/// The tenant that an operator names.
+pub(crate) fn owner_of(owner: Queried<Owner>) -> Result<Option<TenantId>, Refusal> {
     let owner = read_query(owner)?;
     tenant(owner.tenant_id.as_deref())
 }

@@ -6,9 +6,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tidings_event::EventType;
 use tidings_event::event::rfc3339;
-use tidings_gateway::dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterSummary};
+use tidings_gateway::dead_letters::{
+    DeadLetterQuery, DeadLetterRow, DeadLetterSummary, wrong_types,
+};
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::replays::DeadLetters;
 use uuid::Uuid;
@@ -17,14 +18,14 @@ use super::subscriptions::MAX_BYTES;
 use crate::House;
 use crate::page::{self, Page};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body_if_any, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body_if_any, read_query, time};
 
 /// Which dead letters.
 #[derive(Deserialize, utoipa::IntoParams, Default)]
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Wanted {
-    /// An event type in full; patterns are refused.
+    /// An event type, or a pattern as in `crm.**` or `crm.*.created`.
     r#type: Option<String>,
     /// A subscription's id.
     subscription: Option<String>,
@@ -44,16 +45,6 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     fn query(&self) -> Result<DeadLetterQuery, Refusal> {
-        let time = |field: &str, text: &Option<String>| {
-            let parsed = text
-                .as_deref()
-                .map(str::parse::<jiff::Timestamp>)
-                .transpose();
-            let parsed = parsed.map_err(|_| {
-                Refusal::invalid(field, format!("'{field}' must be an RFC 3339 time."))
-            });
-            parsed.map(|time| time.map(jiff::Timestamp::as_millisecond))
-        };
         let id = |field: &str, text: &Option<String>| {
             let parsed = text.as_deref().map(str::parse::<Uuid>).transpose();
             parsed.map_err(|_| Refusal::invalid(field, format!("'{field}' is not an id.")))
@@ -69,13 +60,15 @@ impl Wanted {
             }
         };
         let limit = page::limit(self.limit)?;
+        let since = self.since.as_deref().map(|text| time("since", text));
+        let until = self.until.as_deref().map(|text| time("until", text));
         Ok(DeadLetterQuery {
             subscriptions: id("subscription", &self.subscription)?
                 .into_iter()
                 .collect(),
-            event_type: self.r#type.as_deref().map(exact).transpose()?,
-            since_ms: time("since", &self.since)?,
-            until_ms: time("until", &self.until)?,
+            event_type: self.r#type.as_deref().map(types).transpose()?,
+            since_ms: since.transpose()?,
+            until_ms: until.transpose()?,
             error: self.error.clone(),
             state,
             after: id("cursor", &self.cursor)?,
@@ -84,13 +77,12 @@ impl Wanted {
     }
 }
 
-/// A type as events have it: a pattern would silently find nothing.
-fn exact(text: &str) -> Result<String, Refusal> {
-    let found = EventType::recorded(text);
-    found.map(|_| text.to_owned()).map_err(|error| {
-        let detail = format!("'type' is an event type in full, no pattern: {error}.");
-        Refusal::invalid("type", detail)
-    })
+/// A type as events have it, or a pattern that the store can look up.
+fn types(text: &str) -> Result<String, Refusal> {
+    match wrong_types(text) {
+        None => Ok(text.to_owned()),
+        Some(wrong) => Err(Refusal::invalid("type", format!("{wrong}."))),
+    }
 }
 
 /// The tenant's dead letters, oldest first.
@@ -199,7 +191,7 @@ fn replayed(id: Uuid, state: String) -> Response {
 #[derive(Deserialize, utoipa::ToSchema, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct ReplayAllBody {
-    /// An event type in full; patterns are refused.
+    /// An event type, or a pattern as in `crm.**` or `crm.*.created`.
     r#type: Option<String>,
     /// A subscription's id.
     subscription: Option<String>,
@@ -365,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_is_one_in_full() {
+    fn a_type_is_one_or_a_pattern() {
         let letters = |text: &str| {
             let body = ReplayAllBody {
                 r#type: Some(text.to_owned()),
@@ -375,11 +367,12 @@ mod tests {
         };
         assert!(letters("crm.contact.created").is_ok());
         assert!(letters("TENANT_CUSTOM:acme:crm.made@1.0.0").is_ok());
-        for pattern in ["crm.**", "crm.*.created", "crm"] {
-            let Err(refusal) = letters(pattern) else {
-                panic!("{pattern} is taken");
+        assert!(letters("crm.**").is_ok() && letters("crm.*.created").is_ok());
+        for bad in ["crm.**.created", "Crm.*", "crm", "*", ""] {
+            let Err(refusal) = letters(bad) else {
+                panic!("{bad} is taken");
             };
-            assert_eq!(refusal.field.as_deref(), Some("type"), "{pattern}");
+            assert_eq!(refusal.field.as_deref(), Some("type"), "{bad}");
         }
     }
 }

@@ -12,6 +12,7 @@ use tidings_gateway::custom_events::{EmitQuery, EmitRequest, EmitRow, EmitState}
 use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
 
+use super::api_keys::{Owner, owner_of};
 use super::publish::{KEY, REPLAYED, key, malformed, string, within};
 use crate::House;
 use crate::page::{self, Page};
@@ -203,14 +204,16 @@ pub(crate) async fn list(
     Ok(Page::of(rows.iter().map(rendered).collect(), next).into_response())
 }
 
-/// The tenant's plan, how much of it is used, and its last emits that failed.
-#[utoipa::path(get, path = "/v1/events/custom/health", tag = "custom-events",
+/// The tenant's plan, how much of it is used, and its last emits that failed. An operator names the tenant.
+#[utoipa::path(get, path = "/v1/events/custom/health", tag = "custom-events", params(Owner),
     responses((status = 200, body = HealthBody)))]
 pub(crate) async fn health(
     State(house): State<House>,
     Authenticated(caller): Authenticated,
+    owner: Queried<Owner>,
 ) -> Result<Response, Refused> {
-    let health = house.gateway().emits.health(&caller).await?;
+    let of = owner_of(owner)?;
+    let health = house.gateway().emits.health(&caller, of.as_ref()).await?;
     let plan = health.plan;
     let answer = HealthBody {
         plan: plan.as_str(),

@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidings_event::event::rfc3339;
 use tidings_event::json::RawJson;
-use tidings_gateway::events::{Cursor, MAX_PAGE, Placed, Query, Streamed};
+use tidings_gateway::events::{Cursor, Placed, Query, Streamed};
 use tidings_gateway::limits::StreamPlace;
 use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
+use crate::page;
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, authenticated, read_query};
+use crate::request::{Authenticated, Path, Queried, authenticated, read_query, time};
 
 /// How often a stream without events says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -84,25 +85,15 @@ pub(crate) async fn list(
     parameters: Queried<ListParameters>,
 ) -> Result<Response, Refused> {
     let given = read_query(parameters)?;
-    let limit = match given.limit.as_deref() {
-        None => 100,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=MAX_PAGE).contains(limit))
-            .ok_or_else(|| {
-                Refusal::invalid(
-                    "limit",
-                    format!("'limit' must be a number from 1 to {MAX_PAGE}."),
-                )
-            })?,
-    };
+    // What is no number is refused as 0 is.
+    let limit = given.limit.map(|text| text.parse().unwrap_or_default());
+    let limit = page::limit(limit)?;
     let query = Query {
         types: parsed("type", given.r#type.as_deref())?,
         topic: parsed("topic", given.topic.as_deref())?,
-        since_ms: time("since", given.since.as_deref())?,
-        until_ms: time("until", given.until.as_deref())?,
-        limit,
+        since_ms: given.since.map(|text| time("since", &text)).transpose()?,
+        until_ms: given.until.map(|text| time("until", &text)).transpose()?,
+        limit: limit as usize,
         cursor: cursor("cursor", given.cursor.as_deref())?,
     };
     let list = house.gateway.events.list(&caller, &query).await?;
@@ -200,17 +191,6 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
     text.map(str::parse)
         .transpose()
         .map_err(|error: T::Err| Refusal::invalid(field, format!("{error}.")))
-}
-
-fn time(field: &str, text: Option<&str>) -> Result<Option<i64>, Refusal> {
-    let Some(text) = text else { return Ok(None) };
-    let time: jiff::Timestamp = text.parse().map_err(|_| {
-        Refusal::invalid(
-            field,
-            format!("'{field}' must be an RFC 3339 time, as in 2026-01-31T12:00:00Z."),
-        )
-    })?;
-    Ok(Some(time.as_millisecond()))
 }
 
 fn cursor(field: &str, text: Option<&str>) -> Result<Option<Cursor>, Refusal> {

@@ -31,12 +31,16 @@ pub(crate) struct Parts {
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     receipts: Option<Part>,
+    /// Manifests and catalogues in the store that cannot be read; absent while there are none.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    documents: Option<Part>,
 }
 
 /// How one of them is.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(crate) struct Part {
-    /// `ready` or `gone`; the bus also `degraded` or `poisoned`.
+    /// `ready` or `gone`; the bus also `degraded` or `poisoned`; the store also `read-only`; documents `degraded`.
     status: &'static str,
     /// What is wrong.
     detail: Option<String>,
@@ -66,18 +70,29 @@ pub(crate) async fn readyz(State(house): State<House>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let keys_gone = matches!(readiness.receipts, Some(Err(_)));
-    let word = match (readiness.is_ready(), bus, keys_gone) {
-        (false, ..) => "unready",
-        (true, "ready", false) => "ready",
-        (true, ..) => "degraded",
+    let word = match (readiness.is_ready(), is_whole(&readiness)) {
+        (false, _) => "unready",
+        (true, true) => "ready",
+        (true, false) => "degraded",
     };
+    let store = match (readiness.store, readiness.read_only) {
+        (None, Some(why)) => Part {
+            status: "read-only",
+            detail: Some(why),
+        },
+        (gone, _) => Part::of(gone),
+    };
+    let documents = (!readiness.unread.is_empty()).then(|| Part {
+        status: "degraded",
+        detail: Some(readiness.unread.join("; ")),
+    });
     let parts = Parts {
         bus: Part {
             status: bus,
             detail: why,
         },
-        store: Part::of(readiness.store),
+        store,
+        documents,
         receipts: readiness.receipts.map(|receipts| Part::of(receipts.err())),
     };
     let body = Readiness {
@@ -85,6 +100,13 @@ pub(crate) async fn readyz(State(house): State<House>) -> Response {
         parts,
     };
     (status, axum::Json(body)).into_response()
+}
+
+/// Whether all of it can be done.
+fn is_whole(readiness: &tidings_gateway::Readiness) -> bool {
+    let keys_gone = matches!(readiness.receipts, Some(Err(_)));
+    let all_read = readiness.unread.is_empty() && readiness.read_only.is_none();
+    readiness.bus == Health::Ready && !keys_gone && all_read
 }
 
 /// The metrics of this process, as OpenMetrics text.

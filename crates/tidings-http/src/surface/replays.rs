@@ -17,7 +17,7 @@ use super::subscriptions::{self, MAX_BYTES};
 use crate::House;
 use crate::page::{self, Page, Stretch};
 use crate::problem::Refused;
-use crate::request::{Authenticated, Path, Queried, json_body, read_query};
+use crate::request::{Authenticated, Path, Queried, json_body, read_query, time};
 
 /// Which part of history, and how.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -57,11 +57,6 @@ impl ReplayBody {
                 return Err(Refusal::invalid("to", detail));
             }
         }
-        let time = |text: &str| {
-            let time = text.parse::<jiff::Timestamp>();
-            let time = time.map(jiff::Timestamp::as_millisecond);
-            time.map_err(|_| Refusal::invalid("until", "'until' must be an RFC 3339 time."))
-        };
         let from = match subscriptions::from("from", &self.from) {
             Ok(From::Now) | Err(_) => {
                 let detail = "'from' must be beginning or an RFC 3339 time.";
@@ -69,7 +64,7 @@ impl ReplayBody {
             }
             Ok(from) => from,
         };
-        let until_ms = until.map(time).transpose()?;
+        let until_ms = until.map(|text| time("until", text)).transpose()?;
         if let (From::Time(from), Some(until)) = (from, until_ms)
             && from >= until
         {

@@ -4,6 +4,7 @@ use sqlx::QueryBuilder;
 use tidings_event::{EventType, TenantId};
 use uuid::Uuid;
 
+use super::types::Types;
 use super::{DeadLetterQuery, DeadLetterRow, DeadLetters, conditions};
 use crate::StoreError;
 use crate::found::Found;

@@ -184,6 +184,55 @@ async fn an_error_is_found_in_whatever_case_and_what_cannot_be_kept_is_not_there
 }
 
 #[tokio::test]
+async fn dead_letters_are_found_by_patterns_of_their_types() {
+    const TYPES: [&str; 6] = [
+        "crm.made",
+        "crm.deal.made",
+        "crm_x.made",
+        "crmax.made",
+        "TENANT_CUSTOM:acme:crm.made@1.0.0",
+        "CUSTOM_EVENT_REGISTERED",
+    ];
+    on_each_database(async |store| {
+        let letters = (1..).zip(TYPES).map(|(number, name)| DeadLetterRow {
+            event_type: tidings_event::EventType::recorded(name).unwrap(),
+            ..dead(number, "no")
+        });
+        let flush = Flush {
+            dead: letters.collect(),
+            ..Flush::default()
+        };
+        store.deliveries().flush(&flush).await.unwrap();
+        for pattern in [
+            "crm.made",
+            "crm.*",
+            "crm.**",
+            "*.made",
+            "crm.*.made",
+            "crm.deal.*",
+            "crm_x.*",
+            "**",
+            TYPES[4],
+            TYPES[5],
+        ] {
+            let query = DeadLetterQuery {
+                event_type: Some(pattern.to_owned()),
+                limit: 9,
+                ..DeadLetterQuery::default()
+            };
+            let rows = whole(store.dead_letters().list(&tenant(), &query).await);
+            let found: Vec<_> = rows.iter().map(|row| row.event_type.as_str()).collect();
+            let wanted: tidings_event::TypePattern = pattern.parse().unwrap();
+            let types = TYPES
+                .into_iter()
+                .filter(|name| wanted.matches(&tidings_event::EventType::recorded(name).unwrap()));
+            assert_eq!(found, types.collect::<Vec<_>>(), "{pattern}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn dead_letters_are_found_by_each_filter_and_by_their_tenant_alone() {
     on_each_database(async |store| {
         let flush = Flush {

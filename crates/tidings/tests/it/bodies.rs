@@ -101,3 +101,24 @@ fn a_client_that_sends_much_too_much_gets_the_answer() {
     stream.read_exact(&mut answer).expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 400");
 }
+
+#[test]
+fn a_client_that_sends_too_much_and_never_said_how_much_gets_the_answer() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let mut stream = TcpStream::connect(&server.address).expect("it accepts");
+    let head = format!(
+        "POST {PUBLISH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).expect("it is taken");
+    let mut chunk = b"100000\r\n".to_vec();
+    chunk.resize(chunk.len() + MB, b' ');
+    chunk.extend(b"\r\n");
+    for _ in 0..20 {
+        stream.write_all(&chunk).expect("all of it is taken");
+    }
+    stream.write_all(b"0\r\n\r\n").expect("the end is taken");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 400");
+}

@@ -34,7 +34,7 @@ async fn the_month_begins_anew_at_midnight_of_its_first_and_a_refused_emit_does_
     }
     let refused = emits.emit(&caller, request(Some("k"))).await.unwrap_err();
     assert_eq!(refused.code, Code::MonthlyEmitQuotaExceeded);
-    let used = async || emits.health(&caller).await.unwrap().emits;
+    let used = async || emits.health(&caller, None).await.unwrap().emits;
     assert_eq!(used().await, 1_000);
     clock.set(NOVEMBER + 1_000);
     assert_eq!(used().await, 0);
@@ -44,6 +44,29 @@ async fn the_month_begins_anew_at_midnight_of_its_first_and_a_refused_emit_does_
     let again = emits.emit(&caller, request(Some("k"))).await.unwrap();
     assert_eq!((again.event_id, again.repeated), (first.event_id, true));
     assert_eq!(used().await, 1);
+}
+
+#[tokio::test]
+async fn an_operator_sees_how_much_of_its_plan_a_tenant_uses() {
+    let clock = Clock::manual(NOVEMBER);
+    let gateway = in_memory::gateway(&clock).await;
+    let acme = on_behalf_of(Service::Audit, "acme".parse().unwrap());
+    gateway.workspaces.admit(&acme).await.unwrap();
+    gateway.emits.emit(&acme, request(None)).await.unwrap();
+    let id = "acme".parse().unwrap();
+    let root = crate::access::operator("root");
+    let seen = async |caller: &Caller, of| gateway.emits.health(caller, of).await;
+    for (caller, of) in [(&root, Some(&id)), (&acme, Some(&id)), (&acme, None)] {
+        assert_eq!(seen(caller, of).await.unwrap().emits, 1);
+    }
+    let unnamed = seen(&root, None).await.unwrap_err();
+    assert_eq!(unnamed.field.as_deref(), Some("tenantId"));
+    let nobody = "nobody".parse().unwrap();
+    let other = crate::access::user("globex", "eve", true);
+    for (caller, of) in [(&root, &nobody), (&other, &id), (&acme, &nobody)] {
+        let refused = seen(caller, Some(of)).await.unwrap_err();
+        assert_eq!(refused.code, Code::NotFound);
+    }
 }
 
 #[tokio::test]

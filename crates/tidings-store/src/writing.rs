@@ -1,0 +1,139 @@
+//! Whether the store takes writes: a disk that is full or read-only, and a server in recovery, still answer readers.
+
+use std::time::Duration;
+
+use sqlx::Executor as _;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::pool::{Connections, on_either, on_postgres};
+use crate::{Store, StoreError};
+
+/// A file is written to no more often than this to find out: each time is a sync of its disk.
+const EVERY: Duration = Duration::from_secs(10);
+/// Whoever asks does not wait longer behind the writes of others.
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// What the last write came to that was made to find out, and when that was.
+#[derive(Debug, Default)]
+pub(crate) struct Looked(Mutex<Option<(Instant, Option<String>)>>);
+
+impl Store {
+    /// Whether a store that answers takes writes: [`StoreError::ReadOnly`] if not. PostgreSQL is asked. To a file nothing is
+    /// written but what stands there, and at most every 10 s, so that a failure is told of for as long.
+    pub async fn takes_writes(&self) -> Result<(), StoreError> {
+        self.takes_writes_by(EVERY).await
+    }
+
+    async fn takes_writes_by(&self, every: Duration) -> Result<(), StoreError> {
+        let wrong = match &self.connections {
+            Connections::Sqlite(_) => self.written_lately(every).await,
+            Connections::Postgres(postgres) => {
+                let said = on_postgres!(postgres, "say whether it takes writes", connection => {
+                    sqlx::query_scalar("SELECT current_setting('transaction_read_only')")
+                        .fetch_one(connection)
+                        .await
+                });
+                let said: String = said?;
+                (said == "on")
+                    .then(|| "the server is in recovery, or set to be read-only".to_owned())
+            }
+        };
+        wrong.map_or(Ok(()), |wrong| Err(StoreError::ReadOnly(wrong)))
+    }
+
+    /// What was wrong with the last write, of those made to find out.
+    async fn written_lately(&self, every: Duration) -> Option<String> {
+        let mut looked = self.looked.0.lock().await;
+        if let Some((at, wrong)) = &*looked
+            && at.elapsed() < every
+        {
+            return wrong.clone();
+        }
+        let wrong = match timeout(WITHIN, Box::pin(self.write_the_same())).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) if !error.is_unavailable() => Some(error.to_string()),
+            // Others write; that is no failure, and neither is it a success.
+            Ok(Err(_)) | Err(_) => return None,
+        };
+        *looked = Some((Instant::now(), wrong.clone()));
+        wrong
+    }
+
+    /// Writes the file's header as it is: the version that a user may give it, which nothing reads here.
+    async fn write_the_same(&self) -> Result<(), StoreError> {
+        on_either!(&self.connections, "be written", connection => {
+            connection.execute("PRAGMA user_version = 0").await.map(drop)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr as _;
+
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+    use super::*;
+    use crate::pool::{OfPostgres, PATIENCE};
+    use crate::suite::{new_schema, on_each_database};
+
+    fn refuses(said: Result<(), StoreError>, why: &str) {
+        match said {
+            Err(StoreError::ReadOnly(text)) => assert!(text.contains(why), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_takes_writes() {
+        on_each_database(async |store| {
+            for _ in 0..2 {
+                store.takes_writes_by(Duration::ZERO).await.unwrap();
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_takes_no_writes_says_so_until_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let store = Store::open(&path).await.unwrap();
+        let wal = path.with_extension("db-wal");
+        let written = || std::fs::metadata(&wal).unwrap().len();
+        let before = written();
+        store.takes_writes().await.unwrap();
+        let after = written();
+        assert!(after > before, "nothing was written");
+        store.takes_writes().await.unwrap();
+        assert_eq!(written(), after, "it is written now and then");
+
+        let reader = Store::open_to_read(&path).await.unwrap().unwrap();
+        reader.health().await.unwrap();
+        refuses(reader.takes_writes().await, "readonly");
+        // As it was, without another write.
+        refuses(reader.takes_writes().await, "readonly");
+        *reader.looked.0.lock().await = None;
+        let mended = Store {
+            looked: reader.looked.clone(),
+            ..store.clone()
+        };
+        mended.takes_writes().await.unwrap();
+        reader.takes_writes().await.unwrap();
+        reader.close().await;
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_no_writes_says_so() {
+        let url = new_schema().await;
+        let options = PgConnectOptions::from_str(&url).unwrap();
+        let options = options.options([("default_transaction_read_only", "on")]);
+        let pool = PgPoolOptions::new().connect_with(options).await.unwrap();
+        let store = Store::on(Connections::Postgres(OfPostgres::new(pool, PATIENCE)));
+        store.health().await.unwrap();
+        refuses(store.takes_writes().await, "recovery");
+        store.close().await;
+    }
+}
