@@ -59,7 +59,8 @@ pub enum EgressError {
     /// The name, the connection or the handshake failed, or the connection broke.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
-    /// Nobody was asked, because there was nothing to connect with: no file, port or memory. It says nothing of the receiver.
+    /// Nobody was asked, because there was nothing to connect with: no file or memory. It says nothing of the receiver. That
+    /// no local address is left is not among them: it is also what a family of addresses that this machine lacks looks like.
     #[error("nothing can be sent, this machine has no {0} left")]
     Exhausted(&'static str),
     /// Another status than 2xx. A redirect too: it is not followed.
@@ -330,16 +331,11 @@ fn failed(error: reqwest::Error) -> EgressError {
 
 /// What this machine has none of any more, if that is why nothing was connected to.
 fn exhausted(error: &io::Error) -> Option<&'static str> {
-    match error.kind() {
-        io::ErrorKind::AddrNotAvailable => Some("ports"),
-        io::ErrorKind::OutOfMemory => Some("memory"),
-        _ => {
-            let number = error.raw_os_error();
-            number
-                .is_some_and(|number| OUT_OF_FILES.contains(&number))
-                .then_some("files")
-        }
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        return Some("memory");
     }
+    let number = error.raw_os_error()?;
+    OUT_OF_FILES.contains(&number).then_some("files")
 }
 
 /// The innermost cause: what wraps it only repeats the URL.
@@ -562,10 +558,10 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn what_this_machine_lacks_is_not_the_receivers_doing() {
-        let (too_many_files, no_port, out_of_memory, refused) = (24, 99, 12, 111);
+        let (too_many_files, no_address, out_of_memory, refused) = (24, 99, 12, 111);
         for (number, lacks) in [
             (too_many_files, Some("files")),
-            (no_port, Some("ports")),
+            (no_address, None),
             (out_of_memory, Some("memory")),
             (refused, None),
         ] {

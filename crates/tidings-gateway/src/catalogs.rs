@@ -227,10 +227,6 @@ impl Catalogs {
             if !written.changed {
                 return Ok(written);
             }
-            if is_unread {
-                let removed = self.store.catalogs().delete(name, &[]).await;
-                removed.map_err(store_fault)?;
-            }
             written.revision += 1;
             let row = CatalogRow {
                 name: name.clone(),
@@ -247,7 +243,12 @@ impl Catalogs {
                 "enforce": enforce,
             });
             let event = self.told(actor, "catalog.written", &target)?;
-            let stored = self.store.catalogs().put(&row, &[event]).await;
+            let rooms = self.store.catalogs();
+            let stored = if is_unread {
+                rooms.put_over(&row, &[event]).await.map(|()| true)
+            } else {
+                rooms.put(&row, &[event]).await
+            };
             if stored.map_err(store_fault)? {
                 self.changed(alone).await?;
                 return Ok(written);

@@ -143,6 +143,8 @@ struct Dispatcher {
 
     streams: Vec<Stream>,
     stream_ids: HashMap<Partition, StreamId>,
+    /// The names of the cursors that are damaged.
+    lost_cursors: HashSet<String>,
     queues: HashMap<Uuid, Queue>,
     /// Progress of subscriptions that have no queue yet.
     saved: HashMap<Uuid, (Numbers, Places)>,
@@ -229,6 +231,7 @@ impl Dispatcher {
             part: Part::new(means.counted),
             streams: Vec::new(),
             stream_ids: HashMap::new(),
+            lost_cursors: HashSet::new(),
             queues: HashMap::new(),
             saved: HashMap::new(),
             saved_lanes: HashMap::new(),
@@ -425,6 +428,12 @@ impl Dispatcher {
         }
         let id = self.streams.len();
         self.stream_ids.insert(partition.clone(), id);
+        // A topic that was not listed when the cursors were read.
+        let lost = !self.lost_cursors.is_empty() && {
+            let (topic, number) = (&partition.topic, partition.number);
+            let cursor = format!("{}/{topic}/{number}", self.share);
+            self.lost_cursors.contains(&cursor)
+        };
         self.streams.push(Stream {
             partition,
             head: 0,
@@ -432,7 +441,7 @@ impl Dispatcher {
             sound_at_ms: None,
             outstanding: BTreeMap::new(),
             wanted: false,
-            lost: false,
+            lost,
             more: true,
             again_at_ms: 0,
             recent: Recent::default(),

@@ -395,20 +395,17 @@ impl Gateway {
             let health = self.receipts.as_ref()?.health().await;
             Some(health.map_err(|error| error.to_string()))
         };
-        let store = async {
-            self.store.health().await?;
-            Ok::<_, StoreError>(self.store.takes_writes().await.err())
-        };
-        let (store, receipts) = tokio::join!(store, receipts);
+        let (store, receipts) = tokio::join!(self.store.takes_writes(), receipts);
         let (read_only, store) = match store {
-            Ok(read_only) => (read_only, None),
+            Ok(()) => (None, None),
+            Err(error @ StoreError::ReadOnly(_)) => (Some(error.to_string()), None),
             Err(error) => (None, Some(error.to_string())),
         };
         Readiness {
             bus: self.bus.health(),
             store,
             receipts,
-            read_only: read_only.map(|error| error.to_string()),
+            read_only,
             unread: [self.manifests.unread(), self.catalogs.unread()].concat(),
         }
     }

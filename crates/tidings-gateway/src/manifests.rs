@@ -163,12 +163,14 @@ impl Manifests {
     ) -> Result<bool, Refusal> {
         let alone = self.writing.lock().await;
         let rooms = self.store.manifests();
-        // One that cannot be read is written over, whatever stands there.
-        if !self.unread.has(module.as_str()) {
-            let before = rooms.get(module).await.map_err(store_fault)?;
-            if before.is_some_and(|row| row.document == document) {
-                return Ok(false);
-            }
+        let before = match rooms.get(module).await {
+            // One that cannot be read is written over, whatever stands there.
+            Err(error) if error.row().is_some() => None,
+            Ok(_) if self.unread.has(module.as_str()) => None,
+            before => before.map_err(store_fault)?,
+        };
+        if before.is_some_and(|row| row.document == document) {
+            return Ok(false);
         }
         let events = self.events(actor, module, Some(manifest))?;
         let (now, version) = (self.clock.now_ms(), &manifest.version);

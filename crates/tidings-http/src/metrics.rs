@@ -207,7 +207,7 @@ impl Collector for Deliveries {
         let descriptor = encoder.encode_descriptor("delivery_removed_unread", help, None, kind)?;
         removals.encode(descriptor)?;
         let unables = ConstCounter::new(self.0.unables());
-        let help = "Hand-overs that could not be begun for want of files, ports or memory";
+        let help = "Hand-overs that could not be begun for want of files or memory";
         let kind = unables.metric_type();
         unables.encode(encoder.encode_descriptor("delivery_unable", help, None, kind)?)?;
         let motion = self.0.motion();

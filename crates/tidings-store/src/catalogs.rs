@@ -38,6 +38,20 @@ impl<'a> Catalogs<'a> {
     /// Writes a catalogue in place of the version before it, with the events that tell of it. False when
     /// another version stands there, because somebody else wrote in between: then nothing is changed.
     pub async fn put(&self, row: &CatalogRow, events: &[OutboxRow]) -> Result<bool, StoreError> {
+        self.write(row, false, events).await
+    }
+
+    /// The same in place of whatever stands there.
+    pub async fn put_over(&self, row: &CatalogRow, events: &[OutboxRow]) -> Result<(), StoreError> {
+        self.write(row, true, events).await.map(drop)
+    }
+
+    async fn write(
+        &self,
+        row: &CatalogRow,
+        over: bool,
+        events: &[OutboxRow],
+    ) -> Result<bool, StoreError> {
         let query = "INSERT INTO catalogs (name, document, enforce, version, changed_at_ms, crc) \
              VALUES ($1, $2, $3, $4, $5, $6) \
              ON CONFLICT (name) DO UPDATE SET document = excluded.document, \
@@ -46,6 +60,12 @@ impl<'a> Catalogs<'a> {
              WHERE catalogs.version = excluded.version - 1";
         on_either!(self.connections, "write a catalogue", connection => {
             let mut transaction = connection.begin().await?;
+            if over {
+                sqlx::query("DELETE FROM catalogs WHERE name = $1")
+                    .bind(row.name.as_str())
+                    .execute(&mut *transaction)
+                    .await?;
+            }
             let done = sqlx::query(query)
                 .bind(row.name.as_str())
                 .bind(&row.document)

@@ -1,9 +1,9 @@
 //! Whether the store takes writes: a disk that is full or read-only, and a server in recovery, still answer readers.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::Executor as _;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::pool::{Connections, on_either, on_postgres};
@@ -14,20 +14,38 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Whoever asks does not wait longer behind the writes of others.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// What the last write came to that was made to find out, and when that was.
+/// The writes that are made to find out.
 #[derive(Debug, Default)]
-pub(crate) struct Looked(Mutex<Option<(Instant, Option<String>)>>);
+pub(crate) struct Looked(Mutex<Last>);
+
+/// The last of them.
+#[derive(Debug, Default)]
+struct Last {
+    /// When it began.
+    at: Option<Instant>,
+    /// What was wrong with it.
+    wrong: Option<String>,
+}
+
+impl Looked {
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Store {
-    /// Whether a store that answers takes writes: [`StoreError::ReadOnly`] if not. PostgreSQL is asked. To a file nothing is
-    /// written but what stands there, and at most every 10 s, so that a failure is told of for as long.
+    /// Whether it answers and takes writes: [`StoreError::ReadOnly`] if it only answers. PostgreSQL is asked. To a file
+    /// nothing is written but what stands there, and at most every 10 s, so that a failure is told of for as long.
     pub async fn takes_writes(&self) -> Result<(), StoreError> {
         self.takes_writes_by(EVERY).await
     }
 
     async fn takes_writes_by(&self, every: Duration) -> Result<(), StoreError> {
         let wrong = match &self.connections {
-            Connections::Sqlite(_) => self.written_lately(every).await,
+            Connections::Sqlite(_) => {
+                self.health().await?;
+                self.written_lately(every).await
+            }
             Connections::Postgres(postgres) => {
                 let said = on_postgres!(postgres, "say whether it takes writes", connection => {
                     sqlx::query_scalar("SELECT current_setting('transaction_read_only')")
@@ -42,22 +60,24 @@ impl Store {
         wrong.map_or(Ok(()), |wrong| Err(StoreError::ReadOnly(wrong)))
     }
 
-    /// What was wrong with the last write, of those made to find out.
+    /// What was wrong with the last write, of those made to find out. Who asks while one is made is told of the one before.
     async fn written_lately(&self, every: Duration) -> Option<String> {
-        let mut looked = self.looked.0.lock().await;
-        if let Some((at, wrong)) = &*looked
-            && at.elapsed() < every
         {
-            return wrong.clone();
+            let mut last = self.looked.last();
+            if last.at.is_some_and(|at| at.elapsed() < every) {
+                return last.wrong.clone();
+            }
+            last.at = Some(Instant::now());
         }
-        let wrong = match timeout(WITHIN, Box::pin(self.write_the_same())).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) if !error.is_unavailable() => Some(error.to_string()),
-            // Others write; that is no failure, and neither is it a success.
-            Ok(Err(_)) | Err(_) => return None,
-        };
-        *looked = Some((Instant::now(), wrong.clone()));
-        wrong
+        let written = timeout(WITHIN, Box::pin(self.write_the_same())).await;
+        let mut last = self.looked.last();
+        match written {
+            Ok(Ok(())) => last.wrong = None,
+            Ok(Err(error)) if !error.is_unavailable() => last.wrong = Some(error.to_string()),
+            // Others write: it says nothing.
+            Ok(Err(_)) | Err(_) => {}
+        }
+        last.wrong.clone()
     }
 
     /// Writes the file's header as it is: the version that a user may give it, which nothing reads here.
@@ -114,7 +134,7 @@ mod tests {
         refuses(reader.takes_writes().await, "readonly");
         // As it was, without another write.
         refuses(reader.takes_writes().await, "readonly");
-        *reader.looked.0.lock().await = None;
+        *reader.looked.last() = Last::default();
         let mended = Store {
             looked: reader.looked.clone(),
             ..store.clone()

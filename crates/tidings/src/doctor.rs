@@ -15,7 +15,7 @@ use tidings_gateway::damaged::unread_documents;
 use tidings_gateway::secrets::Vault;
 use tidings_plugin::PlatformEventHandler as _;
 use tidings_receipts::{InValkey, Receipts as _, Terms};
-use tidings_store::Store;
+use tidings_store::{Store, StoreError};
 
 use crate::bus::BusKind;
 use crate::components;
@@ -54,12 +54,14 @@ enum Verdict {
     Note,
     /// A server that the configuration names does not answer.
     Gone,
+    /// It cannot be looked at from here: whether it is sound is not known.
+    Unread,
     Damaged,
 }
 
 impl Verdict {
     fn is_bad(self) -> bool {
-        matches!(self, Self::Gone | Self::Damaged)
+        matches!(self, Self::Gone | Self::Unread | Self::Damaged)
     }
 }
 
@@ -132,6 +134,7 @@ fn say(findings: &[Finding], output: Output) -> Result<()> {
             Verdict::Good => "ok",
             Verdict::Note => "note",
             Verdict::Gone => "GONE",
+            Verdict::Unread => "UNREAD",
             Verdict::Damaged => "DAMAGED",
         };
         if output.format == Format::Table {
@@ -250,6 +253,9 @@ fn log(folder: &Path, findings: &mut Vec<Finding>) {
         Err(error @ VerifyError::Missing(_)) => {
             findings.push(Finding::new(Verdict::Damaged, BUS, error.to_string()));
         }
+        Err(error @ VerifyError::Unread(_)) => {
+            findings.push(Finding::new(Verdict::Unread, BUS, error.to_string()));
+        }
     }
 }
 
@@ -271,7 +277,14 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
     let lines = match wal {
         // Looking further would let SQLite forget what the WAL still holds.
         Err(error) => vec![error.to_string()],
-        Ok(()) => block_on(looked_into(&path)).unwrap_or_else(|error| vec![format!("{error:#}")]),
+        Ok(()) => match block_on(looked_into(&path)) {
+            Ok(lines) => lines,
+            Err(error) if is_unshared(&error) => {
+                let detail = format!("{error:#}");
+                return findings.push(Finding::new(Verdict::Unread, STORE, detail));
+            }
+            Err(error) => vec![format!("{error:#}")],
+        },
     };
     if lines.is_empty() {
         findings.push(Finding::new(
@@ -285,6 +298,10 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
             .into_iter()
             .map(|line| Finding::new(Verdict::Damaged, STORE, line)),
     );
+}
+
+fn is_unshared(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StoreError::Unshared(_)))
 }
 
 /// What is wrong with a store's rows, or with the documents in it if all rows are sound.

@@ -73,7 +73,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::embedded::{Config, Embedded, verify};
+    use crate::embedded::{Config, Embedded, VerifyError, verify};
 
     #[test]
     fn a_log_is_read_where_nothing_can_be_made_beside_it() {
@@ -94,9 +94,9 @@ mod tests {
         assert!(verify(&path("data")).unwrap().findings.is_empty());
         // Now writes wait beside it.
         fs::write(path("data/bus.db-wal"), "frames").unwrap();
-        let findings = verify(&path("data")).unwrap().findings;
-        assert_eq!(findings.len(), 1, "{findings:?}");
-        assert!(findings[0].contains("copy the folder"), "{findings:?}");
+        let unread = verify(&path("data")).unwrap_err();
+        assert!(matches!(unread, VerifyError::Unread(_)), "{unread}");
+        assert!(unread.to_string().contains("copy the folder"), "{unread}");
         let refused = backup(&path("data"), &path("third")).unwrap_err();
         assert!(refused.to_string().contains("copy the folder"), "{refused}");
     }

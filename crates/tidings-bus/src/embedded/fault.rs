@@ -16,6 +16,9 @@ pub(super) enum Fault {
     /// The row of one event is not what was written. The text names table and row.
     #[error("{fault}")]
     Damaged { offset: u64, fault: String },
+    /// What stands in the WAL cannot be read where nothing can be written. Nothing is known to be damaged.
+    #[error("{0}")]
+    Unshared(String),
     /// SQLite's own report.
     #[error("{0}")]
     Sqlite(#[from] Error),
@@ -30,6 +33,7 @@ impl Fault {
             Self::Sqlite(error) if is_damage(&error) => {
                 ReadError::Corrupt(format!("{place}: {error}"))
             }
+            Self::Unshared(text) => ReadError::Unavailable(text),
             Self::Sqlite(error) => ReadError::Unavailable(format!("{place}: {error}")),
         }
     }

@@ -206,7 +206,7 @@ pub(super) fn open_to_look(folder: &Path) -> Result<Connection, Fault> {
     let file = folder.join(FILE);
     let wal = folder.join(format!("{FILE}-wal"));
     if wal.metadata().is_ok_and(|wal| wal.len() > 0) {
-        return Err(Fault::Corrupt(format!(
+        return Err(Fault::Unshared(format!(
             "{FILE}: it cannot be read where nothing can be written ({fault}): writes wait in {FILE}-wal, which is read \
              through a third file; copy the folder to where it can be written, or have it mounted so"
         )));

@@ -43,6 +43,9 @@ pub enum VerifyError {
     /// There is no log.
     #[error("{} is not there", .0.display())]
     Missing(PathBuf),
+    /// It cannot be read here, and nothing is known to be wrong with it. The text says what to do.
+    #[error("{0}")]
+    Unread(String),
 }
 
 /// Reads all of a folder's log, also while it is in use.
@@ -73,8 +76,11 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
     if is_empty(&file) {
         // SQLite would delete the WAL beside it, even for a reader.
         report.add(format!("{}: it is empty", schema::FILE));
-    } else if let Err(fault) = look(folder, &mut report) {
-        report.add(fault.to_string());
+    } else {
+        match look(folder, &mut report) {
+            Err(Fault::Unshared(why)) => return Err(VerifyError::Unread(why)),
+            looked => looked.unwrap_or_else(|fault| report.add(fault.to_string())),
+        }
     }
     Ok(report)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use tidings_event::TenantId;
@@ -18,16 +18,11 @@ use super::queue::{Delivery, Held, Origin, StreamId};
 use super::record::{self, FailedIn, InBatch, Made};
 use super::schedule::{HELD, ms, next_wait};
 use super::target::{Handover, Outcome, Verdict, batch};
-use crate::clock::has_passed;
 use crate::subscription::OnExhausted;
 
 /// The most of one subscription once half of its tenant's are on their way, so that one silent receiver cannot
 /// take all of them either.
 const MOST_WHEN_CROWDED: usize = 8;
-
-/// So long what we lack ourselves is no attempt. Behind a name that only has addresses of a kind that this machine has
-/// none of it looks the same, and would for ever.
-const UNABLE: Duration = Duration::from_hours(1);
 
 /// An attempt that has ended.
 pub(super) struct Ended {
@@ -273,11 +268,6 @@ impl Dispatcher {
         let lanes: Vec<String> = lanes.collect();
         for lane in &lanes {
             queue.lanes.entry(lane.clone()).or_default().busy = false;
-        }
-        if !ended.is_excused() {
-            queue.unable_since_ms = None;
-        } else if has_passed(UNABLE, *queue.unable_since_ms.get_or_insert(now), now) {
-            ended.made.outcome.verdict = Verdict::Unasked;
         }
         match ended.made.outcome.verdict {
             Verdict::Delivered => {

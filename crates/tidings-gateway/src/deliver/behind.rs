@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidings_bus::Read;
+use tidings_bus::{Read, ReadError};
 use uuid::Uuid;
 
 use super::Dispatcher;
@@ -11,6 +11,7 @@ use super::counted::{Behind, LAGGARDS, Laggard};
 use super::queue::{Held, Queue, StreamId};
 use super::read::SCAN;
 use crate::clock::has_passed;
+use crate::events::unreadable;
 use crate::subscription::State;
 
 /// How often is looked.
@@ -118,8 +119,13 @@ impl Dispatcher {
                 first.looked_to = page.next.max(first.looked_to);
                 first.at_ms = page.records.first().map(|it| it.timestamp_ms);
             }
-            // Whoever reads it to deliver it says so, and goes around it.
-            Err(error) => tracing::debug!(%error, "how long a subscription waits is not known"),
+            // Whoever reads it to deliver it says so.
+            Err(ReadError::Damaged { offset, .. }) => first.looked_to = offset + 1,
+            // It may have taken long to fail, and so may others.
+            Err(error) => {
+                self.leave_alone(stream, &unreadable(error));
+                *left = 0;
+            }
         }
         self.queues.get_mut(&id)?.first.insert(stream, first);
         first.at_ms

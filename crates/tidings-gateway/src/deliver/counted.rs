@@ -145,7 +145,7 @@ impl Counted {
         self.removed_unread.load(Ordering::Relaxed)
     }
 
-    /// Hand-overs that could not be begun for want of files, ports or memory of this process.
+    /// Hand-overs that could not be begun for want of files or memory of this process.
     pub fn unables(&self) -> u64 {
         self.unable.load(Ordering::Relaxed)
     }

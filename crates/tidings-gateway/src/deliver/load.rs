@@ -22,17 +22,24 @@ impl Dispatcher {
         mut places: Places,
         topics: &[(Topic, u32)],
     ) -> Places {
-        if !places.at.is_empty() || !self.in_force.is_unreadable(row.subscription) {
+        if !self.in_force.is_unreadable(row.subscription) {
             return places;
         }
+        let before = places.at.len();
         for (topic, partitions) in topics {
             let number = partition_of(row.tenant.as_str().as_bytes(), *partitions);
             let stream = self.stream(Partition {
                 topic: topic.clone(),
                 number,
             });
-            let head = self.streams[stream].head;
-            places.at.push((topic.to_string(), number, head));
+            let stream = &self.streams[stream];
+            let is_kept = |(of, at, _): &(String, u32, u64)| of == topic.as_str() && *at == number;
+            if !stream.lost && !places.at[..before].iter().any(is_kept) {
+                places.at.push((topic.to_string(), number, stream.head));
+            }
+        }
+        if places.at.len() == before {
+            return places;
         }
         self.flush.progress.push(ProgressRow {
             places: serde_json::to_string(&places).expect("plain members become JSON"),
@@ -67,7 +74,10 @@ impl Dispatcher {
         let rows = store.deliveries();
         let name = self.share.to_string();
         let cursors = rows.cursors().await;
-        let all_sound = cursors.as_ref().is_ok_and(|it| it.damaged.is_empty());
+        let damaged = cursors.iter().flat_map(|it| &it.damaged);
+        self.lost_cursors = damaged
+            .map(|error| error.row().unwrap_or_default().to_owned())
+            .collect();
         let cursors = self.sound(cursors)?;
         let (own, others): (Vec<_>, Vec<_>) =
             cursors.into_iter().partition(|row| row.share == name);
@@ -85,7 +95,7 @@ impl Dispatcher {
             known.insert(id, row.next_offset);
             self.streams[id].saved = Some(row.next_offset);
         }
-        if !all_sound {
+        if !self.lost_cursors.is_empty() {
             self.leave_lost();
         }
         let newest = rows.newest_attempt().await.map_err(store_fault)?;

@@ -237,8 +237,6 @@ pub(super) struct Queue {
     pub(super) failing_since_ms: Option<i64>,
     /// What is the first to wait at its places.
     pub(super) first: BTreeMap<StreamId, First>,
-    /// Since when nothing could be sent for want of something of our own, in ms since 1970.
-    pub(super) unable_since_ms: Option<i64>,
 }
 
 impl Queue {
@@ -260,7 +258,6 @@ impl Queue {
             start,
             failing_since_ms: None,
             first: BTreeMap::new(),
-            unable_since_ms: None,
         }
     }
 

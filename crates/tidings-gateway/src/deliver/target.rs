@@ -155,7 +155,7 @@ pub enum Verdict {
     },
     /// It was not asked, for want of what it is to be shown: that says nothing of it. Later it may be.
     Unasked,
-    /// It was not asked, because this process has no files, ports or memory left to do it with. That is no attempt.
+    /// It was not asked, because this process has no files or memory left to do it with. That is no attempt.
     Unable,
     /// The target wants nothing of this subscription any more.
     Gone,

@@ -35,22 +35,3 @@ async fn what_we_lack_ourselves_is_no_attempt_and_counts_against_nobody() {
     assert!(attempts.iter().all(|it| it.number == 1), "{attempts:?}");
     assert_eq!(attempts.len(), 15);
 }
-
-/// A name that has addresses of another kind only looks like that for ever.
-#[tokio::test]
-async fn who_could_not_be_sent_to_for_an_hour_uses_up_attempts() {
-    let mut house = House::new().await;
-    house.answer(|_| Verdict::Unable);
-    let id = house.subscribe("acme", json!({})).await;
-    house.publish("acme", json!({ "n": 1 })).await;
-    house.settle().await;
-    let dispatcher = house.dispatcher.as_mut().unwrap();
-    let queue = dispatcher.queues.get_mut(&id).unwrap();
-    assert_eq!(queue.unable_since_ms, Some(NOW));
-    queue.unable_since_ms = Some(NOW - 3_600_000);
-    house.pass(Duration::from_hours(40)).await;
-    let counted = house.dispatcher.as_ref().unwrap().part.counted();
-    assert_eq!(counted.attempts(AttemptOutcome::GaveUp), 1);
-    let failed = Config::default().retry_schedule.len() as u64;
-    assert_eq!(counted.attempts(AttemptOutcome::Failed), failed);
-}
