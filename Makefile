@@ -20,7 +20,7 @@ check-deploy:
 chaos:
 	TIDINGS_CHAOS_ROUNDS=100 cargo test --locked -p tidings --test chaos -- --nocapture --test-threads 1
 	./scripts/servers install
-	TIDINGS_CHAOS_ROUNDS=10 cargo test --locked -p tidings --test it -- --nocapture --test-threads 1 faults:: outages::
+	TIDINGS_CHAOS_ROUNDS=10 cargo test --locked -p tidings --test it -- --nocapture --test-threads 1 faults:: outages:: never_lost::
 
 # Every fuzz target for so long; failures print a seed that repeats them.
 SECONDS ?= 60

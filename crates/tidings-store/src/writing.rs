@@ -146,6 +146,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn while_others_write_it_is_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store.db")).await.unwrap();
+        let Connections::Sqlite(pool) = &store.connections else {
+            panic!("a file");
+        };
+        let mut writer = pool.acquire().await.unwrap();
+        writer.execute("BEGIN IMMEDIATE").await.unwrap();
+        store.looked.last().wrong = Some("it is full".to_owned());
+        refuses(store.takes_writes_by(Duration::ZERO).await, "full");
+        writer.execute("ROLLBACK").await.unwrap();
+        drop(writer);
+        store.takes_writes_by(Duration::ZERO).await.unwrap();
+        store.close().await;
+    }
+
+    #[tokio::test]
     async fn a_server_that_takes_no_writes_says_so() {
         let url = new_schema().await;
         let options = PgConnectOptions::from_str(&url).unwrap();

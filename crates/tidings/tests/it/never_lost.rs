@@ -16,16 +16,21 @@ use crate::servers::Servers;
 const CONFIG: &str = "egress.allow_targets = ['127.0.0.1']\n\
      delivery.retry_schedule = ['50ms', '50ms', '100ms', '200ms', '1s', '1s', '1s', '1s', '1s', '1s', '1s', '1s']\n\
      secrets.key = 'c2VjcmV0cyBvZiB0ZXN0cyBhcmUgbm9uZSBhdCBhbGw='\n";
-/// Within this another replica has taken over.
+/// Within this another replica has taken over; beside many other tests, which keep the machine busy, within twice that.
 const TAKEN_OVER: Duration = Duration::from_secs(10);
 const TENANTS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const WRITERS: usize = 4;
 /// So many each of them publishes at most between two kills.
 const AT_ONCE: u64 = 150;
 
+/// How often is killed, where the tests run alone (`make chaos`).
+fn chaos() -> Option<u32> {
+    let rounds = std::env::var("TIDINGS_CHAOS_ROUNDS").ok()?;
+    rounds.parse().ok()
+}
+
 fn rounds() -> u32 {
-    let rounds = std::env::var("TIDINGS_CHAOS_ROUNDS").ok();
-    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(3)
+    chaos().unwrap_or(3)
 }
 
 fn subscribe(server: &Server, tenant: &str, receiver: &Receiver) {
@@ -249,7 +254,9 @@ fn the_other_replica_takes_over_from_one_that_is_killed_or_stopped() {
         eventually_all(&receiver, &all);
         if let Some(gone) = gone {
             let took = gone.elapsed();
-            assert!(took < TAKEN_OVER, "it took {took:?} to take over");
+            let within = TAKEN_OVER * chaos().map_or(2, |_| 1);
+            println!("round {round}: all was taken over {took:?} after the kill");
+            assert!(took < within, "it took {took:?} to take over");
             goes = goes.map(Server::killed_and_restarted);
         }
         replicas = [stays, goes.expect("it is there again")];

@@ -1,7 +1,20 @@
 //! What waits of subscriptions that do not keep up.
 
+use super::damaged::events_of;
+use super::unled::troubled;
 use super::*;
-use crate::deliver::counted::Laggard;
+use crate::deliver::counted::{Behind, Laggard};
+
+fn behind(house: &House, laggard: Laggard) -> Behind {
+    let counted = house.dispatcher.as_ref().unwrap().part.counted();
+    counted.behind(laggard)
+}
+
+async fn change(house: &House, subscription: Uuid, change: Change) {
+    let room = house.gateway.subscriptions.clone();
+    let changed = room.change(&caller("acme"), subscription, change).await;
+    changed.unwrap();
+}
 
 #[tokio::test]
 async fn how_much_waits_and_since_when_is_told_by_why_it_does() {
@@ -13,10 +26,7 @@ async fn how_much_waits_and_since_when_is_told_by_why_it_does() {
         _ => Verdict::Delivered,
     });
     house.settle().await;
-    let room = house.gateway.subscriptions.clone();
-    room.change(&caller("acme"), paused, Change::Pause)
-        .await
-        .unwrap();
+    change(&house, paused, Change::Pause).await;
     house.settle().await;
     for n in 0..3 {
         house.clock.set(NOW + 1_000 * (n + 1));
@@ -27,10 +37,6 @@ async fn how_much_waits_and_since_when_is_told_by_why_it_does() {
         house.publish("globex", json!({ "n": n })).await;
     }
     house.pass(Duration::from_secs(12)).await;
-    let behind = |house: &House, laggard| {
-        let counted = house.dispatcher.as_ref().unwrap().part.counted();
-        counted.behind(laggard)
-    };
     let of_paused = behind(&house, Laggard::Paused);
     assert_eq!((of_paused.subscriptions, of_paused.events), (1, 3));
     assert_eq!(of_paused.oldest_ms, Some(NOW + 1_000));
@@ -45,9 +51,26 @@ async fn how_much_waits_and_since_when_is_told_by_why_it_does() {
     house.crash().await;
     house.pass(Duration::from_secs(12)).await;
     assert_eq!(behind(&house, Laggard::Paused), of_paused);
-    room.change(&caller("acme"), paused, Change::Resume)
-        .await
-        .unwrap();
+    change(&house, paused, Change::Resume).await;
     house.pass(Duration::from_secs(12)).await;
     assert_eq!(behind(&house, Laggard::Paused).subscriptions, 0);
+}
+
+#[tokio::test]
+async fn what_is_damaged_does_not_hide_since_when_the_others_wait() {
+    let mut house = House::new().await;
+    let paused = house.subscribe("acme", json!({})).await;
+    house.settle().await;
+    change(&house, paused, Change::Pause).await;
+    house.settle().await;
+    for n in 0..3 {
+        house.clock.set(NOW + 1_000 * (n + 1));
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    let bus = troubled(&mut house).await;
+    for damaged in &events_of(&house).await[..2] {
+        bus.damages(*damaged);
+    }
+    house.pass(Duration::from_secs(35)).await;
+    assert_eq!(behind(&house, Laggard::Paused).oldest_ms, Some(NOW + 3_000));
 }

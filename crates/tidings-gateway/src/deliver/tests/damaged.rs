@@ -133,7 +133,7 @@ async fn a_replay_that_cannot_be_read_stops_no_delivery() {
 }
 
 /// The events of the tenant, in their order.
-async fn events_of(house: &House) -> Vec<Uuid> {
+pub(super) async fn events_of(house: &House) -> Vec<Uuid> {
     let query = crate::events::Query {
         limit: 99,
         ..Default::default()
