@@ -81,7 +81,7 @@ impl Catalogs {
             outbox,
             clock,
             writing: Mutex::default(),
-            unread: Unread::default(),
+            unread: Unread::of("catalogue"),
         };
         room.put_in_force().await?;
         Ok(room)
@@ -323,7 +323,7 @@ impl Catalogs {
                 by_name.insert(name.clone(), applied.clone());
             }
         }
-        self.unread.renew("catalogue", unread);
+        self.unread.renew(unread);
         if !changed && by_name.len() == before.by_name().len() {
             return Ok(());
         }
@@ -336,7 +336,7 @@ impl Catalogs {
 
     /// Those that cannot be read, a sentence for each.
     pub(crate) fn unread(&self) -> Vec<String> {
-        self.unread.sentences("catalogue")
+        self.unread.sentences()
     }
 }
 

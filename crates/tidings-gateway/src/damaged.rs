@@ -2,7 +2,7 @@
 //! not to wait for them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tidings_store::{Found, Store, StoreError};
 
@@ -22,19 +22,32 @@ pub(crate) fn sound<T>(found: Result<Found<T>, StoreError>) -> Result<Vec<T>, Re
 }
 
 /// The documents of one kind that stand in the store and cannot be read, each by what it is called by, with why.
-#[derive(Debug, Default)]
-pub(crate) struct Unread(Mutex<BTreeMap<String, String>>);
+#[derive(Debug)]
+pub(crate) struct Unread {
+    what: &'static str,
+    known: Mutex<BTreeMap<String, String>>,
+}
 
 impl Unread {
-    /// Those of now. What is new among them is told of in the log, as a `what`: "catalogue".
-    pub(crate) fn renew(&self, what: &str, unread: BTreeMap<String, String>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// None yet of a kind: "catalogue".
+    pub(crate) fn of(what: &'static str) -> Self {
+        let known = Mutex::default();
+        Self { what, known }
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of now. What is new among them is told of in the log.
+    pub(crate) fn renew(&self, unread: BTreeMap<String, String>) {
+        let mut known = self.known();
         for (name, why) in unread
             .iter()
             .filter(|(name, why)| known.get(*name) != Some(why))
         {
             tracing::error!(
-                what,
+                what = self.what,
                 name,
                 why,
                 "a document in the store cannot be read; the others are in force"
@@ -45,14 +58,15 @@ impl Unread {
 
     /// Whether the one of this name is among them.
     pub(crate) fn has(&self, name: &str) -> bool {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.contains_key(name)
+        self.known().contains_key(name)
     }
 
     /// A sentence for each: "catalogue shop: ...".
-    pub(crate) fn sentences(&self, what: &str) -> Vec<String> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let each = known.iter().map(|(name, why)| sentence(what, name, why));
+    pub(crate) fn sentences(&self) -> Vec<String> {
+        let known = self.known();
+        let each = known
+            .iter()
+            .map(|(name, why)| sentence(self.what, name, why));
         each.collect()
     }
 }

@@ -159,20 +159,29 @@ pub struct Parts {
 pub struct Readiness {
     /// Of the bus.
     pub bus: Health,
-    /// Of the store: what is wrong with it, if anything.
-    pub store: Option<String>,
+    /// Of the store.
+    pub store: StoreHealth,
     /// Of the home of idempotency keys beside the log, if there is one: what is wrong with it, if anything.
     pub receipts: Option<Result<(), String>>,
-    /// Why the store takes no writes, while it can be read.
-    pub read_only: Option<String>,
     /// The manifests and catalogues in the store that cannot be read, a sentence for each.
     pub unread: Vec<String>,
+}
+
+/// Whether the store can do its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// It can.
+    Ready,
+    /// It can be read, and takes no writes. The text says why.
+    ReadOnly(String),
+    /// It cannot. The text says why.
+    Gone(String),
 }
 
 impl Readiness {
     /// Whether anything useful can be done. Without idempotency keys, reading and administration can.
     pub fn is_ready(&self) -> bool {
-        self.store.is_none() && !matches!(self.bus, Health::Poisoned(_))
+        !matches!(self.store, StoreHealth::Gone(_)) && !matches!(self.bus, Health::Poisoned(_))
     }
 }
 
@@ -396,16 +405,15 @@ impl Gateway {
             Some(health.map_err(|error| error.to_string()))
         };
         let (store, receipts) = tokio::join!(self.store.takes_writes(), receipts);
-        let (read_only, store) = match store {
-            Ok(()) => (None, None),
-            Err(error @ StoreError::ReadOnly(_)) => (Some(error.to_string()), None),
-            Err(error) => (None, Some(error.to_string())),
+        let store = match store {
+            Ok(()) => StoreHealth::Ready,
+            Err(error @ StoreError::ReadOnly(_)) => StoreHealth::ReadOnly(error.to_string()),
+            Err(error) => StoreHealth::Gone(error.to_string()),
         };
         Readiness {
             bus: self.bus.health(),
             store,
             receipts,
-            read_only,
             unread: [self.manifests.unread(), self.catalogs.unread()].concat(),
         }
     }

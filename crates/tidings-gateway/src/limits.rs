@@ -27,7 +27,7 @@ const SWEEP_EVERY: u32 = 4_096;
 /// When asking for a stream again may be worth it: nobody knows when one ends.
 const STREAM_RETRY: Duration = Duration::from_secs(10);
 /// When asking for something again may be worth it that somebody has to make room for.
-pub(crate) const ASK_AGAIN: Duration = Duration::from_mins(1);
+const ASK_AGAIN: Duration = Duration::from_mins(1);
 
 /// The limits of each tenant, and what each uses of them.
 pub struct Limits {

@@ -76,7 +76,7 @@ impl Manifests {
             outbox,
             clock,
             writing: Mutex::default(),
-            unread: Unread::default(),
+            unread: Unread::of("manifest"),
         };
         room.put_in_force().await?;
         Ok(room)
@@ -230,7 +230,7 @@ impl Manifests {
                 }
             }
         }
-        self.unread.renew("manifest", unread);
+        self.unread.renew(unread);
         self.shelf
             .change(|rulebook| rulebook.with_manifests(manifests.clone()));
         Ok(())
@@ -238,7 +238,7 @@ impl Manifests {
 
     /// Those that cannot be read, a sentence for each.
     pub(crate) fn unread(&self) -> Vec<String> {
-        self.unread.sentences("manifest")
+        self.unread.sentences()
     }
 
     /// What a change is told by: `module.registry.manifest.updated` and its audit event, both of

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
@@ -55,17 +56,9 @@ pub(crate) fn coding(headers: &HeaderMap) -> Result<Coding, Refusal> {
     .field(ENCODING_FIELD))
 }
 
-/// A body as it comes in, be it that somebody else has it.
-pub(crate) trait Received:
-    hyper::body::Body<Data = Bytes, Error = axum::Error> + Unpin
-{
-}
-
-impl<B: hyper::body::Body<Data = Bytes, Error = axum::Error> + Unpin> Received for B {}
-
 /// Takes a body as it stands on the wire, up to `limit` bytes and what its share can take.
-pub(crate) async fn gather<B: Received>(
-    mut body: Limited<B>,
+pub(crate) async fn gather(
+    mut body: Limited<&mut Body>,
     limit: usize,
     share: Share,
 ) -> Result<Bytes, axum::BoxError> {
@@ -80,8 +73,8 @@ pub(crate) async fn gather<B: Received>(
 }
 
 /// Inflates a body up to `limit` bytes. What is not gzip is an [`io::Error`]; past the limit, see [`too_long`].
-pub(crate) async fn inflate<B: Received>(
-    mut body: Limited<B>,
+pub(crate) async fn inflate(
+    mut body: Limited<&mut Body>,
     limit: usize,
     mut share: Share,
 ) -> Result<Bytes, axum::BoxError> {
@@ -170,7 +163,8 @@ mod tests {
     fn inflated(bytes: &[u8], piece: usize, limit: usize) -> Result<Bytes, axum::BoxError> {
         let pieces = bytes.chunks(piece).map(Bytes::copy_from_slice);
         let pieces: Vec<io::Result<Bytes>> = pieces.map(Ok).collect();
-        let body = Limited::new(Body::from_stream(stream::iter(pieces)), usize::MAX);
+        let mut body = Body::from_stream(stream::iter(pieces));
+        let body = Limited::new(&mut body, usize::MAX);
         let mut work = std::pin::pin!(inflate(body, limit, ample()));
         work.as_mut().now_or_never().expect("every piece is there")
     }
@@ -214,13 +208,17 @@ mod tests {
     #[test]
     fn a_bomb_takes_no_more_than_all_bodies_may() {
         let bodies = Bodies::new(1_000_000);
-        let bomb = Body::from(gzip(&vec![0; 20_000_000]));
-        let bomb = inflate(Limited::new(bomb, 1 << 20), 16 << 20, bodies.share(None));
+        let mut bomb = Body::from(gzip(&vec![0; 20_000_000]));
+        let bomb = Limited::new(&mut bomb, 1 << 20);
+        let bomb = inflate(bomb, 16 << 20, bodies.share(None));
         let refused = bomb.now_or_never().expect("all is there").unwrap_err();
         assert!(no_room(&refused), "{refused}");
         // What was taken is given back, and what is held counts until it is dropped.
-        let body = |length| Limited::new(Body::from(vec![b'x'; length]), 1 << 20);
-        let read = |length| gather(body(length), 1 << 20, bodies.share(None)).now_or_never();
+        let read = |length| {
+            let mut body = Body::from(vec![b'x'; length]);
+            let body = Limited::new(&mut body, 1 << 20);
+            gather(body, 1 << 20, bodies.share(None)).now_or_never()
+        };
         let held = read(500_000).expect("all is there").unwrap();
         assert_eq!(held.len(), 500_000);
         let part = held.slice(..1);

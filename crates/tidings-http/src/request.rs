@@ -175,7 +175,7 @@ pub(crate) async fn read(
     house: &House,
     caller: &Caller,
     headers: &HeaderMap,
-    body: Body,
+    mut body: Body,
     limit: usize,
     code: Code,
 ) -> Result<Bytes, Refusal> {
@@ -198,7 +198,6 @@ pub(crate) async fn read(
         return Err(too_large(actual));
     }
     // What stands on the wire has the same limit as what comes out of it.
-    let mut body = body;
     let limited = Limited::new(&mut body, limit);
     let share = house.bodies.share(caller.tenant());
     let gathered = tokio::time::timeout(BODY_TIMEOUT, async {

@@ -57,15 +57,9 @@ impl<'a> Catalogs<'a> {
              ON CONFLICT (name) DO UPDATE SET document = excluded.document, \
              enforce = excluded.enforce, version = excluded.version, \
              changed_at_ms = excluded.changed_at_ms, crc = excluded.crc \
-             WHERE catalogs.version = excluded.version - 1";
+             WHERE $7 OR catalogs.version = excluded.version - 1";
         on_either!(self.connections, "write a catalogue", connection => {
             let mut transaction = connection.begin().await?;
-            if over {
-                sqlx::query("DELETE FROM catalogs WHERE name = $1")
-                    .bind(row.name.as_str())
-                    .execute(&mut *transaction)
-                    .await?;
-            }
             let done = sqlx::query(query)
                 .bind(row.name.as_str())
                 .bind(&row.document)
@@ -73,6 +67,7 @@ impl<'a> Catalogs<'a> {
                 .bind(row.version)
                 .bind(row.changed_at_ms)
                 .bind(row.seal())
+                .bind(over)
                 .execute(&mut *transaction)
                 .await?;
             if done.rows_affected() == 0 {

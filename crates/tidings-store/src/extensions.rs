@@ -5,7 +5,7 @@ use tidings_event::{EventType, ExtensionId, WorkspaceId};
 use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, count_of, on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -102,13 +102,8 @@ impl<'a> Extensions<'a> {
     /// How many extensions a workspace has.
     pub async fn count_of(&self, workspace: &WorkspaceId) -> Result<usize, StoreError> {
         let query = "SELECT count(*) FROM workspace_extensions WHERE workspace_id = $1";
-        let count: i64 = on_either!(self.connections, "count the extensions", connection => {
-            sqlx::query_scalar(query)
-                .bind(workspace.as_str())
-                .fetch_one(connection)
-                .await
-        })?;
-        Ok(usize::try_from(count).unwrap_or(usize::MAX))
+        let of = workspace.as_str();
+        count_of(self.connections, "count the extensions", query, of).await
     }
 
     /// Removes an extension and the rows of what it was to get, with the events that tell of it. False when

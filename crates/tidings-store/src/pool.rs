@@ -156,6 +156,19 @@ pub(crate) use {on_either, on_postgres};
 /// So many rows at once: each page of them comes in time, however many there are.
 const PAGE: u16 = if cfg!(test) { 2 } else { 1_000 };
 
+/// How many rows there are of one: what the query counts, which has this one's id as its only parameter.
+pub(crate) async fn count_of(
+    connections: &Connections,
+    doing: &'static str,
+    query: &'static str,
+    of: &str,
+) -> Result<usize, StoreError> {
+    let count: i64 = on_either!(connections, doing, connection => {
+        sqlx::query_scalar(query).bind(of).fetch_one(connection).await
+    })?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 /// All rows of a query that answers a page: as many as its first parameter says, of those that come after what the others
 /// name. `first` is what comes before all, and `key` what a row is named by.
 pub(crate) async fn pages<T: Sealed>(

@@ -4,7 +4,7 @@ use sqlx::Connection;
 use tidings_event::{TenantId, WorkspaceId};
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either, pages};
+use crate::pool::{Columns, Connections, count_of, on_either, pages};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -176,13 +176,13 @@ impl<'a> Workspaces<'a> {
     /// How many workspaces a tenant has.
     pub async fn count_of(&self, tenant: &TenantId) -> Result<usize, StoreError> {
         let query = "SELECT count(*) FROM workspaces WHERE tenant = $1";
-        let count: i64 = on_either!(self.connections, "count the workspaces", connection => {
-            sqlx::query_scalar(query)
-                .bind(tenant.as_str())
-                .fetch_one(connection)
-                .await
-        })?;
-        Ok(usize::try_from(count).unwrap_or(usize::MAX))
+        count_of(
+            self.connections,
+            "count the workspaces",
+            query,
+            tenant.as_str(),
+        )
+        .await
     }
 
     /// A workspace.

@@ -1,6 +1,7 @@
 //! What a person gives to publish: JSON on the command line, in a file, or a line of standard input each.
 
 use std::io::{BufRead, Read as _};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -34,22 +35,39 @@ pub(crate) fn written(argument: &str, name: &str) -> Result<Box<RawValue>> {
     read(argument, name)
 }
 
+/// The text of a file, or of standard input if it is called `-`, with what it is to be called.
+pub(crate) fn text(path: &Path) -> Result<(String, String)> {
+    if path == Path::new("-") {
+        standard_input()
+    } else {
+        file(path)
+    }
+}
+
+fn standard_input() -> Result<(String, String)> {
+    let text = std::io::read_to_string(std::io::stdin());
+    let text = text.context("standard input cannot be read")?;
+    Ok((text, "standard input".to_owned()))
+}
+
+fn file(path: &Path) -> Result<(String, String)> {
+    let place = path.display().to_string();
+    let text = std::fs::read_to_string(path);
+    Ok((
+        text.with_context(|| format!("{place} cannot be read"))?,
+        place,
+    ))
+}
+
 fn read<T: serde::de::DeserializeOwned>(argument: &str, name: &str) -> Result<T> {
     let mut advice = "";
     let (text, place) = if argument == "-" {
-        (
-            std::io::read_to_string(std::io::stdin()).context("standard input")?,
-            "standard input",
-        )
+        standard_input()?
     } else if let Some(path) = argument.strip_prefix('@') {
-        let text = std::fs::read_to_string(path);
-        (
-            text.with_context(|| format!("{path} cannot be read"))?,
-            path,
-        )
+        file(Path::new(path))?
     } else {
         advice = "; put it in single quotes, or name a file as @FILE";
-        (argument.to_owned(), name)
+        (argument.to_owned(), name.to_owned())
     };
     let parsed = serde_json::from_str(&text);
     let parsed = parsed.map_err(|error| Usage(format!("{place} is not JSON: {error}{advice}")))?;

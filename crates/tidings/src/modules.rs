@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tidings_client::Client;
 
 use crate::connection::{Connection, block_on};
 use crate::failure::Usage;
+use crate::input;
 use crate::output::{Output, note};
 
 #[derive(clap::Subcommand)]
@@ -93,13 +94,7 @@ async fn apply(client: &Client, manifests: Vec<Written>, output: Output) -> Resu
 }
 
 fn read(file: &Path) -> Result<Written> {
-    let (text, place) = if file == Path::new("-") {
-        let text = std::io::read_to_string(std::io::stdin());
-        (text, "standard input".to_owned())
-    } else {
-        (std::fs::read_to_string(file), file.display().to_string())
-    };
-    let text = text.with_context(|| format!("{place} cannot be read"))?;
+    let (text, place) = input::text(file)?;
     let wrong = |fault: String| Usage(format!("{place} is not a manifest: {fault}"));
     let read = serde_json::from_str(&text).and_then(|manifest: Box<RawValue>| {
         let members: Value = serde_json::from_str(manifest.get())?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tidings_event::TenantId;
@@ -276,7 +276,8 @@ impl Dispatcher {
                 }
                 self.delivered(ended);
             }
-            Verdict::Failed { .. } | Verdict::Unasked | Verdict::Unable => self.failed(ended, now),
+            Verdict::Failed { .. } | Verdict::Unasked => self.failed(ended, now),
+            Verdict::Unable => self.try_again(ended, HELD, now),
             Verdict::Gone if subscription.is_shadow() => self.give_up(ended, now),
             Verdict::Gone => {
                 let reason = "the receiver answered with status 410";
@@ -318,44 +319,41 @@ impl Dispatcher {
             .unwrap_or(&self.config.retry_schedule);
         // What goes in one message has been tried equally often.
         let made = ended.deliveries.iter().map(|it| it.attempts + 1 - it.base);
-        let excused = ended.is_excused();
-        let wait = if excused {
-            Some(HELD)
-        } else {
-            next_wait(schedule, made.max().unwrap_or(1), jitter())
-        };
-        let (max_age, parks) = (rules.max_age, rules.on_exhausted == OnExhausted::Park);
+        let wait = next_wait(schedule, made.max().unwrap_or(1), jitter());
         let asked = match ended.made.outcome.verdict {
             Verdict::Failed { retry_after, .. } => retry_after,
             _ => None,
         };
-        if !excused {
-            let since = *queue.failing_since_ms.get_or_insert_with(|| {
-                self.moved.insert(id);
-                now
-            });
-            let too_long = now - since > ms(self.config.disable_after);
-            if too_long && queue.subscription.replay_of.is_none() {
-                self.disable(id, &ended, "nothing got through for too long");
-            }
+        let since = *queue.failing_since_ms.get_or_insert_with(|| {
+            self.moved.insert(id);
+            now
+        });
+        if now - since > ms(self.config.disable_after) && queue.subscription.replay_of.is_none() {
+            self.disable(id, &ended, "nothing got through for too long");
         }
         match wait {
-            Some(wait) => {
-                let wait = wait.max(asked.unwrap_or_default());
-                let next = now + ms(wait);
-                let too_old =
-                    |it: &Delivery| max_age.is_some_and(|most| next - it.since_ms > ms(most));
-                let rest = if ended.deliveries.iter().any(too_old) {
-                    let (old, rest) = ended.parted(too_old, parks);
-                    self.give_up(old, now);
-                    rest
-                } else {
-                    ended
-                };
-                self.put_off(rest, (next, now));
-            }
+            Some(wait) => self.try_again(ended, wait.max(asked.unwrap_or_default()), now),
             None => self.give_up(ended, now),
         }
+    }
+
+    /// It is to be tried again after a wait. What is too old by then is given up.
+    fn try_again(&mut self, ended: Ended, wait: Duration, now: i64) {
+        let Some(queue) = self.queues.get(&ended.subscription) else {
+            return;
+        };
+        let rules = &queue.subscription.delivery;
+        let (max_age, parks) = (rules.max_age, rules.on_exhausted == OnExhausted::Park);
+        let next = now + ms(wait);
+        let too_old = |it: &Delivery| max_age.is_some_and(|most| next - it.since_ms > ms(most));
+        let rest = if ended.deliveries.iter().any(too_old) {
+            let (old, rest) = ended.parted(too_old, parks);
+            self.give_up(old, now);
+            rest
+        } else {
+            ended
+        };
+        self.put_off(rest, (next, now));
     }
 
     /// It is to be tried again at a time, and waits from now on, both in ms since 1970: what was in one message goes in one

@@ -11,7 +11,6 @@ use super::counted::{Behind, LAGGARDS, Laggard};
 use super::queue::{Held, Queue, StreamId};
 use super::read::SCAN;
 use crate::clock::has_passed;
-use crate::events::unreadable;
 use crate::subscription::State;
 
 /// How often is looked.
@@ -123,7 +122,7 @@ impl Dispatcher {
             Err(ReadError::Damaged { offset, .. }) => first.looked_to = offset + 1,
             // It may have taken long to fail, and so may others.
             Err(error) => {
-                self.leave_alone(stream, &unreadable(error));
+                tracing::debug!(%error, "how long a subscription waits is not known");
                 *left = 0;
             }
         }

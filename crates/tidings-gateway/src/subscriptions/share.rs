@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tidings_event::{Code, TenantId};
+use tidings_event::TenantId;
 use uuid::Uuid;
 
 use super::Subscriptions;
-use crate::limits::ASK_AGAIN;
-use crate::publish::refusal::{Refusal, Rule};
+use crate::limits::full;
+use crate::publish::refusal::Refusal;
 
 /// Of a tenant: its own, or those that stand for its workspaces' extensions (true).
 type Kind = (TenantId, bool);
@@ -96,9 +96,8 @@ impl Subscriptions {
             let detail = format!(
                 "Tenant '{tenant}' gets no further subscription: {whose} the {most} that it may have; delete one."
             );
-            let refusal = Refusal::new(Code::RateLimited, Rule::Shape, detail);
             let wanted = (there.len() + new.len()).max(most + 1);
-            refusal.limit(most, wanted).retry_after(ASK_AGAIN)
+            full(detail, most).limit(most, wanted)
         })
     }
 }

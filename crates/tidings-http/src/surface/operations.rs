@@ -5,6 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tidings_bus::Health;
+use tidings_gateway::StoreHealth;
 
 use crate::House;
 
@@ -75,12 +76,13 @@ pub(crate) async fn readyz(State(house): State<House>) -> Response {
         (true, true) => "ready",
         (true, false) => "degraded",
     };
-    let store = match (readiness.store, readiness.read_only) {
-        (None, Some(why)) => Part {
+    let store = match readiness.store {
+        StoreHealth::Ready => Part::of(None),
+        StoreHealth::ReadOnly(why) => Part {
             status: "read-only",
             detail: Some(why),
         },
-        (gone, _) => Part::of(gone),
+        StoreHealth::Gone(why) => Part::of(Some(why)),
     };
     let documents = (!readiness.unread.is_empty()).then(|| Part {
         status: "degraded",
@@ -105,8 +107,8 @@ pub(crate) async fn readyz(State(house): State<House>) -> Response {
 /// Whether all of it can be done.
 fn is_whole(readiness: &tidings_gateway::Readiness) -> bool {
     let keys_gone = matches!(readiness.receipts, Some(Err(_)));
-    let all_read = readiness.unread.is_empty() && readiness.read_only.is_none();
-    readiness.bus == Health::Ready && !keys_gone && all_read
+    let whole = readiness.bus == Health::Ready && readiness.store == StoreHealth::Ready;
+    whole && !keys_gone && readiness.unread.is_empty()
 }
 
 /// The metrics of this process, as OpenMetrics text.

@@ -16,6 +16,16 @@ async fn change(house: &House, subscription: Uuid, change: Change) {
     changed.unwrap();
 }
 
+/// Pauses a subscription of acme, and publishes three events a second apart.
+async fn three_wait(house: &mut House, subscription: Uuid) {
+    change(house, subscription, Change::Pause).await;
+    house.settle().await;
+    for n in 0..3 {
+        house.clock.set(NOW + 1_000 * (n + 1));
+        house.publish("acme", json!({ "n": n })).await;
+    }
+}
+
 #[tokio::test]
 async fn how_much_waits_and_since_when_is_told_by_why_it_does() {
     let mut house = House::new().await;
@@ -26,12 +36,7 @@ async fn how_much_waits_and_since_when_is_told_by_why_it_does() {
         _ => Verdict::Delivered,
     });
     house.settle().await;
-    change(&house, paused, Change::Pause).await;
-    house.settle().await;
-    for n in 0..3 {
-        house.clock.set(NOW + 1_000 * (n + 1));
-        house.publish("acme", json!({ "n": n })).await;
-    }
+    three_wait(&mut house, paused).await;
     // More than its breaker lets through at once.
     for n in 0..30 {
         house.publish("globex", json!({ "n": n })).await;
@@ -61,12 +66,7 @@ async fn what_is_damaged_does_not_hide_since_when_the_others_wait() {
     let mut house = House::new().await;
     let paused = house.subscribe("acme", json!({})).await;
     house.settle().await;
-    change(&house, paused, Change::Pause).await;
-    house.settle().await;
-    for n in 0..3 {
-        house.clock.set(NOW + 1_000 * (n + 1));
-        house.publish("acme", json!({ "n": n })).await;
-    }
+    three_wait(&mut house, paused).await;
     let bus = troubled(&mut house).await;
     for damaged in &events_of(&house).await[..2] {
         bus.damages(*damaged);
