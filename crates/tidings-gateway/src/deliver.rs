@@ -128,6 +128,15 @@ pub(crate) struct Means {
     pub(crate) on_the_way: on_the_way::Bytes,
 }
 
+/// Of what the store does not know any more how far it had come.
+#[derive(Default)]
+struct Lost {
+    /// The names of the cursors that are damaged.
+    cursors: HashSet<String>,
+    /// The subscriptions whose progress is damaged.
+    subscriptions: HashSet<Uuid>,
+}
+
 /// All that is in motion of one share of the tenants.
 struct Dispatcher {
     share: Share,
@@ -143,8 +152,7 @@ struct Dispatcher {
 
     streams: Vec<Stream>,
     stream_ids: HashMap<Partition, StreamId>,
-    /// The names of the cursors that are damaged.
-    lost_cursors: HashSet<String>,
+    lost: Lost,
     queues: HashMap<Uuid, Queue>,
     /// Progress of subscriptions that have no queue yet.
     saved: HashMap<Uuid, (Numbers, Places)>,
@@ -231,7 +239,7 @@ impl Dispatcher {
             part: Part::new(means.counted),
             streams: Vec::new(),
             stream_ids: HashMap::new(),
-            lost_cursors: HashSet::new(),
+            lost: Lost::default(),
             queues: HashMap::new(),
             saved: HashMap::new(),
             saved_lanes: HashMap::new(),
@@ -396,8 +404,13 @@ impl Dispatcher {
         if !self.queues.contains_key(&id) {
             let (numbers, places) = self.saved.remove(&id).unwrap_or_default();
             let mut queue = Queue::new(subscription.clone(), numbers);
+            if self.lost.subscriptions.contains(&id) {
+                queue.lost = Some(BTreeMap::new());
+            }
             queue.failing_since_ms = places.failing_since_ms;
-            if places.start == subscription.start.number {
+            if queue.lost.is_some() {
+                // Nobody knows its places.
+            } else if places.start == subscription.start.number {
                 for (topic, number, offset) in places.at {
                     if let Ok(topic) = topic.parse() {
                         let stream = self.stream(Partition { topic, number });
@@ -429,10 +442,10 @@ impl Dispatcher {
         let id = self.streams.len();
         self.stream_ids.insert(partition.clone(), id);
         // A topic that was not listed when the cursors were read.
-        let lost = !self.lost_cursors.is_empty() && {
+        let lost = !self.lost.cursors.is_empty() && {
             let (topic, number) = (&partition.topic, partition.number);
             let cursor = format!("{}/{topic}/{number}", self.share);
-            self.lost_cursors.contains(&cursor)
+            self.lost.cursors.contains(&cursor)
         };
         self.streams.push(Stream {
             partition,
@@ -531,8 +544,8 @@ impl Dispatcher {
 
     /// Begins a queue anew where its subscription says.
     fn restart(&mut self, id: Uuid) {
-        let Some(subscription) = self.queues.get(&id).map(|queue| queue.subscription.clone())
-        else {
+        let queue = self.queues.get(&id).filter(|it| it.lost.is_none());
+        let Some(subscription) = queue.map(|it| it.subscription.clone()) else {
             return;
         };
         let places = self.places_of(&subscription);
@@ -556,6 +569,9 @@ impl Dispatcher {
         self.waiting.remove(id);
         self.full.remove(&id);
         if let Some(mut queue) = self.queues.remove(&id) {
+            for (stream, offset) in queue.lost.take().unwrap_or_default() {
+                self.settle_shared(stream, offset);
+            }
             for delivery in queue.backlog.clear() {
                 self.tick_off(id, delivery.origin);
             }

@@ -167,7 +167,7 @@ impl<'a> Deliveries<'a> {
     }
 
     /// How far every subscription of a share has come that ever got anything.
-    pub async fn progress(&self, share: Share) -> Result<Vec<ProgressRow>, StoreError> {
+    pub async fn progress(&self, share: Share) -> Result<Found<ProgressRow>, StoreError> {
         let query = "SELECT * FROM delivery_progress WHERE slot % $1 = $2";
         on_either!(self.connections, "read the progress of deliveries", connection => {
             sqlx::query(query)
@@ -176,7 +176,7 @@ impl<'a> Deliveries<'a> {
                 .fetch_all(connection)
                 .await
                 .map(|rows| rows.iter().map(ProgressRow::from_row).collect())
-        })?
+        })
     }
 
     /// How far these subscriptions have come, those of them that ever got anything.

@@ -24,6 +24,11 @@ impl<T> Found<T> {
         }
     }
 
+    /// Whether all that is wrong is told, and not only the first of it.
+    pub fn tells_all(&self) -> bool {
+        self.damaged.len() < MOST_TOLD
+    }
+
     pub(crate) fn add(&mut self, row: Result<T, StoreError>) {
         match row {
             Ok(row) => self.rows.push(row),

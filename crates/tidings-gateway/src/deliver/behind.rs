@@ -36,6 +36,7 @@ impl Queue {
         match self.subscription.state {
             State::Paused if waits => Some(Laggard::Paused),
             State::Disabled if waits => Some(Laggard::Disabled),
+            State::Active if self.lost.is_some() => Some(Laggard::Failing),
             State::Active if waits && (is_held || self.failing_since_ms.is_some()) => {
                 Some(Laggard::Failing)
             }

@@ -71,7 +71,7 @@ impl Dispatcher {
         }
         for id in std::mem::take(&mut self.moved) {
             let streams = &self.streams;
-            let Some(queue) = self.queues.get_mut(&id) else {
+            let Some(queue) = self.queues.get_mut(&id).filter(|it| it.lost.is_none()) else {
                 continue;
             };
             let places = queue.back_to();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tidings_bus::{Partition, partition_of};
 use tidings_event::Topic;
-use tidings_store::ProgressRow;
+use tidings_store::{Found, ProgressRow};
 use uuid::Uuid;
 
 use super::Dispatcher;
@@ -61,6 +61,24 @@ impl Dispatcher {
         }
     }
 
+    /// Leaves alone, for as long as this dispatcher lives, the subscriptions whose progress is damaged: what they were sent and
+    /// under which numbers is not known. Fails where it is not known either which subscriptions these are.
+    fn leave_lost_subscriptions(&mut self, found: &Found<ProgressRow>) -> Result<(), Refusal> {
+        for error in &found.damaged {
+            self.tell_damaged(error);
+            let named = error.row().and_then(|row| row.parse().ok());
+            let named = named.filter(|id| found.tells_all() && self.in_force.get(*id).is_some());
+            let id = named
+                .ok_or_else(|| Refusal::fault("Reading how far subscriptions have come", error))?;
+            tracing::error!(
+                share = %self.share, subscription = %id,
+                "nothing of a subscription is delivered: how far it had come is damaged"
+            );
+            self.lost.subscriptions.insert(id);
+        }
+        Ok(())
+    }
+
     /// Reads cursors, places, numbers and lanes, and makes the queues that have something to catch up with.
     pub(super) async fn load(&mut self) -> Result<(), Refusal> {
         let topics = self.bus.topics().await.map_err(unreadable)?;
@@ -75,7 +93,7 @@ impl Dispatcher {
         let name = self.share.to_string();
         let cursors = rows.cursors().await;
         let damaged = cursors.iter().flat_map(|it| &it.damaged);
-        self.lost_cursors = damaged
+        self.lost.cursors = damaged
             .map(|error| error.row().unwrap_or_default().to_owned())
             .collect();
         let cursors = self.sound(cursors)?;
@@ -95,7 +113,7 @@ impl Dispatcher {
             known.insert(id, row.next_offset);
             self.streams[id].saved = Some(row.next_offset);
         }
-        if !self.lost_cursors.is_empty() {
+        if !self.lost.cursors.is_empty() {
             self.leave_lost();
         }
         let newest = rows.newest_attempt().await.map_err(store_fault)?;
@@ -105,7 +123,9 @@ impl Dispatcher {
             self.streams[id].recent.from = next_offset;
         }
         let share = self.share;
-        for row in rows.progress(share).await.map_err(store_fault)? {
+        let progress = rows.progress(share).await.map_err(store_fault)?;
+        self.leave_lost_subscriptions(&progress)?;
+        for row in progress.rows {
             let places = serde_json::from_str(&row.places);
             let places =
                 places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;

@@ -233,6 +233,9 @@ pub(super) struct Queue {
     outstanding: BTreeSet<(StreamId, u64)>,
     pub(super) numbers: Numbers,
     pub(super) start: u32,
+    /// Where the shared cursors are held for it, if how far it had come is damaged: it gets nothing, and nothing is written
+    /// down of it.
+    pub(super) lost: Option<BTreeMap<StreamId, u64>>,
     /// Since when nothing has succeeded, in ms since 1970.
     pub(super) failing_since_ms: Option<i64>,
     /// What is the first to wait at its places.
@@ -256,13 +259,14 @@ impl Queue {
             outstanding: BTreeSet::new(),
             numbers,
             start,
+            lost: None,
             failing_since_ms: None,
             first: BTreeMap::new(),
         }
     }
 
     pub(super) fn is_active(&self) -> bool {
-        self.subscription.state == State::Active
+        self.subscription.state == State::Active && self.lost.is_none()
     }
 
     /// Whether another delivery may come to hand.

@@ -1,6 +1,7 @@
 //! Read and match: records of the log to deliveries at hand.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,6 +152,14 @@ impl Dispatcher {
             }
             let queue = self.queue(&subscription);
             let id = subscription.id;
+            if let Some(held) = &mut queue.lost {
+                // It cannot be written down that it stays here, so the cursor does.
+                if let Entry::Vacant(place) = held.entry(stream) {
+                    place.insert(offset);
+                    *self.streams[stream].outstanding.entry(offset).or_default() += 1;
+                }
+                continue;
+            }
             if queue.places.contains_key(&stream) {
                 continue;
             }

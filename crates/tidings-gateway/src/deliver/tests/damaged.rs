@@ -275,3 +275,75 @@ async fn a_damaged_cursor_holds_up_its_partition_alone_and_is_left_as_it_is() {
     house.settle().await;
     assert_eq!(house.numbers()[90..], [80, 70]);
 }
+
+#[tokio::test]
+async fn a_subscription_whose_progress_is_damaged_gets_nothing_alone_and_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut house = House::new().await;
+    house.move_to(&path).await;
+    house.subscribe("acme", json!({})).await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.settle().await;
+    house.subscribe("acme", json!({})).await;
+    house.publish("acme", json!({ "n": 2 })).await;
+    house.settle().await;
+    assert_eq!(house.numbers(), [1, 2, 2]);
+    // The number of what the first got last stands before its places.
+    let row = |last: char| format!("{last}{{\"start\"");
+    let (written, damaged) = (row('\u{2}'), row('\u{3}'));
+    house.store().close().await;
+    overwrite(&path, &written, &damaged);
+    house.move_to(&path).await;
+    house.publish("acme", json!({ "n": 3 })).await;
+    house.pass(Duration::from_secs(5)).await;
+    assert_eq!(house.numbers()[3..], [3]);
+    assert_eq!(house.damages(), 1);
+    let kept = house.store().deliveries().progress(Share::ALL).await;
+    assert_eq!(kept.unwrap().damaged.len(), 1);
+
+    let held = |house: &House| {
+        let streams = &house.dispatcher.as_ref().unwrap().streams;
+        streams.iter().any(|it| !it.outstanding.is_empty())
+    };
+    assert!(held(&house));
+
+    // Brought back, it gets what the other has got meanwhile, and that gets it once.
+    house.store().close().await;
+    overwrite(&path, &damaged, &written);
+    house.move_to(&path).await;
+    house.publish("acme", json!({ "n": 4 })).await;
+    house.settle().await;
+    let mut numbers = house.numbers().split_off(4);
+    numbers.sort_unstable();
+    assert_eq!(numbers, [3, 4, 4]);
+    assert!(!held(&house));
+}
+
+#[tokio::test]
+async fn the_cursor_is_held_for_a_lost_subscription_until_it_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut house = House::new().await;
+    house.move_to(&path).await;
+    let id = house.subscribe("acme", json!({})).await;
+    for n in 1..=2 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    house.store().close().await;
+    overwrite(&path, "\u{2}{\"start\"", "\u{3}{\"start\"");
+    house.move_to(&path).await;
+    house.publish("acme", json!({ "n": 3 })).await;
+    house.pass(Duration::from_secs(1)).await;
+    let cursors = async |house: &House| {
+        let rows = house.store().deliveries().cursors().await.unwrap().rows;
+        rows.iter().map(|it| it.next_offset).sum::<u64>()
+    };
+    let before = cursors(&house).await;
+    let room = house.gateway.subscriptions.clone();
+    room.delete(&caller("acme"), id).await.unwrap();
+    house.pass(Duration::from_secs(5)).await;
+    assert!(cursors(&house).await > before, "{before}");
+    assert_eq!(house.numbers(), [1, 2]);
+}
