@@ -57,6 +57,7 @@ function binary(text) {
 
 const MODES = { structured: (text) => text, binary };
 const folders = [];
+const children = [];
 const servers = {};
 
 class Gateway {
@@ -74,8 +75,9 @@ class Gateway {
       TIDINGS_RECEIPTS__URL: `${process.env.TIDINGS_TEST_VALKEY}/${index}`,
       TIDINGS_LOG__LEVEL: 'error',
     };
-    gateway.child = spawn(BINARY, ['serve', ...flags], { env, stdio: ['ignore', 'pipe', 'inherit'] });
-    for await (const line of createInterface({ input: gateway.child.stdout })) {
+    const child = spawn(BINARY, ['serve', ...flags], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+    children.push(child);
+    for await (const line of createInterface({ input: child.stdout })) {
       gateway.url = line.match(/http:\S+/)?.[0];
       if (gateway.url) break;
     }
@@ -146,7 +148,7 @@ before(async () => {
 });
 
 after(() => {
-  for (const { gateway } of Object.values(servers)) gateway.child.kill('SIGKILL');
+  for (const child of children) child.kill('SIGKILL');
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
