@@ -43,8 +43,8 @@ Columns:
 
 Below: from just before a single publish to its webhook's arrival, one event at a time, with one subscription.
 
-With --fairness instead: the same way of a quiet tenant's events, alone, and beside a tenant that publishes 100 times as many;
-p99 ratio is the second by the first, the median of the rounds.";
+With --fairness instead: the same way of a quiet tenant's events, alone, and beside a tenant that publishes 100 times as many,
+evenly, or as many at once as --burst says; p99 ratio is the second by the first, the median of the rounds.";
 
 #[derive(clap::Args)]
 #[command(after_help = COLUMNS)]
@@ -61,6 +61,9 @@ pub(crate) struct Arguments {
     /// With --fairness: the quiet tenant's events a second
     #[arg(long, default_value = "20", requires = "fairness")]
     rate: NonZeroU32,
+    /// With --fairness: how many events the loud tenant publishes at once
+    #[arg(long, default_value = "1", requires = "fairness", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    burst: u32,
     /// With --fairness: how long it is measured alone, and as long beside the other
     #[arg(long, default_value = "20", requires = "fairness")]
     seconds: NonZeroU32,
@@ -76,6 +79,7 @@ pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
     if arguments.fairness {
         let asked = Fairness {
             rate: arguments.rate.get(),
+            burst: arguments.burst,
             seconds: arguments.seconds.get(),
             rounds: arguments.rounds.get(),
             dir: arguments.dir.clone(),

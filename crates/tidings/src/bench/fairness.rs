@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::api::Api;
@@ -19,8 +20,8 @@ use crate::output::Output;
 
 /// How much louder the loud tenant is.
 const LOUDER: u32 = 100;
-/// The loud tenant publishes in batches this far apart.
-const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
+/// A connection of the loud tenant's publishes so often a second at most.
+const PUBLISHES: u32 = 250;
 /// Quiet events before any that counts: connections are made, and code is warm.
 const WARM_UP: u64 = 20;
 
@@ -41,6 +42,8 @@ const SHOWN: [(&str, &str); 7] = [
 pub(super) struct Fairness {
     /// The quiet tenant's events a second.
     pub(super) rate: u32,
+    /// How many events the loud tenant publishes at once.
+    pub(super) burst: u32,
     /// How long either part of a round takes.
     pub(super) seconds: u32,
     /// How often both parts are measured.
@@ -81,7 +84,7 @@ pub(super) async fn run(asked: &Fairness, output: Output) -> Result<()> {
     let (mut alone, mut beside, mut loud_rates) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..asked.rounds {
         alone.push(scene.timed(asked.rate, events).await?);
-        let (measured, loud_rate) = scene.beside_the_loud(asked.rate, events).await?;
+        let (measured, loud_rate) = scene.beside_the_loud(asked, events).await?;
         beside.push(measured);
         loud_rates.push(loud_rate);
     }
@@ -139,35 +142,58 @@ impl Scene {
     }
 
     /// The same while the loud tenant publishes; and how many a second that got delivered meanwhile.
-    async fn beside_the_loud(&self, rate: u32, events: u64) -> Result<(Value, f64)> {
+    async fn beside_the_loud(&self, asked: &Fairness, events: u64) -> Result<(Value, f64)> {
         let mut receiver = Api::open(self.loud.address, "").await?;
         let (before, begun) = (arrived(&mut receiver).await?, Instant::now());
         let (end, ended) = watch::channel(false);
         let quiet = async {
-            let measured = self.timed(rate, events).await;
+            let measured = self.timed(asked.rate, events).await;
             // Nobody listens any more only if it has failed.
             let _ = end.send(true);
             measured
         };
-        let (measured, loud) = tokio::join!(quiet, self.publish_loudly(rate * LOUDER, ended));
+        let loud = self.publish_loudly(asked.rate * LOUDER, asked.burst, ended);
+        let (measured, loud) = tokio::join!(quiet, loud);
         loud?;
         let took = begun.elapsed().as_secs_f64();
         let delivered = arrived(&mut receiver).await? - before;
         Ok((measured?, as_float(delivered as u64) / took))
     }
 
-    async fn publish_loudly(&self, rate: u32, ended: watch::Receiver<bool>) -> Result<()> {
-        let mut api = Api::open(self.server.address, &self.loud_token).await?;
-        let batches = u32::try_from(1_000 / BETWEEN_BATCHES.as_millis())?;
-        let events = usize::try_from((rate / batches).clamp(1, 1_000))?;
+    /// Evenly, by as many connections as that takes.
+    async fn publish_loudly(
+        &self,
+        rate: u32,
+        burst: u32,
+        ended: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let connections = rate.div_ceil(burst).div_ceil(PUBLISHES);
+        let between = Duration::from_secs(1) * burst / rate;
         let event = json!({ "type": EVENT_TYPE, "data": { "note": "x".repeat(700) } });
-        let body: Bytes = json!({ "events": vec![event; events] }).to_string().into();
-        let mut ticks = tokio::time::interval(BETWEEN_BATCHES);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        while !*ended.borrow() {
-            ticks.tick().await;
-            let path = "/v1/events/publish/batch";
-            api.exchange(Method::POST, path, body.clone()).await?;
+        let (path, body) = if burst == 1 {
+            ("/v1/events/publish", event)
+        } else {
+            let events = vec![event; usize::try_from(burst)?];
+            ("/v1/events/publish/batch", json!({ "events": events }))
+        };
+        let body: Bytes = body.to_string().into();
+        let (begin, mut publishing) = (Instant::now(), JoinSet::new());
+        for number in 0..connections {
+            let mut api = Api::open(self.server.address, &self.loud_token).await?;
+            let (body, ended) = (body.clone(), ended.clone());
+            let mut ticks =
+                tokio::time::interval_at(begin + between * number, between * connections);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            publishing.spawn(async move {
+                while !*ended.borrow() {
+                    ticks.tick().await;
+                    api.exchange(Method::POST, path, body.clone()).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(done) = publishing.join_next().await {
+            done??;
         }
         Ok(())
     }
