@@ -149,9 +149,9 @@ impl Troubled {
         self.gives_up.store(true, Ordering::SeqCst);
     }
 
-    /// It answers no append any more, and keeps no receipts either.
-    pub(crate) fn hangs(&self) {
-        self.hangs.store(true, Ordering::SeqCst);
+    /// It answers no append, and keeps no receipts either.
+    pub(crate) fn hangs(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::SeqCst);
     }
 
     /// Partitions of this number cannot be read.

@@ -148,7 +148,7 @@ async fn a_change_is_answered_and_others_are_made_while_the_bus_answers_nothing(
         .add(&[waiting("audit.manifest.written")])
         .await
         .unwrap();
-    bus.hangs();
+    bus.hangs(true);
     let crm: ModuleId = "crm".parse().unwrap();
     let manifests = gateway.manifests.clone();
     let changed = tokio::spawn(async move { manifests.install(&crm, &manifest("1.0.0")).await });

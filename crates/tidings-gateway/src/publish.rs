@@ -10,6 +10,7 @@
 //! are skipped. *Deliver now* runs the handlers in process that a publisher waits for (source C, `async = false`), if
 //! there are any; whatever becomes of them, the publish stands.
 
+mod append;
 pub(crate) mod authorise;
 pub(crate) mod claim;
 pub mod command;
@@ -24,7 +25,7 @@ pub(crate) mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{AppendError, Appended, Bus, Position, Receipt, Record, Stored, partition_of};
+use tidings_bus::{AppendError, Bus, Receipt, Record, Stored, partition_of};
 use tidings_event::{Code, Event, EventType, Topic};
 use tidings_receipts::{Hold, Receipts, Release};
 use tokio::time::{Instant, timeout_at};
@@ -38,12 +39,13 @@ use crate::events::unreadable;
 use crate::plugins::InProcess;
 use crate::rulebook::{Rulebook, Shelf};
 use crate::storing::to_its_end;
+use append::{Unpublished, append};
 use authorise::{authorise, shape};
-use claim::{Claimed, claim, key_reused};
+use claim::{Claimed, claim};
 use command::Command;
 use copy::{Copy, copied};
 use name::{Named, name};
-use place::{Outcome, Placed, Placement, place};
+use place::{Placed, place};
 use refusal::{Fault, Refusal, Rule};
 use validate::validate;
 
@@ -236,17 +238,18 @@ impl Line {
     pub(crate) async fn go_on(self: &Arc<Self>, named: Named) -> Result<Vec<Published>, Refusal> {
         let Some(receipts) = self.receipts.clone() else {
             let placed = self.place(Claimed::unasked(named), &mut Trail::off());
-            let (alone, now) = (placed.alone, wanted_now(&self.in_process, &placed.records));
+            let now = wanted_now(&self.in_process, &placed.records);
             if now.is_empty() {
-                let published = append(&*self.bus, placed).instrument(appending()).await;
-                return published.map_err(|error| refused(error, alone));
+                let published = append(&*self.bus, placed, None);
+                let published = published.instrument(appending()).await;
+                return published.map_err(Unpublished::refusal);
             }
             let (line, span) = (Arc::clone(self), appending());
             // What is appended is handled, even when the caller stops waiting. Boxed here and below: otherwise each
             // publish on the embedded log would carry room for it.
             let handled = to_its_end(async move {
-                let published = append(&*line.bus, placed).instrument(span).await;
-                let published = published.map_err(|error| refused(error, alone))?;
+                let published = append(&*line.bus, placed, None).instrument(span).await;
+                let published = published.map_err(Unpublished::refusal)?;
                 deliver_now(&line, now, &published).await;
                 Ok(published)
             });
@@ -260,15 +263,12 @@ impl Line {
             // What was reserved is free when its lease ends.
             let claimed = claimed.unwrap_or_else(|_| Err(claim::too_late()))?;
             let mut placed = line.place(claimed, &mut Trail::off());
-            let (alone, holds) = (placed.alone, std::mem::take(&mut placed.holds));
+            let holds = std::mem::take(&mut placed.holds);
             let now = wanted_now(&line.in_process, &placed.records);
-            let appended = append(&*line.bus, placed).instrument(span);
-            let published = timeout_at(deadline, appended).await.unwrap_or_else(|_| {
-                let late = "no acknowledgement in time".to_owned();
-                Err(AppendError::Unknown(late))
-            });
-            let published = settle(&*receipts, holds, published, deadline).await;
-            let published = published.map_err(|error| refused(error, alone))?;
+            let published = append(&*line.bus, placed, Some(deadline));
+            let published = published.instrument(span).await;
+            settle(&*receipts, holds, &published, deadline).await;
+            let published = published.map_err(Unpublished::refusal)?;
             deliver_now(&line, now, &published).await;
             Ok(published)
         });
@@ -365,55 +365,23 @@ fn appending() -> tracing::Span {
     tracing::debug_span!(target: "tidings::trace", "append")
 }
 
-/// The only place that appends.
-async fn append(bus: &dyn Bus, placed: Placed) -> Result<Vec<Published>, AppendError> {
-    let topics: Vec<Topic> = placed
-        .records
-        .iter()
-        .map(|record| record.topic.clone())
-        .collect();
-    let outcomes = if placed.records.is_empty() {
-        Vec::new()
-    } else {
-        bus.append(placed.records).await?
-    };
-    let mut outcomes = topics.into_iter().zip(outcomes);
-    let mut published: Vec<Published> = Vec::with_capacity(placed.placements.len());
-    for placement in placed.placements {
-        let one = match &placement.outcome {
-            Outcome::Appended => {
-                let (topic, outcome) = outcomes.next().expect("each record has its outcome");
-                receipt(placement, topic, outcome)
-            }
-            Outcome::Before(before) => {
-                let before = before.clone();
-                let topic = before.topic.clone();
-                receipt(placement, topic, Appended::Repeat(before))
-            }
-            Outcome::With(index) => Published {
-                duplicate: true,
-                ..published[*index].clone()
-            },
-        };
-        published.push(one);
-    }
-    Ok(published)
-}
-
 /// Tells those who keep the keys what became of them: the last step where keys are claimed.
 async fn settle(
     receipts: &dyn Receipts,
     holds: Vec<Hold>,
-    published: Result<Vec<Published>, AppendError>,
+    published: &Result<Vec<Published>, Unpublished>,
     deadline: Instant,
-) -> Result<Vec<Published>, AppendError> {
-    let told = match &published {
+) {
+    let told = match published {
         Ok(published) => {
             let fresh = published.iter().filter(|one| !one.duplicate);
             let settled = holds.into_iter().zip(fresh.map(Published::receipt));
             receipts.settle(settled.collect())
         }
-        Err(AppendError::Unknown(_)) => receipts.release(holds, Release::Unknown),
+        Err(Unpublished {
+            error: AppendError::Unknown(_),
+            ..
+        }) => receipts.release(holds, Release::Unknown),
         Err(_) => receipts.release(holds, Release::NothingAppended),
     };
     // What is appended is durable and acknowledged all the same. A repeat of the key within its lease
@@ -423,7 +391,6 @@ async fn settle(
         Ok(Err(error)) => tracing::error!(%error, "idempotency keys could not be settled"),
         Err(_) => tracing::error!("idempotency keys could not be settled in time"),
     }
-    published
 }
 
 impl Published {
@@ -433,87 +400,6 @@ impl Published {
             topic: self.topic.clone(),
             partition: self.partition,
             offset: self.offset,
-        }
-    }
-}
-
-fn receipt(placement: Placement, topic: Topic, outcome: Appended) -> Published {
-    let duplicate = matches!(outcome, Appended::Repeat(_));
-    let skipped = matches!(outcome, Appended::Skipped);
-    let fresh = |partition, offset| Receipt {
-        event_id: placement.event_id,
-        topic,
-        partition,
-        offset,
-    };
-    let Receipt {
-        event_id,
-        topic,
-        partition,
-        offset,
-    } = match outcome {
-        Appended::Repeat(receipt) => receipt,
-        Appended::At(Position { partition, offset }) => fresh(partition, offset),
-        Appended::Skipped => fresh(0, 0),
-    };
-    let Placement {
-        event_id: named,
-        id,
-        source,
-        key,
-        event_type,
-        outcome: _,
-    } = placement;
-    // An event that is its own id repeats under the id of the first.
-    let id = if id == named.to_string() {
-        event_id.to_string()
-    } else {
-        id
-    };
-    Published {
-        event_id,
-        id,
-        source,
-        event_type,
-        topic,
-        partition,
-        offset,
-        duplicate,
-        skipped,
-        idempotency_key: key,
-    }
-}
-
-fn refused(error: AppendError, alone: bool) -> Refusal {
-    const SOON: Duration = Duration::from_secs(1);
-    let append = |code, detail: &str| Refusal::new(code, Rule::Append, detail);
-    match error {
-        AppendError::KeyReused(indexes) => key_reused(indexes, alone),
-        AppendError::Full => {
-            append(Code::StorageFull, "The storage of the log has no room left; nothing was published.")
-                .retry_after(Duration::from_secs(10))
-        }
-        AppendError::TooLarge => append(
-            Code::EventPayloadTooLarge,
-            "The event with its envelope is larger than the bus takes; nothing was published.",
-        ),
-        AppendError::Unavailable { retry_after } => append(
-            Code::BrokerUnavailable,
-            "The bus cannot take events now; nothing was published. Retry with the same idempotency key.",
-        )
-        .retry_after(retry_after),
-        AppendError::Poisoned => append(
-            Code::BrokerUnavailable,
-            "The log's storage failed to sync and takes no more events until the operator restarts it.",
-        )
-        .retry_after(Duration::from_secs(30)),
-        AppendError::Unknown(cause) => {
-            tracing::warn!(%cause, "an append has an unknown outcome");
-            append(
-                Code::BrokerUnavailable,
-                "It is not known whether the event was published. Retry with the same idempotency key.",
-            )
-            .retry_after(SOON)
         }
     }
 }

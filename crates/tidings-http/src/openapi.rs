@@ -205,6 +205,14 @@ pub(crate) struct EventList {
     next_cursor: Option<String>,
 }
 
+/// An event that may stand in the log, and the key to ask again under.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AcceptedEvent {
+    event_id: Uuid,
+    idempotency_key: String,
+}
+
 /// What is answered instead of success (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -224,11 +232,14 @@ pub(crate) struct Problem {
     actual: Option<u64>,
     #[schema(nullable = false)]
     retry_after: Option<u64>,
-    /// What was accepted all the same (`bus_relay_failed`), with its idempotency key.
+    /// What was accepted all the same (`bus_relay_failed`), or may have been (`events.broker.unavailable`), with its idempotency key.
     #[schema(nullable = false)]
     event_id: Option<Uuid>,
     #[schema(nullable = false)]
     idempotency_key: Option<String>,
+    /// The same of each, where they are several.
+    #[schema(nullable = false)]
+    events: Option<Vec<AcceptedEvent>>,
     #[schema(nullable = false)]
     path: Option<String>,
     #[schema(nullable = false)]

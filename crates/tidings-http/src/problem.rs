@@ -156,9 +156,18 @@ fn page(house: &House, refusal: &Refusal, asked: &Asked, before: &Response) -> R
         put("limit", json!(limit));
         put("actual", json!(actual));
     }
-    if let Some(accepted) = &refusal.accepted {
-        put("eventId", json!(accepted.event_id));
-        put("idempotencyKey", json!(accepted.idempotency_key));
+    match refusal.accepted.as_deref().map(|it| &it.events[..]) {
+        Some([event]) => {
+            put("eventId", json!(event.event_id));
+            put("idempotencyKey", json!(event.idempotency_key));
+        }
+        Some(events) => {
+            let events = events
+                .iter()
+                .map(|it| json!({ "eventId": it.event_id, "idempotencyKey": it.idempotency_key }));
+            put("events", events.collect());
+        }
+        None => {}
     }
     let retry_after = refusal.retry_after.map(whole_seconds);
     if let Some(seconds) = retry_after {

@@ -34,7 +34,7 @@ use crate::outbox::Outbox;
 use crate::publish::authorise::may_emit;
 use crate::publish::command::{Cause, Command};
 use crate::publish::name::Named;
-use crate::publish::refusal::{Refusal, Rule};
+use crate::publish::refusal::{AcceptedEvent, Refusal, Rule};
 use crate::publish::{Explanation, Line, Published};
 use crate::storing::{store_fault, to_its_end};
 use crate::subscriptions::InForce;
@@ -363,7 +363,10 @@ impl Emits {
         let detail = "The emit is accepted, and the bus did not take it yet; it will be appended as soon as that is \
              possible. A repeat of the idempotency key answers what became of it.";
         let refusal = Refusal::new(Code::BusRelayFailed, Rule::Append, detail);
-        Err(refusal.accepted(row.event_id, &row.idempotency_key))
+        Err(refusal.accepted(vec![AcceptedEvent {
+            event_id: row.event_id,
+            idempotency_key: row.idempotency_key.clone(),
+        }]))
     }
 
     /// What is to be noted of an append.

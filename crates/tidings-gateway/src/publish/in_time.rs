@@ -1,10 +1,11 @@
-//! The promise of an answer within 2 s, where each step takes as long as it may.
+//! The promise of an answer within 2 s, where each step takes as long as it may, and what that answer says.
 
 use tidings_bus::Pending;
 use tidings_event::TenantId;
 use tidings_receipts::{Claim, InMemory, ReceiptsError, Terms, Wanted};
 use tokio::time::sleep;
 
+use super::refusal::AcceptedEvent;
 use super::*;
 use crate::access::on_behalf_of;
 use crate::in_memory::{self, Troubled};
@@ -50,7 +51,7 @@ async fn an_answer_comes_within_2_s_however_slow_each_step_is() {
     let clock = Clock::manual(0);
     let parts = in_memory::parts(&clock).await;
     let bus = Arc::new(Troubled::new(parts.bus.clone()));
-    bus.hangs();
+    bus.hangs(true);
     let parts = Parts {
         bus,
         receipts: Some(Arc::new(Slow)),
@@ -63,10 +64,60 @@ async fn an_answer_comes_within_2_s_however_slow_each_step_is() {
     let refused = gateway
         .publish(Command::one(caller, in_memory::draft("{}"), None))
         .await;
-    assert_eq!(refused.unwrap_err().code, Code::BrokerUnavailable);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code, Code::BrokerUnavailable);
     assert!(
         begun.elapsed() < Duration::from_secs(2),
         "{:?}",
         begun.elapsed()
     );
+}
+
+#[tokio::test]
+async fn what_may_have_been_published_is_named_with_the_key_to_ask_again_under() {
+    let clock = Clock::manual(0);
+    let parts = in_memory::parts(&clock).await;
+    let bus = Arc::new(Troubled::new(parts.bus.clone()));
+    bus.hangs(true);
+    let parts = Parts {
+        bus: bus.clone(),
+        receipts: Some(Arc::new(InMemory::new(Terms::default()))),
+        ..parts
+    };
+    let gateway = Gateway::open(parts).await.unwrap();
+    let of = |keys: &[Option<&str>]| {
+        let drafts = keys.iter().map(|key| {
+            let mut draft = in_memory::draft("{}");
+            draft.idempotency_key = key.map(str::to_owned);
+            Ok(draft)
+        });
+        let caller = on_behalf_of(tidings_event::Service::Audit, "acme".parse().unwrap());
+        Command {
+            drafts: drafts.collect(),
+            alone: keys.len() == 1,
+            ..Command::one(caller, in_memory::draft("{}"), None)
+        }
+    };
+    tokio::time::pause();
+    let refused = gateway.publish(of(&[None, Some("k"), None])).await;
+    let asked = refused
+        .unwrap_err()
+        .accepted
+        .expect("what may stand")
+        .events;
+    let keys: Vec<_> = asked.iter().map(|it| it.idempotency_key.as_str()).collect();
+    assert_eq!(keys[1], "k");
+    assert_eq!(keys[0], asked[0].event_id.to_string());
+
+    bus.hangs(false);
+    let again: Vec<_> = keys.iter().copied().map(Some).collect();
+    let published = gateway.publish(of(&again)).await.unwrap();
+    let ids = |events: &[AcceptedEvent]| events.iter().map(|it| it.event_id).collect::<Vec<_>>();
+    let of_published: Vec<_> = published.iter().map(|it| it.event_id).collect();
+    assert_eq!(of_published, ids(&asked));
+
+    // What was certainly not appended is nothing to ask after.
+    bus.is_away(true);
+    let refused = gateway.publish(of(&[None])).await.unwrap_err();
+    assert_eq!(refused.accepted, None);
 }

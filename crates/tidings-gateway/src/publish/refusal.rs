@@ -127,14 +127,21 @@ pub struct Refusal {
     pub errors: Vec<Fault>,
     /// The trace that the log tells of it under, once it does; the caller is told the same.
     pub logged: Option<Uuid>,
-    /// What was accepted all the same, to ask after.
+    /// What was or may have been accepted all the same.
     pub accepted: Option<Box<Accepted>>,
 }
 
-/// What was accepted although its request is not answered with success.
+/// Events that stand in the log, or may, although their request is not answered with success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
-    /// Its event, which will be appended without anybody asking again.
+    /// In the order of the request.
+    pub events: Vec<AcceptedEvent>,
+}
+
+/// One of them, to ask after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptedEvent {
+    /// Under which it stands, if it does.
     pub event_id: Uuid,
     /// The key in force, given or made: a repeat of it answers what became of the event.
     pub idempotency_key: String,
@@ -189,14 +196,10 @@ impl Refusal {
         self
     }
 
-    /// Says what was accepted all the same.
+    /// Says what was or may have been accepted all the same.
     #[must_use]
-    pub(crate) fn accepted(mut self, event_id: Uuid, idempotency_key: &str) -> Self {
-        let idempotency_key = idempotency_key.to_owned();
-        self.accepted = Some(Box::new(Accepted {
-            event_id,
-            idempotency_key,
-        }));
+    pub(crate) fn accepted(mut self, events: Vec<AcceptedEvent>) -> Self {
+        self.accepted = (!events.is_empty()).then(|| Box::new(Accepted { events }));
         self
     }
 

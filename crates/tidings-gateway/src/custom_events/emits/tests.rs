@@ -81,6 +81,7 @@ async fn payloads_are_tried_before_it_is_noted_where_they_stand() {
     let refused = refused.unwrap_err();
     assert_eq!(refused.code, Code::BusRelayFailed);
     let accepted = refused.accepted.expect("what is to be asked after");
+    let accepted = &accepted.events[0];
     assert_eq!(accepted.idempotency_key, accepted.event_id.to_string());
     for (kind, failing) in [("string", 0), ("integer", 1)] {
         let schema = json!({ "properties": { "kind": { "type": kind } } });
