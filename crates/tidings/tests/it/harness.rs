@@ -384,7 +384,7 @@ impl Request {
     /// What comes of it in the end. Where many tests share a machine and a Kafka, a disk may stall and making a topic
     /// may take for longer than an answer may, and the key of a publish that did not hear of its end is held for a while;
     /// the problem says to ask again.
-    pub(crate) fn send(self) -> Answer {
+    pub(crate) fn send(mut self) -> Answer {
         let begun = Instant::now();
         loop {
             let answer = self.send_once();
@@ -393,8 +393,31 @@ impl Request {
             if answer.status != 503 || !again || begun.elapsed() > PATIENCE {
                 return answer;
             }
+            eprintln!("asks again after: {}", answer.text());
+            self = self.under_keys_of(&answer.json());
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// The same under the keys that a problem names, where it may have been published without one.
+    fn under_keys_of(mut self, problem: &Value) -> Self {
+        if let Some(key) = problem["idempotencyKey"].as_str()
+            && !self.head.contains("Idempotency-Key")
+        {
+            return self.header("Idempotency-Key", key);
+        }
+        let keys = problem["events"].as_array().map_or(&[][..], Vec::as_slice);
+        let body = serde_json::from_slice::<Value>(&self.body);
+        if let Ok(mut body) = body
+            && let Some(events) = body["events"].as_array_mut()
+            && events.len() == keys.len()
+        {
+            for (event, named) in events.iter_mut().zip(keys) {
+                event["idempotencyKey"] = named["idempotencyKey"].clone();
+            }
+            self.body = body.to_string().into();
+        }
+        self
     }
 
     /// Nothing when the server ends, or has ended, instead of answering.
