@@ -12,7 +12,7 @@ use crate::harness::ON_ITS_FOLDER;
 use crate::offline_partition::Single;
 use crate::proxy::Proxy;
 use crate::servers::Servers;
-use crate::under_load::{RECOVERY, Replica, rounds, under_load};
+use crate::under_load::{Replica, recovery, rounds, under_load};
 
 /// Two replicas: the first reaches PostgreSQL and Valkey through proxies, both reach Kafka through one.
 struct Rig {
@@ -105,7 +105,7 @@ fn a_swallowed_connection_delays_answers_and_loses_nothing() {
                     let answer = replica.publish_at_last(&meanwhile);
                     outcome.acknowledge(meanwhile.clone(), answer);
                 }
-                assert!(back.elapsed() < RECOVERY, "{:?}", back.elapsed());
+                assert!(back.elapsed() < recovery(), "{:?}", back.elapsed());
             }
         }
     });
@@ -238,7 +238,7 @@ fn one_of_three_brokers_may_be_lost() {
             let back = Instant::now();
             replica.await_ready(true);
             publish("back");
-            assert!(back.elapsed() < RECOVERY, "{:?}", back.elapsed());
+            assert!(back.elapsed() < recovery(), "{:?}", back.elapsed());
         }
     });
     outcome.check("one of three brokers lost", &servers, &BTreeSet::new());

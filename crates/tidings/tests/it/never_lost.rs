@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::harness::{PATIENCE, PUBLISH, Server};
 use crate::receiver::{Hit, Receiver};
 use crate::servers::Servers;
+use crate::under_load::chaos;
 
 const CONFIG: &str = "egress.allow_targets = ['127.0.0.1']\n\
      delivery.retry_schedule = ['50ms', '50ms', '100ms', '200ms', '1s', '1s', '1s', '1s', '1s', '1s', '1s', '1s']\n\
@@ -22,12 +23,6 @@ const TENANTS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const WRITERS: usize = 4;
 /// So many each of them publishes at most between two kills.
 const AT_ONCE: u64 = 150;
-
-/// How often is killed, where the tests run alone (`make chaos`).
-fn chaos() -> Option<u32> {
-    let rounds = std::env::var("TIDINGS_CHAOS_ROUNDS").ok()?;
-    rounds.parse().ok()
-}
 
 fn rounds() -> u32 {
     chaos().unwrap_or(3)

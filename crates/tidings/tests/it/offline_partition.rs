@@ -9,7 +9,7 @@ use tidings_bus::partition_of;
 use crate::harness::{ON_ITS_FOLDER, PUBLISH, Server, UNAVAILABLE};
 use crate::receiver::Receiver;
 use crate::servers::Servers;
-use crate::under_load::{IN_TIME, RECOVERY};
+use crate::under_load::{in_time, recovery};
 
 const TOPIC: &str = "single.platform.data.events";
 const PARTITIONS: u32 = 6;
@@ -65,7 +65,7 @@ impl Single {
         let server = self.server.restart();
         let begun = Instant::now();
         while server.call("GET", "/readyz").send().json()["status"] != "ready" {
-            assert!(begun.elapsed() < RECOVERY, "it is not ready");
+            assert!(begun.elapsed() < recovery(), "it is not ready");
             std::thread::yield_now();
         }
         let before = self.receiver.hits().len();
@@ -73,7 +73,7 @@ impl Single {
         for (number, token) in (0..).zip(&self.tokens) {
             let asked = Instant::now();
             let partition = publish(&server, token);
-            assert!(asked.elapsed() < IN_TIME, "{:?}", asked.elapsed());
+            assert!(asked.elapsed() < in_time(), "{:?}", asked.elapsed());
             if self.leaders[&number] == broker {
                 assert_eq!(partition, None, "{number} has no leader");
                 refused += 1;

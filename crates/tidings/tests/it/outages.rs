@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Folder, LOG, Server};
 use crate::servers::Servers;
-use crate::under_load::{IN_TIME, RECOVERY, Replica, rounds, under_load};
+use crate::under_load::{Replica, in_time, recovery, rounds, under_load};
 
 #[test]
 fn a_broker_that_is_killed_loses_nothing_and_is_taken_up_again() {
@@ -66,7 +66,7 @@ fn survives(part: &str) {
                     // The way in asks the store nothing.
                     let asked = Instant::now();
                     let answer = replica.publish(&meanwhile(number)).expect("it runs");
-                    assert!(asked.elapsed() < IN_TIME, "{:?}", asked.elapsed());
+                    assert!(asked.elapsed() < in_time(), "{:?}", asked.elapsed());
                     assert_eq!(answer.0, 201);
                     outcome.acknowledge(meanwhile(number), answer);
                     refuses_strangers(replica, round);
@@ -81,7 +81,7 @@ fn survives(part: &str) {
                 let answer = replica.publish_at_last(&meanwhile(number));
                 outcome.acknowledge(meanwhile(number), answer);
             }
-            assert!(back.elapsed() < RECOVERY, "{:?}", back.elapsed());
+            assert!(back.elapsed() < recovery(), "{:?}", back.elapsed());
         }
     });
     outcome.check(&format!("{part} killed"), &servers, &BTreeSet::new());

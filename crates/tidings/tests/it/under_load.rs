@@ -11,17 +11,34 @@ use serde_json::{Value, json};
 use crate::harness::{PATIENCE, PUBLISH, Server};
 use crate::servers::Servers;
 
-/// 2 s are promised; a busy machine adds to them. A call that hangs takes longer by far.
-pub(crate) const IN_TIME: Duration = Duration::from_secs(4);
+/// 2 s are promised; a busy machine adds to them.
+const IN_TIME: Duration = Duration::from_secs(4);
 /// A part that is back is taken up again within this.
-pub(crate) const RECOVERY: Duration = Duration::from_secs(10);
+const RECOVERY: Duration = Duration::from_secs(10);
+/// So much longer may both take beside all other tests. What hangs takes longer by far.
+const BESIDE_OTHERS: u32 = 3;
 /// At once; more of them make both cores busy with themselves.
 const WRITERS: usize = 4;
 
-/// How often a fault is made: once, or `TIDINGS_CHAOS_ROUNDS`.
+/// How often a fault is made where the tests run alone (`make chaos`).
+pub(crate) fn chaos() -> Option<u32> {
+    let rounds = std::env::var("TIDINGS_CHAOS_ROUNDS").ok()?;
+    rounds.parse().ok()
+}
+
+/// How often a fault is made.
 pub(crate) fn rounds() -> u32 {
-    let rounds = std::env::var("TIDINGS_CHAOS_ROUNDS").ok();
-    rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+    chaos().unwrap_or(1)
+}
+
+/// How long an answer may take.
+pub(crate) fn in_time() -> Duration {
+    IN_TIME * chaos().map_or(BESIDE_OTHERS, |_| 1)
+}
+
+/// How long it may take until a part that is back is taken up again.
+pub(crate) fn recovery() -> Duration {
+    RECOVERY * chaos().map_or(BESIDE_OTHERS, |_| 1)
 }
 
 /// A gateway and a token of its module `demo`; tokens of one tenant at two replicas are the same principal's.
@@ -67,7 +84,7 @@ impl Replica {
             let asked = Instant::now();
             let answer = self.publish(key).expect("it runs");
             let took = asked.elapsed();
-            assert!(took < IN_TIME, "{took:?}");
+            assert!(took < in_time(), "{took:?}");
             answers.slowest = answers.slowest.max(took);
             match answer {
                 (200 | 201, _) => return answer,
@@ -85,7 +102,7 @@ impl Replica {
         let asked = Instant::now();
         let (status, _) = self.publish(key).expect("it runs");
         assert_eq!(status, 503, "{key}");
-        assert!(asked.elapsed() < IN_TIME, "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < in_time(), "{:?}", asked.elapsed());
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -96,7 +113,7 @@ impl Replica {
     pub(crate) fn await_ready(&self, ready: bool) {
         let begun = Instant::now();
         while self.is_ready() != ready {
-            assert!(begun.elapsed() < RECOVERY, "ready is not {ready}");
+            assert!(begun.elapsed() < recovery(), "ready is not {ready}");
             std::thread::yield_now();
         }
     }
