@@ -26,7 +26,7 @@ fn a_gateway_on_a_backup_goes_on_where_the_copied_one_was() {
     let body = json!({
         "name": "orders", "filter": { "types": ["crm.**"] },
         "target": { "kind": "webhook", "url": receiver.url },
-        "delivery": { "retry": { "schedule": ["1s", "1s", "1s", "1s", "1s"] } },
+        "delivery": { "retry": { "schedule": ["1s", "2s", "4s", "8s", "8s", "8s", "8s"] } },
     });
     let made = server
         .post("/v1/subscriptions", &token, &body)

@@ -24,7 +24,10 @@ impl Folder {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("it-{}-{number}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        // Elsewhere than on the disk where the disk is not what is tested.
+        let elsewhere = std::env::var_os("TIDINGS_TEST_FOLDERS");
+        let parent = elsewhere.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+        let path = Path::new(&parent).join(name);
         std::fs::create_dir_all(&path).expect("a folder");
         Self(path)
     }
