@@ -404,11 +404,10 @@ impl Dispatcher {
         if !self.queues.contains_key(&id) {
             let (numbers, places) = self.saved.remove(&id).unwrap_or_default();
             let mut queue = Queue::new(subscription.clone(), numbers);
-            if self.lost.subscriptions.contains(&id) {
-                queue.lost = Some(BTreeMap::new());
-            }
+            let is_lost = self.lost.subscriptions.contains(&id);
+            queue.lost = is_lost.then(BTreeMap::new);
             queue.failing_since_ms = places.failing_since_ms;
-            if queue.lost.is_some() {
+            if is_lost {
                 // Nobody knows its places.
             } else if places.start == subscription.start.number {
                 for (topic, number, offset) in places.at {

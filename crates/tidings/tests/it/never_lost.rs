@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::harness::{PATIENCE, PUBLISH, Server};
 use crate::receiver::{Hit, Receiver};
 use crate::servers::Servers;
-use crate::under_load::chaos;
+use crate::under_load::{at_most, chaos};
 
 const CONFIG: &str = "egress.allow_targets = ['127.0.0.1']\n\
      delivery.retry_schedule = ['50ms', '50ms', '100ms', '200ms', '1s', '1s', '1s', '1s', '1s', '1s', '1s', '1s']\n\
@@ -249,7 +249,7 @@ fn the_other_replica_takes_over_from_one_that_is_killed_or_stopped() {
         eventually_all(&receiver, &all);
         if let Some(gone) = gone {
             let took = gone.elapsed();
-            let within = TAKEN_OVER * chaos().map_or(2, |_| 1);
+            let within = at_most(TAKEN_OVER, 2);
             println!("round {round}: all was taken over {took:?} after the kill");
             assert!(took < within, "it took {took:?} to take over");
             goes = goes.map(Server::killed_and_restarted);

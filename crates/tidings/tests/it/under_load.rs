@@ -31,14 +31,19 @@ pub(crate) fn rounds() -> u32 {
     chaos().unwrap_or(1)
 }
 
+/// How long something may take: so long where the tests run alone, and so many times that beside all others.
+pub(crate) fn at_most(alone: Duration, beside_others: u32) -> Duration {
+    alone * chaos().map_or(beside_others, |_| 1)
+}
+
 /// How long an answer may take.
 pub(crate) fn in_time() -> Duration {
-    IN_TIME * chaos().map_or(BESIDE_OTHERS, |_| 1)
+    at_most(IN_TIME, BESIDE_OTHERS)
 }
 
 /// How long it may take until a part that is back is taken up again.
 pub(crate) fn recovery() -> Duration {
-    RECOVERY * chaos().map_or(BESIDE_OTHERS, |_| 1)
+    at_most(RECOVERY, BESIDE_OTHERS)
 }
 
 /// A gateway and a token of its module `demo`; tokens of one tenant at two replicas are the same principal's.

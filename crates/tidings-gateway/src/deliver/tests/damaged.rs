@@ -1,6 +1,6 @@
 //! What is damaged, in the store or in the log, holds up nothing that is sound.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tidings_store::{ReplayRow, Store};
 
@@ -15,6 +15,22 @@ impl House {
         let parts = crate::in_memory::parts_on(bus, store, &self.clock).await;
         self.gateway = Gateway::open(parts).await.unwrap();
         self.crash().await;
+    }
+
+    /// One whose store is a file, with the folder that it is in.
+    async fn on_a_file() -> (tempfile::TempDir, PathBuf, Self) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let mut house = Self::new().await;
+        house.move_to(&path).await;
+        (folder, path, house)
+    }
+
+    /// Another process on the file, where the first text has become the second meanwhile.
+    async fn goes_on_after(&mut self, path: &Path, (text, other): (&str, &str)) {
+        self.store().close().await;
+        overwrite(path, text, other);
+        self.move_to(path).await;
     }
 
     fn store(&self) -> Store {
@@ -49,10 +65,7 @@ fn overwrite(path: &Path, text: &str, other: &str) {
 
 #[tokio::test]
 async fn a_damaged_row_stops_the_retries_of_nobody_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    let mut house = House::new().await;
-    house.move_to(&path).await;
+    let (_folder, path, mut house) = House::on_a_file().await;
     let id = house
         .subscribe("acme", json!({ "ordered": true, "key": "/key" }))
         .await;
@@ -73,10 +86,8 @@ async fn a_damaged_row_stops_the_retries_of_nobody_else() {
     }
     house.settle().await;
     assert_eq!(house.got().len(), 3);
-    house.store().close().await;
     // An index holds the key too: it keeps its place there.
-    overwrite(&path, "lane-1", "lane-0");
-    house.move_to(&path).await;
+    house.goes_on_after(&path, ("lane-1", "lane-0")).await;
     house.pass(Duration::from_mins(2)).await;
     let mut retried = house.numbers().split_off(3);
     retried.sort_unstable();
@@ -226,10 +237,7 @@ async fn a_retry_beside_a_damaged_record_goes_on_and_one_of_it_ends() {
 
 #[tokio::test]
 async fn a_damaged_cursor_holds_up_its_partition_alone_and_is_left_as_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    let mut house = House::new().await;
-    house.move_to(&path).await;
+    let (_folder, path, mut house) = House::on_a_file().await;
     for (tenant, events) in [("acme", 40), ("globex", 50)] {
         house.subscribe(tenant, json!({})).await;
         for n in 0..events {
@@ -256,9 +264,7 @@ async fn a_damaged_cursor_holds_up_its_partition_alone_and_is_left_as_it_is() {
     // The numbers of these two partitions take no room in a row, so that the next offset stands beside the topic.
     let cursor = |next: u8| format!("{topic}{}", char::from(next));
     let (written, damaged) = (cursor(next), cursor(next - 1));
-    house.store().close().await;
-    overwrite(&path, &written, &damaged);
-    house.move_to(&path).await;
+    house.goes_on_after(&path, (&written, &damaged)).await;
     for (tenant, n) in [("acme", 70), ("globex", 80)] {
         house.publish(tenant, json!({ "n": n })).await;
     }
@@ -269,19 +275,14 @@ async fn a_damaged_cursor_holds_up_its_partition_alone_and_is_left_as_it_is() {
     assert_eq!(kept.damaged.len(), 1);
 
     // Brought back, it is gone on from.
-    house.store().close().await;
-    overwrite(&path, &damaged, &written);
-    house.move_to(&path).await;
+    house.goes_on_after(&path, (&damaged, &written)).await;
     house.settle().await;
     assert_eq!(house.numbers()[90..], [80, 70]);
 }
 
 #[tokio::test]
 async fn a_subscription_whose_progress_is_damaged_gets_nothing_alone_and_is_left_as_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    let mut house = House::new().await;
-    house.move_to(&path).await;
+    let (_folder, path, mut house) = House::on_a_file().await;
     house.subscribe("acme", json!({})).await;
     house.publish("acme", json!({ "n": 1 })).await;
     house.settle().await;
@@ -292,9 +293,7 @@ async fn a_subscription_whose_progress_is_damaged_gets_nothing_alone_and_is_left
     // The number of what the first got last stands before its places.
     let row = |last: char| format!("{last}{{\"start\"");
     let (written, damaged) = (row('\u{2}'), row('\u{3}'));
-    house.store().close().await;
-    overwrite(&path, &written, &damaged);
-    house.move_to(&path).await;
+    house.goes_on_after(&path, (&written, &damaged)).await;
     house.publish("acme", json!({ "n": 3 })).await;
     house.pass(Duration::from_secs(5)).await;
     assert_eq!(house.numbers()[3..], [3]);
@@ -309,9 +308,7 @@ async fn a_subscription_whose_progress_is_damaged_gets_nothing_alone_and_is_left
     assert!(held(&house));
 
     // Brought back, it gets what the other has got meanwhile, and that gets it once.
-    house.store().close().await;
-    overwrite(&path, &damaged, &written);
-    house.move_to(&path).await;
+    house.goes_on_after(&path, (&damaged, &written)).await;
     house.publish("acme", json!({ "n": 4 })).await;
     house.settle().await;
     let mut numbers = house.numbers().split_off(4);
@@ -322,18 +319,15 @@ async fn a_subscription_whose_progress_is_damaged_gets_nothing_alone_and_is_left
 
 #[tokio::test]
 async fn the_cursor_is_held_for_a_lost_subscription_until_it_is_deleted() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.db");
-    let mut house = House::new().await;
-    house.move_to(&path).await;
+    let (_folder, path, mut house) = House::on_a_file().await;
     let id = house.subscribe("acme", json!({})).await;
     for n in 1..=2 {
         house.publish("acme", json!({ "n": n })).await;
     }
     house.settle().await;
-    house.store().close().await;
-    overwrite(&path, "\u{2}{\"start\"", "\u{3}{\"start\"");
-    house.move_to(&path).await;
+    house
+        .goes_on_after(&path, ("\u{2}{\"start\"", "\u{3}{\"start\""))
+        .await;
     house.publish("acme", json!({ "n": 3 })).await;
     house.pass(Duration::from_secs(1)).await;
     let cursors = async |house: &House| {
