@@ -14,6 +14,7 @@ mod server;
 mod surface;
 mod trace;
 mod untaken;
+mod workers;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ pub use metrics::Metrics;
 pub use openapi::document as openapi;
 pub use server::{Limits, serve};
 pub use trace::Adopt;
+pub use workers::Workers;
 
 /// What every handler can reach. Cheap to clone.
 #[derive(Clone)]

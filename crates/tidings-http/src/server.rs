@@ -14,7 +14,8 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ use crate::House;
 use crate::heads::{TwoLengths, Watched};
 use crate::problem::{around, two_lengths};
 use crate::untaken::{Answers, Streams};
+use crate::workers::{Workers, elsewhere, is_short};
 
 /// What one client can take.
 #[derive(Debug, Clone)]
@@ -63,14 +65,17 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// client that keeps a connection open may be sending at that moment, and closing would lose its request.
 const LEAVING: Duration = Duration::from_millis(200);
 
-/// Serves until `stop` is ready, then lets what is in flight end.
+/// Serves until `stop` is ready, then lets what is in flight end. Connections are served by the workers, and what may take
+/// long of their requests where this is called.
 pub async fn serve(
     listener: TcpListener,
     house: House,
     limits: Limits,
+    workers: &Workers,
     stop: impl Future<Output = ()>,
 ) {
-    let builder = builder(&limits);
+    let builder = Arc::new(builder(&limits));
+    let here = Handle::current();
     let router = crate::router(house.clone());
     let (last_word, told) = watch::channel(());
     let places = Arc::new(Semaphore::new(limits.connections));
@@ -106,20 +111,28 @@ pub async fn serve(
         let service = Answering {
             house: house.clone(),
             router: router.clone(),
+            here: here.clone(),
             leaving: leaving.clone(),
             requests: requests.clone(),
             two_lengths: two_lengths.clone(),
             answers: Answers::default(),
         };
         let answers = service.answers.clone();
-        let mut stream = TimeoutWriter::new(stream);
-        stream.set_timeout(Some(limits.header_timeout));
-        let stream = TokioIo::new(Watched::new(Box::pin(stream), two_lengths));
-        let connection = builder.serve_connection(stream, service).into_owned();
+        let (worker, seat) = workers.seat();
+        let place = (place, seat);
+        let builder = builder.clone();
         let mut told = told.clone();
-        connections.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
+        let serving = async move {
+            let stream = match TcpStream::from_std(stream) {
+                Ok(stream) => stream,
+                Err(error) => return tracing::warn!(%error, "a connection cannot be served"),
+            };
             let patience = limits.header_timeout;
+            let mut stream = TimeoutWriter::new(stream);
+            stream.set_timeout(Some(patience));
+            let stream = TokioIo::new(Watched::new(Box::pin(stream), two_lengths));
+            let connection = builder.serve_connection(stream, service);
+            let mut connection = std::pin::pin!(connection);
             // The timer for heads runs only once the protocol is known, which a silent client puts off.
             let ended = tokio::select! {
                 ended = connection.as_mut() => Some(ended),
@@ -149,7 +162,8 @@ pub async fn serve(
                 tracing::debug!(error, "a connection ended early");
             }
             drop(place);
-        });
+        };
+        connections.spawn_on(serving, worker);
     }
     drop(listener);
     last_word.send_replace(());
@@ -166,6 +180,8 @@ pub async fn serve(
 struct Answering {
     house: House,
     router: Router,
+    /// Where requests run that may take long.
+    here: Handle,
     /// Whether each answer is the last of its connection.
     leaving: Arc<AtomicBool>,
     /// How many heads have come.
@@ -189,8 +205,14 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         let (router, leaving) = (self.router.clone(), self.leaving.clone());
         let answers = self.answers.clone();
         let exchange = (request.version() == Version::HTTP_2).then(|| answers.begin());
+        let here = (!is_short(&request)).then(|| self.here.clone());
         Box::pin(async move {
-            let mut response = around(&house, router, request.map(Body::new)).await;
+            let answer = async move { around(&house, router, request.map(Body::new)).await };
+            let mut response = match here {
+                None => answer.await,
+                // Boxed: otherwise each request would carry room for it.
+                Some(here) => Box::pin(elsewhere(&here, answer)).await,
+            };
             if let Some(exchange) = exchange {
                 return Ok(response.map(|body| answers.watch(body, exchange)));
             }
@@ -224,7 +246,7 @@ fn builder(limits: &Limits) -> Builder<Streams> {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> std::io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(std::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let place = places
         .clone()
         .acquire_owned()
@@ -232,5 +254,6 @@ async fn accept(
         .expect("the semaphore is never closed");
     let (stream, _) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, place))
+    // A worker's runtime is to tell when it is ready.
+    Ok((stream.into_std()?, place))
 }

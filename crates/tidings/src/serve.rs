@@ -2,10 +2,12 @@
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,7 +22,7 @@ use tidings_gateway::replicas::Follower;
 use tidings_gateway::secrets::Vault;
 use tidings_gateway::supervised::{Stopped, supervise};
 use tidings_gateway::{Gateway, Parts};
-use tidings_http::{Adopt, House, Limits};
+use tidings_http::{Adopt, House, Limits, Workers};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
 use tidings_store::{Store, StoreError, Versions};
 use tokio::net::TcpSocket;
@@ -147,9 +149,11 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
+    let workers = Workers::start(available_parallelism().unwrap_or(NonZeroUsize::MIN))?;
     let adopt: Option<Adopt> = telemetry.is_some().then_some(telemetry::adopt);
-    let served = runtime.block_on(until_stopped(config, plugins, adopt));
+    let served = runtime.block_on(until_stopped(config, plugins, (adopt, &workers)));
     // A handler that does not return must not keep the process.
+    workers.stop(HANDLERS_LEAVE);
     runtime.shutdown_timeout(HANDLERS_LEAVE);
     let left = served?;
     if let Some(telemetry) = telemetry {
@@ -159,12 +163,16 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
 }
 
 /// Starts and serves until it is told to stop, be it before it has started. What remains of the drain time comes back.
-async fn until_stopped(config: Config, plugins: Plugins, adopt: Option<Adopt>) -> Result<Duration> {
+async fn until_stopped(
+    config: Config,
+    plugins: Plugins,
+    surface: (Option<Adopt>, &Workers),
+) -> Result<Duration> {
     let mut stop = Stop::listen()?;
     let drain = config.server.drain;
     let (has_started, started) = oneshot::channel();
     tokio::select! {
-        served = serve(config, plugins, adopt, (stop.clone(), has_started)) => served,
+        served = serve(config, plugins, surface, (stop.clone(), has_started)) => served,
         () = stop.told_before(started) => {
             tracing::info!("stopped before it served");
             Ok(drain)
@@ -175,7 +183,7 @@ async fn until_stopped(config: Config, plugins: Plugins, adopt: Option<Adopt>) -
 async fn serve(
     config: Config,
     plugins: Plugins,
-    adopt: Option<Adopt>,
+    (adopt, workers): (Option<Adopt>, &Workers),
     (mut told, has_started): (Stop, oneshot::Sender<()>),
 ) -> Result<Duration> {
     let folder = &config.data;
@@ -263,7 +271,7 @@ async fn serve(
         // Attempts in flight and requests in flight get the same time.
         drop(stop_delivering);
     };
-    tidings_http::serve(listener, house, limits, stop).await;
+    tidings_http::serve(listener, house, limits, workers, stop).await;
     refreshing.abort();
     // Cancelled, as it has just been asked to be.
     let _ = refreshing.await;

@@ -1,13 +1,14 @@
 //! The log of one machine: SQLite in the data folder, durable by group commit.
 //!
 //! One thread [writes](writer), one [moves the WAL](checkpoint) into the file, a few connections
-//! [read](reader). A caller's batch waits in a bounded queue until the writer takes all that waits
-//! and commits it once. The tables are described in [`schema`], what a commit does in [`group`],
+//! [read](reader). The batches of one thread's tasks are [gathered](gathering) and wait in a bounded queue
+//! until the writer takes all that waits and commits it once. The tables are described in [`schema`], what a commit does in [`group`],
 //! what is dropped when in [`retention`], and how damage is found in [`verify`] and [`wal`].
 
 mod backup;
 mod checkpoint;
 mod fault;
+mod gathering;
 mod group;
 mod image;
 mod reader;
@@ -25,13 +26,12 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidings_event::{TenantId, Topic};
-use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
@@ -40,6 +40,7 @@ use crate::{
     Stored, tails::Tails,
 };
 use fault::Fault;
+use gathering::Gathering;
 use image::{Image, Place};
 use reader::{Readers, Target};
 use writer::{Batch, Job, RETRY_AFTER, Writer};
@@ -50,8 +51,8 @@ pub use verify::{Report, VerifyError, verify};
 /// Tells the time in ms since 1970.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// So many batches wait for the writer at most …
-const QUEUE_BATCHES: usize = 8192;
+/// So much waits for the writer at most: what was handed over so many times …
+const QUEUE_JOBS: usize = 8192;
 /// … and so many bytes.
 const QUEUE_BYTES: usize = 64 << 20;
 
@@ -153,8 +154,6 @@ pub(crate) struct Shared {
     /// What each slot holds, as of the last commit.
     heads: RwLock<Vec<Bounds>>,
     queued_bytes: AtomicUsize,
-    /// Where the callers run.
-    runtime: OnceLock<Handle>,
 }
 
 /// The topics that are committed.
@@ -172,7 +171,6 @@ impl Shared {
             names: RwLock::default(),
             heads: RwLock::default(),
             queued_bytes: AtomicUsize::new(0),
-            runtime: OnceLock::new(),
         };
         this.publish(image);
         this
@@ -269,7 +267,7 @@ pub struct Embedded {
     folder: PathBuf,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
-    queue: Option<SyncSender<Job>>,
+    gathering: Option<Arc<Gathering>>,
     writer: Option<JoinHandle<()>>,
     /// Let go of last.
     _lock: File,
@@ -311,7 +309,7 @@ impl Embedded {
         let shared = Arc::new(Shared::new(&image));
         let checkpointer = checkpoint::Checkpointer::start(&folder, Arc::clone(&shared))
             .map_err(|fault| OpenError::Corrupt(fault.to_string()))?;
-        let (sender, queue) = sync_channel(QUEUE_BATCHES);
+        let (sender, queue) = sync_channel(QUEUE_JOBS);
         let limits =
             retention::Limits::new(config.retention_age, config.retention_bytes, config.key_ttl);
         let writer = Writer {
@@ -334,13 +332,13 @@ impl Embedded {
                 source,
             })?;
         let readers = Readers::new(&folder);
-        let (queue, writer) = (Some(sender), Some(writer));
+        let gathering = Some(Gathering::new(sender, Arc::clone(&shared)));
         Ok(Self {
             folder,
             shared,
             readers,
-            queue,
-            writer,
+            gathering,
+            writer: Some(writer),
             _lock: lock,
         })
     }
@@ -356,11 +354,8 @@ impl Embedded {
     /// Drops what retention and key expiry no longer keep, as happens by itself with every commit.
     pub async fn sweep(&self) {
         let (done, waits) = oneshot::channel();
-        if self
-            .queue
-            .as_ref()
-            .is_some_and(|queue| queue.try_send(Job::Sweep(done)).is_ok())
-        {
+        let gathering = self.gathering.as_ref();
+        if gathering.is_some_and(|it| it.ask(Job::Sweep(done))) {
             let _stopping = waits.await;
         }
     }
@@ -398,24 +393,19 @@ impl Embedded {
             return Err(unavailable);
         }
         let (reply, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or(unavailable.clone())?;
-        match queue.try_send(Job::Append(Batch {
+        let gathering = self.gathering.as_ref().ok_or(unavailable)?;
+        gathering.add(Batch {
             records,
             bytes,
             reply,
-        })) {
-            Ok(()) => Ok(answer),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                queued.fetch_sub(bytes, Ordering::Relaxed);
-                Err(unavailable)
-            }
-        }
+        });
+        Ok(answer)
     }
 }
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        self.queue = None;
+        self.gathering = None;
         self.readers.close();
         if let Some(writer) = self.writer.take() {
             // It tells of a panic itself.
@@ -488,7 +478,6 @@ fn prepare(folder: &Path) -> Result<Result<(rusqlite::Connection, Image), i64>, 
 impl Bus for Embedded {
     fn append(&self, records: Vec<Record>) -> Pending<'_, Result<Vec<Appended>, AppendError>> {
         Box::pin(async move {
-            self.shared.runtime.get_or_init(Handle::current);
             let answer = self.submit(records)?;
             let lost = |_| AppendError::Unknown("the writer stopped".into());
             answer.await.map_err(lost)?

@@ -1,5 +1,6 @@
 //! What the embedded bus promises beyond the contract that every bus keeps.
 
+mod gathering;
 mod retention;
 
 use std::fs;
@@ -47,6 +48,11 @@ fn config(folder: &Path, clock: &Manual) -> Config {
 
 fn open(folder: &Path, clock: &Manual) -> Embedded {
     Embedded::open(config(folder, clock)).unwrap()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
 }
 
 fn record(n: u32, size: usize) -> Record {
@@ -141,11 +147,7 @@ fn clean(folder: &Path) {
 }
 
 fn inject(bus: &Embedded, injection: Injection) {
-    bus.queue
-        .as_ref()
-        .unwrap()
-        .send(Job::Inject(injection))
-        .unwrap();
+    assert!(bus.gathering.as_ref().unwrap().ask(Job::Inject(injection)));
 }
 
 #[tokio::test]
@@ -482,8 +484,7 @@ proptest! {
 
     #[test]
     fn it_agrees_with_the_model(steps in steps()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(agrees_with_the_model(steps));
+        runtime().block_on(agrees_with_the_model(steps));
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::checkpoint::{self, Checkpointer};
 use super::fault::Fault;
+use super::gathering::Gathered;
 use super::group::{self, Outcome, Terms};
 use super::image::Image;
 use super::retention::{self, Limits};
@@ -19,11 +20,11 @@ use crate::{AppendError, Health, Record};
 
 /// A commit takes no further batch once it has so many records …
 const GROUP_RECORDS: usize = 4096;
-/// … or bytes. Less than the cache by far, so that a transaction never spills into the WAL.
+/// … or bytes: a transaction is kept in memory until it is committed.
 const GROUP_BYTES: usize = 16 << 20;
 /// How much is written between two checkpoints.
 const CHECKPOINT_BYTES: usize = 16 << 20;
-/// A group of so many batches is answered from within the runtime.
+/// So many batches of one thread are answered from within its runtime.
 const LARGE_GROUP: usize = 8;
 /// What a commit writes besides its records: the pages of heads, spans, counters, inner nodes.
 const COMMIT_BYTES: usize = 32 << 10;
@@ -38,8 +39,8 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What callers ask of the writer.
 pub(super) enum Job {
-    /// Append a batch.
-    Append(Batch),
+    /// Append batches.
+    Append(Gathered),
     /// Drop what retention and expiry no longer keep, now.
     Sweep(oneshot::Sender<()>),
     /// Fail as a disk would.
@@ -63,6 +64,26 @@ pub(super) struct Batch {
     pub(super) records: Vec<Record>,
     pub(super) bytes: usize,
     pub(super) reply: oneshot::Sender<Outcome>,
+}
+
+/// Answers all, many of one thread from within their runtime: there a wake-up needs neither lock nor system call, and the
+/// records are freed by the thread that made them.
+fn answer(group: Vec<Gathered>, outcomes: Vec<Outcome>) {
+    let mut outcomes = outcomes.into_iter();
+    for Gathered { batches, home, .. } in group {
+        let large = batches.len() >= LARGE_GROUP;
+        let of_these: Vec<_> = outcomes.by_ref().take(batches.len()).collect();
+        let answer = move || {
+            for (batch, outcome) in batches.into_iter().zip(of_these) {
+                let _nobody_waits = batch.reply.send(outcome);
+            }
+        };
+        match home {
+            // It ends by itself at once, so nobody needs to join it.
+            Some(home) if large => drop(home.spawn(async move { answer() })),
+            _ => answer(),
+        }
+    }
 }
 
 /// Where in the transaction a failure came.
@@ -122,10 +143,10 @@ impl Writer {
         let mut group = Vec::new();
         let (mut records, mut bytes) = (0, 0);
         let mut next = Some(first);
-        while let Some(Job::Append(batch)) = next {
-            records += batch.records.len();
-            bytes += batch.bytes;
-            group.push(batch);
+        while let Some(Job::Append(gathered)) = next {
+            records += gathered.records;
+            bytes += gathered.bytes;
+            group.push(gathered);
             let room = records < GROUP_RECORDS && bytes < GROUP_BYTES;
             next = if room {
                 self.queue.try_recv().ok()
@@ -151,46 +172,31 @@ impl Writer {
     }
 
     /// Commits a group and answers its callers. One that no longer waits is not told.
-    fn commit(&mut self, group: Vec<Batch>) {
+    fn commit(&mut self, group: Vec<Gathered>) {
         let terms = Terms {
             now_ms: self.now(),
             key_ttl_ms: self.limits.key_ttl_ms,
             partitions: self.partitions,
         };
-        let (limits, batches) = (self.limits, &group);
+        let batches = group.iter().flat_map(|gathered| &gathered.batches);
+        let limits = self.limits;
         let outcomes = self.transact(|connection, image| {
             retention::roll(connection, image, limits, terms.now_ms)?;
-            let batches = batches.iter().map(|batch| &batch.records[..]);
-            group::append(connection, image, terms, batches)
+            let records = batches.clone().map(|batch| &batch.records[..]);
+            group::append(connection, image, terms, records)
         });
         match outcomes {
             Ok(outcomes) => {
                 self.shared.publish(&self.image);
-                let records = group.iter().flat_map(|batch| &batch.records);
+                let records = batches.flat_map(|batch| &batch.records);
                 self.shared.tails.tell(records.map(|record| &record.tenant));
-                self.answer(group, outcomes);
+                answer(group, outcomes);
             }
             Err(error) => {
-                for batch in group {
+                for batch in group.into_iter().flat_map(|gathered| gathered.batches) {
                     let _nobody_waits = batch.reply.send(Err(error.clone()));
                 }
             }
-        }
-    }
-
-    /// Answers a group, a large one from within the callers' runtime: there a wake-up needs neither lock
-    /// nor system call, and the records are freed by the threads that made them.
-    fn answer(&self, group: Vec<Batch>, outcomes: Vec<Outcome>) {
-        let large = group.len() >= LARGE_GROUP;
-        let answer = move || {
-            for (batch, outcome) in group.into_iter().zip(outcomes) {
-                let _nobody_waits = batch.reply.send(outcome);
-            }
-        };
-        match self.shared.runtime.get() {
-            // It ends by itself at once, so nobody needs to join it.
-            Some(runtime) if large => drop(runtime.spawn(async move { answer() })),
-            _ => answer(),
         }
     }
 
