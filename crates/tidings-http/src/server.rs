@@ -15,7 +15,6 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,7 +24,7 @@ use crate::House;
 use crate::heads::{TwoLengths, Watched};
 use crate::problem::{around, two_lengths};
 use crate::untaken::{Answers, Streams};
-use crate::workers::{Workers, elsewhere, is_short};
+use crate::workers::{Elsewhere, Workers, is_short};
 
 /// What one client can take.
 #[derive(Debug, Clone)]
@@ -75,7 +74,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let builder = Arc::new(builder(&limits));
-    let here = Handle::current();
+    let (elsewhere, mut ended_elsewhere) = Elsewhere::here();
     let router = crate::router(house.clone());
     let (last_word, told) = watch::channel(());
     let places = Arc::new(Semaphore::new(limits.connections));
@@ -106,62 +105,21 @@ pub async fn serve(
                 continue;
             }
         };
-        let requests = Arc::new(AtomicU64::new(0));
-        let two_lengths = TwoLengths::default();
         let service = Answering {
             house: house.clone(),
             router: router.clone(),
-            here: here.clone(),
+            elsewhere: elsewhere.clone(),
             leaving: leaving.clone(),
-            requests: requests.clone(),
-            two_lengths: two_lengths.clone(),
+            requests: Arc::default(),
+            two_lengths: TwoLengths::default(),
             answers: Answers::default(),
         };
-        let answers = service.answers.clone();
         let (worker, seat) = workers.seat();
-        let place = (place, seat);
-        let builder = builder.clone();
-        let mut told = told.clone();
+        let patience = limits.header_timeout;
+        let served = connection(stream, service, builder.clone(), told.clone(), patience);
         let serving = async move {
-            let stream = match TcpStream::from_std(stream) {
-                Ok(stream) => stream,
-                Err(error) => return tracing::warn!(%error, "a connection cannot be served"),
-            };
-            let patience = limits.header_timeout;
-            let mut stream = TimeoutWriter::new(stream);
-            stream.set_timeout(Some(patience));
-            let stream = TokioIo::new(Watched::new(Box::pin(stream), two_lengths));
-            let connection = builder.serve_connection(stream, service);
-            let mut connection = std::pin::pin!(connection);
-            // The timer for heads runs only once the protocol is known, which a silent client puts off.
-            let ended = tokio::select! {
-                ended = connection.as_mut() => Some(ended),
-                _ = told.changed() => None,
-                () = tokio::time::sleep(patience) => {
-                    if requests.load(Ordering::Relaxed) == 0 {
-                        return drop(place);
-                    }
-                    tokio::select! {
-                        ended = connection.as_mut() => Some(ended),
-                        _ = told.changed() => None,
-                        () = answers.until_idle(patience) => None,
-                    }
-                }
-            };
-            let ended = if let Some(ended) = ended {
-                ended
-            } else {
-                // It is idle, or the server stops. What is on its way here is still answered.
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = connection => ended,
-                    () = answers.until_idle(patience) => return drop(place),
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(error, "a connection ended early");
-            }
-            drop(place);
+            served.await;
+            drop((place, seat));
         };
         connections.spawn_on(serving, worker);
     }
@@ -173,6 +131,62 @@ pub async fn serve(
         tracing::warn!("some requests did not end within the drain time");
     }
     connections.shutdown().await;
+    drop(elsewhere);
+    // They were told to end with their connections.
+    if tokio::time::timeout(LEAVING, ended_elsewhere.recv())
+        .await
+        .is_err()
+    {
+        tracing::warn!("some requests are still at work");
+    }
+}
+
+/// Serves a connection to its end, on its worker.
+async fn connection(
+    stream: std::net::TcpStream,
+    service: Answering,
+    builder: Arc<Builder<Streams>>,
+    mut told: watch::Receiver<()>,
+    patience: Duration,
+) {
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "a connection cannot be served"),
+    };
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(patience));
+    let two_lengths = service.two_lengths.clone();
+    let stream = TokioIo::new(Watched::new(Box::pin(stream), two_lengths));
+    let (requests, answers) = (service.requests.clone(), service.answers.clone());
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+    // The timer for heads runs only once the protocol is known, which a silent client puts off.
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = told.changed() => None,
+        () = tokio::time::sleep(patience) => {
+            if requests.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            tokio::select! {
+                ended = connection.as_mut() => Some(ended),
+                _ = told.changed() => None,
+                () = answers.until_idle(patience) => None,
+            }
+        }
+    };
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        // It is idle, or the server stops. What is on its way here is still answered.
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection => ended,
+            () = answers.until_idle(patience) => return,
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, "a connection ended early");
+    }
 }
 
 /// What a connection is served with.
@@ -181,7 +195,7 @@ struct Answering {
     house: House,
     router: Router,
     /// Where requests run that may take long.
-    here: Handle,
+    elsewhere: Elsewhere,
     /// Whether each answer is the last of its connection.
     leaving: Arc<AtomicBool>,
     /// How many heads have come.
@@ -205,13 +219,16 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         let (router, leaving) = (self.router.clone(), self.leaving.clone());
         let answers = self.answers.clone();
         let exchange = (request.version() == Version::HTTP_2).then(|| answers.begin());
-        let here = (!is_short(&request)).then(|| self.here.clone());
+        let elsewhere = (!is_short(&request)).then(|| self.elsewhere.clone());
         Box::pin(async move {
             let answer = async move { around(&house, router, request.map(Body::new)).await };
-            let mut response = match here {
+            let mut response = match elsewhere {
                 None => answer.await,
                 // Boxed: otherwise each request would carry room for it.
-                Some(here) => Box::pin(elsewhere(&here, answer)).await,
+                Some(elsewhere) => {
+                    let response = Box::pin(elsewhere.run(answer)).await;
+                    response.map(|body| elsewhere.stream(body))
+                }
             };
             if let Some(exchange) = exchange {
                 return Ok(response.map(|body| answers.watch(body, exchange)));

@@ -7,16 +7,19 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::mpsc as blocking;
+use std::time::{Duration, Instant};
 
-use hyper::body::Body;
-use hyper::{Method, Request, header};
+use axum::body::Body;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Body as _;
+use hyper::{Method, Request, Version, header};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-/// The largest body, in bytes, that is worked on where its connection is served: some 60 events of 1 KB.
+/// The largest body, in bytes, that is worked on where its connection is served.
 const SMALL_BYTES: u64 = 64 * 1024;
 
 /// The threads.
@@ -28,7 +31,8 @@ struct Worker {
     seats: Arc<()>,
     /// Takes how long what blocks may still take.
     stop: oneshot::Sender<Duration>,
-    thread: JoinHandle<()>,
+    /// Its other end is dropped when the thread ends.
+    ended: blocking::Receiver<()>,
 }
 
 /// A connection's place on a worker, until it is dropped.
@@ -41,17 +45,18 @@ impl Workers {
         workers.collect::<io::Result<_>>().map(Self)
     }
 
-    /// Ends them. What waits on them is dropped; what blocks a thread may take so long, and this waits for it.
+    /// Ends them. What waits on them is dropped; what keeps a thread busy may take so long, and this waits for it.
     pub fn stop(self, patience: Duration) {
+        let until = Instant::now() + patience;
         let told = self.0.into_iter().map(|worker| {
             // A thread that has ended already is told nothing.
             let _ = worker.stop.send(patience);
-            worker.thread
+            worker.ended
         });
-        let stopping: Vec<_> = told.collect();
-        for thread in stopping {
-            if thread.join().is_err() {
-                tracing::error!("a thread of connections panicked");
+        for ended in told.collect::<Vec<_>>() {
+            let left = until.saturating_duration_since(Instant::now());
+            if ended.recv_timeout(left) == Err(blocking::RecvTimeoutError::Timeout) {
+                tracing::warn!("a thread of connections is still busy");
             }
         }
     }
@@ -71,37 +76,181 @@ impl Worker {
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("http-worker".into());
-        let thread = thread.spawn(move || {
-            let patience = runtime.block_on(stopped).unwrap_or_default();
-            runtime.shutdown_timeout(patience);
-        })?;
+        let (ends, ended) = blocking::channel::<()>();
+        // Whether it has ended is told by its end of the channel.
+        std::thread::Builder::new()
+            .name("http-worker".into())
+            .spawn(move || {
+                let patience = runtime.block_on(stopped).unwrap_or_default();
+                runtime.shutdown_timeout(patience);
+                drop(ends);
+            })?;
         Ok(Self {
             runtime: handle,
             seats: Arc::default(),
             stop,
-            thread,
+            ended,
         })
     }
 }
 
-/// Whether a request is done within moments once its body has come: a small publish is, or any other change.
-pub(crate) fn is_short<B: Body>(request: &Request<B>) -> bool {
+/// Whether a request is done within moments once its body has come: the small publish of one event is. The streams of an
+/// HTTP/2 connection may be many, and are not to share one thread.
+pub(crate) fn is_short<B: hyper::body::Body>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let is_batch = || {
+        let kind = headers.get(header::CONTENT_TYPE);
+        kind.is_some_and(|kind| {
+            kind.as_bytes()
+                .windows(5)
+                .any(|part| part.eq_ignore_ascii_case(b"batch"))
+        })
+    };
+    let path = request.uri().path();
+    let is_of_one_event = match path {
+        "/v1/events/custom/emit" => true,
+        "/v1/cloudevents" => !is_batch(),
+        // Source A's, and source C's of a workspace.
+        _ => path.ends_with("/events/publish"),
+    };
     let exact = request.body().size_hint().exact();
-    request.method() == Method::POST
+    is_of_one_event
+        && request.method() == Method::POST
+        && request.version() != Version::HTTP_2
         && exact.is_some_and(|bytes| bytes <= SMALL_BYTES)
-        && !request.headers().contains_key(header::CONTENT_ENCODING)
+        && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
-/// Runs what may take long where threads help each other out. It ends when nobody waits for it any more.
-pub(crate) async fn elsewhere<T: Send + 'static>(
-    runtime: &Handle,
-    work: impl Future<Output = T> + Send + 'static,
-) -> T {
-    let mut one = JoinSet::new();
-    one.spawn_on(work, runtime);
-    match one.join_next().await.expect("it was just spawned") {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+/// Where threads help each other out.
+#[derive(Clone)]
+pub(crate) struct Elsewhere {
+    runtime: Handle,
+    /// Held by all that runs.
+    running: mpsc::Sender<()>,
+}
+
+impl Elsewhere {
+    /// The runtime that this is called in, and what tells that nothing runs there any more.
+    pub(crate) fn here() -> (Self, mpsc::Receiver<()>) {
+        let (running, all_ended) = mpsc::channel(1);
+        let runtime = Handle::current();
+        (Self { runtime, running }, all_ended)
+    }
+
+    /// Runs something there. It ends when nobody waits for it any more.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let mut one = JoinSet::new();
+        self.spawn(&mut one, work);
+        match one.join_next().await.expect("it was just spawned") {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// The same body, made there as it is taken: that of a stream, which is made as it goes, reads what it sends.
+    pub(crate) fn stream(&self, mut body: Body) -> Body {
+        if body.size_hint().exact().is_some() {
+            return body;
+        }
+        let (frames, taken) = mpsc::channel(1);
+        let mut one = JoinSet::new();
+        self.spawn(&mut one, async move {
+            while let Some(frame) = body.frame().await {
+                if frames.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let frames = stream::unfold((taken, one), async |(mut taken, one)| {
+            taken.recv().await.map(|frame| (frame, (taken, one)))
+        });
+        Body::new(StreamBody::new(frames))
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        one: &mut JoinSet<T>,
+        work: impl Future<Output = T> + Send + 'static,
+    ) {
+        let running = self.running.clone();
+        one.spawn_on(
+            async move {
+                let done = work.await;
+                drop(running);
+                done
+            },
+            &self.runtime,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(path: &str, body: impl Into<Body>) -> Request<Body> {
+        Request::post(path).body(body.into()).unwrap()
+    }
+
+    #[test]
+    fn what_may_take_long_is_not_for_a_connections_thread() {
+        for short in [
+            "/v1/events/publish",
+            "/v1/events/custom/emit",
+            "/api/workspaces/w/events/publish",
+            "/v1/cloudevents",
+        ] {
+            assert!(is_short(&request(short, "{}")), "{short}");
+            let large = "x".repeat(64 * 1024 + 1);
+            assert!(!is_short(&request(short, large)), "{short}");
+            let mut other = request(short, "{}");
+            *other.version_mut() = Version::HTTP_2;
+            assert!(!is_short(&other), "{short}");
+            let mut coded = request(short, "{}");
+            let gzip = header::HeaderValue::from_static("gzip");
+            coded.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+            assert!(!is_short(&coded), "{short}");
+        }
+        for long in [
+            "/v1/events/publish/batch",
+            "/v1/events/explain",
+            "/v1/subscriptions",
+        ] {
+            assert!(!is_short(&request(long, "{}")), "{long}");
+        }
+        let mut batch = request("/v1/cloudevents", "[]");
+        let kind = header::HeaderValue::from_static("application/cloudevents-batch+json");
+        batch.headers_mut().insert(header::CONTENT_TYPE, kind);
+        assert!(!is_short(&batch));
+    }
+
+    #[tokio::test]
+    async fn what_runs_elsewhere_ends_with_whoever_waits_for_it() {
+        let (elsewhere, mut all_ended) = Elsewhere::here();
+        let (begun, begins) = oneshot::channel();
+        let waits = elsewhere.run(async move {
+            begun.send(()).unwrap();
+            std::future::pending::<()>().await;
+        });
+        tokio::select! {
+            () = waits => unreachable!("it never ends by itself"),
+            begins = begins => begins.unwrap(),
+        }
+        let endless = stream::pending::<Result<hyper::body::Frame<bytes::Bytes>, io::Error>>();
+        drop(elsewhere.stream(Body::new(StreamBody::new(endless))));
+        drop(elsewhere);
+        assert_eq!(all_ended.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_stream_comes_through_whole_and_in_order() {
+        let (elsewhere, _all_ended) = Elsewhere::here();
+        let frames = (0..100_u8).map(|n| Ok::<_, io::Error>(bytes::Bytes::from(vec![n])));
+        let body = elsewhere.stream(Body::from_stream(stream::iter(frames)));
+        let read = body.collect().await.unwrap().to_bytes();
+        assert_eq!(read, (0..100).collect::<Vec<u8>>());
     }
 }

@@ -153,8 +153,9 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     let adopt: Option<Adopt> = telemetry.is_some().then_some(telemetry::adopt);
     let served = runtime.block_on(until_stopped(config, plugins, (adopt, &workers)));
     // A handler that does not return must not keep the process.
+    let until = Instant::now() + HANDLERS_LEAVE;
     workers.stop(HANDLERS_LEAVE);
-    runtime.shutdown_timeout(HANDLERS_LEAVE);
+    runtime.shutdown_timeout(until.saturating_duration_since(Instant::now()));
     let left = served?;
     if let Some(telemetry) = telemetry {
         telemetry.shutdown(left);

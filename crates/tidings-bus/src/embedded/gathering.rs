@@ -4,12 +4,12 @@
 //! at once, and the more it has to do, the more there is for one commit, for one message and for one wake-up.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use thread_local::ThreadLocal;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::Shared;
 use super::writer::{Batch, Job, RETRY_AFTER};
@@ -19,6 +19,41 @@ use crate::AppendError;
 const MANY_RECORDS: usize = 1024;
 /// … or bytes.
 const MANY_BYTES: usize = 4 << 20;
+
+/// So many batches wait for the writer at most …
+const QUEUE_BATCHES: usize = 8192;
+/// … and so many bytes.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// How much waits for the writer.
+#[derive(Debug, Default)]
+pub(super) struct Queued {
+    batches: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Queued {
+    /// Counts a batch in, if there is room. One that is larger than the bound may still pass while nothing waits.
+    pub(super) fn add(&self, bytes: usize) -> bool {
+        let batches = self.batches.fetch_add(1, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let room = batches < QUEUE_BATCHES && (before == 0 || before + bytes <= QUEUE_BYTES);
+        if !room {
+            self.forget(1, bytes);
+        }
+        room
+    }
+
+    /// Counts out what the writer has taken, or will not take.
+    pub(super) fn take(&self, gathered: &Gathered) {
+        self.forget(gathered.batches.len(), gathered.bytes);
+    }
+
+    fn forget(&self, batches: usize, bytes: usize) {
+        self.batches.fetch_sub(batches, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
 
 /// Batches on their way to the writer.
 pub(super) struct Gathering {
@@ -47,6 +82,14 @@ impl fmt::Debug for Gathering {
     }
 }
 
+impl Gathered {
+    fn add(&mut self, batch: Batch) {
+        self.records += batch.records.len();
+        self.bytes += batch.bytes;
+        self.batches.push(batch);
+    }
+}
+
 impl Waiting {
     fn take(&self) -> Gathered {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -62,24 +105,32 @@ impl Gathering {
         })
     }
 
-    /// Adds a batch, from within a runtime.
+    /// Adds a batch, from within a runtime. Threads that take tasks over from each other do not wait for their others: on one
+    /// that is busy nobody could help with the hand-over.
     pub(super) fn add(self: &Arc<Self>, batch: Batch) {
+        let runtime = Handle::current();
+        if runtime.runtime_flavor() != RuntimeFlavor::CurrentThread {
+            let mut alone = Gathered::default();
+            alone.add(batch);
+            return self.hand_over(alone);
+        }
         let waiting = self.of_threads.get_or_default();
         let mut gathered = waiting.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered.records += batch.records.len();
-        gathered.bytes += batch.bytes;
-        gathered.batches.push(batch);
-        if gathered.records >= MANY_RECORDS || gathered.bytes >= MANY_BYTES {
-            let many = std::mem::take(&mut *gathered);
-            drop(gathered);
+        gathered.add(batch);
+        let is_first = gathered.batches.len() == 1;
+        let many = gathered.records >= MANY_RECORDS || gathered.bytes >= MANY_BYTES;
+        let many = many.then(|| std::mem::take(&mut *gathered));
+        // A runtime that ends drops at once what it is given, which takes the lock.
+        drop(gathered);
+        if let Some(many) = many {
             self.hand_over(many);
-        } else if gathered.batches.len() == 1 {
+        } else if is_first {
             let first = First {
                 gathering: Arc::downgrade(self),
                 waiting: waiting.clone(),
             };
             // It ends by itself at once, so nobody needs to join it.
-            drop(tokio::spawn(async move {
+            drop(runtime.spawn(async move {
                 let _first = first;
                 tokio::task::yield_now().await;
             }));
@@ -102,9 +153,9 @@ impl Gathering {
         else {
             return;
         };
-        if let Job::Append(Gathered { batches, bytes, .. }) = job {
-            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            for batch in batches {
+        if let Job::Append(gathered) = job {
+            self.shared.queued.take(&gathered);
+            for batch in gathered.batches {
                 let unavailable = AppendError::Unavailable {
                     retry_after: RETRY_AFTER,
                 };

@@ -25,7 +25,6 @@ use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -40,7 +39,7 @@ use crate::{
     Stored, tails::Tails,
 };
 use fault::Fault;
-use gathering::Gathering;
+use gathering::{Gathering, Queued};
 use image::{Image, Place};
 use reader::{Readers, Target};
 use writer::{Batch, Job, RETRY_AFTER, Writer};
@@ -51,10 +50,8 @@ pub use verify::{Report, VerifyError, verify};
 /// Tells the time in ms since 1970.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// So much waits for the writer at most: what was handed over so many times …
-const QUEUE_JOBS: usize = 8192;
-/// … and so many bytes.
-const QUEUE_BYTES: usize = 64 << 20;
+/// So many jobs wait for the writer at most: more than there may be batches.
+const QUEUE_JOBS: usize = 10_000;
 
 /// Where the log is and what it keeps.
 #[derive(Clone)]
@@ -153,7 +150,7 @@ pub(crate) struct Shared {
     names: RwLock<Arc<Names>>,
     /// What each slot holds, as of the last commit.
     heads: RwLock<Vec<Bounds>>,
-    queued_bytes: AtomicUsize,
+    queued: Queued,
 }
 
 /// The topics that are committed.
@@ -170,7 +167,7 @@ impl Shared {
             health: Mutex::new(Health::Ready),
             names: RwLock::default(),
             heads: RwLock::default(),
-            queued_bytes: AtomicUsize::new(0),
+            queued: Queued::default(),
         };
         this.publish(image);
         this
@@ -385,11 +382,7 @@ impl Embedded {
             retry_after: RETRY_AFTER,
         };
         let bytes = records.iter().map(group::size).sum();
-        let queued = &self.shared.queued_bytes;
-        let before = queued.fetch_add(bytes, Ordering::Relaxed);
-        // One batch larger than the bound may still pass an empty queue.
-        if before > 0 && before + bytes > QUEUE_BYTES {
-            queued.fetch_sub(bytes, Ordering::Relaxed);
+        if !self.shared.queued.add(bytes) {
             return Err(unavailable);
         }
         let (reply, answer) = oneshot::channel();

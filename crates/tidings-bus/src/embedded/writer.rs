@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -144,6 +143,7 @@ impl Writer {
         let (mut records, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(Job::Append(gathered)) = next {
+            self.shared.queued.take(&gathered);
             records += gathered.records;
             bytes += gathered.bytes;
             group.push(gathered);
@@ -155,7 +155,6 @@ impl Writer {
             };
         }
         if !group.is_empty() {
-            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.commit(group);
             self.note_written(bytes);
             self.sweep();

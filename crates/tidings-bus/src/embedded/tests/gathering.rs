@@ -44,6 +44,36 @@ fn what_is_gathered_when_its_runtime_ends_is_appended_and_holds_up_nobody() {
 }
 
 #[test]
+fn an_append_within_a_runtime_that_has_ended_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open(folder.path(), &Manual::new());
+    let ended = runtime();
+    let handle = ended.handle().clone();
+    drop(ended);
+    // Whoever was to hand over is dropped where it is made.
+    handle.block_on(bus.append(vec![record(0, 20)])).unwrap();
+    runtime().block_on(async {
+        bus.append(vec![record(1, 20)]).await.unwrap();
+        assert_eq!(content(&bus).await.unwrap().len(), 2);
+    });
+}
+
+#[tokio::test]
+async fn what_is_much_does_not_wait_for_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = open(folder.path(), &Manual::new());
+    let before = *bus.tail().borrow();
+    let many = || (0..600).map(|n| record(n, 20)).collect();
+    let (first, second, third) =
+        tokio::join!(bus.append(many()), bus.append(many()), bus.append(many()));
+    for appended in [first, second, third] {
+        assert_eq!(appended.unwrap().len(), 600);
+    }
+    assert!((1..=2).contains(&(*bus.tail().borrow() - before)));
+    assert_eq!(content(&bus).await.unwrap().len(), 1_800);
+}
+
+#[test]
 fn what_is_gathered_when_the_bus_is_closed_is_appended() {
     let folder = tempfile::tempdir().unwrap();
     runtime().block_on(async {
