@@ -411,6 +411,13 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn what_is_no_number_is_refused() {
+        for text in ["[1.5-3]", "[1.5+]", "[-1.5-2]", "[0.1e5-1]", "1.5-"] {
+            assert!(check(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn equal_values_have_equal_fingerprints() {
         let same = |one: &str, other: &str| {
             assert_eq!(check(one).unwrap(), check(other).unwrap(), "{one} {other}");

@@ -150,8 +150,7 @@ pub(super) fn open_writer(folder: &Path) -> Result<Connection, Fault> {
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // Each commit walks over all of it (docs/decisions/0006), and the system's own cache holds the rest.
-    connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    connection.pragma_update(None, "cache_size", -128 * 1024)?;
     // Without spilling, the WAL never holds frames of a transaction that was rolled back, on which
     // the check of a WAL after a crash relies; and nothing reaches the disk before the commit.
     connection.pragma_update(None, "cache_spill", false)?;

@@ -106,7 +106,8 @@ impl Decimal {
         for byte in bytes.by_ref() {
             match byte {
                 b'.' => fraction = true,
-                b'e' | b'E' => break,
+                // A sign that no exponent follows is in no number: the text is refused for it, once it is read so far.
+                b'e' | b'E' | b'+' | b'-' => break,
                 digit => {
                     exponent -= i64::from(fraction);
                     if *digit != b'0' || !digits.is_empty() {
