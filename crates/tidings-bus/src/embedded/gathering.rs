@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use thread_local::ThreadLocal;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -91,8 +91,12 @@ impl Gathered {
 }
 
 impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self) -> Gathered {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock())
     }
 }
 
@@ -115,7 +119,7 @@ impl Gathering {
             return self.hand_over(alone);
         }
         let waiting = self.of_threads.get_or_default();
-        let mut gathered = waiting.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gathered = waiting.lock();
         gathered.add(batch);
         let is_first = gathered.batches.len() == 1;
         let many = gathered.records >= MANY_RECORDS || gathered.bytes >= MANY_BYTES;

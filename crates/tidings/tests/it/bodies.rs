@@ -38,34 +38,30 @@ fn bodies_beyond_what_all_may_hold_are_refused_until_there_is_room() {
     let token = server.crm("acme");
     // Read whole, it is no JSON.
     let large = gzip(&vec![b' '; 15 * MB]);
-    let publish = || send(&server, BATCH, &token, "gzip", large.clone());
-    let mut held = begin_a_batch(&server, &token);
-    let began = Instant::now();
-    let refused = loop {
-        let answer = publish();
-        if answer.status == 503 {
-            break answer;
+    let until = |status: u16, otherwise: &mut dyn FnMut()| {
+        let began = Instant::now();
+        loop {
+            let answer = send(&server, BATCH, &token, "gzip", large.clone());
+            if answer.status == status {
+                return answer;
+            }
+            assert!(began.elapsed() < PATIENCE, "{} goes on", answer.status);
+            otherwise();
         }
-        assert!(began.elapsed() < PATIENCE, "{} goes on", answer.status);
+    };
+    let mut held = begin_a_batch(&server, &token);
+    let refused = until(503, &mut || {
         // The one that holds it may itself have found no room beside the other.
         if is_answered(&held) {
             held = begin_a_batch(&server, &token);
         }
-    };
+    });
     assert_eq!(refused.header("retry-after"), Some("1"));
     refused.problem(503, "OVERLOADED");
     let small = json!({ "type": "crm.contact.created", "data": {} });
     server.post(PUBLISH, &token, &small).expect(201);
     drop(held);
-    let began = Instant::now();
-    let read = loop {
-        let answer = publish();
-        if answer.status == 400 {
-            break answer;
-        }
-        assert!(began.elapsed() < PATIENCE, "{} goes on", answer.status);
-    };
-    read.problem(400, "INVALID_JSON");
+    until(400, &mut || {}).problem(400, "INVALID_JSON");
 }
 
 /// The beginning of a compressed publish, which holds what inflating it takes.
