@@ -13,12 +13,12 @@ pub(super) enum Fault {
     /// A row is not what was written. The text names table and row.
     #[error("{0}")]
     Corrupt(String),
-    /// The row of one event is not what was written. The text names table and row.
+    /// One event is not what was written. The text names its table and place.
     #[error("{fault}")]
     Damaged { offset: u64, fault: String },
-    /// What stands in the WAL cannot be read where nothing can be written. Nothing is known to be damaged.
+    /// It cannot be read here or by whoever only looks. Nothing is known to be damaged. The text says what to do.
     #[error("{0}")]
-    Unshared(String),
+    Unread(String),
     /// SQLite's own report.
     #[error("{0}")]
     Sqlite(#[from] Error),
@@ -33,7 +33,7 @@ impl Fault {
             Self::Sqlite(error) if is_damage(&error) => {
                 ReadError::Corrupt(format!("{place}: {error}"))
             }
-            Self::Unshared(text) => ReadError::Unavailable(text),
+            Self::Unread(text) => ReadError::Unavailable(text),
             Self::Sqlite(error) => ReadError::Unavailable(format!("{place}: {error}")),
         }
     }

@@ -3,14 +3,18 @@
 //!
 //! A batch first *claims* its keys by inserting them; a key that is there already makes its record
 //! a repeat or refuses the batch. A refused batch withdraws its claims, which is why no savepoint
-//! is needed. Only then are its events inserted. Heads, spans and counters are summed in the
-//! [`Image`] and written once.
+//! is needed. Only then are its events taken in. Those of all batches are packed into [blocks](super::block), their ids into
+//! [rows](super::ids), and heads, spans and counters are summed in the [`Image`], which is written once.
+
+use std::collections::BTreeMap;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use tidings_event::json::Fingerprint;
 use uuid::Uuid;
 
+use super::block::{Event, Packing};
 use super::fault::Fault;
+use super::ids;
 use super::image::Image;
 use super::schema::{position, seal, slot_and_offset};
 use crate::{AppendError, Appended, Once, Position, Receipt, Record, partition_of};
@@ -54,8 +58,10 @@ struct Group<'c, 'i> {
     insert_key: CachedStatement<'c>,
     replace_key: CachedStatement<'c>,
     delete_key: CachedStatement<'c>,
-    insert_event: CachedStatement<'c>,
-    insert_id: CachedStatement<'c>,
+    connection: &'c Connection,
+    /// By slot.
+    packing: BTreeMap<usize, Packing>,
+    ids: Vec<ids::Entry>,
 }
 
 /// Appends all batches within the transaction that is open, in their order.
@@ -69,7 +75,7 @@ pub(super) fn append<'r>(
     let outcomes = batches
         .map(|records| group.batch(records))
         .collect::<Result<_, _>>()?;
-    drop(group);
+    group.finish()?;
     image.save(connection)?;
     Ok(outcomes)
 }
@@ -80,7 +86,6 @@ impl<'c, 'i> Group<'c, 'i> {
         image: &'i mut Image,
         terms: Terms,
     ) -> Result<Self, Fault> {
-        let bucket = image.buckets.last().expect("a bucket is opened before").id;
         let (newest, rest) = image
             .generations
             .split_last()
@@ -99,11 +104,6 @@ impl<'c, 'i> Group<'c, 'i> {
         }
         let columns = "(key, tenant, principal, fingerprint, event_id, position, at_ms, crc) \
                        VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-        let event = format!(
-            "INSERT INTO events_{bucket} \
-             (position, crc, id, tenant, key, timestamp_ms, headers, value) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        );
         let by_key = "WHERE key = ? AND tenant = ? AND principal = ?";
         Ok(Self {
             older,
@@ -112,11 +112,9 @@ impl<'c, 'i> Group<'c, 'i> {
                 .prepare_cached(&format!("INSERT OR IGNORE INTO {keys} {columns}"))?,
             replace_key: connection.prepare_cached(&format!("REPLACE INTO {keys} {columns}"))?,
             delete_key: connection.prepare_cached(&format!("DELETE FROM {keys} {by_key}"))?,
-            insert_event: connection.prepare_cached(&event)?,
-            // An id that was appended before keeps pointing to its first event.
-            insert_id: connection.prepare_cached(&format!(
-                "INSERT OR IGNORE INTO ids_{bucket} (id, position) VALUES (?, ?)"
-            ))?,
+            connection,
+            packing: BTreeMap::new(),
+            ids: Vec::new(),
             image,
             terms,
         })
@@ -224,36 +222,25 @@ impl<'c, 'i> Group<'c, 'i> {
     }
 
     fn insert(&mut self, record: &Record, slot: usize, offset: u64) -> Result<(), Fault> {
-        let position = position(slot, offset);
-        let id = &record.event_id.as_bytes()[..];
-        let (tenant, headers) = (record.tenant.as_str(), record.headers.as_text());
-        let crc = seal_event(
-            position,
-            id,
-            tenant,
-            &record.key,
-            record.timestamp_ms,
-            headers,
-            &record.value,
-        );
-        let time = record.timestamp_ms;
-        let row = params![
-            position,
-            crc,
-            id,
-            tenant,
-            record.key,
-            time,
-            headers,
-            &record.value[..]
-        ];
-        self.insert_event.execute(row)?;
-        self.insert_id.execute(params![id, position])?;
-        self.image
-            .note(slot, offset, record.timestamp_ms, &record.tenant);
+        let event = Event::new(record, position(slot, offset));
         let bucket = self.image.buckets.last_mut().expect("opened before");
         bucket.bytes += size(record) as u64;
+        if let Some(full) = self.packing.entry(slot).or_default().push(&event) {
+            full.insert(self.connection, bucket.id)?;
+        }
+        self.ids.push((event.id, event.position));
+        self.image
+            .note(slot, offset, record.timestamp_ms, &record.tenant);
         Ok(())
+    }
+
+    /// Writes what is not yet written of the events.
+    fn finish(self) -> Result<(), Fault> {
+        let bucket = self.image.buckets.last().expect("opened before").id;
+        for packing in self.packing.values() {
+            packing.insert(self.connection, bucket)?;
+        }
+        ids::insert(self.connection, bucket, self.ids)
     }
 
     /// Undoes what a refused batch has claimed.
@@ -282,7 +269,8 @@ pub(super) fn size(record: &Record) -> usize {
         .once
         .as_ref()
         .map_or(0, |once| 120 + once.key.len() + once.principal.len());
-    120 + record.value.len() + record.headers.as_text().len() + record.key.len() + once
+    let texts = record.tenant.as_str().len() + record.key.len() + record.headers.as_text().len();
+    80 + texts + record.value.len() + once
 }
 
 fn receipt_of_nothing(record: &Record) -> Receipt {
@@ -366,26 +354,5 @@ fn seal_key(once: &Once, tenant: &str, event_id: Uuid, position: i64, at_ms: i64
         event_id.as_bytes(),
         &position.to_le_bytes(),
         &at_ms.to_le_bytes(),
-    ])
-}
-
-/// The CRC of an event's row.
-pub(super) fn seal_event(
-    position: i64,
-    id: &[u8],
-    tenant: &str,
-    key: &str,
-    timestamp_ms: i64,
-    headers: &str,
-    value: &[u8],
-) -> i64 {
-    seal(&[
-        &position.to_le_bytes(),
-        id,
-        &timestamp_ms.to_le_bytes(),
-        tenant.as_bytes(),
-        key.as_bytes(),
-        headers.as_bytes(),
-        value,
     ])
 }

@@ -2,14 +2,18 @@
 //!
 //! One thread [writes](writer), one [moves the WAL](checkpoint) into the file, a few connections
 //! [read](reader). The batches of one thread's tasks are [gathered](gathering) and wait in a bounded queue
-//! until the writer takes all that waits and commits it once. The tables are described in [`schema`], what a commit does in [`group`],
+//! until the writer takes all that waits and commits it once. The tables are described in [`schema`], [`block`] and [`ids`], what a
+//! commit does in [`group`],
 //! what is dropped when in [`retention`], and how damage is found in [`verify`] and [`wal`].
 
 mod backup;
+mod block;
 mod checkpoint;
+mod conversion;
 mod fault;
 mod gathering;
 mod group;
+mod ids;
 mod image;
 mod reader;
 mod retention;
@@ -452,7 +456,11 @@ fn is_empty(file: &Path) -> bool {
 fn prepare(folder: &Path) -> Result<Result<(rusqlite::Connection, Image), i64>, Fault> {
     let connection = schema::open_writer(folder)?;
     match schema::identity(&connection)? {
-        (schema::FORMAT, schema::APPLICATION_ID) => {}
+        (schema::FORMAT, schema::APPLICATION_ID) => conversion::finish(&connection)?,
+        (conversion::FORMER, schema::APPLICATION_ID) => {
+            conversion::begin(&connection)?;
+            conversion::finish(&connection)?;
+        }
         (0, 0) => {
             let tables = "SELECT count(*) FROM sqlite_schema";
             if connection.query_row(tables, [], |row| row.get::<_, i64>(0))? > 0 {

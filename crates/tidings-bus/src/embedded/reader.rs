@@ -1,25 +1,25 @@
 //! Reading: each call is one read transaction on one of a few read-only connections.
 //!
-//! Every row is proved by its CRC before anything of it counts, rows of other tenants too: a
+//! Every event is proved by its CRC before anything of it counts, those of other tenants too: a
 //! flipped bit in a tenant's name must not make an event vanish. What is missing in a stretch is
 //! damage as well.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::Connection;
 use tidings_event::{TenantId, Topic};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::fault::Fault;
-use super::group::seal_event;
+use super::block::{Block, COLUMNS, Event};
+use super::fault::{Fault, is_damage};
+use super::ids;
 use super::image::{
     Place, Span, load_buckets, load_counter, load_head, load_span, number, span_of,
 };
 use super::schema::{open_reader, place, position, slot_and_offset};
-use crate::{Bounds, Headers, Page, Read, ReadError, Stored};
+use crate::{Bounds, Page, Read, ReadError, Stored};
 
 /// How many reads run at the same time; more wait.
 const READERS: usize = 4;
@@ -180,35 +180,38 @@ fn walk(
     target: &Target,
     bucket: i64,
     range: std::ops::Range<u64>,
-    mut each: impl FnMut(Seen<'_>) -> Option<bool>,
+    mut each: impl FnMut(Event<'_>) -> Option<bool>,
 ) -> Result<(), ReadError> {
-    let table = format!("events_{bucket}");
+    let table = format!("blocks_{bucket}");
+    let damaged = |offset| Fault::Damaged {
+        offset,
+        fault: format!("{}: {DAMAGED}", target.at(&table, offset)),
+    };
     let mut expected = range.start;
     let mut scan = || -> Result<(), Fault> {
-        let sql = format!(
-            "SELECT position, crc, id, tenant, key, timestamp_ms, headers, value FROM {table} \
-             WHERE position >= ? AND position < ? ORDER BY position"
-        );
-        let mut statement = connection.prepare_cached(&sql)?;
-        let (from, to) = (
-            position(target.slot, range.start),
-            position(target.slot, range.end),
-        );
-        let mut rows = statement.query([from, to])?;
-        while let Some(row) = rows.next()? {
-            let offset = slot_and_offset(row.get(0)?).1;
-            if offset != expected {
+        let mut statement = connection.prepare_cached(&select_blocks(bucket))?;
+        let bounds = [0, range.start, range.end].map(|offset| position(target.slot, offset));
+        let mut rows = statement.query(bounds)?;
+        'blocks: while let Some(row) = rows.next()? {
+            let block = Block::of(row).map_err(|_| damaged(expected))?;
+            let (slot, first) = slot_and_offset(block.position);
+            if slot != target.slot {
                 break;
             }
-            let go_on = seen(row)
-                .and_then(&mut each)
-                .ok_or_else(|| Fault::Damaged {
-                    offset,
-                    fault: format!("{}: {DAMAGED}", target.at(&table, offset)),
-                })?;
-            expected += 1;
-            if !go_on {
-                return Ok(());
+            while expected < range.end {
+                let Some(number) = expected.checked_sub(first) else {
+                    break 'blocks;
+                };
+                let number = usize::try_from(number).unwrap_or(usize::MAX);
+                if number >= block.len() {
+                    continue 'blocks;
+                }
+                let go_on = block.event(number).and_then(&mut each);
+                let go_on = go_on.ok_or_else(|| damaged(expected))?;
+                expected += 1;
+                if !go_on {
+                    return Ok(());
+                }
             }
         }
         let moved_on = expected == range.end
@@ -223,71 +226,43 @@ fn walk(
         Ok(())
     };
     let done = scan();
+    let done = done.map_err(|fault| {
+        if is_of_content(&fault, connection, bucket, position(target.slot, expected)) {
+            damaged(expected)
+        } else {
+            fault
+        }
+    });
     done.map_err(|fault| fault.into_read(&target.at(&table, expected)))
 }
 
-/// What is said of a row whose CRC fails.
+/// Whether only the content of a block cannot be read, of one that has an event at a position: then what follows it can.
+fn is_of_content(fault: &Fault, connection: &Connection, bucket: i64, position: i64) -> bool {
+    if !matches!(fault, Fault::Sqlite(error) if is_damage(error)) {
+        return false;
+    }
+    let sql = format!(
+        "SELECT position, directory, x'' FROM blocks_{bucket} WHERE position <= ? \
+         ORDER BY position DESC LIMIT 1"
+    );
+    let reaches = connection.query_row(&sql, [position], |row| {
+        let block = Block::of(row)?;
+        Ok(usize::try_from(position - block.position).is_ok_and(|number| number < block.len()))
+    });
+    reaches.unwrap_or(false)
+}
+
+/// What is said of what its CRC does not prove.
 pub(super) const DAMAGED: &str = "it is not what was written";
 
-/// An event as it stands in its row, proved and not copied.
-struct Seen<'r> {
-    position: i64,
-    id: &'r [u8],
-    tenant: &'r str,
-    key: &'r str,
-    timestamp_ms: i64,
-    headers: &'r str,
-    value: &'r [u8],
-}
-
-/// The columns `position, crc, id, tenant, key, timestamp_ms, headers, value`; nothing when they are not what was written.
-fn seen<'r>(row: &'r Row<'_>) -> Option<Seen<'r>> {
-    let crc: i64 = row.get(1).ok()?;
-    let seen = Seen {
-        position: row.get(0).ok()?,
-        id: row.get_ref(2).ok()?.as_blob().ok()?,
-        tenant: row.get_ref(3).ok()?.as_str().ok()?,
-        key: row.get_ref(4).ok()?.as_str().ok()?,
-        timestamp_ms: row.get(5).ok()?,
-        headers: row.get_ref(6).ok()?.as_str().ok()?,
-        value: row.get_ref(7).ok()?.as_blob().ok()?,
-    };
-    let sealed = seal_event(
-        seen.position,
-        seen.id,
-        seen.tenant,
-        seen.key,
-        seen.timestamp_ms,
-        seen.headers,
-        seen.value,
-    );
-    (crc == sealed).then_some(seen)
-}
-
-impl Seen<'_> {
-    fn offset(&self) -> u64 {
-        slot_and_offset(self.position).1
-    }
-
-    fn stored(&self, topic: &Topic, partition: u32) -> Option<Stored> {
-        Some(Stored {
-            topic: topic.clone(),
-            partition,
-            offset: self.offset(),
-            key: self.key.to_owned(),
-            tenant: self.tenant.parse().ok()?,
-            event_id: Uuid::from_slice(self.id).ok()?,
-            timestamp_ms: self.timestamp_ms,
-            headers: Headers::from_text(self.headers.to_owned()),
-            value: Bytes::copy_from_slice(self.value),
-        })
-    }
-}
-
-/// An event from the columns `position, crc, id, tenant, key, timestamp_ms, headers, value`;
-/// nothing when it is not what was written.
-pub(super) fn event_of(row: &Row<'_>, topic: &Topic, partition: u32) -> Option<Stored> {
-    seen(row)?.stored(topic, partition)
+/// Selects, in their order, the blocks with events of a slot from one position (?2) to before another (?3), which may begin
+/// before that, but not before the slot does (?1).
+fn select_blocks(bucket: i64) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM blocks_{bucket} WHERE position < ?3 AND position >= coalesce(\
+         (SELECT max(position) FROM blocks_{bucket} WHERE position >= ?1 AND position <= ?2), ?2) \
+         ORDER BY position"
+    )
 }
 
 /// The tenant's event with an id. Another's is looked for as long as one that is not there.
@@ -322,53 +297,81 @@ fn find_any(
         .rev()
         .filter(|bucket| !likely(bucket.opened_ms));
     for bucket in first.chain(then).map(|bucket| bucket.id) {
-        let sql = format!("SELECT position FROM ids_{bucket} WHERE id = ?");
-        let position: Option<i64> = connection
-            .prepare_cached(&sql)?
-            .query_row([&event_id.as_bytes()[..]], |row| row.get(0))
-            .optional()?;
-        if let Some(position) = position {
-            let stored = fetch(connection, names, bucket, position, event_id)?;
-            if stored.tenant == *tenant {
-                return Ok(Some(stored));
+        let (mut found, mut first_fault): (Option<Stored>, _) = (None, None);
+        for position in ids::positions_of(connection, bucket, event_id)? {
+            let stored = match fetch(connection, names, (bucket, position), tenant, event_id) {
+                Ok(Some(stored)) => stored,
+                Ok(None) => continue,
+                Err(fault) => {
+                    first_fault.get_or_insert(fault);
+                    continue;
+                }
+            };
+            let age = |stored: &Stored| (stored.timestamp_ms, stored.offset);
+            if found.as_ref().is_none_or(|found| age(&stored) < age(found)) {
+                found = Some(stored);
             }
+        }
+        match (found, first_fault) {
+            (Some(found), _) => return Ok(Some(found)),
+            (None, Some(fault)) => return Err(fault),
+            (None, None) => {}
         }
     }
     Ok(None)
 }
 
+/// The event that should be at a place, if it is the tenant's.
 fn fetch(
     connection: &Connection,
     names: &[(Place, Topic)],
-    bucket: i64,
-    position: i64,
+    (bucket, position): (i64, i64),
+    tenant: &TenantId,
     event_id: Uuid,
-) -> Result<Stored, Fault> {
+) -> Result<Option<Stored>, Fault> {
     let (slot, offset) = slot_and_offset(position);
     let (topic, partition) = super::image::name_of(names, slot).ok_or_else(|| {
         Fault::Corrupt(format!(
             "ids_{bucket}: event {event_id} is of slot {slot}, which is not"
         ))
     })?;
-    let sql = format!(
-        "SELECT position, crc, id, tenant, key, timestamp_ms, headers, value FROM events_{bucket} \
-         WHERE position = ?"
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query([position])?;
-    let stored = rows.next()?.and_then(|row| event_of(row, topic, partition));
-    stored
-        .filter(|stored| stored.event_id == event_id)
-        .ok_or_else(|| {
-            let place = place(
-                &format!("events_{bucket}"),
-                topic.as_str(),
-                partition,
-                offset,
-            );
-            let fault = format!("{place}: {DAMAGED}");
-            Fault::Damaged { offset, fault }
-        })
+    let damaged = || {
+        let table = format!("blocks_{bucket}");
+        let place = place(&table, topic.as_str(), partition, offset);
+        Fault::Damaged {
+            offset,
+            fault: format!("{place}: {DAMAGED}"),
+        }
+    };
+    let read = || -> Result<Option<Stored>, Fault> {
+        let mut statement = connection.prepare_cached(&select_blocks(bucket))?;
+        let bounds = [
+            self::position(slot, 0),
+            position,
+            position.saturating_add(1),
+        ];
+        let mut rows = statement.query(bounds)?;
+        let row = rows.next()?.ok_or_else(damaged)?;
+        let block = Block::of(row).map_err(|_| damaged())?;
+        let number = position.checked_sub(block.position).unwrap_or(i64::MAX);
+        let event = usize::try_from(number)
+            .ok()
+            .and_then(|number| block.event(number));
+        let event = event
+            .filter(|event| event.id == event_id)
+            .ok_or_else(damaged)?;
+        if event.tenant != tenant.as_str() {
+            return Ok(None);
+        }
+        event.stored(topic, partition).map(Some).ok_or_else(damaged)
+    };
+    read().map_err(|fault| {
+        if is_of_content(&fault, connection, bucket, position) {
+            damaged()
+        } else {
+            fault
+        }
+    })
 }
 
 /// The first offset at or after a time.

@@ -7,11 +7,11 @@
 //! | `heads` | a slot: the offsets it holds, `start..next` |
 //! | `spans` | up to 4,096 neighbouring offsets of a slot: their bucket, their newest time |
 //! | `counters` | a tenant: how many events it ever appended |
-//! | `buckets` | a stretch of time: `events_<id>` and `ids_<id>`, which retention drops whole |
+//! | `buckets` | a stretch of time: `blocks_<id>` and `ids_<id>`, which retention drops whole |
 //! | `generations` | one key lifetime: the table `keys_<id>` that expiry drops whole |
 //!
-//! Every row but those of `ids_<id>` carries a CRC-32 of all its fields; an id's row is proved by
-//! the event it points to.
+//! What stands in a row of `blocks_<id>` is told in [`block`](super::block), of `ids_<id>` in [`ids`](super::ids). Every row of
+//! the other tables carries a CRC-32 of all its fields.
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,8 +25,8 @@ use super::fault::Fault;
 pub(super) const FILE: &str = "bus.db";
 /// Locked while a process has the folder open.
 pub(super) const LOCK_FILE: &str = "bus.lock";
-/// The layout below, in `PRAGMA user_version`. A change of it is a migration.
-pub(super) const FORMAT: i64 = 1;
+/// The layout below, in `PRAGMA user_version`. A change of it is a [conversion](super::conversion).
+pub(super) const FORMAT: i64 = 2;
 /// "tdng", so that `file` and `verify` can tell whose database this is.
 pub(super) const APPLICATION_ID: i64 = 0x7464_6e67;
 /// The size of a page, fixed when the file is made.
@@ -35,6 +35,8 @@ pub(super) const PAGE_BYTES: u32 = 4096;
 const OFFSET_BITS: u32 = 40;
 /// How many slots fit above the offsets.
 pub(super) const MAX_SLOTS: usize = 1 << (63 - OFFSET_BITS);
+/// What the writer keeps of the file: the ends of its tables, and keys that are not UUIDs v7 for a while.
+const WRITER_CACHE_KIB: i64 = 16 << 10;
 /// How long a connection waits for another one's lock.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -75,19 +77,18 @@ pub(super) const FIXED: [(&str, &str); 6] = [
 
 /// The two tables of a bucket, with their names.
 pub(super) fn bucket_tables(id: i64) -> [(String, String); 2] {
-    let events = format!("events_{id}");
+    let blocks = format!("blocks_{id}");
     let ids = format!("ids_{id}");
-    // The CRC stands before the value, which may run over many overflow pages.
-    let events_sql = format!(
-        "CREATE TABLE {events} (position INTEGER PRIMARY KEY, crc INTEGER NOT NULL, \
-         id BLOB NOT NULL, tenant TEXT NOT NULL, key TEXT NOT NULL, timestamp_ms INTEGER NOT NULL, \
-         headers TEXT NOT NULL, value BLOB NOT NULL) STRICT"
+    // The directory stands before the content, which may run over many overflow pages.
+    let blocks_sql = format!(
+        "CREATE TABLE {blocks} (position INTEGER PRIMARY KEY, directory BLOB NOT NULL, \
+         content BLOB NOT NULL) STRICT"
     );
     let ids_sql = format!(
-        "CREATE TABLE {ids} (id BLOB NOT NULL PRIMARY KEY, position INTEGER NOT NULL) \
-         STRICT, WITHOUT ROWID"
+        "CREATE TABLE {ids} (first BLOB NOT NULL, position INTEGER NOT NULL, more BLOB NOT NULL, \
+         PRIMARY KEY (first, position)) STRICT, WITHOUT ROWID"
     );
-    [(events, events_sql), (ids, ids_sql)]
+    [(blocks, blocks_sql), (ids, ids_sql)]
 }
 
 /// The table of a generation of keys, with its name.
@@ -103,7 +104,7 @@ pub(super) fn generation_table(id: i64) -> (String, String) {
     (keys, sql)
 }
 
-/// Where an offset of a slot stands in an events table.
+/// Where an offset of a slot stands in a bucket.
 pub(super) fn position(slot: usize, offset: u64) -> i64 {
     assert!(
         slot < MAX_SLOTS && offset < 1 << OFFSET_BITS,
@@ -150,7 +151,8 @@ pub(super) fn open_writer(folder: &Path) -> Result<Connection, Fault> {
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -128 * 1024)?;
+    // A commit that splits a page has SQLite walk over all of it.
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     // Without spilling, the WAL never holds frames of a transaction that was rolled back, on which
     // the check of a WAL after a crash relies; and nothing reaches the disk before the commit.
     connection.pragma_update(None, "cache_spill", false)?;
@@ -206,7 +208,7 @@ pub(super) fn open_to_look(folder: &Path) -> Result<Connection, Fault> {
     let file = folder.join(FILE);
     let wal = folder.join(format!("{FILE}-wal"));
     if wal.metadata().is_ok_and(|wal| wal.len() > 0) {
-        return Err(Fault::Unshared(format!(
+        return Err(Fault::Unread(format!(
             "{FILE}: it cannot be read where nothing can be written ({fault}): writes wait in {FILE}-wal, which is read \
              through a third file; copy the folder to where it can be written, or have it mounted so"
         )));

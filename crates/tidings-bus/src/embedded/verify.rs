@@ -6,12 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
-use tidings_event::Topic;
 
+use super::block::{Block, COLUMNS, Event};
+use super::conversion;
 use super::fault::Fault;
 use super::group::key_of;
+use super::ids;
 use super::image::{Image, Span, load_counter, span_of};
-use super::reader::{DAMAGED, event_of};
+use super::reader::DAMAGED;
 use super::schema::{self, slot_and_offset};
 use super::{check_wal, is_empty};
 
@@ -78,7 +80,7 @@ pub fn verify(folder: &Path) -> Result<Report, VerifyError> {
         report.add(format!("{}: it is empty", schema::FILE));
     } else {
         match look(folder, &mut report) {
-            Err(Fault::Unshared(why)) => return Err(VerifyError::Unread(why)),
+            Err(Fault::Unread(why)) => return Err(VerifyError::Unread(why)),
             looked => looked.unwrap_or_else(|fault| report.add(fault.to_string())),
         }
     }
@@ -89,18 +91,28 @@ fn look(folder: &Path, report: &mut Report) -> Result<(), Fault> {
     let connection = schema::open_to_look(folder)?;
     let connection = connection.unchecked_transaction()?;
     let identity = schema::identity(&connection)?;
-    if identity != (schema::FORMAT, schema::APPLICATION_ID) {
+    let is_ours = [conversion::FORMER, schema::FORMAT].contains(&identity.0);
+    if !is_ours || identity.1 != schema::APPLICATION_ID {
         report.add(format!(
-            "bus.db: header: format and application are {identity:?}"
+            "{}: header: format and application are {identity:?}",
+            schema::FILE
         ));
     }
-    let mut statement = connection.prepare("PRAGMA integrity_check")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let line: String = row.get(0)?;
-        if line != "ok" {
-            report.add(format!("bus.db: {line}"));
-        }
+    each(report, schema::FILE, |report| {
+        look_at_pages(&connection, report)
+    });
+    let (format, application) = identity;
+    let is_former = format == conversion::FORMER || !conversion::left(&connection)?.is_empty();
+    if is_former && application == schema::APPLICATION_ID {
+        return if report.findings.is_empty() {
+            Err(Fault::Unread(format!(
+                "{}: its pages are sound; it is of an earlier version, so no more is looked at until a start of the gateway \
+                 has converted it",
+                schema::FILE
+            )))
+        } else {
+            Ok(())
+        };
     }
     let image = Image::load(&connection)?;
     look_at_schema(&connection, &image, report)?;
@@ -112,12 +124,17 @@ fn look(folder: &Path, report: &mut Report) -> Result<(), Fault> {
             spans: &spans,
             bucket: bucket.id,
         };
-        each(report, &format!("events_{}", bucket.id), |report| {
-            events.look(&connection, &mut expected, report)
-        });
+        let mut index = None;
         each(report, &format!("ids_{}", bucket.id), |report| {
-            look_at_ids(&connection, bucket.id, report)
+            index = Some(Index::load(&connection, bucket.id, report)?);
+            Ok(())
         });
+        each(report, &format!("blocks_{}", bucket.id), |report| {
+            events.look(&connection, index.as_mut(), &mut expected, report)
+        });
+        if let Some(index) = index {
+            index.report_rest(bucket.id, report);
+        }
     }
     for (slot, (head, read)) in image.slots.iter().zip(expected).enumerate() {
         if head.next != read {
@@ -140,6 +157,18 @@ fn each(report: &mut Report, table: &str, look: impl FnOnce(&mut Report) -> Resu
     if let Err(fault) = look(report) {
         report.add(format!("{table}: {fault}"));
     }
+}
+
+fn look_at_pages(connection: &Connection, report: &mut Report) -> Result<(), Fault> {
+    let mut statement = connection.prepare("PRAGMA integrity_check")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let line: String = row.get(0)?;
+        if line != "ok" {
+            report.add(format!("{}: {line}", schema::FILE));
+        }
+    }
+    Ok(())
 }
 
 fn look_at_schema(
@@ -168,7 +197,10 @@ fn look_at_schema(
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (name, sql): (String, String) = (row.get(0)?, row.get(1)?);
-        if expected
+        if name.starts_with(conversion::KEPT) {
+            let fault = "it is kept for what could not be converted of an earlier version's log";
+            report.add(format!("sqlite_schema: {name}: {fault}"));
+        } else if expected
             .remove(&name)
             .is_none_or(|expected| expected != sql)
         {
@@ -210,7 +242,7 @@ fn look_at_spans(
     Ok(spans)
 }
 
-/// One events table.
+/// The events of one bucket.
 struct Events<'a> {
     image: &'a Image,
     spans: &'a Spans,
@@ -221,44 +253,56 @@ impl Events<'_> {
     fn look(
         &self,
         connection: &Connection,
+        mut index: Option<&mut Index>,
         expected: &mut [u64],
         report: &mut Report,
     ) -> Result<(), Fault> {
-        let sql = format!(
-            "SELECT position, crc, id, tenant, key, timestamp_ms, headers, value FROM events_{} \
-             ORDER BY position",
-            self.bucket
-        );
+        let table = format!("blocks_{}", self.bucket);
+        let sql = format!("SELECT {COLUMNS} FROM {table} ORDER BY position");
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let (slot, offset) = slot_and_offset(row.get(0)?);
-            let Some((topic, partition)) = self.image.name_of(slot) else {
-                report.add(format!(
-                    "events_{}: slot {slot}: there is no such topic",
-                    self.bucket
-                ));
+            let position = row.get(0)?;
+            let Ok(block) = Block::of(row) else {
+                report.add(format!("{table}: position {position}: {DAMAGED}"));
                 continue;
             };
-            let place = self.place(topic, partition, offset);
-            report.events += 1;
-            match event_of(row, topic, partition) {
-                None => report.add(format!("{place}: {DAMAGED}")),
-                Some(event) if !self.is_covered(slot, offset, event.timestamp_ms) => {
-                    report.add(format!(
-                        "{place}: its span names another bucket or an older time"
-                    ));
+            let (slot, offset) = slot_and_offset(position);
+            let Some((topic, partition)) = self.image.name_of(slot) else {
+                report.add(format!("{table}: slot {slot}: there is no such topic"));
+                continue;
+            };
+            let place = |offset| schema::place(&table, topic.as_str(), partition, offset);
+            if !block.is_filled() {
+                let fault = "the directory of its block does not fit the content";
+                report.add(format!("{}: {fault}", place(offset)));
+            }
+            for (number, offset) in (0..block.len()).zip(offset..) {
+                report.events += 1;
+                let event = block.event(number);
+                let is_whole = |event: &Event<'_>| event.stored(topic, partition).is_some();
+                match event.filter(is_whole) {
+                    None => report.add(format!("{}: {DAMAGED}", place(offset))),
+                    Some(event) => {
+                        if !self.is_covered(slot, offset, event.timestamp_ms) {
+                            let fault = "its span names another bucket or an older time";
+                            report.add(format!("{}: {fault}", place(offset)));
+                        }
+                        let entry = (event.id, event.position);
+                        if index.as_mut().is_some_and(|index| !index.take(entry)) {
+                            let fault = format!("its id {} does not lead to it", event.id);
+                            report.add(format!("{}: {fault}", place(offset)));
+                        }
+                    }
                 }
-                Some(_) => {}
+                let due = &mut expected[slot];
+                if offset != *due {
+                    let before = offset.wrapping_sub(1);
+                    let fault = format!("the offset before it is not {before}");
+                    report.add(format!("{}: {fault}", place(offset)));
+                }
+                *due = offset + 1;
             }
-            let due = &mut expected[slot];
-            if offset != *due {
-                report.add(format!(
-                    "{place}: the offset before it is not {}",
-                    offset.wrapping_sub(1)
-                ));
-            }
-            *due = offset + 1;
         }
         Ok(())
     }
@@ -269,36 +313,41 @@ impl Events<'_> {
         let span = after.checked_sub(1).and_then(|index| spans.get(index));
         span.is_some_and(|span| span.bucket == self.bucket && span.max_ms >= timestamp_ms)
     }
-
-    fn place(&self, topic: &Topic, partition: u32, offset: u64) -> String {
-        schema::place(
-            &format!("events_{}", self.bucket),
-            topic.as_str(),
-            partition,
-            offset,
-        )
-    }
 }
 
-fn look_at_ids(connection: &Connection, bucket: i64, report: &mut Report) -> Result<(), Fault> {
-    let unindexed = format!(
-        "SELECT hex(e.id), 'the event at position ' || e.position || ' is not in the index' \
-         FROM events_{bucket} e LEFT JOIN ids_{bucket} i ON i.id = e.id WHERE i.id IS NULL"
-    );
-    let astray = format!(
-        "SELECT hex(i.id), 'it points to position ' || i.position || ', which is not its event' \
-         FROM ids_{bucket} i LEFT JOIN events_{bucket} e ON e.position = i.position \
-         WHERE e.id IS NOT i.id"
-    );
-    for sql in [unindexed, astray] {
-        let mut statement = connection.prepare(&sql)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (id, text): (String, String) = (row.get(0)?, row.get(1)?);
-            report.add(format!("ids_{bucket}: event {id}: {text}"));
+/// The ids of one bucket.
+struct Index {
+    /// In their order.
+    entries: Vec<ids::Entry>,
+    /// Whether the event of each was met.
+    met: Vec<bool>,
+}
+
+impl Index {
+    fn load(connection: &Connection, bucket: i64, report: &mut Report) -> Result<Self, Fault> {
+        let (mut entries, odd) = ids::all(connection, bucket)?;
+        for first in odd {
+            report.add(format!("ids_{bucket}: row {first}: {DAMAGED}"));
+        }
+        entries.sort_unstable();
+        let met = vec![false; entries.len()];
+        Ok(Self { entries, met })
+    }
+
+    /// Whether there is such an entry. It counts for one event.
+    fn take(&mut self, entry: ids::Entry) -> bool {
+        let place = self.entries.binary_search(&entry);
+        place.is_ok_and(|place| !std::mem::replace(&mut self.met[place], true))
+    }
+
+    fn report_rest(self, bucket: i64, report: &mut Report) {
+        let entries = self.entries.into_iter().zip(self.met);
+        for ((id, position), _) in entries.filter(|(_, met)| !met) {
+            report.add(format!(
+                "ids_{bucket}: event {id}: it points to position {position}, which is not its event"
+            ));
         }
     }
-    Ok(())
 }
 
 fn look_at_keys(

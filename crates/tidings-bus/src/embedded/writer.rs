@@ -19,7 +19,7 @@ use crate::{AppendError, Health, Record};
 
 /// A commit takes no further batch once it has so many records …
 const GROUP_RECORDS: usize = 4096;
-/// … or bytes. Less than the cache by far, so that a transaction never spills into the WAL.
+/// … or bytes: pages that are not committed stay in memory.
 const GROUP_BYTES: usize = 16 << 20;
 /// How much is written between two checkpoints.
 const CHECKPOINT_BYTES: usize = 16 << 20;
