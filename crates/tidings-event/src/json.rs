@@ -8,6 +8,7 @@
 
 mod by_name;
 mod number;
+mod one_walk;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,6 +21,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 pub use by_name::by_name;
 use number::Numbers;
+pub use one_walk::{Checked, checked};
 
 /// The deepest nesting of arrays and objects that is read.
 pub const MAX_DEPTH: usize = 64;
@@ -349,6 +351,11 @@ impl RawJson {
             Self(Bytes::copy_from_slice(text.trim().as_bytes())),
             fingerprint,
         ))
+    }
+
+    /// A part of a text that was checked already, and is kept with it.
+    pub fn checked_within(whole: &Bytes, part: &str) -> Self {
+        Self(whole.slice_ref(part.as_bytes()))
     }
 
     /// Takes a text that this program itself has written or has checked before.

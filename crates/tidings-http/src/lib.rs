@@ -19,7 +19,6 @@ mod workers;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 use tidings_event::Code;
 use tidings_gateway::Gateway;
@@ -263,7 +262,5 @@ pub(crate) fn router(house: House) -> Router {
             let detail = "This path exists, but not with this method; see /docs.";
             problem::Refused(Refusal::new(Code::MethodNotAllowed, Rule::Shape, detail))
         })
-        // Bodies are read, with limits of their own, after the caller is known.
-        .layer(DefaultBodyLimit::disable())
         .with_state(house)
 }

@@ -115,8 +115,7 @@ pub(crate) async fn publish(
     request: Request,
 ) -> Result<Response, Refused> {
     let (headers, body) = opened(&house, &caller, request).await?;
-    let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
-    let command = single(caller, &headers, &body, members)?;
+    let command = single(caller, &headers, &body)?;
     // While it waits nothing of it is needed; now it is still in the processor's caches.
     drop((headers, body));
     let mut published = house.gateway.publish(command).await?;
@@ -215,7 +214,7 @@ pub(crate) async fn explain(
         let emit = emits::emit_request(&body, members)?;
         house.gateway.emits.explain(&caller, emit).await
     } else {
-        let command = single(caller.clone(), &headers, &body, members)?;
+        let command = single(caller.clone(), &headers, &body)?;
         house.gateway.explain(command).await
     };
     let mut answer = Explained::of(&explained);
@@ -376,13 +375,16 @@ async fn opened(
 }
 
 /// The publish of an event alone.
-fn single(
-    caller: Caller,
-    headers: &HeaderMap,
-    body: &Bytes,
-    members: Members<'_>,
-) -> Result<Command, Refusal> {
-    let mut draft = draft(body, members, false)?;
+fn single(caller: Caller, headers: &HeaderMap, body: &Bytes) -> Result<Command, Refusal> {
+    let text = text(body)?;
+    let mut draft = if let Some(read) = json::checked(text, "data") {
+        let data = (RawJson::checked_within(body, read.text), read.fingerprint);
+        drafted_with(body, read.others, Some(data), false)?
+    } else {
+        // Something is wrong, or unusual: one after the other, to say what.
+        let members = json::members(text).map_err(|error| malformed(&error))?;
+        drafted(body, members, false)?
+    };
     draft.idempotency_key = key(headers);
     Ok(Command::one(caller, draft, traceparent(headers)))
 }
@@ -407,7 +409,10 @@ fn batch(body: &Bytes) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     const SHAPE: &str = "A batch is {\"events\": [...]} and nothing else.";
     let text = text(body)?;
     if let Some(rows) = json::rows(text, "events", MAX_BATCH) {
-        return Ok(rows.into_iter().map(|row| draft(body, row, true)).collect());
+        return Ok(rows
+            .into_iter()
+            .map(|row| drafted(body, row, true))
+            .collect());
     }
     // Something is wrong, or unusual: level by level, to say what.
     let members = json::members(text).map_err(|error| malformed(&error))?;
@@ -431,7 +436,7 @@ fn batch(body: &Bytes) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
             let event = event.get();
             let members =
                 json::members(event).map_err(|error| malformed_within(body, event, &error))?;
-            draft(body, members, true)
+            drafted(body, members, true)
         })
         .collect())
 }
@@ -456,8 +461,18 @@ pub(crate) fn within_a_batch(events: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Reads one event. Fields of other names are refused by name.
-fn draft(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Refusal> {
+/// Reads one event.
+fn drafted(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Refusal> {
+    drafted_with(body, members, None, in_batch)
+}
+
+/// Reads one event, of which the data may have been read already. Fields of other names are refused by name.
+fn drafted_with(
+    body: &Bytes,
+    members: Members<'_>,
+    read: Option<(RawJson, Fingerprint)>,
+    in_batch: bool,
+) -> Result<Draft, Refusal> {
     let (mut event_type, mut schema_version, mut key, mut data) = (None, None, None, None);
     for (name, value) in members {
         match &*name {
@@ -488,8 +503,10 @@ fn draft(body: &Bytes, members: Members<'_>, in_batch: bool) -> Result<Draft, Re
         )
     };
     let event_type = event_type.ok_or_else(|| missing("type"))?;
-    let data = data.ok_or_else(|| missing("data"))?;
-    let (data, fingerprint) = within(body, data)?;
+    let (data, fingerprint) = match read {
+        Some(read) => read,
+        None => within(body, data.ok_or_else(|| missing("data"))?)?,
+    };
     if !data.is_object() {
         return Err(Refusal::shape(
             Code::InvalidEvent,
