@@ -117,12 +117,14 @@ impl Store {
 
     async fn connect_within(url: &str, patience: Duration) -> Result<Self, StoreError> {
         let options = PgConnectOptions::from_str(url).map_err(StoreError::Connect)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(POSTGRES_CONNECTIONS)
-            .acquire_timeout(patience)
-            .connect_with(options.application_name("tidings"))
-            .await
-            .map_err(StoreError::Connect)?;
+        let options = options.application_name("tidings");
+        let pool = pool::reached(patience, |left| {
+            PgPoolOptions::new()
+                .max_connections(POSTGRES_CONNECTIONS)
+                .acquire_timeout(left)
+                .connect_with(options.clone())
+        });
+        let pool = pool.await.map_err(StoreError::Connect)?;
         let migrated = POSTGRES_MIGRATIONS.run(&pool).await;
         migrated.map_err(StoreError::Migrate)?;
         let postgres = OfPostgres::new(pool, patience);

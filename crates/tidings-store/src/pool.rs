@@ -10,6 +10,7 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Pool, Postgres, Row, Sqlite, SqliteConnection};
 use tidings_event::EventType;
+use tokio::time::Instant;
 
 use crate::seal::Sealed;
 use crate::{StoreError, attempting};
@@ -19,6 +20,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The same while a process starts: nobody waits for its answer yet, and PostgreSQL may be starting too.
 pub(crate) const PATIENCE_AT_START: Duration = Duration::from_secs(30);
+
+/// How long after the network let a start down it is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The most rows of one statement: SQLite takes 32,766 values in one.
 const ROWS: usize = 256;
@@ -50,6 +54,28 @@ pub fn storable(text: impl Into<String>) -> String {
 pub(crate) enum Connections {
     Sqlite(Pool<Sqlite>),
     Postgres(OfPostgres),
+}
+
+/// Connects, within so much time: again where the network, or a name that is not known yet, stands in the way. In a cluster
+/// the server's name comes with the server. `connect` is told how much time is left.
+pub(crate) async fn reached<T, F>(
+    patience: Duration,
+    connect: impl Fn(Duration) -> F,
+) -> Result<T, sqlx::Error>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match connect(left).await {
+            Err(sqlx::Error::Io(error)) if left > AGAIN => {
+                tracing::warn!(%error, "PostgreSQL cannot be reached yet");
+                tokio::time::sleep(AGAIN).await;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 /// Connections to PostgreSQL, and how long callers wait for it.
@@ -309,7 +335,10 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::pieces;
+    use std::cell::Cell;
+    use std::io;
+
+    use super::*;
 
     #[test]
     fn pieces_are_all_rows_in_sizes_that_recur() {
@@ -319,5 +348,41 @@ mod tests {
         }
         let sizes = pieces(&[(); 555]).map(<[()]>::len);
         assert_eq!(sizes.collect::<Vec<_>>(), [256, 256, 32, 8, 2, 1]);
+    }
+
+    async fn tried(
+        patience: Duration,
+        failing: impl Fn(u32) -> Option<sqlx::Error>,
+    ) -> (Result<(), sqlx::Error>, u32) {
+        let times = Cell::new(0);
+        let connected = reached(patience, |left| {
+            assert!(left <= patience);
+            times.set(times.get() + 1);
+            std::future::ready(failing(times.get()).map_or(Ok(()), Err))
+        });
+        (connected.await, times.get())
+    }
+
+    fn unknown_name() -> sqlx::Error {
+        sqlx::Error::Io(io::Error::other("failed to lookup address information"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_not_known_yet_is_asked_for_again() {
+        let (connected, times) = tried(PATIENCE, |time| (time < 4).then(unknown_name)).await;
+        assert!(connected.is_ok() && times == 4, "{times}");
+        let (connected, times) = tried(PATIENCE, |_| Some(unknown_name())).await;
+        assert!(
+            matches!(connected, Err(sqlx::Error::Io(_))),
+            "{connected:?}"
+        );
+        assert!(times > 4, "{times}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waiting_does_not_change_ends_it() {
+        let (connected, times) = tried(PATIENCE, |_| Some(sqlx::Error::PoolClosed)).await;
+        assert!(matches!(connected, Err(sqlx::Error::PoolClosed)));
+        assert_eq!(times, 1);
     }
 }
