@@ -24,6 +24,14 @@ pub(super) struct Child {
     pub(super) address: SocketAddr,
 }
 
+/// Memory of a process.
+pub(super) struct Memory {
+    /// All that is resident.
+    pub(super) resident_bytes: u64,
+    /// What of it is not pages of files, such as the program's, which the system keeps as long as it has room.
+    pub(super) own_bytes: u64,
+}
+
 impl Child {
     /// A gateway of its own in this folder.
     pub(super) async fn gateway(
@@ -106,15 +114,21 @@ impl Child {
             .with_context(|| format!("{path} cannot be read"))
     }
 
-    /// Memory that is resident now.
-    pub(super) fn resident_bytes(&self) -> Result<u64> {
+    /// How much memory it has now.
+    pub(super) fn memory(&self) -> Result<Memory> {
         let path = format!("/proc/{}/status", self.process.id());
         let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kilobytes
-            .map(|kilobytes| kilobytes * 1024)
-            .with_context(|| format!("{path} cannot be read"))
+        let bytes = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kilobytes =
+                line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            let bytes = kilobytes.map(|kilobytes| kilobytes * 1024);
+            bytes.with_context(|| format!("{path} cannot be read"))
+        };
+        Ok(Memory {
+            resident_bytes: bytes("VmRSS:")?,
+            own_bytes: bytes("RssAnon:")?,
+        })
     }
 
     /// An error when it has ended.

@@ -95,7 +95,7 @@ pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
             tokio::time::sleep(POLL).await;
         }
         let ready = begun.elapsed().as_secs_f64() * 1_000.0;
-        start = Some((ready, load::megabytes(server.resident_bytes()?)));
+        start = Some((ready, load::megabytes(server.memory()?.resident_bytes)));
     }
     let rows = measured(arguments, &server, &token).await?;
     let shown = [

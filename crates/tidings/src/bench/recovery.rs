@@ -34,7 +34,8 @@ Columns:
   WAL MB     the write-ahead log that the start reads back
   ready ms   from starting the process to the first 200 of /readyz, asked every ms; the median of the rounds
   worst ms   the slowest round
-  idle MB    resident memory two seconds later, when nothing has been asked but that";
+  idle MB    resident memory two seconds later, when nothing has been asked but that
+  own MB     what of it is not pages of files, most of them the program's";
 
 #[derive(clap::Args)]
 #[command(after_help = COLUMNS)]
@@ -84,6 +85,7 @@ pub(super) async fn run(arguments: &Arguments, output: Output) -> Result<()> {
         ("ready ms", "readyMs"),
         ("worst ms", "worstMs"),
         ("idle MB", "idleMb"),
+        ("own MB", "ownMb"),
     ];
     output.list(&rows, &shown)
 }
@@ -112,7 +114,7 @@ impl Bench<'_> {
             rounded(load::megabytes(file.map_or(0, |file| file.len())), 1)
         };
         let (log, wal) = (size("bus.db"), size("bus.db-wal"));
-        let (mut ready, mut idle) = (Vec::new(), Vec::new());
+        let (mut ready, mut idle, mut own) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.rounds {
             // What a start leaves behind is another folder, so each gets a copy.
             let copy = self.data.with_extension("copy");
@@ -126,7 +128,9 @@ impl Bench<'_> {
             }
             ready.push(begun.elapsed().as_secs_f64() * 1_000.0);
             tokio::time::sleep(IDLE).await;
-            idle.push(load::megabytes(server.resident_bytes()?));
+            let memory = server.memory()?;
+            idle.push(load::megabytes(memory.resident_bytes));
+            own.push(load::megabytes(memory.own_bytes));
             drop(server);
             std::fs::remove_dir_all(&copy)?;
         }
@@ -139,6 +143,7 @@ impl Bench<'_> {
             "readyMs": rounded(median(ready), 0),
             "worstMs": rounded(worst, 0),
             "idleMb": rounded(median(idle), 1),
+            "ownMb": rounded(median(own), 1),
         }))
     }
 }
