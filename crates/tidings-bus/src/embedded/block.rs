@@ -95,9 +95,9 @@ impl Packing {
         let begun = self.as_block();
         let follows = event.position == begun.position + count(begun.len());
         let fits = self.content.len() + event.content_bytes() <= BLOCK_BYTES;
-        let goes_on = self.directory.is_empty() || (follows && fits);
+        let goes_on = self.is_empty() || (follows && fits);
         let full = (!goes_on).then(|| std::mem::take(self));
-        if self.directory.is_empty() {
+        if self.is_empty() {
             self.position = event.position;
         }
         self.add(event);

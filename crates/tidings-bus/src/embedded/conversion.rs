@@ -143,25 +143,30 @@ impl<'c> Conversion<'c> {
 
     /// Lets go of what is packed, or keeps it for what could not be.
     fn end(&self) -> Result<(), Fault> {
+        let (events, ids) = (
+            format!("events_{}", self.bucket),
+            format!("ids_{}", self.bucket),
+        );
         if self.is_whole()? {
-            match self.end_with("DROP TABLE events_{}; DROP TABLE former_ids_{}") {
+            match self.end_with(&format!("DROP TABLE {events}; DROP TABLE former_{ids}")) {
                 Err(Fault::Sqlite(error)) if is_damage(&error) => {}
                 ended => return ended,
             }
         }
-        let kept = format!("{KEPT}events_{}", self.bucket);
-        tracing::error!("what cannot be read of the log is in the table {kept}; restore a backup");
-        self.end_with(
-            "ALTER TABLE events_{} RENAME TO kept_events_{}; \
-             ALTER TABLE former_ids_{} RENAME TO kept_ids_{}",
-        )
+        tracing::error!(
+            "what cannot be read of the log is in the table {KEPT}{events}; restore a backup"
+        );
+        self.end_with(&format!(
+            "ALTER TABLE {events} RENAME TO {KEPT}{events}; \
+             ALTER TABLE former_{ids} RENAME TO {KEPT}{ids}"
+        ))
     }
 
-    /// Writes what is left of the ids, and runs statements in which `{}` stands for the bucket.
+    /// Writes what is left of the ids, and runs statements with it.
     fn end_with(&self, sql: &str) -> Result<(), Fault> {
         let transaction = self.connection.unchecked_transaction()?;
         ids::insert(&transaction, self.bucket, self.ids.clone())?;
-        transaction.execute_batch(&sql.replace("{}", &self.bucket.to_string()))?;
+        transaction.execute_batch(sql)?;
         transaction.commit()?;
         Ok(())
     }

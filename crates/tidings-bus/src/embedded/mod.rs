@@ -2,9 +2,8 @@
 //!
 //! One thread [writes](writer), one [moves the WAL](checkpoint) into the file, a few connections
 //! [read](reader). The batches of one thread's tasks are [gathered](gathering) and wait in a bounded queue
-//! until the writer takes all that waits and commits it once. The tables are described in [`schema`], [`block`] and [`ids`], what a
-//! commit does in [`group`],
-//! what is dropped when in [`retention`], and how damage is found in [`verify`] and [`wal`].
+//! until the writer takes all that waits and commits it once. The tables are described in [`schema`], [`block`] and [`ids`], what
+//! a commit does in [`group`], what is dropped when in [`retention`], and how damage is found in [`verify`] and [`wal`].
 
 mod backup;
 mod block;

@@ -190,7 +190,7 @@ fn walk(
     let mut expected = range.start;
     let mut scan = || -> Result<(), Fault> {
         let mut statement = connection.prepare_cached(&select_blocks(bucket))?;
-        let bounds = [0, range.start, range.end].map(|offset| position(target.slot, offset));
+        let bounds = [0, range.start, range.end - 1].map(|offset| position(target.slot, offset));
         let mut rows = statement.query(bounds)?;
         'blocks: while let Some(row) = rows.next()? {
             let block = Block::of(row).map_err(|_| damaged(expected))?;
@@ -214,10 +214,11 @@ fn walk(
                 }
             }
         }
-        let moved_on = expected == range.end
-            || load_span(connection, target.slot, expected)?
-                .is_some_and(|span| span.bucket != bucket);
-        if expected == range.start || !moved_on {
+        let is_missing = expected == range.start
+            || expected < range.end
+                && load_span(connection, target.slot, expected)?
+                    .is_none_or(|span| span.bucket == bucket);
+        if is_missing {
             return Err(Fault::Damaged {
                 offset: expected,
                 fault: format!("{}: the event is missing", target.at(&table, expected)),
@@ -255,11 +256,11 @@ fn is_of_content(fault: &Fault, connection: &Connection, bucket: i64, position: 
 /// What is said of what its CRC does not prove.
 pub(super) const DAMAGED: &str = "it is not what was written";
 
-/// Selects, in their order, the blocks with events of a slot from one position (?2) to before another (?3), which may begin
+/// Selects, in their order, the blocks with events of a slot from one position (?2) to another (?3), which may begin
 /// before that, but not before the slot does (?1).
 fn select_blocks(bucket: i64) -> String {
     format!(
-        "SELECT {COLUMNS} FROM blocks_{bucket} WHERE position < ?3 AND position >= coalesce(\
+        "SELECT {COLUMNS} FROM blocks_{bucket} WHERE position <= ?3 AND position >= coalesce(\
          (SELECT max(position) FROM blocks_{bucket} WHERE position >= ?1 AND position <= ?2), ?2) \
          ORDER BY position"
     )
@@ -272,21 +273,12 @@ pub(super) fn find(
     tenant: &TenantId,
     event_id: Uuid,
 ) -> Result<Option<Stored>, ReadError> {
-    find_any(connection, names, tenant, event_id)
-        .map_err(|fault| fault.into_read(&format!("ids: event {event_id}")))
-}
-
-fn find_any(
-    connection: &Connection,
-    names: &[(Place, Topic)],
-    tenant: &TenantId,
-    event_id: Uuid,
-) -> Result<Option<Stored>, Fault> {
+    let place = || format!("ids: event {event_id}");
     let made_ms = event_id.get_timestamp().map_or(i64::MAX, |time| {
         let (seconds, nanos) = time.to_unix();
         i64::try_from(seconds * 1000 + u64::from(nanos) / 1_000_000).unwrap_or(i64::MAX)
     });
-    let buckets = load_buckets(connection)?;
+    let buckets = load_buckets(connection).map_err(|fault| fault.into_read(&place()))?;
     let likely = |opened_ms: i64| opened_ms <= made_ms.saturating_add(CLOCK_SLACK_MS);
     let first = buckets
         .iter()
@@ -297,13 +289,14 @@ fn find_any(
         .rev()
         .filter(|bucket| !likely(bucket.opened_ms));
     for bucket in first.chain(then).map(|bucket| bucket.id) {
-        let (mut found, mut first_fault): (Option<Stored>, _) = (None, None);
-        for position in ids::positions_of(connection, bucket, event_id)? {
+        let (mut found, mut first_error): (Option<Stored>, _) = (None, None);
+        let positions = ids::positions_of(connection, bucket, event_id);
+        for position in positions.map_err(|fault| fault.into_read(&place()))? {
             let stored = match fetch(connection, names, (bucket, position), tenant, event_id) {
                 Ok(Some(stored)) => stored,
                 Ok(None) => continue,
-                Err(fault) => {
-                    first_fault.get_or_insert(fault);
+                Err(error) => {
+                    first_error.get_or_insert(error);
                     continue;
                 }
             };
@@ -312,9 +305,9 @@ fn find_any(
                 found = Some(stored);
             }
         }
-        match (found, first_fault) {
+        match (found, first_error) {
             (Some(found), _) => return Ok(Some(found)),
-            (None, Some(fault)) => return Err(fault),
+            (None, Some(error)) => return Err(error),
             (None, None) => {}
         }
     }
@@ -328,50 +321,29 @@ fn fetch(
     (bucket, position): (i64, i64),
     tenant: &TenantId,
     event_id: Uuid,
-) -> Result<Option<Stored>, Fault> {
+) -> Result<Option<Stored>, ReadError> {
     let (slot, offset) = slot_and_offset(position);
     let (topic, partition) = super::image::name_of(names, slot).ok_or_else(|| {
-        Fault::Corrupt(format!(
+        ReadError::Corrupt(format!(
             "ids_{bucket}: event {event_id} is of slot {slot}, which is not"
         ))
     })?;
-    let damaged = || {
-        let table = format!("blocks_{bucket}");
-        let place = place(&table, topic.as_str(), partition, offset);
-        Fault::Damaged {
-            offset,
-            fault: format!("{place}: {DAMAGED}"),
-        }
+    let target = Target {
+        topic: topic.clone(),
+        partition,
+        slot,
     };
-    let read = || -> Result<Option<Stored>, Fault> {
-        let mut statement = connection.prepare_cached(&select_blocks(bucket))?;
-        let bounds = [
-            self::position(slot, 0),
-            position,
-            position.saturating_add(1),
-        ];
-        let mut rows = statement.query(bounds)?;
-        let row = rows.next()?.ok_or_else(damaged)?;
-        let block = Block::of(row).map_err(|_| damaged())?;
-        let number = position.checked_sub(block.position).unwrap_or(i64::MAX);
-        let event = usize::try_from(number)
-            .ok()
-            .and_then(|number| block.event(number));
-        let event = event
-            .filter(|event| event.id == event_id)
-            .ok_or_else(damaged)?;
-        if event.tenant != tenant.as_str() {
-            return Ok(None);
+    let mut found = None;
+    walk(connection, &target, bucket, offset..offset + 1, |event| {
+        if event.id != event_id {
+            return None;
         }
-        event.stored(topic, partition).map(Some).ok_or_else(damaged)
-    };
-    read().map_err(|fault| {
-        if is_of_content(&fault, connection, bucket, position) {
-            damaged()
-        } else {
-            fault
+        if event.tenant == tenant.as_str() {
+            found = Some(event.stored(topic, partition)?);
         }
-    })
+        Some(false)
+    })?;
+    Ok(found)
 }
 
 /// The first offset at or after a time.

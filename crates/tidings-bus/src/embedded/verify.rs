@@ -91,8 +91,9 @@ fn look(folder: &Path, report: &mut Report) -> Result<(), Fault> {
     let connection = schema::open_to_look(folder)?;
     let connection = connection.unchecked_transaction()?;
     let identity = schema::identity(&connection)?;
-    let is_ours = [conversion::FORMER, schema::FORMAT].contains(&identity.0);
-    if !is_ours || identity.1 != schema::APPLICATION_ID {
+    let (format, application) = identity;
+    let is_ours = application == schema::APPLICATION_ID;
+    if !is_ours || ![conversion::FORMER, schema::FORMAT].contains(&format) {
         report.add(format!(
             "{}: header: format and application are {identity:?}",
             schema::FILE
@@ -101,9 +102,8 @@ fn look(folder: &Path, report: &mut Report) -> Result<(), Fault> {
     each(report, schema::FILE, |report| {
         look_at_pages(&connection, report)
     });
-    let (format, application) = identity;
     let is_former = format == conversion::FORMER || !conversion::left(&connection)?.is_empty();
-    if is_former && application == schema::APPLICATION_ID {
+    if is_former && is_ours {
         return if report.findings.is_empty() {
             Err(Fault::Unread(format!(
                 "{}: its pages are sound; it is of an earlier version, so no more is looked at until a start of the gateway \
