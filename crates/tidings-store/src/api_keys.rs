@@ -5,7 +5,7 @@ use tidings_event::{ModuleId, TenantId};
 use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either, pages};
+use crate::pool::{Columns, Connections, on_either, pages, writing_on_either};
 use crate::seal::{Seal, Sealed, SealedLate};
 use crate::{StoreError, attempting, parsed};
 
@@ -48,7 +48,7 @@ impl<'a> ApiKeys<'a> {
         let query = "INSERT INTO api_keys (id, tenant, name, module, scopes, hash, created_at_ms, \
              expires_at_ms, revoked_at_ms, crc) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
-        on_either!(self.connections, "keep an API key", connection => {
+        writing_on_either!(self.connections, "keep an API key", connection => {
             let mut transaction = connection.begin().await?;
             sqlx::query(query)
                 .bind(key.id.to_string())
@@ -106,7 +106,7 @@ impl<'a> ApiKeys<'a> {
         let crc = key.seal();
         let query = "UPDATE api_keys SET revoked_at_ms = $1, crc = $2 \
              WHERE tenant = $3 AND id = $4 AND revoked_at_ms IS NULL";
-        on_either!(self.connections, "revoke an API key", connection => {
+        writing_on_either!(self.connections, "revoke an API key", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query(query)
                 .bind(at_ms)

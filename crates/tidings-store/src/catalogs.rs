@@ -5,7 +5,7 @@ use tidings_event::CatalogName;
 
 use crate::found::Found;
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -58,7 +58,7 @@ impl<'a> Catalogs<'a> {
              enforce = excluded.enforce, version = excluded.version, \
              changed_at_ms = excluded.changed_at_ms, crc = excluded.crc \
              WHERE $7 OR catalogs.version = excluded.version - 1";
-        on_either!(self.connections, "write a catalogue", connection => {
+        writing_on_either!(self.connections, "write a catalogue", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query(query)
                 .bind(row.name.as_str())
@@ -107,7 +107,7 @@ impl<'a> Catalogs<'a> {
         name: &CatalogName,
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
-        on_either!(self.connections, "remove a catalogue", connection => {
+        writing_on_either!(self.connections, "remove a catalogue", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query("DELETE FROM catalogs WHERE name = $1")
                 .bind(name.as_str())

@@ -3,7 +3,7 @@
 use tidings_event::TenantId;
 use uuid::Uuid;
 
-use crate::pool::{Columns, Connections, forget, on_either};
+use crate::pool::{Columns, Connections, forget, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -35,7 +35,7 @@ impl<'a> Causes<'a> {
     pub async fn put(&self, row: &CauseRow) -> Result<(), StoreError> {
         let query = "INSERT INTO event_causes (cause, event_id, tenant, created_at_ms, crc) \
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT (cause, event_id) DO NOTHING";
-        on_either!(self.connections, "write what caused an event", connection => {
+        writing_on_either!(self.connections, "write what caused an event", connection => {
             sqlx::query(query)
                 .bind(row.cause.to_string())
                 .bind(row.event_id.to_string())

@@ -3,7 +3,7 @@
 use tidings_event::WorkspaceId;
 use uuid::Uuid;
 
-use crate::pool::{Columns, Connections, forget, on_either};
+use crate::pool::{Columns, Connections, forget, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -41,7 +41,7 @@ impl<'a> Chat<'a> {
              (workspace_id, channel, id, message, sender, created_at_ms, crc) \
              VALUES ($1, $2, $3, $4, $5, $6, $7) \
              ON CONFLICT (workspace_id, channel, id) DO NOTHING";
-        on_either!(self.connections, "post a message", connection => {
+        writing_on_either!(self.connections, "post a message", connection => {
             sqlx::query(query)
                 .bind(row.workspace.as_str())
                 .bind(&row.channel)

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use sqlx::{Pool, Row as _, Sqlite};
 
-use crate::pool::Connections;
+use crate::pool::{Connections, OfSqlite};
 use crate::{SQLITE_MIGRATIONS, Store, StoreError, attempting, reading};
 
 /// What SQLite's own check finds.
@@ -74,7 +74,7 @@ pub(crate) async fn changed_form(pool: &Pool<Sqlite>) -> Result<Vec<String>, Sto
         return Ok(Vec::new());
     }
     let fresh = Store::in_memory().await?;
-    let Connections::Sqlite(fresh) = &fresh.connections else {
+    let Connections::Sqlite(OfSqlite { pool: fresh, .. }) = &fresh.connections else {
         return Ok(Vec::new());
     };
     let (found, wanted) = (form(pool).await?, form(fresh).await?);

@@ -4,7 +4,7 @@ use sqlx::{Connection, QueryBuilder};
 use tidings_event::TenantId;
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either, storable};
+use crate::pool::{Columns, Connections, on_either, storable, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, whole};
 
@@ -209,7 +209,7 @@ impl<'a> CustomEvents<'a> {
             tenant: tenant.clone(),
             revision: change.revision + 1,
         };
-        on_either!(self.connections, "change a tenant's registrations", connection => {
+        writing_on_either!(self.connections, "change a tenant's registrations", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query(REVISE)
                 .bind(tenant.as_str())

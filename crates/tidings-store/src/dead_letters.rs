@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::deliveries::Reopened;
 use crate::found::{Found, page};
-use crate::pool::{Columns, Connections, forget, on_either};
+use crate::pool::{Columns, Connections, forget, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, recorded, whole};
 use types::Types;
@@ -330,7 +330,7 @@ impl<'a> DeadLetters<'a> {
 
     /// Removes the tenant's dead letter. False when there is none.
     pub async fn delete(&self, tenant: &TenantId, id: Uuid) -> Result<bool, StoreError> {
-        on_either!(self.connections, "remove a dead letter", connection => {
+        writing_on_either!(self.connections, "remove a dead letter", connection => {
             sqlx::query("DELETE FROM dead_letter_event WHERE tenant = $1 AND id = $2")
                 .bind(tenant.as_str())
                 .bind(id.to_string())

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::causes::CauseRow;
 use crate::deliveries::number;
-use crate::pool::{Columns, Connections, forget, on_either, pieces, storable};
+use crate::pool::{Columns, Connections, forget, on_either, pieces, storable, writing_on_either};
 use crate::seal::Sealed;
 pub(crate) use rows::UsageRow;
 
@@ -390,7 +390,7 @@ impl<'a> Emits<'a> {
         admissions: &[Admission],
         noted: &[EmitNote],
     ) -> Result<Vec<Admitted>, StoreError> {
-        on_either!(self.connections, "accept emits", connection => {
+        writing_on_either!(self.connections, "accept emits", connection => {
             let mut transaction = connection.begin().await?;
             // First of all the counters: of two replicas the second waits here, and then sees the first one's rows.
             let mut usages = usages!(transaction, admissions);
@@ -511,7 +511,7 @@ impl<'a> Emits<'a> {
     /// Looks at an emit again at a time, whatever its row says.
     pub async fn put_off(&self, event_id: &str, next_at_ms: i64) -> Result<(), StoreError> {
         let query = "UPDATE custom_event_emits SET next_at_ms = $2 WHERE event_id = $1";
-        on_either!(self.connections, "put an emit off", connection => {
+        writing_on_either!(self.connections, "put an emit off", connection => {
             sqlx::query(query)
                 .bind(event_id)
                 .bind(next_at_ms)

@@ -5,7 +5,7 @@ use tidings_event::{EventType, ExtensionId, WorkspaceId};
 use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, count_of, on_either};
+use crate::pool::{Columns, Connections, count_of, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -62,7 +62,7 @@ impl<'a> Extensions<'a> {
              ON CONFLICT (workspace_id, extension_id) DO UPDATE SET kind = excluded.kind, \
              service_base_url = excluded.service_base_url, installed = excluded.installed, \
              enabled = excluded.enabled, updated_at_ms = excluded.updated_at_ms, crc = excluded.crc";
-        on_either!(self.connections, "write an extension", connection => {
+        writing_on_either!(self.connections, "write an extension", connection => {
             let mut transaction = connection.begin().await?;
             sqlx::query(query)
                 .bind(row.workspace.as_str())
@@ -114,7 +114,7 @@ impl<'a> Extensions<'a> {
         id: &ExtensionId,
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
-        on_either!(self.connections, "remove an extension", connection => {
+        writing_on_either!(self.connections, "remove an extension", connection => {
             let mut transaction = connection.begin().await?;
             for query in [
                 "DELETE FROM ext_event_subscription WHERE workspace_id = $1 AND extension_id = $2",
@@ -142,7 +142,7 @@ impl<'a> Extensions<'a> {
              ON CONFLICT (workspace_id, extension_id, event_key) DO UPDATE SET \
              subscription = excluded.subscription, created_at_ms = excluded.created_at_ms, \
              crc = excluded.crc";
-        on_either!(self.connections, "write what an extension gets", connection => {
+        writing_on_either!(self.connections, "write what an extension gets", connection => {
             sqlx::query(query)
                 .bind(row.workspace.as_str())
                 .bind(row.extension.as_str())
@@ -183,7 +183,7 @@ impl<'a> Extensions<'a> {
     ) -> Result<bool, StoreError> {
         let query = "DELETE FROM ext_event_subscription \
              WHERE workspace_id = $1 AND extension_id = $2 AND event_key = $3";
-        on_either!(self.connections, "remove what an extension gets", connection => {
+        writing_on_either!(self.connections, "remove what an extension gets", connection => {
             sqlx::query(query)
                 .bind(workspace.as_str())
                 .bind(extension.as_str())

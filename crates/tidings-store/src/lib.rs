@@ -35,7 +35,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use check::{broken, changed_form, check_later, is_of_this_version, unknown_migrations};
-use pool::{Connections, OfPostgres, PATIENCE, PATIENCE_AT_START, on_either};
+use pool::{
+    Connections, OfPostgres, OfSqlite, PATIENCE, PATIENCE_AT_START, SQLITE_PATIENCE, on_either,
+};
 pub(crate) use pool::{parsed, recorded, whole};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -81,9 +83,6 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 
 /// A file of more bytes is looked at whole after it is opened: a start must not wait for that.
 const CHECKED_FIRST_BYTES: u64 = 64 << 20;
-
-/// How long a statement of SQLite waits for another's write, and a caller for a connection.
-const SQLITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The open store. Cheap to clone; all clones are one pool of connections.
 #[derive(Debug, Clone)]
@@ -240,7 +239,7 @@ impl Store {
     pub async fn open_to_read(path: &Path) -> Result<Option<Self>, StoreError> {
         let pool = reading(path).await?;
         let readable = is_of_this_version(&pool).await?;
-        Ok(readable.then(|| Self::on(Connections::Sqlite(pool))))
+        Ok(readable.then(|| Self::on(Connections::Sqlite(OfSqlite::new(pool)))))
     }
 
     async fn migrated(pool: Pool<Sqlite>) -> Result<Self, StoreError> {
@@ -256,7 +255,7 @@ impl Store {
         spilling.map_err(prepare())?;
         drop(connection);
         seal::seal_old_rows(&pool).await?;
-        Ok(Self::on(Connections::Sqlite(pool)))
+        Ok(Self::on(Connections::Sqlite(OfSqlite::new(pool))))
     }
 
     /// Which event was published because of which.
@@ -342,7 +341,7 @@ impl Store {
     /// Idempotency keys, for a log that does not keep them itself. On SQLite they are those of one process.
     pub fn receipts(&self) -> Receipts {
         match &self.connections {
-            Connections::Sqlite(pool) => Receipts::on_sqlite(pool.clone()),
+            Connections::Sqlite(sqlite) => Receipts::on_sqlite(sqlite.clone()),
             Connections::Postgres(postgres) => Receipts::on_postgres(postgres.clone()),
         }
     }
@@ -402,7 +401,7 @@ impl Store {
     /// Lets running statements end and closes the file. Later calls fail.
     pub async fn close(&self) {
         match &self.connections {
-            Connections::Sqlite(pool) => pool.close().await,
+            Connections::Sqlite(sqlite) => sqlite.pool.close().await,
             Connections::Postgres(postgres) => postgres.pool.close().await,
         }
     }

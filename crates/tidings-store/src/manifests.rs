@@ -5,7 +5,7 @@ use tidings_event::ModuleId;
 
 use crate::found::Found;
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed, SealedLate};
 use crate::{StoreError, attempting, parsed};
 
@@ -48,7 +48,7 @@ impl<'a> Manifests<'a> {
              document = excluded.document, updated_at_ms = excluded.updated_at_ms, \
              crc = excluded.crc";
         let crc = seal(module_id, version, document, at_ms);
-        on_either!(self.connections, "write a manifest", connection => {
+        writing_on_either!(self.connections, "write a manifest", connection => {
             let mut transaction = connection.begin().await?;
             sqlx::query(query)
                 .bind(module_id.as_str())
@@ -92,7 +92,7 @@ impl<'a> Manifests<'a> {
         module_id: &ModuleId,
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
-        on_either!(self.connections, "remove a manifest", connection => {
+        writing_on_either!(self.connections, "remove a manifest", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query("DELETE FROM manifests WHERE module_id = $1")
                 .bind(module_id.as_str())

@@ -6,7 +6,7 @@ use tidings_event::{EventType, Service, TenantId};
 use uuid::Uuid;
 
 use crate::found::placed;
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed, SealedLate};
 use crate::{StoreError, attempting, parsed, recorded};
 
@@ -63,7 +63,7 @@ impl<'a> Outbox<'a> {
 
     /// Adds events that tell of no change, all or none.
     pub async fn add(&self, events: &[OutboxRow]) -> Result<(), StoreError> {
-        on_either!(self.connections, "write to the outbox", connection => {
+        writing_on_either!(self.connections, "write to the outbox", connection => {
             let mut transaction = connection.begin().await?;
             write!(transaction, events);
             transaction.commit().await
@@ -90,7 +90,7 @@ impl<'a> Outbox<'a> {
 
     /// Takes out an event that is on the bus. Nothing happens when it is gone already.
     pub async fn remove(&self, id: Uuid) -> Result<(), StoreError> {
-        on_either!(self.connections, "clear the outbox", connection => {
+        writing_on_either!(self.connections, "clear the outbox", connection => {
             sqlx::query("DELETE FROM outbox WHERE id = $1")
                 .bind(id.to_string())
                 .execute(connection)

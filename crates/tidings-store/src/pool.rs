@@ -1,5 +1,6 @@
 //! One pool of connections, to SQLite or to PostgreSQL, and how a statement that both understand runs on it.
 
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,8 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Pool, Postgres, Row, Sqlite, SqliteConnection};
 use tidings_event::EventType;
-use tokio::time::Instant;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, timeout};
 
 use crate::seal::Sealed;
 use crate::{StoreError, attempting};
@@ -20,6 +22,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The same while a process starts: nobody waits for its answer yet, and PostgreSQL may be starting too.
 pub(crate) const PATIENCE_AT_START: Duration = Duration::from_secs(30);
+
+/// How long a statement of SQLite waits for another process's write, and a caller for its turn or a connection.
+pub(crate) const SQLITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long after the network let a start down it is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -52,7 +57,7 @@ pub fn storable(text: impl Into<String>) -> String {
 /// Connections to the store.
 #[derive(Debug, Clone)]
 pub(crate) enum Connections {
-    Sqlite(Pool<Sqlite>),
+    Sqlite(OfSqlite),
     Postgres(OfPostgres),
 }
 
@@ -109,13 +114,68 @@ impl OfPostgres {
     }
 }
 
-/// A connection of SQLite. One that is idle is taken as it is: no network can have cut it off.
-///
-/// To wait for one is boxed here, as with PostgreSQL: it would make each future that asks the store 15 KB large.
-pub(crate) async fn acquire(pool: &Pool<Sqlite>) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
-    match pool.try_acquire() {
-        Some(connection) => Ok(connection),
-        None => Box::pin(pool.acquire()).await,
+/// Connections to SQLite, and whose turn it is to write.
+#[derive(Debug, Clone)]
+pub(crate) struct OfSqlite {
+    pub(crate) pool: Pool<Sqlite>,
+    /// SQLite takes one writer at a time, and has others look again in steps of up to 25 ms. Here the next one goes on at
+    /// once, and none holds a connection while it waits that a reader could use.
+    turn: Arc<Mutex<()>>,
+}
+
+impl OfSqlite {
+    pub(crate) fn new(pool: Pool<Sqlite>) -> Self {
+        Self {
+            pool,
+            turn: Arc::default(),
+        }
+    }
+
+    /// A connection to read on. One that is idle is taken as it is: no network can have cut it off.
+    ///
+    /// To wait for one is boxed here, as with PostgreSQL: it would make each future that asks the store 15 KB large.
+    pub(crate) async fn acquire(&self) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+        match self.pool.try_acquire() {
+            Some(connection) => Ok(connection),
+            None => Box::pin(self.pool.acquire()).await,
+        }
+    }
+
+    /// Waits until nobody else of this process writes, for as long as SQLite itself would.
+    pub(crate) async fn turn(&self) -> Result<MutexGuard<'_, ()>, sqlx::Error> {
+        let turn = timeout(SQLITE_PATIENCE, self.turn.lock()).await;
+        turn.map_err(|_elapsed| sqlx::Error::PoolTimedOut)
+    }
+
+    /// A connection to write on.
+    pub(crate) async fn acquire_to_write(&self) -> Result<ToWrite<'_>, sqlx::Error> {
+        let turn = self.turn().await?;
+        let connection = self.acquire().await?;
+        Ok(ToWrite {
+            connection,
+            _turn: turn,
+        })
+    }
+}
+
+/// A connection of SQLite whose turn it is to write, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct ToWrite<'a> {
+    connection: PoolConnection<Sqlite>,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Deref for ToWrite<'_> {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for ToWrite<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
     }
 }
 
@@ -159,11 +219,24 @@ macro_rules! on_postgres {
     }};
 }
 
-/// Runs an expression with a connection of whichever database it is.
+/// Runs an expression that reads with a connection of whichever database it is.
 macro_rules! on_either {
     ($connections:expr, $doing:expr, $connection:ident => $body:expr) => {
+        $crate::pool::on_acquired!(acquire, $connections, $doing, $connection => $body)
+    };
+}
+
+/// Runs an expression that may write.
+macro_rules! writing_on_either {
+    ($connections:expr, $doing:expr, $connection:ident => $body:expr) => {
+        $crate::pool::on_acquired!(acquire_to_write, $connections, $doing, $connection => $body)
+    };
+}
+
+macro_rules! on_acquired {
+    ($acquire:ident, $connections:expr, $doing:expr, $connection:ident => $body:expr) => {
         match $connections {
-            $crate::pool::Connections::Sqlite(pool) => match $crate::pool::acquire(pool).await {
+            $crate::pool::Connections::Sqlite(sqlite) => match sqlite.$acquire().await {
                 Err(error) => Err($crate::attempting($doing)(error)),
                 Ok(mut acquired) => {
                     let $connection = &mut *acquired;
@@ -177,7 +250,7 @@ macro_rules! on_either {
     };
 }
 
-pub(crate) use {on_either, on_postgres};
+pub(crate) use {on_acquired, on_either, on_postgres, writing_on_either};
 
 /// So many rows at once: each page of them comes in time, however many there are.
 const PAGE: u16 = if cfg!(test) { 2 } else { 1_000 };
@@ -248,7 +321,7 @@ where
 {
     let mut forgotten = 0;
     loop {
-        let removed = on_either!(connections, doing, connection => {
+        let removed = writing_on_either!(connections, doing, connection => {
             sqlx::query(query)
                 .bind(before)
                 .bind(REMOVED_AT_ONCE)

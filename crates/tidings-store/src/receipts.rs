@@ -7,12 +7,11 @@ mod on_sqlite;
 
 use std::time::Duration;
 
-use sqlx::{Pool, Sqlite};
 use tidings_event::TenantId;
 use uuid::Uuid;
 
 use crate::StoreError;
-use crate::pool::OfPostgres;
+use crate::pool::{OfPostgres, OfSqlite};
 use on_postgres::OnPostgres;
 use on_sqlite::OnSqlite;
 pub(crate) use on_sqlite::findings;
@@ -109,8 +108,8 @@ impl Receipts {
         Self(Kept::Postgres(OnPostgres::new(postgres)))
     }
 
-    pub(crate) fn on_sqlite(pool: Pool<Sqlite>) -> Self {
-        Self(Kept::Sqlite(OnSqlite::new(pool)))
+    pub(crate) fn on_sqlite(sqlite: OfSqlite) -> Self {
+        Self(Kept::Sqlite(OnSqlite::new(sqlite)))
     }
 
     /// How many calls gain from running at once. SQLite has one writer: there what comes meanwhile is

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::deliveries::number;
 use crate::found::{Found, page, placed};
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, whole};
 
@@ -188,7 +188,7 @@ impl<'a> Replays<'a> {
 
     /// Keeps a new one, unless so many of its tenant have not ended. Answers whether it did.
     pub async fn insert(&self, row: &ReplayRow, most: usize) -> Result<bool, StoreError> {
-        on_either!(self.connections, "keep a replay", connection => {
+        writing_on_either!(self.connections, "keep a replay", connection => {
             let mut transaction = connection.begin().await?;
             if unended!(transaction, row.tenant) >= most {
                 return Ok(false);
@@ -222,7 +222,7 @@ impl<'a> Replays<'a> {
         step: &ReplayStep,
         most: usize,
     ) -> Result<bool, StoreError> {
-        on_either!(self.connections, "plan a replay again", connection => {
+        writing_on_either!(self.connections, "plan a replay again", connection => {
             let mut transaction = connection.begin().await?;
             if unended!(transaction, tenant) >= most {
                 return Ok(Ok(false));
@@ -288,7 +288,7 @@ impl<'a> Replays<'a> {
         if self.get(tenant, step.id).await?.is_none() {
             return Ok(None);
         }
-        on_either!(self.connections, "change a replay", connection => {
+        writing_on_either!(self.connections, "change a replay", connection => {
             let mut transaction = connection.begin().await?;
             let row = step!(transaction, step);
             transaction.commit().await.map(|()| row)
@@ -342,7 +342,7 @@ impl<'a> Replays<'a> {
              (SELECT id FROM replays WHERE ended_at_ms < $1 LIMIT $2) RETURNING id";
         let mut forgotten = 0;
         loop {
-            let removed = on_either!(self.connections, "forget old replays", connection => {
+            let removed = writing_on_either!(self.connections, "forget old replays", connection => {
                 let mut transaction = connection.begin().await?;
                 let gone = sqlx::query(query)
                     .bind(before_ms)

@@ -2,7 +2,7 @@
 
 use tidings_event::TenantId;
 
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -40,7 +40,7 @@ impl<'a> Sessions<'a> {
              ORDER BY expires_at_ms DESC, hash LIMIT 1000 OFFSET $3)";
         let query = "INSERT INTO sessions (hash, tenant, subject, role, expires_at_ms, crc) \
              VALUES ($1, $2, $3, $4, $5, $6)";
-        on_either!(self.connections, "keep a session", connection => {
+        writing_on_either!(self.connections, "keep a session", connection => {
             sqlx::query("DELETE FROM sessions WHERE expires_at_ms <= $1")
                 .bind(now_ms)
                 .execute(&mut *connection)
@@ -78,7 +78,7 @@ impl<'a> Sessions<'a> {
 
     /// Ends a session. False when there was none.
     pub async fn delete(&self, hash: &str) -> Result<bool, StoreError> {
-        on_either!(self.connections, "end a session", connection => {
+        writing_on_either!(self.connections, "end a session", connection => {
             sqlx::query("DELETE FROM sessions WHERE hash = $1")
                 .bind(hash)
                 .execute(connection)

@@ -5,7 +5,7 @@ use tidings_event::TenantId;
 use uuid::Uuid;
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed, whole};
 
@@ -60,7 +60,7 @@ impl<'a> Subscriptions<'a> {
         row: &SubscriptionRow,
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
-        on_either!(self.connections, "keep a subscription", connection => {
+        writing_on_either!(self.connections, "keep a subscription", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query(PUT)
                 .bind(row.id.to_string())

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, Pool, Sqlite};
 use uuid::Uuid;
 
+use crate::pool::Connections;
 use crate::receipts::{ReceiptKey, Receipts, Reservation};
 use crate::{ApiKeyRow, OutboxRow, Store};
 
@@ -35,6 +36,14 @@ pub(crate) async fn on_each_database(test: impl AsyncFn(Store)) {
 pub(crate) async fn waiting(store: &Store, limit: u32) -> Vec<OutboxRow> {
     let rows = store.outbox().waiting(0, limit).await.unwrap();
     rows.into_iter().map(|(_, row)| row.unwrap()).collect()
+}
+
+/// The connections of a store that was opened as a file, or in memory.
+pub(crate) fn sqlite(store: &Store) -> &Pool<Sqlite> {
+    match &store.connections {
+        Connections::Sqlite(sqlite) => &sqlite.pool,
+        Connections::Postgres(_) => panic!("opened as a file"),
+    }
 }
 
 /// A new store on PostgreSQL.

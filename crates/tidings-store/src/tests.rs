@@ -1,10 +1,12 @@
 //! The file as a whole: opened, copied, checked, migrated.
 
 use std::os::unix::fs::FileExt as _;
+use std::task::Poll;
 
 use sqlx::Row;
 
 use super::*;
+use crate::suite::sqlite;
 
 async fn with_one_manifest(store: &Store) {
     store
@@ -40,9 +42,7 @@ async fn what_was_written_is_there_after_reopening() {
 async fn the_file_is_opened_with_every_commit_synced() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("store.db")).await.unwrap();
-    let Connections::Sqlite(pool) = &store.connections else {
-        panic!("{store:?}");
-    };
+    let pool = sqlite(&store);
     let pragma = async |sql: &'static str| {
         sqlx::query(sql)
             .fetch_one(pool)
@@ -64,9 +64,7 @@ async fn a_commit_that_sqlite_has_undone_leaves_no_transaction_open() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = Store::open(&path).await.unwrap();
-    let Connections::Sqlite(pool) = &store.connections else {
-        panic!("{store:?}");
-    };
+    let pool = sqlite(&store);
     // As where the disk is full, which is found at the commit.
     let undo_commits = async |undo: bool| {
         let mut all = Vec::new();
@@ -260,13 +258,6 @@ async fn a_file_that_is_no_store_is_refused_and_left_alone() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
 }
 
-fn sqlite(store: &Store) -> &Pool<Sqlite> {
-    match &store.connections {
-        Connections::Sqlite(pool) => pool,
-        Connections::Postgres(_) => panic!("opened as a file"),
-    }
-}
-
 #[tokio::test]
 async fn rows_from_before_seals_are_sealed_once_and_later_ones_must_be() {
     let folder = tempfile::tempdir().unwrap();
@@ -328,9 +319,7 @@ async fn a_damaged_document_hides_no_other() {
         let module = name.parse().unwrap();
         manifests.put(&module, "1.0.0", "{}", 1, &[]).await.unwrap();
     }
-    let Connections::Sqlite(pool) = &store.connections else {
-        unreachable!()
-    };
+    let pool = sqlite(&store);
     for table in [
         "catalogs SET document = '{ }' WHERE name",
         "manifests SET document = '{ }' WHERE module_id",
@@ -365,4 +354,25 @@ async fn a_file_is_read_where_nothing_can_be_made_beside_it() {
     let refused = Store::verify(&path).await.unwrap_err();
     assert!(matches!(refused, StoreError::Unshared(_)), "{refused}");
     assert!(refused.to_string().contains("copy the folder"), "{refused}");
+}
+
+#[tokio::test]
+async fn writers_that_wait_leave_readers_a_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("store.db")).await.unwrap();
+    let Connections::Sqlite(of_sqlite) = &store.connections else {
+        panic!("{store:?}");
+    };
+    let mut writer = of_sqlite.acquire_to_write().await.unwrap();
+    writer.execute("BEGIN IMMEDIATE").await.unwrap();
+    let waiting = (0..2 * SQLITE_CONNECTIONS).map(|_| with_one_manifest(&store));
+    let waiting = futures_util::future::join_all(waiting);
+    tokio::pin!(waiting);
+    let polled = std::future::poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context)));
+    assert!(polled.await.is_pending());
+    assert!(!holds_that_manifest(&store).await);
+    writer.execute("COMMIT").await.unwrap();
+    drop(writer);
+    waiting.await;
+    assert!(holds_that_manifest(&store).await);
 }

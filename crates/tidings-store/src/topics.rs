@@ -1,6 +1,6 @@
 //! How many partitions of each topic on Kafka count. (The embedded log keeps its own.)
 
-use crate::pool::{Columns, Connections, on_either};
+use crate::pool::{Columns, Connections, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, whole};
 
@@ -57,7 +57,7 @@ impl<'a> Topics<'a> {
             "INSERT INTO topics (name, partitions, crc) VALUES ($1, $2, $3) \
              ON CONFLICT (name) DO NOTHING"
         };
-        on_either!(self.connections, "write a topic", connection => {
+        writing_on_either!(self.connections, "write a topic", connection => {
             sqlx::query(query)
                 .bind(&row.name)
                 .bind(i64::from(row.partitions))
@@ -95,7 +95,7 @@ impl Sealed for TopicRow {
 mod tests {
     use super::*;
     use crate::Store;
-    use crate::suite::on_each_database;
+    use crate::suite::{on_each_database, sqlite};
 
     #[tokio::test]
     async fn the_first_count_of_a_topic_stays_until_it_is_made_again() {
@@ -121,9 +121,7 @@ mod tests {
         let store = Store::in_memory().await.unwrap();
         let topics = store.topics();
         topics.count("a", 12, false).await.unwrap();
-        let Connections::Sqlite(pool) = &store.connections else {
-            panic!("{store:?}");
-        };
+        let pool = sqlite(&store);
         let damage = sqlx::query("UPDATE topics SET partitions = 13");
         damage.execute(pool).await.unwrap();
         let refused = topics.count("a", 12, false).await.unwrap_err();

@@ -4,7 +4,7 @@ use sqlx::Connection;
 use tidings_event::{TenantId, WorkspaceId};
 
 use crate::outbox::{self, OutboxRow};
-use crate::pool::{Columns, Connections, count_of, on_either, pages};
+use crate::pool::{Columns, Connections, count_of, on_either, pages, writing_on_either};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting, parsed};
 
@@ -95,7 +95,7 @@ impl<'a> Workspaces<'a> {
             Connections::Sqlite(_) => None,
             Connections::Postgres(_) => Some(TENANTS_ALONE),
         };
-        on_either!(self.connections, "write a tenant", connection => {
+        writing_on_either!(self.connections, "write a tenant", connection => {
             let mut transaction = connection.begin().await?;
             if let Some(alone) = alone {
                 sqlx::query(alone).execute(&mut *transaction).await?;
@@ -148,7 +148,7 @@ impl<'a> Workspaces<'a> {
     pub async fn add(&self, row: &WorkspaceRow, events: &[OutboxRow]) -> Result<bool, StoreError> {
         let query = "INSERT INTO workspaces (id, tenant, created_at_ms, crc) \
              VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
-        on_either!(self.connections, "write a workspace", connection => {
+        writing_on_either!(self.connections, "write a workspace", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query(query)
                 .bind(row.id.as_str())
@@ -237,7 +237,7 @@ impl<'a> Workspaces<'a> {
         let query = "INSERT INTO workspace_members (workspace, user_id, role, updated_at_ms, crc) \
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT (workspace, user_id) DO UPDATE SET \
              role = excluded.role, updated_at_ms = excluded.updated_at_ms, crc = excluded.crc";
-        on_either!(self.connections, "write a member", connection => {
+        writing_on_either!(self.connections, "write a member", connection => {
             let mut transaction = connection.begin().await?;
             sqlx::query(query)
                 .bind(row.workspace.as_str())
@@ -260,7 +260,7 @@ impl<'a> Workspaces<'a> {
         events: &[OutboxRow],
     ) -> Result<bool, StoreError> {
         let query = "DELETE FROM workspace_members WHERE workspace = $1 AND user_id = $2";
-        on_either!(self.connections, "remove a member", connection => {
+        writing_on_either!(self.connections, "remove a member", connection => {
             let mut transaction = connection.begin().await?;
             let done = sqlx::query(query)
                 .bind(workspace.as_str())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::Executor as _;
 use tokio::time::{Instant, timeout};
 
-use crate::pool::{Connections, on_either, on_postgres};
+use crate::pool::{Connections, on_postgres, writing_on_either};
 use crate::{Store, StoreError};
 
 /// A file is written to no more often than this to find out: each time is a sync of its disk.
@@ -82,7 +82,7 @@ impl Store {
 
     /// Writes the file's header as it is: the version that a user may give it, which nothing reads here.
     async fn write_the_same(&self) -> Result<(), StoreError> {
-        on_either!(&self.connections, "be written", connection => {
+        writing_on_either!(&self.connections, "be written", connection => {
             connection.execute("PRAGMA user_version = 0").await.map(drop)
         })
     }
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::pool::{OfPostgres, PATIENCE};
-    use crate::suite::{new_schema, on_each_database};
+    use crate::suite::{new_schema, on_each_database, sqlite};
 
     fn refuses(said: Result<(), StoreError>, why: &str) {
         match said {
@@ -149,9 +149,7 @@ mod tests {
     async fn while_others_write_it_is_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store.db")).await.unwrap();
-        let Connections::Sqlite(pool) = &store.connections else {
-            panic!("a file");
-        };
+        let pool = sqlite(&store);
         let mut writer = pool.acquire().await.unwrap();
         writer.execute("BEGIN IMMEDIATE").await.unwrap();
         store.looked.last().wrong = Some("it is full".to_owned());

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Deliveries, PendingRow, Share};
 use crate::found::{Found, page};
-use crate::pool::{Columns, on_either};
+use crate::pool::{Columns, on_either, writing_on_either};
 use crate::seal::Sealed as _;
 use crate::{StoreError, parsed, whole};
 
@@ -136,7 +136,7 @@ impl Deliveries<'_> {
     ) -> Result<(), StoreError> {
         let query = "UPDATE pending_deliveries SET next_at_ms = $3 \
              WHERE subscription = $1 AND sequence = $2";
-        on_either!(self.connections, "put a pending delivery off", connection => {
+        writing_on_either!(self.connections, "put a pending delivery off", connection => {
             sqlx::query(query)
                 .bind(subscription)
                 .bind(sequence)

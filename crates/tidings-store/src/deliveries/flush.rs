@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{AttemptRow, CursorRow, Deliveries, PendingRow, ProgressRow, number, slot};
 use crate::StoreError;
 use crate::dead_letters::{DeadLetterRow, among, dead_letters};
-use crate::pool::{on_either, pieces};
+use crate::pool::{pieces, writing_on_either};
 use crate::replays::ReplayStep;
 use crate::seal::Sealed as _;
 
@@ -267,7 +267,7 @@ macro_rules! write_flush {
 impl Deliveries<'_> {
     /// Writes what has happened.
     pub async fn flush(&self, flush: &Flush) -> Result<(), StoreError> {
-        on_either!(self.connections, "write deliveries", connection => {
+        writing_on_either!(self.connections, "write deliveries", connection => {
             let mut transaction = connection.begin().await?;
             write_flush!(transaction, flush);
             transaction.commit().await
@@ -283,7 +283,7 @@ impl Deliveries<'_> {
     ) -> Result<bool, StoreError> {
         let lock = "UPDATE pending_deliveries SET state = state \
              WHERE subscription = $1 AND sequence = $2 AND state = 'parked'";
-        on_either!(self.connections, "change a parked key", connection => {
+        writing_on_either!(self.connections, "change a parked key", connection => {
             let mut transaction = connection.begin().await?;
             let parked = sqlx::query(lock)
                 .bind(subscription.to_string())

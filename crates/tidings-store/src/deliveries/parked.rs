@@ -193,9 +193,9 @@ mod tests {
         let question = "SELECT lane, COUNT(*) FROM pending_deliveries WHERE state = 'behind' \
              AND subscription = 's' AND lane IN ('k') AND substr(lane, 1, 100) IN ('k') GROUP BY lane";
         match store.deliveries().connections {
-            Connections::Sqlite(pool) => {
+            Connections::Sqlite(sqlite) => {
                 let asked = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {question}"));
-                let rows = sqlx::query(asked).fetch_all(pool).await.unwrap();
+                let rows = sqlx::query(asked).fetch_all(&sqlite.pool).await.unwrap();
                 let lines = rows.iter().map(|row| row.text("detail").unwrap());
                 lines.collect::<Vec<_>>().join("\n")
             }

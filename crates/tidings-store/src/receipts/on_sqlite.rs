@@ -4,17 +4,16 @@
 //! statements on PostgreSQL do, and writes what changed with its checksum. Lists go in as JSON.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Executor, Pool, Row, Sqlite, SqliteConnection, Transaction};
 use tidings_event::TenantId;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 use uuid::Uuid;
 
 use super::{Completion, Place, ReceiptKey, Reservation, Reserved, SWEEP, corrupt, millis, offset};
-use crate::pool::Columns;
+use crate::pool::{Columns, OfSqlite};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting};
 
@@ -44,12 +43,10 @@ const COUNT: &str = "INSERT INTO receipt_counts (tenant, completed, crc) VALUES 
 /// Rows that a check holds at once: a day's keys may be millions.
 const CHECKED_AT_ONCE: i64 = 10_000;
 
-/// The methods, on one pool.
+/// The methods, on the connections of the store.
 #[derive(Debug, Clone)]
 pub(super) struct OnSqlite {
-    pool: Pool<Sqlite>,
-    /// Writers wait here in turn; SQLite itself lets them poll.
-    turn: Arc<Mutex<()>>,
+    sqlite: OfSqlite,
 }
 
 /// A key as it stands.
@@ -74,19 +71,16 @@ struct CountRow {
 }
 
 impl OnSqlite {
-    pub(super) fn new(pool: Pool<Sqlite>) -> Self {
-        Self {
-            pool,
-            turn: Arc::default(),
-        }
+    pub(super) fn new(sqlite: OfSqlite) -> Self {
+        Self { sqlite }
     }
 
     async fn begin(
         &self,
         doing: &'static str,
     ) -> Result<(MutexGuard<'_, ()>, Transaction<'_, Sqlite>), StoreError> {
-        let turn = self.turn.lock().await;
-        let transaction = self.pool.begin_with("BEGIN IMMEDIATE").await;
+        let turn = self.sqlite.turn().await.map_err(attempting(doing))?;
+        let transaction = self.sqlite.pool.begin_with("BEGIN IMMEDIATE").await;
         Ok((turn, transaction.map_err(attempting(doing))?))
     }
 
@@ -166,21 +160,32 @@ impl OnSqlite {
 
     pub(super) async fn count(&self, tenant: &TenantId) -> Result<u64, StoreError> {
         let query = sqlx::query("SELECT * FROM receipt_counts WHERE tenant = $1");
-        let row = query.bind(tenant.as_str()).fetch_optional(&self.pool).await;
+        let row = query
+            .bind(tenant.as_str())
+            .fetch_optional(&self.sqlite.pool)
+            .await;
         let row = row.map_err(attempting("count idempotency keys"))?;
         let counted = row.as_ref().map(CountRow::from_row).transpose()?;
         Ok(counted.map_or(0, |row| row.completed.unsigned_abs()))
     }
 
     pub(super) async fn sweep(&self) -> Result<u64, StoreError> {
-        let _turn = self.turn.lock().await;
-        let done = self.pool.execute(sqlx::query(SWEEP_SQL).bind(SWEEP)).await;
-        let done = done.map_err(attempting("delete expired idempotency keys"))?;
+        let doing = "delete expired idempotency keys";
+        let mut connection = self
+            .sqlite
+            .acquire_to_write()
+            .await
+            .map_err(attempting(doing))?;
+        let swept = sqlx::query(SWEEP_SQL).bind(SWEEP);
+        let done = swept
+            .execute(&mut *connection)
+            .await
+            .map_err(attempting(doing))?;
         Ok(done.rows_affected())
     }
 
     pub(super) async fn health(&self) -> Result<(), StoreError> {
-        let asked = self.pool.execute("SELECT 1").await;
+        let asked = self.sqlite.pool.execute("SELECT 1").await;
         asked.map(drop).map_err(attempting("answer"))
     }
 }
