@@ -3,6 +3,8 @@
 //! Readers, the writer and `verify` each turn a [`Fault`] into their own error; which reports of
 //! SQLite count as damage is decided here and nowhere else.
 
+use std::io;
+
 use rusqlite::{Error, ErrorCode, ffi};
 
 use crate::ReadError;
@@ -19,6 +21,9 @@ pub(super) enum Fault {
     /// It cannot be read here or by whoever only looks. Nothing is known to be damaged. The text says what to do.
     #[error("{0}")]
     Unread(String),
+    /// What was written may not be on the disk.
+    #[error("a sync failed: {0}")]
+    Unsynced(io::Error),
     /// SQLite's own report.
     #[error("{0}")]
     Sqlite(#[from] Error),
@@ -34,6 +39,7 @@ impl Fault {
                 ReadError::Corrupt(format!("{place}: {error}"))
             }
             Self::Unread(text) => ReadError::Unavailable(text),
+            Self::Unsynced(error) => ReadError::Unavailable(format!("{place}: {error}")),
             Self::Sqlite(error) => ReadError::Unavailable(format!("{place}: {error}")),
         }
     }

@@ -269,6 +269,9 @@ pub struct Embedded {
     readers: Arc<Readers>,
     gathering: Option<Arc<Gathering>>,
     writer: Option<JoinHandle<()>>,
+    /// What checkpoints sync. Closed after the connections: with any descriptor of a file go all POSIX locks that the process
+    /// has on it, SQLite's among them.
+    _to_sync: Arc<File>,
     /// Let go of last.
     _lock: File,
 }
@@ -307,8 +310,14 @@ impl Embedded {
             Err(found) => return Err(OpenError::Format { path: file, found }),
         };
         let shared = Arc::new(Shared::new(&image));
-        let checkpointer = checkpoint::Checkpointer::start(&folder, Arc::clone(&shared))
-            .map_err(|fault| OpenError::Corrupt(fault.to_string()))?;
+        let to_sync = File::open(&file).map_err(|source| OpenError::Folder {
+            path: file.clone(),
+            source,
+        })?;
+        let to_sync = Arc::new(to_sync);
+        let checkpointer =
+            checkpoint::Checkpointer::start(&folder, to_sync.clone(), Arc::clone(&shared))
+                .map_err(|fault| OpenError::Corrupt(fault.to_string()))?;
         let (sender, queue) = sync_channel(QUEUE_JOBS);
         let limits =
             retention::Limits::new(config.retention_age, config.retention_bytes, config.key_ttl);
@@ -339,6 +348,7 @@ impl Embedded {
             readers,
             gathering,
             writer: Some(writer),
+            _to_sync: to_sync,
             _lock: lock,
         })
     }

@@ -21,8 +21,8 @@ use crate::{AppendError, Health, Record};
 const GROUP_RECORDS: usize = 4096;
 /// … or bytes: pages that are not committed stay in memory.
 const GROUP_BYTES: usize = 16 << 20;
-/// How much is written between two checkpoints.
-const CHECKPOINT_BYTES: usize = 16 << 20;
+/// How much is written between two checkpoints. They take a processor for as long as there is to move, and others wait.
+const CHECKPOINT_BYTES: usize = 4 << 20;
 /// So many batches of one thread are answered from within its runtime.
 const LARGE_GROUP: usize = 8;
 /// What a commit writes besides its records: the pages of heads, spans, counters, inner nodes.
