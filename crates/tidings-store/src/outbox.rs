@@ -186,7 +186,7 @@ mod tests {
         on_each_database(async |store| {
             let outbox = store.outbox();
             outbox.add(&[event(1), event(2), event(3)]).await.unwrap();
-            let damaged = on_either!(&store.connections, "damage a row", connection => {
+            let damaged = writing_on_either!(&store.connections, "damage a row", connection => {
                 let damage = "UPDATE outbox SET data = '{}' WHERE position = 2";
                 sqlx::query(damage).execute(connection).await.map(drop)
             });

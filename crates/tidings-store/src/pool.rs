@@ -118,8 +118,9 @@ impl OfPostgres {
 #[derive(Debug, Clone)]
 pub(crate) struct OfSqlite {
     pub(crate) pool: Pool<Sqlite>,
-    /// SQLite takes one writer at a time, and has others look again in steps of up to 25 ms. Here the next one goes on at
-    /// once, and none holds a connection while it waits that a reader could use.
+    /// SQLite takes one writer at a time, and has others look again in steps of up to 100 ms. Here the next one goes on at
+    /// once, and none holds a connection while it waits that a reader could use. So it is held while its holder waits for
+    /// SQLite. Behind a write that was given up, whose rollback is still on its way, SQLite has the next one look again.
     turn: Arc<Mutex<()>>,
 }
 
@@ -141,20 +142,18 @@ impl OfSqlite {
         }
     }
 
-    /// Waits until nobody else of this process writes, for as long as SQLite itself would.
-    pub(crate) async fn turn(&self) -> Result<MutexGuard<'_, ()>, sqlx::Error> {
-        let turn = timeout(SQLITE_PATIENCE, self.turn.lock()).await;
-        turn.map_err(|_elapsed| sqlx::Error::PoolTimedOut)
-    }
-
-    /// A connection to write on.
+    /// A connection to write on, once nobody else of this store writes.
     pub(crate) async fn acquire_to_write(&self) -> Result<ToWrite<'_>, sqlx::Error> {
-        let turn = self.turn().await?;
-        let connection = self.acquire().await?;
-        Ok(ToWrite {
-            connection,
-            _turn: turn,
-        })
+        let acquired = timeout(SQLITE_PATIENCE, async {
+            let turn = self.turn.lock().await;
+            let connection = self.acquire().await?;
+            Ok(ToWrite {
+                connection,
+                _turn: turn,
+            })
+        });
+        let acquired = acquired.await;
+        acquired.unwrap_or_else(|_elapsed| Err(sqlx::Error::PoolTimedOut))
     }
 }
 
@@ -233,6 +232,7 @@ macro_rules! writing_on_either {
     };
 }
 
+/// Runs an expression with a connection of whichever database it is, SQLite's by one of its methods.
 macro_rules! on_acquired {
     ($acquire:ident, $connections:expr, $doing:expr, $connection:ident => $body:expr) => {
         match $connections {

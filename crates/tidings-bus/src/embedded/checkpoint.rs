@@ -19,14 +19,14 @@ use super::fault::Fault;
 use super::schema::open_checkpointer;
 
 /// A WAL of more frames than this is begun anew by the writer: 64 MiB.
-const RENEW_FRAMES: i64 = 16_384;
+const RENEW_FRAMES: i64 = if cfg!(test) { 256 } else { 16_384 };
 /// One of more frames than this is restarted from here, whatever it costs: 256 MiB.
 const RESTART_FRAMES: i64 = 4 * RENEW_FRAMES;
 
 /// The thread, and how to wake it.
 pub(super) struct Checkpointer {
     wake: SyncSender<()>,
-    caught_up: Arc<AtomicBool>,
+    writers_turn: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -39,15 +39,15 @@ impl Checkpointer {
     ) -> Result<Self, Fault> {
         let connection = open_checkpointer(folder)?;
         let (wake, woken) = sync_channel(1);
-        let caught_up = Arc::new(AtomicBool::new(false));
-        let tell = Arc::clone(&caught_up);
+        let writers_turn = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&writers_turn);
         let thread = std::thread::Builder::new()
             .name("bus-checkpoint".into())
             .spawn(move || run(&connection, &file, &woken, &shared, &tell))
             .expect("the system can start a thread");
         Ok(Self {
             wake,
-            caught_up,
+            writers_turn,
             thread,
         })
     }
@@ -57,9 +57,15 @@ impl Checkpointer {
         let _asked_already = self.wake.try_send(());
     }
 
-    /// Whether a large WAL has just been moved, so that it is the writer's turn to move the rest.
-    pub(super) fn take_caught_up(&self) -> bool {
-        self.caught_up.swap(false, Ordering::Relaxed)
+    /// Moves the rest of a large WAL on the writer's connection, where it is the writer's turn to do so.
+    pub(super) fn move_rest(&self, connection: &Connection) -> Result<(), Fault> {
+        if self.writers_turn.load(Ordering::Relaxed) {
+            let moved = checkpoint(connection, "PASSIVE");
+            let is_done = !matches!(moved, Ok(None));
+            self.writers_turn.store(!is_done, Ordering::Relaxed);
+            moved?;
+        }
+        Ok(())
     }
 
     /// Waits until the thread has ended.
@@ -76,52 +82,62 @@ fn run(
     file: &File,
     woken: &Receiver<()>,
     shared: &Shared,
-    caught_up: &AtomicBool,
+    writers_turn: &AtomicBool,
 ) {
     while woken.recv().is_ok() {
-        if shared.is_poisoned() {
+        // Of two checkpoints at once SQLite refuses the second: the writer's, were this to go on.
+        if shared.is_poisoned() || writers_turn.load(Ordering::Relaxed) {
             continue;
         }
-        match moved(connection, file) {
-            Ok(is_renewed) => caught_up.store(is_renewed, Ordering::Relaxed),
+        match move_pages(connection, file) {
+            Ok(renewable) => writers_turn.store(renewable, Ordering::Relaxed),
             Err(fault) => report(&fault, shared),
         }
     }
 }
 
-/// Moves what can be moved; whether the writer is to move the rest, and to begin the WAL anew.
-fn moved(connection: &Connection, file: &File) -> Result<bool, Fault> {
-    let walked = checkpoint(connection, "PASSIVE")?;
+/// Moves what can be moved; whether the writer is to move the rest, and so to begin the WAL anew.
+fn move_pages(connection: &Connection, file: &File) -> Result<bool, Fault> {
+    let moved = checkpoint(connection, "PASSIVE")?;
     file.sync_data().map_err(Fault::Unsynced)?;
     // With a reader on old frames (a backup) a restart would only hold up the writer.
-    if walked.copied < walked.frames || walked.frames <= RENEW_FRAMES {
-        return Ok(false);
-    }
-    if walked.frames > RESTART_FRAMES {
+    let frames = moved.filter(Walked::is_whole).map_or(0, |it| it.frames);
+    if frames > RESTART_FRAMES {
         checkpoint(connection, "RESTART")?;
         return Ok(false);
     }
-    // The writer waits for what it moves: only for what comes from now on, not for what came during the sync.
-    let walked = checkpoint(connection, "PASSIVE")?;
-    Ok(walked.copied >= walked.frames)
+    if frames <= RENEW_FRAMES {
+        return Ok(false);
+    }
+    // What came during the sync: the writer then moves little, and syncs no more than that and this.
+    let moved = checkpoint(connection, "PASSIVE")?;
+    Ok(moved.is_some_and(|it| it.is_whole()))
 }
 
 /// How far a checkpoint came.
 pub(super) struct Walked {
     /// Frames in the WAL.
-    pub(super) frames: i64,
+    frames: i64,
     /// Frames that are in the database.
-    pub(super) copied: i64,
+    copied: i64,
 }
 
-/// Runs one.
-pub(super) fn checkpoint(connection: &Connection, kind: &str) -> Result<Walked, Fault> {
+impl Walked {
+    fn is_whole(&self) -> bool {
+        self.copied >= self.frames
+    }
+}
+
+/// Runs one. Nothing while another runs.
+pub(super) fn checkpoint(connection: &Connection, kind: &str) -> Result<Option<Walked>, Fault> {
     let sql = format!("PRAGMA wal_checkpoint({kind})");
     let walked = |row: &rusqlite::Row<'_>| {
-        Ok(Walked {
+        let walked = Walked {
             frames: row.get(1)?,
             copied: row.get(2)?,
-        })
+        };
+        // SQLite counts -1 then.
+        Ok((walked.frames >= 0).then_some(walked))
     };
     Ok(connection.query_row(&sql, [], walked)?)
 }
@@ -140,6 +156,9 @@ pub(super) fn report(fault: &Fault, shared: &Shared) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::image::Image;
     use super::*;
 
     fn log() -> (tempfile::TempDir, Connection, File) {
@@ -164,26 +183,56 @@ mod tests {
     fn only_a_large_wal_that_is_moved_whole_is_for_the_writer_to_renew() {
         let (folder, connection, file) = log();
         write_frames(&connection, 9);
-        assert!(!moved(&connection, &file).unwrap());
+        assert!(!move_pages(&connection, &file).unwrap());
+        write_frames(&connection, 1);
         let reader = Connection::open(folder.path().join("x.db")).unwrap();
         let reading = reader.unchecked_transaction().unwrap();
         let read = reading.query_row("SELECT count(*) FROM pages", [], |row| row.get(0));
-        assert_eq!(read, Ok(9));
+        assert_eq!(read, Ok(10));
         write_frames(&connection, RENEW_FRAMES);
+        let moved = checkpoint(&connection, "PASSIVE").unwrap().unwrap();
         assert!(
-            !moved(&connection, &file).unwrap(),
-            "somebody reads old frames"
+            0 < moved.copied && moved.copied < moved.frames,
+            "some of it is read"
         );
+        assert!(!move_pages(&connection, &file).unwrap());
         reading.finish().unwrap();
-        assert!(moved(&connection, &file).unwrap());
+        assert!(move_pages(&connection, &file).unwrap());
+        write_frames(&connection, RESTART_FRAMES);
+        assert!(!move_pages(&connection, &file).unwrap(), "it is restarted");
     }
 
     #[test]
-    fn a_failed_sync_is_a_failed_checkpoint() {
+    fn where_another_checkpoint_runs_there_is_none() {
+        let (folder, connection, _file) = log();
+        write_frames(&connection, 1);
+        let another = || Connection::open(folder.path().join("x.db")).unwrap();
+        let (reader, waiting) = (another(), another());
+        let reading = reader.unchecked_transaction().unwrap();
+        let read = reading.query_row("SELECT count(*) FROM pages", [], |row| row.get(0));
+        assert_eq!(read, Ok(1));
+        write_frames(&connection, 1);
+        waiting.busy_timeout(Duration::from_mins(1)).unwrap();
+        // Until it is the one that runs.
+        let restart = move || checkpoint(&waiting, "RESTART").unwrap();
+        let waits = std::thread::spawn(move || std::iter::repeat_with(restart).flatten().next());
+        while checkpoint(&connection, "PASSIVE").unwrap().is_some() {
+            assert!(!waits.is_finished(), "it waits for the reader");
+        }
+        reading.finish().unwrap();
+        assert!(waits.join().unwrap().is_some_and(|it| it.is_whole()));
+    }
+
+    #[test]
+    fn a_failed_sync_ends_all_writing() {
         let (_folder, connection, _file) = log();
         write_frames(&connection, 1);
         // It cannot be synced.
-        let unsynced = moved(&connection, &File::open("/proc/version").unwrap());
-        assert!(matches!(unsynced, Err(Fault::Unsynced(_))));
+        let unsynced = move_pages(&connection, &File::open("/proc/version").unwrap());
+        let fault = unsynced.unwrap_err();
+        assert!(matches!(fault, Fault::Unsynced(_)));
+        let shared = Shared::new(&Image::default());
+        report(&fault, &shared);
+        assert!(shared.is_poisoned());
     }
 }

@@ -23,7 +23,7 @@ pub(super) enum Fault {
     Unread(String),
     /// What was written may not be on the disk.
     #[error("a sync failed: {0}")]
-    Unsynced(io::Error),
+    Unsynced(#[source] io::Error),
     /// SQLite's own report.
     #[error("{0}")]
     Sqlite(#[from] Error),
@@ -39,8 +39,7 @@ impl Fault {
                 ReadError::Corrupt(format!("{place}: {error}"))
             }
             Self::Unread(text) => ReadError::Unavailable(text),
-            Self::Unsynced(error) => ReadError::Unavailable(format!("{place}: {error}")),
-            Self::Sqlite(error) => ReadError::Unavailable(format!("{place}: {error}")),
+            fault => ReadError::Unavailable(format!("{place}: {fault}")),
         }
     }
 

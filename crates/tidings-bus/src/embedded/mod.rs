@@ -269,9 +269,9 @@ pub struct Embedded {
     readers: Arc<Readers>,
     gathering: Option<Arc<Gathering>>,
     writer: Option<JoinHandle<()>>,
-    /// What checkpoints sync. Closed after the connections: with any descriptor of a file go all POSIX locks that the process
+    /// What checkpoints sync. Closed after all connections: with any descriptor of a file go all POSIX locks that the process
     /// has on it, SQLite's among them.
-    _to_sync: Arc<File>,
+    to_sync: Arc<File>,
     /// Let go of last.
     _lock: File,
 }
@@ -316,7 +316,7 @@ impl Embedded {
         })?;
         let to_sync = Arc::new(to_sync);
         let checkpointer =
-            checkpoint::Checkpointer::start(&folder, to_sync.clone(), Arc::clone(&shared))
+            checkpoint::Checkpointer::start(&folder, Arc::clone(&to_sync), Arc::clone(&shared))
                 .map_err(|fault| OpenError::Corrupt(fault.to_string()))?;
         let (sender, queue) = sync_channel(QUEUE_JOBS);
         let limits =
@@ -340,7 +340,7 @@ impl Embedded {
                 path: folder.clone(),
                 source,
             })?;
-        let readers = Readers::new(&folder);
+        let readers = Readers::new(&folder, Arc::clone(&to_sync));
         let gathering = Some(Gathering::new(sender, Arc::clone(&shared)));
         Ok(Self {
             folder,
@@ -348,7 +348,7 @@ impl Embedded {
             readers,
             gathering,
             writer: Some(writer),
-            _to_sync: to_sync,
+            to_sync,
             _lock: lock,
         })
     }
@@ -379,7 +379,12 @@ impl Embedded {
     /// use.
     pub async fn backup(&self, target: &Path) -> Result<(), BackupError> {
         let (source, target) = (self.folder.clone(), target.to_owned());
-        let copy = tokio::task::spawn_blocking(move || backup::backup(&source, &target));
+        let file = Arc::clone(&self.to_sync);
+        let copy = tokio::task::spawn_blocking(move || {
+            let copied = backup::backup(&source, &target);
+            drop(file);
+            copied
+        });
         copy.await
             .map_err(|error| BackupError::Copy(error.to_string()))?
     }

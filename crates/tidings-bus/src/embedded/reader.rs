@@ -4,6 +4,7 @@
 //! flipped bit in a tenant's name must not make an event vanish. What is missing in a stretch is
 //! damage as well.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,15 +36,18 @@ pub(super) struct Readers {
     folder: PathBuf,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
+    /// Closed after the connections, those of reads that go on by themselves too.
+    _file: Arc<File>,
 }
 
 impl Readers {
-    pub(super) fn new(folder: &Path) -> Arc<Self> {
+    pub(super) fn new(folder: &Path, file: Arc<File>) -> Arc<Self> {
         let (folder, idle) = (folder.to_owned(), Mutex::default());
         Arc::new(Self {
             folder,
             idle,
             permits: Arc::new(Semaphore::new(READERS)),
+            _file: file,
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod damage;
 mod gathering;
+mod renewal;
 mod retention;
 
 use std::fs;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::Store;
 use crate::dead_letters::{DeadLetterQuery, DeadLetterRow};
+use crate::pool::writing_on_either;
 use crate::suite::on_each_database;
 
 fn whole<T>(found: Result<Found<T>, StoreError>) -> Vec<T> {
@@ -443,7 +444,7 @@ async fn a_letter_written_twice_is_one_that_is_open() {
 /// Changes a column of rows as a disk would: without their checksums.
 async fn damage(store: &Store, change: &'static str) {
     let room = store.deliveries();
-    on_either!(room.connections, "damage a row", connection => {
+    writing_on_either!(room.connections, "damage a row", connection => {
         sqlx::query(change).execute(connection).await.map(drop)
     })
     .unwrap();

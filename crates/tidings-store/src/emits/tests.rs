@@ -264,7 +264,7 @@ async fn a_damaged_count_is_made_anew_from_the_emits_of_its_month() {
         let earlier = times.map(|at_ms| admission(at(1, at_ms), None));
         room.admit(&earlier, &[]).await.unwrap();
         let damage = "UPDATE custom_event_usage SET emits = 9 WHERE tenant = 'acme'";
-        on_either!(&store.connections, "damage a row", connection => {
+        writing_on_either!(&store.connections, "damage a row", connection => {
             sqlx::query(damage).execute(connection).await.map(drop)
         })
         .unwrap();

@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Executor, Pool, Row, Sqlite, SqliteConnection, Transaction};
+use sqlx::{Connection as _, Executor, Pool, Row, Sqlite, SqliteConnection, Transaction};
 use tidings_event::TenantId;
-use tokio::sync::MutexGuard;
 use uuid::Uuid;
 
 use super::{Completion, Place, ReceiptKey, Reservation, Reserved, SWEEP, corrupt, millis, offset};
-use crate::pool::{Columns, OfSqlite};
+use crate::pool::{Columns, OfSqlite, ToWrite};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting};
 
@@ -75,13 +74,11 @@ impl OnSqlite {
         Self { sqlite }
     }
 
-    async fn begin(
-        &self,
-        doing: &'static str,
-    ) -> Result<(MutexGuard<'_, ()>, Transaction<'_, Sqlite>), StoreError> {
-        let turn = self.sqlite.turn().await.map_err(attempting(doing))?;
-        let transaction = self.sqlite.pool.begin_with("BEGIN IMMEDIATE").await;
-        Ok((turn, transaction.map_err(attempting(doing))?))
+    async fn to_write(&self, doing: &'static str) -> Result<ToWrite<'_>, StoreError> {
+        self.sqlite
+            .acquire_to_write()
+            .await
+            .map_err(attempting(doing))
     }
 
     pub(super) async fn claim(
@@ -91,7 +88,8 @@ impl OnSqlite {
         time_to_live: Duration,
     ) -> Result<Vec<Reserved>, StoreError> {
         let doing = "reserve idempotency keys";
-        let (_turn, mut transaction) = self.begin(doing).await?;
+        let mut connection = self.to_write(doing).await?;
+        let mut transaction = begin(&mut connection, doing).await?;
         let rows = read(&mut transaction, wanted.iter().map(|it| it.key)).await?;
         let (mut answers, mut held) = (Vec::with_capacity(wanted.len()), Vec::new());
         for ((now_ms, kept), wanted) in rows.into_iter().zip(wanted) {
@@ -114,7 +112,8 @@ impl OnSqlite {
         time_to_live: Duration,
     ) -> Result<(), StoreError> {
         let doing = "complete idempotency keys";
-        let (_turn, mut transaction) = self.begin(doing).await?;
+        let mut connection = self.to_write(doing).await?;
+        let mut transaction = begin(&mut connection, doing).await?;
         let keys = settled.iter().map(|it| it.reservation.key);
         let rows = read(&mut transaction, keys).await?;
         let (mut done, mut counts) = (Vec::with_capacity(settled.len()), BTreeMap::new());
@@ -135,7 +134,8 @@ impl OnSqlite {
         released: &[(Reservation<'_>, bool)],
     ) -> Result<(), StoreError> {
         let doing = "release idempotency keys";
-        let (_turn, mut transaction) = self.begin(doing).await?;
+        let mut connection = self.to_write(doing).await?;
+        let mut transaction = begin(&mut connection, doing).await?;
         let rows = read(&mut transaction, released.iter().map(|(it, _)| it.key)).await?;
         let (mut ended, mut removed) = (Vec::new(), Vec::new());
         for ((_, kept), (reservation, keep)) in rows.into_iter().zip(released) {
@@ -171,11 +171,7 @@ impl OnSqlite {
 
     pub(super) async fn sweep(&self) -> Result<u64, StoreError> {
         let doing = "delete expired idempotency keys";
-        let mut connection = self
-            .sqlite
-            .acquire_to_write()
-            .await
-            .map_err(attempting(doing))?;
+        let mut connection = self.to_write(doing).await?;
         let swept = sqlx::query(SWEEP_SQL).bind(SWEEP);
         let done = swept
             .execute(&mut *connection)
@@ -188,6 +184,14 @@ impl OnSqlite {
         let asked = self.sqlite.pool.execute("SELECT 1").await;
         asked.map(drop).map_err(attempting("answer"))
     }
+}
+
+async fn begin<'c>(
+    connection: &'c mut SqliteConnection,
+    doing: &'static str,
+) -> Result<Transaction<'c, Sqlite>, StoreError> {
+    let begun = connection.begin_with("BEGIN IMMEDIATE").await;
+    begun.map_err(attempting(doing))
 }
 
 /// What a key is to a claim, and its row if the claim has it; lease and expiry are the caller's to set.
