@@ -33,9 +33,13 @@ impl Headers {
         self.0.push('\n');
     }
 
-    /// All headers in order.
+    /// All headers in order; of another's that came from Kafka none whose name has a colon.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.lines().filter_map(|line| line.split_once(": "))
+        self.0.lines().filter_map(|line| {
+            // One character is found faster than two.
+            let (name, value) = line.split_once(':')?;
+            Some((name, value.strip_prefix(' ')?))
+        })
     }
 
     /// The first value of a header.

@@ -114,70 +114,115 @@ pub(crate) fn readable(record: &Stored) -> Option<Event> {
     read.ok()
 }
 
+/// What a record's headers say, each the first of its name.
+#[derive(Default)]
+struct Said<'h> {
+    content_type: Option<&'h str>,
+    envelope: Option<&'h str>,
+    data: Option<&'h str>,
+    types: Option<&'h str>,
+    exact_version: Option<&'h str>,
+    id: Option<&'h str>,
+    source: Option<&'h str>,
+    event_type: Option<&'h str>,
+    time: Option<&'h str>,
+    version: Option<&'h str>,
+    subject: Option<&'h str>,
+    data_schema: Option<&'h str>,
+    data_content_type: Option<&'h str>,
+    traceparent: Option<&'h str>,
+    /// All others that begin with `ce_`, without that.
+    extensions: Vec<(&'h str, &'h str)>,
+}
+
+impl<'h> Said<'h> {
+    fn by(headers: &'h Headers) -> Self {
+        let mut said = Self::default();
+        for (name, value) in headers.iter() {
+            let place = match name {
+                "content-type" => &mut said.content_type,
+                ENVELOPE => &mut said.envelope,
+                DATA => &mut said.data,
+                TYPES => &mut said.types,
+                SCHEMA_VERSION => &mut said.exact_version,
+                "ce_id" => &mut said.id,
+                "ce_source" => &mut said.source,
+                "ce_type" => &mut said.event_type,
+                "ce_time" => &mut said.time,
+                "ce_schemaversion" => &mut said.version,
+                "ce_subject" => &mut said.subject,
+                "ce_dataschema" => &mut said.data_schema,
+                "ce_datacontenttype" => &mut said.data_content_type,
+                "ce_traceparent" => &mut said.traceparent,
+                "ce_specversion" | "ce_tenantid" => continue,
+                other => {
+                    let extension = other.strip_prefix("ce_");
+                    said.extensions.extend(extension.map(|name| (name, value)));
+                    continue;
+                }
+            };
+            place.get_or_insert(value);
+        }
+        said
+    }
+
+    fn is_binary(&self) -> bool {
+        self.envelope == Some(EnvelopeKind::Binary.as_str())
+    }
+
+    fn extensions(&self) -> Vec<(String, Attribute)> {
+        let marked = self.types.unwrap_or_default();
+        let kind_of = |name: &str| {
+            let mut marks = marked.split(',');
+            marks.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        };
+        let typed = |name: &str, value: &str| match kind_of(name) {
+            Some("boolean") => value.parse().map(Attribute::Boolean).ok(),
+            Some("integer") => value.parse().map(Attribute::Integer).ok(),
+            _ => Some(Attribute::Text(value.to_owned())),
+        };
+        let extensions = self.extensions.iter();
+        extensions
+            .filter_map(|(name, value)| Some(((*name).to_owned(), typed(name, value)?)))
+            .collect()
+    }
+}
+
 /// The event of a record.
 pub fn read(record: &Stored) -> Result<Event, Unreadable> {
     let fault = |what: &str| Unreadable(record.event_id, what.to_owned());
-    let header = |name: &str| record.headers.get(name).map(str::to_owned);
-    let required =
-        |name: &str| header(name).ok_or_else(|| fault(&format!("it has no header {name}")));
+    let required = |name: &str, value: Option<&str>| {
+        let value = value.map(str::to_owned);
+        value.ok_or_else(|| fault(&format!("it has no header {name}")))
+    };
+    let said = Said::by(&record.headers);
+    let event_type = said
+        .event_type
+        .ok_or_else(|| fault("it has no header ce_type"))?;
+    let version = said.exact_version.or(said.version);
+    let version = version.ok_or_else(|| fault("it has no header ce_schemaversion"))?;
+    // In binary mode an exact envelope says the data's media type there alone.
+    let content_type = said.content_type;
+    let content_type = content_type.filter(|_| said.is_binary() && said.exact_version.is_some());
     Ok(Event {
         event_id: record.event_id,
-        id: required("ce_id")?,
-        source: required("ce_source")?,
-        event_type: EventType::recorded(&required("ce_type")?)
-            .map_err(|_| fault("its type is not one"))?,
+        id: required("ce_id", said.id)?,
+        source: required("ce_source", said.source)?,
+        event_type: EventType::recorded(event_type).map_err(|_| fault("its type is not one"))?,
         tenant: record.tenant.clone(),
-        schema_version: header(SCHEMA_VERSION)
-            .map_or_else(|| required("ce_schemaversion"), Ok)?
+        schema_version: version
             .parse()
             .map_err(|_| fault("its version is not one"))?,
-        time: required("ce_time")?,
+        time: required("ce_time", said.time)?,
         received_at_ms: record.timestamp_ms,
-        traceparent: header("ce_traceparent"),
-        subject: header("ce_subject"),
-        data_schema: header("ce_dataschema"),
-        data_content_type: header("ce_datacontenttype").or_else(|| {
-            let binary = header(ENVELOPE)? == EnvelopeKind::Binary.as_str();
-            let exact = record.headers.get(SCHEMA_VERSION).is_some();
-            header("content-type").filter(|_| binary && exact)
-        }),
-        extensions: extensions(&record.headers),
-        data: data(record)
+        traceparent: said.traceparent.map(str::to_owned),
+        subject: said.subject.map(str::to_owned),
+        data_schema: said.data_schema.map(str::to_owned),
+        data_content_type: said.data_content_type.or(content_type).map(str::to_owned),
+        extensions: said.extensions(),
+        data: data(&said, &record.value)
             .ok_or_else(|| fault("its value is not the envelope its headers name"))?,
     })
-}
-
-fn extensions(headers: &Headers) -> Vec<(String, Attribute)> {
-    const KNOWN: [&str; 11] = [
-        "specversion",
-        "id",
-        "source",
-        "type",
-        "time",
-        "tenantid",
-        "schemaversion",
-        "subject",
-        "dataschema",
-        "datacontenttype",
-        "traceparent",
-    ];
-    let marked = headers.get(TYPES).unwrap_or_default();
-    let kind_of = |name: &str| {
-        marked
-            .split(',')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-    };
-    let typed = |name: &str, value: &str| match kind_of(name) {
-        Some("boolean") => value.parse().map(Attribute::Boolean).ok(),
-        Some("integer") => value.parse().map(Attribute::Integer).ok(),
-        _ => Some(Attribute::Text(value.to_owned())),
-    };
-    headers
-        .iter()
-        .filter_map(|(name, value)| Some((name.strip_prefix("ce_")?, value)))
-        .filter(|(name, _)| !KNOWN.contains(name))
-        .filter_map(|(name, value)| Some((name.to_owned(), typed(name, value)?)))
-        .collect()
 }
 
 /// The members of an envelope that hold data.
@@ -187,10 +232,10 @@ struct Carrier {
     data_base64: Option<String>,
 }
 
-fn data(record: &Stored) -> Option<Data> {
-    let kind = record.headers.get(DATA)?;
-    if record.headers.get(ENVELOPE) == Some(EnvelopeKind::Binary.as_str()) {
-        let bytes = record.value.clone();
+fn data(said: &Said<'_>, value: &Bytes) -> Option<Data> {
+    let kind = said.data?;
+    if said.is_binary() {
+        let bytes = value.clone();
         return Some(match kind {
             "none" => Data::None,
             "json" => Data::Json(RawJson::trusted(bytes)),
@@ -198,7 +243,7 @@ fn data(record: &Stored) -> Option<Data> {
             _ => Data::Binary(bytes),
         });
     }
-    let carrier: Carrier = serde_json::from_slice(&record.value).ok()?;
+    let carrier: Carrier = serde_json::from_slice(value).ok()?;
     Some(match kind {
         "none" => Data::None,
         // `null` is data too, but reads as no member at all.
