@@ -35,8 +35,15 @@ pub enum InvalidExpression {
     #[error("the expression is longer than {MAX_BYTES} bytes")]
     TooLong,
     /// The grammar does not know it.
-    #[error("the expression cannot be read from {0:?} on")]
+    #[error("{}", cannot_be_read(.0))]
     Syntax(String),
+}
+
+fn cannot_be_read(rest: &str) -> String {
+    if rest.is_empty() {
+        return "the expression is empty, or ends before it is whole".to_owned();
+    }
+    format!("the expression cannot be read from {rest:?} on")
 }
 
 impl Expression {

@@ -69,14 +69,26 @@ pub(crate) async fn around(house: &House, mut router: Router, mut request: Reque
     response
 }
 
-/// The answer to a request that gives its length twice: where it ends, nobody can say, so the connection ends.
-pub(crate) fn two_lengths<B>(house: &House, request: &axum::http::Request<B>) -> Response {
-    let refusal = Refusal::new(
-        Code::InvalidRequest,
-        Rule::BodyLimits,
-        "A request has Content-Length or Transfer-Encoding, not both.",
-    )
-    .field("Content-Length");
+/// Why a request is refused that gives its length twice.
+pub(crate) fn two_lengths() -> Refusal {
+    let detail = "A request has Content-Length or Transfer-Encoding, not both.";
+    let refusal = Refusal::new(Code::InvalidRequest, Rule::BodyLimits, detail);
+    refusal.field("Content-Length")
+}
+
+/// Why a request is refused whose transfer coding is not chunked alone.
+pub(crate) fn unknown_coding() -> Refusal {
+    let detail = "The only transfer coding is 'chunked'; a body that is compressed says so in Content-Encoding.";
+    let refusal = Refusal::new(Code::InvalidRequest, Rule::BodyLimits, detail);
+    refusal.field("Transfer-Encoding")
+}
+
+/// The answer to a request of which nobody can say where it ends, so the connection ends.
+pub(crate) fn unframed<B>(
+    house: &House,
+    request: &axum::http::Request<B>,
+    refusal: Refusal,
+) -> Response {
     let asked = Asked::of(request);
     let mut response = page(house, &refusal, &asked, &Response::default());
     let close = HeaderValue::from_static("close");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Version, header};
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -22,7 +22,7 @@ use tokio_io_timeout::TimeoutWriter;
 
 use crate::House;
 use crate::heads::{TwoLengths, Watched};
-use crate::problem::{around, two_lengths};
+use crate::problem::{around, two_lengths, unframed, unknown_coding};
 use crate::untaken::{Answers, Streams};
 use crate::workers::{Elsewhere, Workers, is_short};
 
@@ -214,7 +214,10 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let house = self.house.clone();
         if self.two_lengths.at(number) {
-            return Box::pin(async move { Ok(two_lengths(&house, &request)) });
+            return Box::pin(async move { Ok(unframed(&house, &request, two_lengths())) });
+        }
+        if is_coded(request.headers()) {
+            return Box::pin(async move { Ok(unframed(&house, &request, unknown_coding())) });
         }
         let (router, leaving) = (self.router.clone(), self.leaving.clone());
         let answers = self.answers.clone();
@@ -240,6 +243,12 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
             Ok(response)
         })
     }
+}
+
+/// Whether a body has a transfer coding that is not undone here (RFC 9112, 6.1): a proxy in between may undo it.
+fn is_coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 fn builder(limits: &Limits) -> Builder<Streams> {

@@ -47,8 +47,17 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             from.display()
         );
     }
-    if !from.join(BUS).is_file() {
-        bail!("{} is no data folder: it has no {BUS}", from.display());
+    for name in [BUS, STORE] {
+        let file = from.join(name);
+        match fs::File::open(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name == BUS => {
+                bail!("{} is no data folder: it has no {BUS}", from.display());
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{} cannot be read", file.display()));
+            }
+            _ => {}
+        }
     }
     // The copy holds the key and everybody's events.
     data_folder::make(to).with_context(|| format!("{} cannot be made", to.display()))?;

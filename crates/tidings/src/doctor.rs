@@ -235,7 +235,31 @@ fn permissions(folder: &Path, findings: &mut Vec<Finding>) {
     }
 }
 
+/// Whether a database can be read by whoever asks here. Nothing is known of one that cannot.
+fn readable(folder: &Path, name: &'static str, findings: &mut Vec<Finding>) -> bool {
+    for file in [folder.join(name), folder.join(format!("{name}-wal"))] {
+        if let Err(error) = fs::File::open(&file)
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            findings.push(not_allowed(name, &file));
+            return false;
+        }
+    }
+    true
+}
+
+fn not_allowed(part: &'static str, file: &Path) -> Finding {
+    let detail = format!(
+        "{} may not be read by this user; look as the user that the gateway runs as",
+        file.display()
+    );
+    Finding::new(Verdict::Unread, part, detail)
+}
+
 fn log(folder: &Path, findings: &mut Vec<Finding>) {
+    if !readable(folder, BUS, findings) {
+        return;
+    }
     match embedded::verify(folder) {
         Ok(report) if report.findings.is_empty() => {
             let detail = format!(
@@ -260,6 +284,9 @@ fn log(folder: &Path, findings: &mut Vec<Finding>) {
 }
 
 fn store(folder: &Path, findings: &mut Vec<Finding>) {
+    if !readable(folder, STORE, findings) {
+        return;
+    }
     let path = folder.join(STORE);
     if !path.is_file() {
         findings.push(Finding::new(
@@ -320,6 +347,11 @@ async fn looked_into(path: &Path) -> Result<Vec<String>> {
 
 /// The local key, where there is one: a folder with a configured issuer has none.
 fn signing_key(folder: &Path) -> Option<Finding> {
+    let file = folder.join(KEY);
+    let opened = fs::File::open(&file);
+    if opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        return Some(not_allowed(KEY, &file));
+    }
     match LocalKey::load(folder) {
         Ok(_) => Some(Finding::new(Verdict::Good, KEY, "it is sound")),
         Err(LocalKeyError::Absent(_)) => None,
@@ -339,6 +371,9 @@ fn key_of_secrets(folder: &Path) -> Finding {
             SECRETS,
             "it is not there: the gateway needs secrets.key of its configuration",
         ),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            not_allowed(SECRETS, &folder.join(SECRETS))
+        }
         Err(error) => Finding::new(Verdict::Damaged, SECRETS, error.to_string()),
     }
 }

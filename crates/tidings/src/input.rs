@@ -116,13 +116,9 @@ pub(crate) fn lines(
         let outcome = match read {
             Ok(0) => return,
             Ok(_) if line.len() as u64 == MAX_LINE_BYTES && !line.ends_with(b"\n") => {
-                take(
-                    number,
-                    Err(format!(
-                        "it is longer than {MAX_LINE_BYTES} bytes; input ends here"
-                    )),
-                );
-                return;
+                let rest = from.skip_until(b'\n');
+                rest.map_err(|error| format!("it cannot be read: {error}"))
+                    .and_then(|_| Err(format!("it is longer than {MAX_LINE_BYTES} bytes")))
             }
             Ok(_) => String::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned()),
             Err(error) => {
@@ -204,10 +200,11 @@ mod tests {
 
         let long = vec![b'x'; usize::try_from(MAX_LINE_BYTES).unwrap() + 1];
         let mut faults = Vec::new();
-        lines(&long[..], |number, line| {
+        let input = [&long[..], b"\nb\n", &long].concat();
+        lines(&input[..], |number, line| {
             faults.push((number, line.is_err()));
             true
         });
-        assert_eq!(faults, [(1, true)]);
+        assert_eq!(faults, [(1, true), (2, false), (3, true)]);
     }
 }

@@ -183,7 +183,11 @@ fn what_is_no_filter_is_refused_with_its_place() {
         (json!({ "dialects": [deep] }), "16 deep"),
         (
             json!({ "dialects": [{ "sql": "a = " }] }),
-            "dialects[0].sql: the expression cannot be read",
+            "dialects[0].sql: the expression is empty, or ends before it is whole",
+        ),
+        (
+            json!({ "dialects": [{ "sql": "a b" }] }),
+            "dialects[0].sql: the expression cannot be read from \"b\" on",
         ),
         (
             json!({ "dialects": [{ "sql": "FOO(1)" }] }),

@@ -5,6 +5,7 @@ use tidings_event::Code;
 use tidings_event::json::{Fingerprint, RawJson};
 use uuid::Uuid;
 
+use super::lifecycle::clipped;
 use super::verdict::told;
 use crate::publish::refusal::{Refusal, Rule};
 use crate::publish::validate::idempotency_key;
@@ -37,7 +38,17 @@ impl EmitRequest {
 
 /// The event that is named, if all that an emit says of itself is well-formed.
 pub(super) fn shape(request: &EmitRequest) -> Result<(EventPath, Option<Version>), Refusal> {
-    let path = EventPath::parse(&request.name).map_err(|refusal| of_shape(refusal, "name"))?;
+    let path = EventPath::parse(&request.name).map_err(|refusal| {
+        let mut refusal = of_shape(refusal, "name");
+        if let Some((_, version)) = request.name.rsplit_once('@') {
+            let advice = format!(
+                " A version has a member of its own: \"version\": \"{}\".",
+                clipped(version)
+            );
+            refusal.detail.push_str(&advice);
+        }
+        refusal
+    })?;
     let version = request.version.as_deref().map(Version::parse).transpose();
     let version = version.map_err(|refusal| of_shape(refusal, "version"))?;
     if let Some(key) = &request.idempotency_key {

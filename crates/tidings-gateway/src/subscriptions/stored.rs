@@ -147,6 +147,11 @@ impl Subscriptions {
     /// The same, and whether what it is to be sent with fits together.
     pub(super) async fn usable(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = self.checked(document)?;
+        let types = wanted.document.get("filter").and_then(|it| it.get("types"));
+        if types == Some(&json!([])) {
+            let detail = "'filter.types' is empty, so that no event could fit; leave it out for those of any type.";
+            return Err(Refusal::invalid("filter.types", detail));
+        }
         let fastest = Rate::per_second(MAX_PER_SECOND);
         if wanted.delivery.rate.is_some_and(|rate| rate < fastest) {
             let detail =

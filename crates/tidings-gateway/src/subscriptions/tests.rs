@@ -28,6 +28,16 @@ async fn a_key_is_a_pointer_that_can_be_followed() {
 }
 
 #[tokio::test]
+async fn no_type_at_all_is_not_taken_for_every_type() {
+    let gateway = in_memory::gateway(&Clock::manual(NOW)).await;
+    let (owner, rooms) = (user("acme", "ada", true), &gateway.subscriptions);
+    let mut document = hook();
+    document["filter"] = json!({ "types": [] });
+    let refusal = rooms.create(&owner, document, From::Now).await.unwrap_err();
+    assert_eq!(refusal.field.as_deref(), Some("filter.types"), "{refusal}");
+}
+
+#[tokio::test]
 async fn a_secret_whose_overlap_has_ended_is_shown_no_more() {
     let clock = Clock::manual(NOW);
     let gateway = in_memory::gateway(&clock).await;

@@ -267,6 +267,17 @@ fn two_lengths_are_refused_and_what_follows_them_is_no_request() {
             }
         }
     }
+    // Whoever undoes the coding sees another body.
+    for coding in ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked"] {
+        let coded = format!(
+            "{head}Transfer-Encoding: {coding}\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n{inner}",
+            body.len()
+        );
+        let answer = answered(&server, &[coded.as_bytes()]);
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        let refused = answer.contains("HTTP/1.1 400") && answer.contains("Transfer-Encoding");
+        assert!(refused && answer.contains("connection: close"), "{answer}");
+    }
     assert_eq!(server.count(&token), 0);
     // The same words in a body are only words.
     let words = r#"{"type":"crm.contact.created","data":{
