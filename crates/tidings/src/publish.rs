@@ -19,6 +19,7 @@ use crate::connection::{Connection, block_on};
 use crate::failure::{Reported, Usage};
 use crate::input;
 use crate::output::{Output, note, plain, progress_style};
+use crate::stop::Stop;
 
 /// Lines that are read ahead of the network.
 const READ_AHEAD: usize = 64;
@@ -35,7 +36,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Without TYPE and DATA, JSON lines {type, data, schemaVersion?, idempotencyKey?} are read from standard
 /// input. Each event gets its idempotency key before the first try and keeps it over retries. While the
 /// gateway can take nothing (429, 503, 507) each line waits and is sent again; after 2 minutes without any
-/// success all stop. The exit code is 1 if any was refused; each is named with its line.
+/// success all stop. The exit code is 1 if any was refused; each is named with its line. SIGINT and SIGTERM let
+/// what was sent be answered and say how far it came.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -237,8 +239,13 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
     let mut running = JoinSet::new();
     let (mut ended, mut last) = (false, 0);
     let lately = Lately::default();
+    let (mut stop, mut stopped) = (Stop::listen()?, false);
     loop {
-        let room = !ended && general.is_none() && running.len() < concurrency;
+        let going_on = !ended && !stopped && general.is_none();
+        if !going_on && running.is_empty() {
+            break;
+        }
+        let room = going_on && running.len() < concurrency;
         let (line, outcome) = tokio::select! {
             next = lines.recv(), if room => {
                 match next {
@@ -251,7 +258,14 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
                 continue;
             }
             Some(done) = running.join_next() => done?,
-            else => break,
+            () = stop.told() => {
+                if stopped {
+                    break;
+                }
+                (stop, stopped) = (Stop::listen()?, true);
+                bar.suspend(|| note("tidings: stopping once what was sent is answered; asked again, at once"));
+                continue;
+            }
         };
         if let Some(said) = tally.count(line, &outcome) {
             bar.suspend(|| note(&said));
@@ -266,6 +280,18 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
     }
     bar.finish_and_clear();
     tally.say(output)?;
+    if stopped {
+        let unanswered = match running.len() {
+            0 => String::new(),
+            count => {
+                format!("; of {count} lines before it is not known whether they were published")
+            }
+        };
+        note(&format!(
+            "tidings: stopped, and no line after {last} was sent{unanswered}"
+        ));
+        return Err(Reported.into());
+    }
     match general {
         Some((line, Failure::Client(error) | Failure::Unknown(error, _))) => {
             if is_passing(&error) {

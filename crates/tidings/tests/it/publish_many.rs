@@ -7,6 +7,8 @@ use std::thread;
 
 use crate::harness::BINARY;
 
+const TAKEN: &str = r#"{"eventId":"e","type":"a.b","topic":"t","partition":0,"offset":1}"#;
+
 /// Answers a request, and gives its idempotency key and body.
 fn answer(stream: TcpStream, status: &str, body: &str) -> (String, String) {
     let mut stream = BufReader::new(stream);
@@ -43,12 +45,11 @@ fn lines_wait_for_an_outage_to_pass_and_go_again_under_their_key() {
     let serving = thread::spawn(move || {
         let away = r#"{"type":"t","title":"Away","status":503,"code":"events.broker.unavailable"}"#;
         let full = r#"{"type":"t","title":"Full","status":507,"code":"STORAGE_FULL"}"#;
-        let taken = r#"{"eventId":"e","type":"a.b","topic":"t","partition":0,"offset":1}"#;
         let answers = [
             ("503 Service Unavailable", away),
             ("507 Insufficient Storage", full),
-            ("201 Created", taken),
-            ("201 Created", taken),
+            ("201 Created", TAKEN),
+            ("201 Created", TAKEN),
         ];
         answers.map(|(status, body)| {
             let (stream, _) = gateway.accept().expect("a connection");
@@ -77,4 +78,41 @@ fn lines_wait_for_an_outage_to_pass_and_go_again_under_their_key() {
         asked[2].0 != asked[3].0 && asked[3].1.contains("\"n\":2"),
         "{asked:?}"
     );
+}
+
+#[test]
+fn asked_to_stop_it_says_how_far_it_came() {
+    let gateway = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", gateway.local_addr().expect("an address"));
+    let mut publishing = Command::new(BINARY)
+        .args(["publish", "--concurrency", "1", "-o", "json", "--url", &url])
+        .args(["--token", "tdk_any"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut input = publishing.stdin.take().expect("an input");
+    for n in 1..=3 {
+        writeln!(input, r#"{{"type":"a.b","data":{{"n":{n}}}}}"#).expect("it reads");
+    }
+    let (first, _) = gateway.accept().expect("a connection");
+    answer(first, "201 Created", TAKEN);
+    let (second, _) = gateway.accept().expect("a connection");
+    let pid = publishing.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(sent.expect("kill runs").success());
+    let mut said = BufReader::new(publishing.stderr.take().expect("an output"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("text");
+    assert!(line.contains("stopping"), "{line}");
+    answer(second, "201 Created", TAKEN);
+    // There may be more input at any time: it is not waited for.
+    let ended = publishing.wait_with_output().expect("it ends");
+    drop(input);
+    said.read_line(&mut line).expect("text");
+    assert!(line.contains("no line after 2 was sent"), "{line}");
+    assert_eq!(ended.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&ended.stdout);
+    assert!(told.contains(r#""published":2"#), "{told}");
 }
