@@ -181,7 +181,9 @@ fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
                 output.either(&described, &described.to_string())?;
             }
             for (variable, meant) in config::unread_variables()? {
-                eprintln!("{variable} is not read; if the configuration is meant, write {meant}");
+                output::note(&format!(
+                    "{variable} is not read; if the configuration is meant, write {meant}"
+                ));
             }
             servable::check(&config::load(file, &flags)?)
         }
