@@ -191,29 +191,24 @@ impl<'h> Said<'h> {
 /// The event of a record.
 pub fn read(record: &Stored) -> Result<Event, Unreadable> {
     let fault = |what: &str| Unreadable(record.event_id, what.to_owned());
-    let required = |name: &str, value: Option<&str>| {
-        let value = value.map(str::to_owned);
+    let said = Said::by(&record.headers);
+    let required = |name: &str, value: Option<_>| {
         value.ok_or_else(|| fault(&format!("it has no header {name}")))
     };
-    let said = Said::by(&record.headers);
-    let event_type = said
-        .event_type
-        .ok_or_else(|| fault("it has no header ce_type"))?;
-    let version = said.exact_version.or(said.version);
-    let version = version.ok_or_else(|| fault("it has no header ce_schemaversion"))?;
     // In binary mode an exact envelope says the data's media type there alone.
     let content_type = said.content_type;
     let content_type = content_type.filter(|_| said.is_binary() && said.exact_version.is_some());
     Ok(Event {
         event_id: record.event_id,
-        id: required("ce_id", said.id)?,
-        source: required("ce_source", said.source)?,
-        event_type: EventType::recorded(event_type).map_err(|_| fault("its type is not one"))?,
+        id: required("ce_id", said.id)?.to_owned(),
+        source: required("ce_source", said.source)?.to_owned(),
+        event_type: EventType::recorded(required("ce_type", said.event_type)?)
+            .map_err(|_| fault("its type is not one"))?,
         tenant: record.tenant.clone(),
-        schema_version: version
+        schema_version: required("ce_schemaversion", said.exact_version.or(said.version))?
             .parse()
             .map_err(|_| fault("its version is not one"))?,
-        time: required("ce_time", said.time)?,
+        time: required("ce_time", said.time)?.to_owned(),
         received_at_ms: record.timestamp_ms,
         traceparent: said.traceparent.map(str::to_owned),
         subject: said.subject.map(str::to_owned),

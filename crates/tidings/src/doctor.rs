@@ -235,30 +235,26 @@ fn permissions(folder: &Path, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether a database can be read by whoever asks here. Nothing is known of one that cannot.
-fn readable(folder: &Path, name: &'static str, findings: &mut Vec<Finding>) -> bool {
-    for file in [folder.join(name), folder.join(format!("{name}-wal"))] {
-        if let Err(error) = fs::File::open(&file)
-            && error.kind() == io::ErrorKind::PermissionDenied
-        {
-            findings.push(not_allowed(name, &file));
-            return false;
-        }
-    }
-    true
-}
-
-fn not_allowed(part: &'static str, file: &Path) -> Finding {
+/// What is to be said of a file that whoever asks here may not read. Nothing else is known of one then.
+fn not_allowed(part: &'static str, file: &Path) -> Option<Finding> {
+    let error = fs::File::open(file).err()?;
     let detail = format!(
         "{} may not be read by this user; look as the user that the gateway runs as",
         file.display()
     );
-    Finding::new(Verdict::Unread, part, detail)
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    denied.then(|| Finding::new(Verdict::Unread, part, detail))
+}
+
+/// The same of a database and what stands beside it.
+fn database_not_allowed(folder: &Path, name: &'static str) -> Option<Finding> {
+    let wal = || not_allowed(name, &folder.join(format!("{name}-wal")));
+    not_allowed(name, &folder.join(name)).or_else(wal)
 }
 
 fn log(folder: &Path, findings: &mut Vec<Finding>) {
-    if !readable(folder, BUS, findings) {
-        return;
+    if let Some(finding) = database_not_allowed(folder, BUS) {
+        return findings.push(finding);
     }
     match embedded::verify(folder) {
         Ok(report) if report.findings.is_empty() => {
@@ -284,8 +280,8 @@ fn log(folder: &Path, findings: &mut Vec<Finding>) {
 }
 
 fn store(folder: &Path, findings: &mut Vec<Finding>) {
-    if !readable(folder, STORE, findings) {
-        return;
+    if let Some(finding) = database_not_allowed(folder, STORE) {
+        return findings.push(finding);
     }
     let path = folder.join(STORE);
     if !path.is_file() {
@@ -347,10 +343,8 @@ async fn looked_into(path: &Path) -> Result<Vec<String>> {
 
 /// The local key, where there is one: a folder with a configured issuer has none.
 fn signing_key(folder: &Path) -> Option<Finding> {
-    let file = folder.join(KEY);
-    let opened = fs::File::open(&file);
-    if opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-        return Some(not_allowed(KEY, &file));
+    if let Some(finding) = not_allowed(KEY, &folder.join(KEY)) {
+        return Some(finding);
     }
     match LocalKey::load(folder) {
         Ok(_) => Some(Finding::new(Verdict::Good, KEY, "it is sound")),
@@ -361,7 +355,11 @@ fn signing_key(folder: &Path) -> Option<Finding> {
 
 /// The key of secrets, where there is one: the configuration may have it instead.
 fn key_of_secrets(folder: &Path) -> Finding {
-    match fs::read_to_string(folder.join(SECRETS)) {
+    let file = folder.join(SECRETS);
+    if let Some(finding) = not_allowed(SECRETS, &file) {
+        return finding;
+    }
+    match fs::read_to_string(file) {
         Ok(text) if Vault::from_key(text.trim()).is_some() => {
             Finding::new(Verdict::Good, SECRETS, "it is sound")
         }
@@ -371,9 +369,6 @@ fn key_of_secrets(folder: &Path) -> Finding {
             SECRETS,
             "it is not there: the gateway needs secrets.key of its configuration",
         ),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            not_allowed(SECRETS, &folder.join(SECRETS))
-        }
         Err(error) => Finding::new(Verdict::Damaged, SECRETS, error.to_string()),
     }
 }

@@ -180,10 +180,8 @@ fn run(command: Command, output: Output, plugins: Plugins) -> Result<()> {
             for described in config::describe(file, &flags)? {
                 output.either(&described, &described.to_string())?;
             }
-            for (variable, meant) in config::unread_variables()? {
-                output::note(&format!(
-                    "{variable} is not read; if the configuration is meant, write {meant}"
-                ));
+            for unread in config::unread_variables()? {
+                output::note(&unread);
             }
             servable::check(&config::load(file, &flags)?)
         }

@@ -136,8 +136,8 @@ pub(crate) fn run(arguments: Arguments, plugins: Plugins) -> Result<()> {
     let telemetry = Telemetry::new(&config.telemetry)?;
     // Writes what is left when it goes.
     let _logging = logging::begin(&config, telemetry.as_ref())?;
-    for (variable, meant) in config::unread_variables()? {
-        tracing::warn!("{variable} is not read; if the configuration is meant, write {meant}");
+    for unread in config::unread_variables()? {
+        tracing::warn!("{unread}");
     }
     if !config.server.listen.ip().is_loopback() && config.server.public_url.is_empty() {
         tracing::warn!(

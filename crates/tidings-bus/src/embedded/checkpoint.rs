@@ -158,6 +158,8 @@ pub(super) fn report(fault: &Fault, shared: &Shared) {
 mod tests {
     use std::time::Duration;
 
+    use rusqlite::Transaction;
+
     use super::super::image::Image;
     use super::*;
 
@@ -179,6 +181,14 @@ mod tests {
         connection.execute(pages, [many]).unwrap();
     }
 
+    /// Reads all of so many rows, and no later ones until it is finished.
+    fn begin_reading(connection: &Connection, rows: i64) -> Transaction<'_> {
+        let reading = connection.unchecked_transaction().unwrap();
+        let read = reading.query_row("SELECT count(*) FROM pages", [], |row| row.get(0));
+        assert_eq!(read, Ok(rows));
+        reading
+    }
+
     #[test]
     fn only_a_large_wal_that_is_moved_whole_is_for_the_writer_to_renew() {
         let (folder, connection, file) = log();
@@ -186,9 +196,7 @@ mod tests {
         assert!(!move_pages(&connection, &file).unwrap());
         write_frames(&connection, 1);
         let reader = Connection::open(folder.path().join("x.db")).unwrap();
-        let reading = reader.unchecked_transaction().unwrap();
-        let read = reading.query_row("SELECT count(*) FROM pages", [], |row| row.get(0));
-        assert_eq!(read, Ok(10));
+        let reading = begin_reading(&reader, 10);
         write_frames(&connection, RENEW_FRAMES);
         let moved = checkpoint(&connection, "PASSIVE").unwrap().unwrap();
         assert!(
@@ -208,9 +216,7 @@ mod tests {
         write_frames(&connection, 1);
         let another = || Connection::open(folder.path().join("x.db")).unwrap();
         let (reader, waiting) = (another(), another());
-        let reading = reader.unchecked_transaction().unwrap();
-        let read = reading.query_row("SELECT count(*) FROM pages", [], |row| row.get(0));
-        assert_eq!(read, Ok(1));
+        let reading = begin_reading(&reader, 1);
         write_frames(&connection, 1);
         waiting.busy_timeout(Duration::from_mins(1)).unwrap();
         // Until it is the one that runs.

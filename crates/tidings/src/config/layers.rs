@@ -38,8 +38,9 @@ pub(crate) fn layers(file: Option<&Path>, flags: &Flags) -> Figment {
     figment.merge(Serialized::defaults(flags))
 }
 
-/// Variables that name a section with one underscore and are not read, each with the one that may be meant.
-pub(crate) fn unread_variables() -> anyhow::Result<Vec<(String, String)>> {
+/// What is to be said of variables that name a section with one underscore and are not read: each with the one that may be
+/// meant.
+pub(crate) fn unread_variables() -> anyhow::Result<Vec<String>> {
     let defaults: Value = Figment::from(Toml::string(DEFAULTS)).extract()?;
     let members = defaults.as_dict().into_iter().flatten();
     let sections = members.filter(|(_, value)| value.as_dict().is_some());
@@ -47,7 +48,10 @@ pub(crate) fn unread_variables() -> anyhow::Result<Vec<(String, String)>> {
     let variables = std::env::vars_os();
     let names = variables.filter_map(|(name, _)| name.into_string().ok());
     let unread = names.filter_map(|name| Some((meant(&name, &sections)?, name)));
-    Ok(unread.map(|(meant, name)| (name, meant)).collect())
+    let said = unread.map(|(meant, name)| {
+        format!("{name} is not read; if the configuration is meant, write {meant}")
+    });
+    Ok(said.collect())
 }
 
 fn meant(name: &str, sections: &[String]) -> Option<String> {
