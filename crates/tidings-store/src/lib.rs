@@ -76,7 +76,10 @@ static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Readers beside the one writer that SQLite allows; requests beyond wait for a connection.
-const SQLITE_CONNECTIONS: u32 = 4;
+const SQLITE_CONNECTIONS: u32 = 3;
+
+/// Statements that the writer keeps prepared: those that write many rows are one for each number of rows.
+const WRITING_STATEMENTS: usize = 256;
 
 /// Connections to PostgreSQL of one process: six replicas fit into its default limit of 100.
 const POSTGRES_CONNECTIONS: u32 = 16;
@@ -167,26 +170,33 @@ impl Store {
             // The WAL then never holds what was rolled back, on which its check relies.
             .pragma("cache_spill", "0")
             .busy_timeout(SQLITE_PATIENCE);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(SQLITE_CONNECTIONS)
-            .acquire_timeout(SQLITE_PATIENCE)
-            .after_release(|connection, _| Box::pin(pool::is_whole(connection)))
-            .connect_with(options)
-            .await
-            .map_err(|source| StoreError::Open {
-                path: path.to_owned(),
-                source,
-            })?;
+        let connected = |connections, options| {
+            let pool = SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(SQLITE_PATIENCE)
+                .after_release(|connection, _| Box::pin(pool::is_whole(connection)));
+            pool.connect_with(options)
+        };
+        let unopened = |source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let pool = connected(SQLITE_CONNECTIONS, options.clone());
+        let pool = pool.await.map_err(unopened)?;
         let at_once = bytes <= at_most;
         if at_once && let Some(finding) = broken(&pool).await?.into_iter().next() {
             let path = path.to_owned();
             return Err(StoreError::Broken { path, finding });
         }
-        let store = Self::migrated(pool.clone()).await?;
+        migrate(&pool).await?;
         if let Some(finding) = changed_form(&pool).await?.into_iter().next() {
             let path = path.to_owned();
             return Err(StoreError::Broken { path, finding });
         }
+        // After the migration: what one prepares before it, it prepares again.
+        let writing = options.statement_cache_capacity(WRITING_STATEMENTS);
+        let writing = connected(1, writing).await.map_err(unopened)?;
+        let store = Self::on(Connections::Sqlite(OfSqlite::new(pool, writing)));
         if !at_once {
             tokio::spawn(check_later(path.to_owned(), store.broken.clone()));
         }
@@ -223,7 +233,8 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open { path, source })?;
-        Self::migrated(pool).await
+        migrate(&pool).await?;
+        Ok(Self::on(Connections::Sqlite(OfSqlite::on(pool))))
     }
 
     fn on(connections: Connections) -> Self {
@@ -239,23 +250,7 @@ impl Store {
     pub async fn open_to_read(path: &Path) -> Result<Option<Self>, StoreError> {
         let pool = reading(path).await?;
         let readable = is_of_this_version(&pool).await?;
-        Ok(readable.then(|| Self::on(Connections::Sqlite(OfSqlite::new(pool)))))
-    }
-
-    async fn migrated(pool: Pool<Sqlite>) -> Result<Self, StoreError> {
-        let prepare = || attempting("prepare the migration of the store");
-        let mut connection = pool.acquire().await.map_err(prepare())?;
-        // A migration may write more than memory should hold. What an interrupted one leaves in the WAL has no commit, and
-        // so stands in nobody's way.
-        let spilling = connection.execute("PRAGMA cache_spill = 1").await;
-        spilling.map_err(prepare())?;
-        let migrated = SQLITE_MIGRATIONS.run(&mut *connection).await;
-        migrated.map_err(StoreError::Migrate)?;
-        let spilling = connection.execute("PRAGMA cache_spill = 0").await;
-        spilling.map_err(prepare())?;
-        drop(connection);
-        seal::seal_old_rows(&pool).await?;
-        Ok(Self::on(Connections::Sqlite(OfSqlite::new(pool))))
+        Ok(readable.then(|| Self::on(Connections::Sqlite(OfSqlite::on(pool)))))
     }
 
     /// Which event was published because of which.
@@ -401,10 +396,26 @@ impl Store {
     /// Lets running statements end and closes the file. Later calls fail.
     pub async fn close(&self) {
         match &self.connections {
-            Connections::Sqlite(sqlite) => sqlite.pool.close().await,
+            Connections::Sqlite(sqlite) => sqlite.close().await,
             Connections::Postgres(postgres) => postgres.pool.close().await,
         }
     }
+}
+
+/// Brings the tables of a file up to date.
+async fn migrate(pool: &Pool<Sqlite>) -> Result<(), StoreError> {
+    let prepare = || attempting("prepare the migration of the store");
+    let mut connection = pool.acquire().await.map_err(prepare())?;
+    // A migration may write more than memory should hold. What an interrupted one leaves in the WAL has no commit, and
+    // so stands in nobody's way.
+    let spilling = connection.execute("PRAGMA cache_spill = 1").await;
+    spilling.map_err(prepare())?;
+    let migrated = SQLITE_MIGRATIONS.run(&mut *connection).await;
+    migrated.map_err(StoreError::Migrate)?;
+    let spilling = connection.execute("PRAGMA cache_spill = 0").await;
+    spilling.map_err(prepare())?;
+    drop(connection);
+    seal::seal_old_rows(pool).await
 }
 
 /// A connection that only reads a store file. Where not even what readers share can be made beside it, the file is read alone,

@@ -1,6 +1,5 @@
 //! One pool of connections, to SQLite or to PostgreSQL, and how a statement that both understand runs on it.
 
-use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +10,7 @@ use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Pool, Postgres, Row, Sqlite, SqliteConnection};
 use tidings_event::EventType;
-use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::seal::Sealed;
 use crate::{StoreError, attempting};
@@ -23,7 +21,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(1500);
 /// The same while a process starts: nobody waits for its answer yet, and PostgreSQL may be starting too.
 pub(crate) const PATIENCE_AT_START: Duration = Duration::from_secs(30);
 
-/// How long a statement of SQLite waits for another process's write, and a caller for its turn or a connection.
+/// How long a statement of SQLite waits for another process's write, and a caller for a connection.
 pub(crate) const SQLITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long after the network let a start down it is tried again.
@@ -114,67 +112,50 @@ impl OfPostgres {
     }
 }
 
-/// Connections to SQLite, and whose turn it is to write.
+/// Connections to SQLite: some to read on, and the one that writes.
 #[derive(Debug, Clone)]
 pub(crate) struct OfSqlite {
     pub(crate) pool: Pool<Sqlite>,
-    /// SQLite takes one writer at a time, and has others look again in steps of up to 100 ms. Here the next one goes on at
-    /// once, and none holds a connection while it waits that a reader could use. So it is held while its holder waits for
-    /// SQLite. Behind a write that was given up, whose rollback is still on its way, SQLite has the next one look again.
-    turn: Arc<Mutex<()>>,
+    /// SQLite takes one writer at a time, and has others look again in steps of up to 100 ms; those that wait for a
+    /// connection go on at once, in their order, and hold none that a reader could use. What it holds of the file in memory
+    /// stays right, since nobody else of this process writes.
+    writing: Pool<Sqlite>,
 }
 
 impl OfSqlite {
-    pub(crate) fn new(pool: Pool<Sqlite>) -> Self {
-        Self {
-            pool,
-            turn: Arc::default(),
-        }
+    pub(crate) fn new(pool: Pool<Sqlite>, writing: Pool<Sqlite>) -> Self {
+        Self { pool, writing }
     }
 
-    /// A connection to read on. One that is idle is taken as it is: no network can have cut it off.
-    ///
-    /// To wait for one is boxed here, as with PostgreSQL: it would make each future that asks the store 15 KB large.
+    /// One pool for both.
+    pub(crate) fn on(pool: Pool<Sqlite>) -> Self {
+        Self::new(pool.clone(), pool)
+    }
+
+    /// A connection to read on.
     pub(crate) async fn acquire(&self) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
-        match self.pool.try_acquire() {
-            Some(connection) => Ok(connection),
-            None => Box::pin(self.pool.acquire()).await,
-        }
+        acquired(&self.pool).await
     }
 
-    /// A connection to write on, once nobody else of this store writes.
-    pub(crate) async fn acquire_to_write(&self) -> Result<ToWrite<'_>, sqlx::Error> {
-        let acquired = timeout(SQLITE_PATIENCE, async {
-            let turn = self.turn.lock().await;
-            let connection = self.acquire().await?;
-            Ok(ToWrite {
-                connection,
-                _turn: turn,
-            })
-        });
-        let acquired = acquired.await;
-        acquired.unwrap_or_else(|_elapsed| Err(sqlx::Error::PoolTimedOut))
+    /// The connection to write on, once nobody else of this store writes.
+    pub(crate) async fn acquire_to_write(&self) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+        acquired(&self.writing).await
+    }
+
+    /// Lets running statements end, those that write last.
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+        self.writing.close().await;
     }
 }
 
-/// A connection of SQLite whose turn it is to write, until this is dropped.
-#[derive(Debug)]
-pub(crate) struct ToWrite<'a> {
-    connection: PoolConnection<Sqlite>,
-    _turn: MutexGuard<'a, ()>,
-}
-
-impl Deref for ToWrite<'_> {
-    type Target = SqliteConnection;
-
-    fn deref(&self) -> &SqliteConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for ToWrite<'_> {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
-        &mut self.connection
+/// One that is idle is taken as it is: no network can have cut it off.
+///
+/// To wait for one is boxed here, as with PostgreSQL: it would make each future that asks the store 15 KB large.
+async fn acquired(pool: &Pool<Sqlite>) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+    match pool.try_acquire() {
+        Some(connection) => Ok(connection),
+        None => Box::pin(pool.acquire()).await,
     }
 }
 

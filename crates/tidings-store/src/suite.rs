@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, Executor, PgConnection, Pool, Sqlite};
 use uuid::Uuid;
 
-use crate::pool::Connections;
+use crate::pool::{Connections, OfSqlite};
 use crate::receipts::{ReceiptKey, Receipts, Reservation};
 use crate::{ApiKeyRow, OutboxRow, Store};
 
@@ -39,11 +39,16 @@ pub(crate) async fn waiting(store: &Store, limit: u32) -> Vec<OutboxRow> {
 }
 
 /// The connections of a store that was opened as a file, or in memory.
-pub(crate) fn sqlite(store: &Store) -> &Pool<Sqlite> {
+pub(crate) fn of_sqlite(store: &Store) -> &OfSqlite {
     match &store.connections {
-        Connections::Sqlite(sqlite) => &sqlite.pool,
+        Connections::Sqlite(sqlite) => sqlite,
         Connections::Postgres(_) => panic!("opened as a file"),
     }
+}
+
+/// Those of them to read on.
+pub(crate) fn sqlite(store: &Store) -> &Pool<Sqlite> {
+    &of_sqlite(store).pool
 }
 
 /// A new store on PostgreSQL.

@@ -6,7 +6,7 @@ use std::task::Poll;
 use sqlx::Row;
 
 use super::*;
-use crate::suite::sqlite;
+use crate::suite::{of_sqlite, sqlite};
 
 async fn with_one_manifest(store: &Store) {
     store
@@ -42,18 +42,16 @@ async fn what_was_written_is_there_after_reopening() {
 async fn the_file_is_opened_with_every_commit_synced() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("store.db")).await.unwrap();
-    let pool = sqlite(&store);
-    let pragma = async |sql: &'static str| {
-        sqlx::query(sql)
-            .fetch_one(pool)
+    let mut writer = of_sqlite(&store).acquire_to_write().await.unwrap();
+    for (pragma, wanted) in [("PRAGMA synchronous", 2_i64), ("PRAGMA foreign_keys", 1)] {
+        let set: i64 = sqlx::query_scalar(pragma)
+            .fetch_one(&mut *writer)
             .await
-            .unwrap()
-            .get::<i64, _>(0)
-    };
-    assert_eq!(pragma("PRAGMA synchronous").await, 2);
-    assert_eq!(pragma("PRAGMA foreign_keys").await, 1);
+            .unwrap();
+        assert_eq!(set, wanted, "{pragma}");
+    }
     let mode = sqlx::query("PRAGMA journal_mode")
-        .fetch_one(pool)
+        .fetch_one(&mut *writer)
         .await
         .unwrap();
     assert_eq!(mode.get::<String, _>(0), "wal");
@@ -64,37 +62,25 @@ async fn a_commit_that_sqlite_has_undone_leaves_no_transaction_open() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = Store::open(&path).await.unwrap();
-    let pool = sqlite(&store);
+    let of_sqlite = of_sqlite(&store);
     // As where the disk is full, which is found at the commit.
-    let undo_commits = async |undo: bool| {
-        let mut all = Vec::new();
-        for _ in 0..SQLITE_CONNECTIONS {
-            let mut connection = pool.acquire().await.unwrap();
-            let mut handle = connection.lock_handle().await.unwrap();
-            if undo {
-                handle.set_commit_hook(|| false);
-            } else {
-                handle.remove_commit_hook();
-            }
-            drop(handle);
-            all.push(connection);
-        }
-    };
-    undo_commits(true).await;
+    let mut writer = of_sqlite.acquire_to_write().await.unwrap();
+    writer
+        .lock_handle()
+        .await
+        .unwrap()
+        .set_commit_hook(|| false);
+    drop(writer);
     let module = "sales".parse().unwrap();
-    let mut undone = 0;
-    for _ in 0..2 * SQLITE_CONNECTIONS {
-        let written = store.manifests().put(&module, "1.0.0", "{}", 7, &[]).await;
-        undone += u32::from(written.is_err());
-    }
-    assert!(undone > 0);
-    undo_commits(false).await;
+    let written = store.manifests().put(&module, "1.0.0", "{}", 7, &[]).await;
+    assert!(written.is_err());
+    let mut writer = of_sqlite.acquire_to_write().await.unwrap();
+    writer.lock_handle().await.unwrap().remove_commit_hook();
+    drop(writer);
     // What is rolled back on such a connection would stay open, and swallow what is committed after it.
     let unknown = "unknown".parse().unwrap();
-    for _ in 0..2 * SQLITE_CONNECTIONS {
-        assert!(!store.manifests().delete(&unknown, &[]).await.unwrap());
-    }
-    for _ in 0..2 * SQLITE_CONNECTIONS {
+    assert!(!store.manifests().delete(&unknown, &[]).await.unwrap());
+    for _ in 0..2 {
         with_one_manifest(&store).await;
         // Another process sees what was answered, and may write.
         let mut other = reading_and_writing(&path).await;
@@ -360,10 +346,7 @@ async fn a_file_is_read_where_nothing_can_be_made_beside_it() {
 async fn writers_that_wait_leave_readers_a_connection() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("store.db")).await.unwrap();
-    let Connections::Sqlite(of_sqlite) = &store.connections else {
-        panic!("{store:?}");
-    };
-    let mut writer = of_sqlite.acquire_to_write().await.unwrap();
+    let mut writer = of_sqlite(&store).acquire_to_write().await.unwrap();
     writer.execute("BEGIN IMMEDIATE").await.unwrap();
     let waiting = (0..2 * SQLITE_CONNECTIONS).map(|_| with_one_manifest(&store));
     let waiting = futures_util::future::join_all(waiting);

@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::pool::{OfPostgres, PATIENCE};
-    use crate::suite::{new_schema, on_each_database, sqlite};
+    use crate::suite::{new_schema, of_sqlite, on_each_database};
 
     fn refuses(said: Result<(), StoreError>, why: &str) {
         match said {
@@ -149,8 +149,7 @@ mod tests {
     async fn while_others_write_it_is_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store.db")).await.unwrap();
-        let pool = sqlite(&store);
-        let mut writer = pool.acquire().await.unwrap();
+        let mut writer = of_sqlite(&store).acquire_to_write().await.unwrap();
         writer.execute("BEGIN IMMEDIATE").await.unwrap();
         store.looked.last().wrong = Some("it is full".to_owned());
         refuses(store.takes_writes_by(Duration::ZERO).await, "full");

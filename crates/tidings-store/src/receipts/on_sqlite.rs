@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Executor, Pool, Row, Sqlite, SqliteConnection, Transaction};
 use tidings_event::TenantId;
 use uuid::Uuid;
 
 use super::{Completion, Place, ReceiptKey, Reservation, Reserved, SWEEP, corrupt, millis, offset};
-use crate::pool::{Columns, OfSqlite, ToWrite};
+use crate::pool::{Columns, OfSqlite};
 use crate::seal::{Seal, Sealed};
 use crate::{StoreError, attempting};
 
@@ -74,7 +75,7 @@ impl OnSqlite {
         Self { sqlite }
     }
 
-    async fn to_write(&self, doing: &'static str) -> Result<ToWrite<'_>, StoreError> {
+    async fn to_write(&self, doing: &'static str) -> Result<PoolConnection<Sqlite>, StoreError> {
         self.sqlite
             .acquire_to_write()
             .await
