@@ -47,6 +47,9 @@ impl Fingerprint {
     }
 }
 
+/// Most objects of texts fit into so many bytes.
+const USUAL_TEXTS: usize = 256;
+
 /// The most members that [`members`] reads.
 const MAX_MEMBERS: usize = 256;
 
@@ -227,6 +230,20 @@ fn digest(kind: Kind, bytes: &[u8]) -> u128 {
     xxhash_rust::xxh3::xxh3_128_with_seed(bytes, kind as u64)
 }
 
+/// Of an object, by the digests of its members' names and values; `None` if two have one name.
+fn digest_of(mut members: Vec<(u128, u128)>) -> Option<u128> {
+    members.sort_unstable();
+    if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(32 * members.len());
+    for (name, value) in members {
+        bytes.extend_from_slice(&name.to_le_bytes());
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    Some(digest(Kind::Object, &bytes))
+}
+
 impl Value<'_, '_> {
     /// The levels that are left below what is in it.
     fn inner<E: serde::de::Error>(&self) -> Result<usize, E> {
@@ -293,18 +310,8 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         while let Some(name) = members.next_key_seed(Name)? {
             seen.push((name, members.next_value_seed(Value { left, numbers })?));
         }
-        seen.sort_unstable();
-        if seen.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(A::Error::custom(
-                "an object has two members of the same name",
-            ));
-        }
-        let mut bytes = Vec::with_capacity(32 * seen.len());
-        for (name, value) in seen {
-            bytes.extend_from_slice(&name.to_le_bytes());
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
-        Ok(digest(Kind::Object, &bytes))
+        digest_of(seen)
+            .ok_or_else(|| A::Error::custom("an object has two members of the same name"))
     }
 }
 
@@ -330,6 +337,10 @@ impl Visitor<'_> for Name {
     }
 }
 
+fn write_text(into: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(into, text).expect("a text is written to memory");
+}
+
 /// A text that is known to be one valid JSON value, kept as it was sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawJson(Bytes);
@@ -351,6 +362,23 @@ impl RawJson {
             Self(Bytes::copy_from_slice(text.trim().as_bytes())),
             fingerprint,
         ))
+    }
+
+    /// An object of texts, written here, with its fingerprint. Panics if two members have one name.
+    pub fn of_texts(members: &[(&str, &str)]) -> (Self, Fingerprint) {
+        let mut text = Vec::with_capacity(USUAL_TEXTS);
+        let mut digests = Vec::with_capacity(members.len());
+        for (name, value) in members {
+            text.push(if text.is_empty() { b'{' } else { b',' });
+            write_text(&mut text, name);
+            text.push(b':');
+            write_text(&mut text, value);
+            let of_text = |text: &str| digest(Kind::Text, text.as_bytes());
+            digests.push((of_text(name), of_text(value)));
+        }
+        text.extend_from_slice(if members.is_empty() { b"{}" } else { b"}" });
+        let fingerprint = digest_of(digests).expect("each member has a name of its own");
+        (Self(text.into()), Fingerprint(fingerprint))
     }
 
     /// A part of a text that was checked already, and is kept with it.
@@ -509,6 +537,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn an_object_of_texts_is_what_is_read_of_it(
+            members in proptest::collection::btree_map(".{0,8}", ".{0,8}", 0..6),
+        ) {
+            let members: Vec<_> = members.iter().map(|(name, text)| (&**name, &**text)).collect();
+            let (written, fingerprint) = RawJson::of_texts(&members);
+            let wanted: serde_json::Map<_, _> =
+                members.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(written.as_str()).unwrap(), json!(wanted));
+            prop_assert_eq!(check(written.as_str()).unwrap(), fingerprint);
+        }
+
         #[test]
         fn spacing_never_matters(value in any_json()) {
             let tight = serde_json::to_string(&value).unwrap();

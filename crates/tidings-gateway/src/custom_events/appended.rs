@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
 use tidings_event::Data;
 use tidings_event::json::{Fingerprint, RawJson};
 use tidings_store::EmitRow;
@@ -17,72 +16,52 @@ use crate::publish::refusal::Refusal;
 pub(super) const UNTIL_RELAYED: usize = 3;
 
 /// What an event says of the emit that it tells of.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct About<'a> {
-    canonical_name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<&'a str>,
-    event_id: Uuid,
-}
-
-impl<'a> About<'a> {
-    fn of(row: &'a EmitRow, event: LifecycleEvent) -> Self {
-        let canonical_name = row.event_type.as_str();
-        let (path, version) = canonical_name
-            .rsplit_once('@')
-            .unwrap_or((canonical_name, ""));
-        let path = path.rsplit(':').next().unwrap_or_default();
-        let (namespace, name) = path.split_once('.').unwrap_or((path, ""));
-        let is_named = matches!(
-            event,
-            LifecycleEvent::EmitRequested | LifecycleEvent::EmitRelayed
-        );
-        Self {
+fn about(row: &EmitRow, event: LifecycleEvent) -> (RawJson, Fingerprint) {
+    let canonical_name = row.event_type.as_str();
+    let (path, version) = canonical_name
+        .rsplit_once('@')
+        .unwrap_or((canonical_name, ""));
+    let path = path.rsplit(':').next().unwrap_or_default();
+    let (namespace, name) = path.split_once('.').unwrap_or((path, ""));
+    let mut buffer = Uuid::encode_buffer();
+    let event_id = row.event_id.hyphenated().encode_lower(&mut buffer);
+    let canonical_name = ("canonicalName", canonical_name);
+    let event_id = ("eventId", &*event_id);
+    match event {
+        LifecycleEvent::EmitRequested | LifecycleEvent::EmitRelayed => RawJson::of_texts(&[
             canonical_name,
-            namespace: is_named.then_some(namespace),
-            name: is_named.then_some(name),
-            version: is_named.then_some(version),
-            event_id: row.event_id,
-        }
+            ("namespace", namespace),
+            ("name", name),
+            ("version", version),
+            event_id,
+        ]),
+        _ => RawJson::of_texts(&[canonical_name, event_id]),
     }
-}
-
-pub(super) fn unread(error: serde_json::Error) -> Refusal {
-    Refusal::fault("Reading an emit's payload", &error)
 }
 
 /// The emit with what tells of it, in source D's order: one append, in which the emit is the second.
-pub(super) fn command(
-    caller: Caller,
-    row: &EmitRow,
-    emit: Draft,
-    wanted: bool,
-) -> Result<Command, Refusal> {
-    let told = |event| told(row, event).map_err(unread);
+pub(super) fn command(caller: Caller, row: &EmitRow, emit: Draft, wanted: bool) -> Command {
+    let named = about(row, LifecycleEvent::EmitRequested);
     let mut drafts = vec![
-        Ok(told(LifecycleEvent::EmitRequested)?),
+        Ok(told_with(row, LifecycleEvent::EmitRequested, named.clone())),
         Ok(emit),
-        Ok(told(LifecycleEvent::EmitRelayed)?),
+        Ok(told_with(row, LifecycleEvent::EmitRelayed, named)),
     ];
     if !wanted {
-        drafts.push(Ok(told(LifecycleEvent::EmitDelivered)?));
+        drafts.push(Ok(told(row, LifecycleEvent::EmitDelivered)));
     }
-    Ok(Command {
+    Command {
         caller,
         drafts,
         traceparent: row.traceparent.clone(),
         alone: true,
-    })
+    }
 }
 
 /// The event of an emit that was accepted before, on behalf of who emitted it.
 pub(super) fn draft_again(row: &EmitRow) -> Result<Draft, Refusal> {
     let payload = RawJson::parse(row.payload.as_deref().unwrap_or_default());
+    let unread = |error| Refusal::fault("Reading an emit's payload", &error);
     Ok(draft(row, None, payload.map_err(unread)?))
 }
 
@@ -119,9 +98,16 @@ pub(super) fn draft(
 }
 
 /// An event that tells of an emit; the same one whenever it is told.
-pub(super) fn told(row: &EmitRow, event: LifecycleEvent) -> Result<Draft, serde_json::Error> {
-    let (data, fingerprint) = RawJson::parse(&serde_json::to_string(&About::of(row, event))?)?;
-    Ok(Draft {
+pub(super) fn told(row: &EmitRow, event: LifecycleEvent) -> Draft {
+    told_with(row, event, about(row, event))
+}
+
+fn told_with(
+    row: &EmitRow,
+    event: LifecycleEvent,
+    (data, fingerprint): (RawJson, Fingerprint),
+) -> Draft {
+    Draft {
         event_type: event.as_str().to_owned(),
         schema_version: None,
         data: Data::Json(data),
@@ -131,5 +117,5 @@ pub(super) fn told(row: &EmitRow, event: LifecycleEvent) -> Result<Draft, serde_
         workspace: None,
         cause: None,
         custom: Some(Custom::Told),
-    })
+    }
 }

@@ -21,7 +21,7 @@ use tidings_store::{Admission, Admitted, EmitNote, EmitPlace, EmitRow, EmitState
 use uuid::Uuid;
 
 use super::admissions::Admissions;
-use super::appended::{UNTIL_RELAYED, command, draft, draft_again, told, unread};
+use super::appended::{UNTIL_RELAYED, command, draft, draft_again, told};
 use super::emit_request::{fingerprint, measure, shape};
 use super::lifecycle::clipped;
 use super::registry::aside;
@@ -213,7 +213,7 @@ impl Emits {
         let (row, registered) = self.found(caller, tenant, (path, version), request).await?;
         let wanted = self.is_wanted(&row);
         let draft = draft(&row, Some(&registered), request.content());
-        let command = command(caller.clone(), &row, draft, wanted)?;
+        let command = command(caller.clone(), &row, draft, wanted);
         let named = if registered
             .schema
             .may_take_long(request.payload.as_str().len())
@@ -345,7 +345,7 @@ impl Emits {
 
     pub(super) async fn appended(&self, row: &EmitRow) -> Result<Vec<Published>, Refusal> {
         let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
-        let command = command(caller, row, draft_again(row)?, self.is_wanted(row))?;
+        let command = command(caller, row, draft_again(row)?, self.is_wanted(row));
         self.line.publish(command).await
     }
 
@@ -514,7 +514,7 @@ impl Emits {
 
     /// Tells what has become of an emit; once, however often it is found out.
     pub(super) async fn tell(&self, row: &EmitRow, event: LifecycleEvent) -> Result<(), Refusal> {
-        let draft = told(row, event).map_err(unread)?;
+        let draft = told(row, event);
         let caller = on_behalf_of(Service::Tidings, row.tenant.clone());
         let command = Command::one(caller, draft, row.traceparent.clone());
         self.line.publish(command).await.map(drop)

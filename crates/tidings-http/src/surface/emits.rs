@@ -3,11 +3,12 @@
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidings_event::Code;
 use tidings_event::event::rfc3339;
-use tidings_event::json;
+use tidings_event::json::{self, Fingerprint, Members, RawJson};
 use tidings_gateway::custom_events::{EmitQuery, EmitRequest, EmitRow, EmitState};
 use tidings_gateway::publish::refusal::Refusal;
 use uuid::Uuid;
@@ -45,8 +46,7 @@ pub(crate) async fn emit(
     )
     .await?;
     expect_json(&head.headers)?;
-    let members = json::members(text(&body)?).map_err(|error| malformed(&error))?;
-    let mut request = emit_request(&body, members)?;
+    let mut request = emit_of(&body)?;
     let of_header = key(&head.headers);
     if let (Some(header), Some(member)) = (&of_header, &request.idempotency_key)
         && header != member
@@ -95,10 +95,28 @@ pub(crate) struct EmittedBody {
     skipped: bool,
 }
 
-/// Reads the body of an emit. Fields of other names are refused by name.
-pub(super) fn emit_request(
-    body: &bytes::Bytes,
-    members: Vec<(std::borrow::Cow<'_, str>, &RawValue)>,
+/// Reads the body of an emit.
+fn emit_of(body: &Bytes) -> Result<EmitRequest, Refusal> {
+    let text = text(body)?;
+    if let Some(read) = json::checked(text, "payload") {
+        let payload = (RawJson::checked_within(body, read.text), read.fingerprint);
+        return emit_with(body, read.others, Some(payload));
+    }
+    // Something is wrong, or unusual: one after the other, to say what.
+    let members = json::members(text).map_err(|error| malformed(&error))?;
+    emit_request(body, members)
+}
+
+/// Reads the members of an emit.
+pub(super) fn emit_request(body: &Bytes, members: Members<'_>) -> Result<EmitRequest, Refusal> {
+    emit_with(body, members, None)
+}
+
+/// Reads the members of an emit, of which the payload may have been read already. Fields of other names are refused by name.
+fn emit_with(
+    body: &Bytes,
+    members: Members<'_>,
+    read: Option<(RawJson, Fingerprint)>,
 ) -> Result<EmitRequest, Refusal> {
     let (mut name, mut version, mut payload) = (None, None, None);
     let (mut idempotency_key, mut causation_id) = (None, None);
@@ -121,8 +139,11 @@ pub(super) fn emit_request(
         let detail = format!("The field '{name}' is missing.");
         Refusal::shape(Code::InvalidEvent, name, detail)
     };
-    let payload = payload.ok_or_else(|| missing("payload"))?;
-    let (payload, fingerprint) = within(body, payload)?;
+    let (payload, fingerprint) = match (read, payload) {
+        (Some(read), _) => read,
+        (None, Some(payload)) => within(body, payload)?,
+        (None, None) => return Err(missing("payload")),
+    };
     let causation_id = causation_id.as_deref().map(str::parse::<Uuid>).transpose();
     let causation_id = causation_id.map_err(|_| {
         let detail = "'causationId' must be the id of an event, a UUID.";
