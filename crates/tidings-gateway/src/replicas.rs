@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_store::{Replicas, Store, StoreError, Versions};
+use tidings_store::{Replicas, Store, StoreError, Versions, WorkspacesRead};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
@@ -77,7 +77,7 @@ impl Follower {
             match replicas.versions().await {
                 Ok(versions) => {
                     failing = false;
-                    self.look(&versions, &mut seen).await;
+                    self.look(replicas, &versions, &mut seen).await;
                 }
                 Err(error) if !failing => {
                     failing = true;
@@ -89,11 +89,11 @@ impl Follower {
     }
 
     /// Reads again what has not been read since its version moved.
-    async fn look(&self, versions: &Versions, seen: &mut Seen) {
+    async fn look(&self, replicas: &Replicas, versions: &Versions, seen: &mut Seen) {
         let gone = |error: StoreError| error.to_string();
         let said = |refusal: Refusal| refusal.detail;
         let (place, registered) = (&mut seen.place, &mut seen.registered);
-        let rooms = &mut seen.rooms;
+        let (rooms, workspaces) = (&mut seen.rooms, &mut seen.workspaces);
         // Each of them, however long the others take and whatever cannot be read of them: a row of a newer version must not
         // keep a key in force that was revoked.
         tokio::join!(
@@ -112,7 +112,9 @@ impl Follower {
             rooms
                 .workspaces
                 .look("workspaces", versions.workspaces, async {
-                    self.workspaces.reload().await.map_err(said)
+                    let removed = versions.workspaces_removed;
+                    let followed = self.workspaces.follow(replicas, removed, workspaces);
+                    followed.await.map_err(said)
                 }),
             rooms
                 .subscriptions
@@ -136,6 +138,8 @@ struct Seen {
     place: (i64, Option<Uuid>),
     /// Of the registrations.
     registered: Option<i64>,
+    /// Of tenants and workspaces, at which version of their removal.
+    workspaces: Option<(WorkspacesRead, i64)>,
 }
 
 #[derive(Default)]
@@ -206,9 +210,11 @@ pub(crate) mod tests {
     use crate::access::{AccessConfig, NewApiKey, Scope, on_behalf_of};
     use crate::clock::Clock;
     use crate::in_memory;
-    use crate::rulebook::Route;
+    use crate::rulebook::{Role, Route};
 
     const NOW: i64 = 1_700_000_000_000;
+    /// What stands between a server's URL and the name of a schema there.
+    const SCHEMA: &str = "?options[search_path]=";
     /// What the specification promises.
     const PROMISED: Duration = Duration::from_secs(1);
 
@@ -224,13 +230,16 @@ pub(crate) mod tests {
     pub(crate) fn new_schema() -> String {
         let url = setting("TIDINGS_TEST_POSTGRES");
         let schema = format!("replicas_{}", Uuid::now_v7().simple());
+        psql(&url, &format!("CREATE SCHEMA {schema}"));
+        format!("{url}{SCHEMA}{schema}")
+    }
+
+    fn psql(url: &str, statement: &str) {
         let psql = format!("{}/psql", setting("TIDINGS_POSTGRES_BIN"));
-        let create = format!("CREATE SCHEMA {schema}");
-        let made = Command::new(psql)
-            .args(["-XAtq", &url, "-c", &create])
+        let done = Command::new(psql)
+            .args(["-XAtq", url, "-c", statement])
             .status();
-        assert!(made.unwrap().success());
-        format!("{url}?options[search_path]={schema}")
+        assert!(done.unwrap().success());
     }
 
     struct Replica {
@@ -375,8 +384,9 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_workspace_made_at_one_is_open_at_the_other() {
-        let (one, two, _bus) = two(&new_schema()).await;
+    async fn a_workspace_and_its_members_are_at_the_other_as_they_are_at_one() {
+        let schema = new_schema();
+        let (one, two, _bus) = two(&schema).await;
         let folder = tempfile::tempdir().unwrap();
         let issuer = Access::new(
             AccessConfig::default(),
@@ -403,8 +413,21 @@ pub(crate) mod tests {
         one.gateway.workspaces.admit(&ada).await.unwrap();
         let made = one.gateway.workspaces.put(&ada, &acme, &id).await;
         assert!(made.unwrap());
-        let open = || two.gateway.workspaces.open_to(&ada, "ws-1").is_ok();
-        within_the_promise("the workspace", async || open()).await;
+        let at_two = || two.gateway.workspaces.open_to(&ada, "ws-1");
+        within_the_promise("the workspace", async || at_two().is_ok()).await;
+        let has_bob = || at_two().unwrap().members.contains_key("bob");
+        let room = &one.gateway.workspaces;
+        let added = room.put_member(&ada, &acme, &id, "bob", Role::Member).await;
+        added.unwrap();
+        within_the_promise("the member", async || has_bob()).await;
+        let removed = room.delete_member(&ada, &acme, &id, "bob").await;
+        removed.unwrap();
+        within_the_promise("the member's removal", async || !has_bob()).await;
+        // No call removes a workspace; an operator may, in the database.
+        let (server, name) = schema.split_once(SCHEMA).unwrap();
+        let delete = format!("SET search_path TO {name}; DELETE FROM workspaces");
+        psql(server, &delete);
+        within_the_promise("the removal", async || at_two().is_err()).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -3,12 +3,13 @@
 //! Cast: the room [`Workspaces`]. Workspaces and members lie in the rulebook, where the line asks who may
 //! publish; tenants lie here, in memory too, because each request asks whether its tenant is known.
 
+mod in_force;
 mod share;
 mod slug;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::clock::Clock;
 use crate::custom_events::Plan;
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Refusal, Rule};
-use crate::rulebook::{Role, Shelf, Workspace, Workspaces as InForce, no_workspace};
+use crate::rulebook::{Role, Shelf, Workspace, no_workspace};
 use crate::storing::{contended, store_fault, store_late, to_its_end};
 use slug::slug_of;
 
@@ -103,12 +104,6 @@ impl Workspaces {
         };
         room.reload().await?;
         Ok(room)
-    }
-
-    /// Puts in force what the store holds: another replica may have changed it.
-    pub(crate) async fn reload(&self) -> Result<(), Refusal> {
-        let _alone = self.changing.lock().await;
-        self.put_in_force().await
     }
 
     /// Makes the caller's tenant known at its first request, on the Free plan. Nothing is asked of the store for
@@ -445,56 +440,6 @@ impl Workspaces {
         in_force
     }
 
-    /// Puts in force what the store holds of one workspace.
-    async fn renew(&self, id: &WorkspaceId) -> Result<(), Refusal> {
-        let rows = self.store.workspaces();
-        let Some(row) = rows.get(id).await.map_err(store_fault)? else {
-            return Ok(());
-        };
-        let members = rows.members_of(id).await.map_err(store_fault)?;
-        let roles = members.into_iter().filter_map(role_of);
-        let workspace = Arc::new(Workspace {
-            id: row.id,
-            tenant: row.tenant,
-            members: roles.map(|(_, user, role)| (user, role)).collect(),
-        });
-        self.shelf.change(|rulebook| {
-            let mut all = InForce::clone(rulebook.workspaces());
-            all.insert(workspace.clone());
-            rulebook.with_workspaces(Arc::new(all))
-        });
-        Ok(())
-    }
-
-    /// The same of all that it holds.
-    async fn put_in_force(&self) -> Result<(), Refusal> {
-        let rows = self.store.workspaces();
-        let tenants = rows.tenants().await.map_err(store_fault)?;
-        let tenants: HashMap<_, _> = tenants
-            .into_iter()
-            .map(|row| read_tenant(row).map(|tenant| (tenant.id.clone(), Arc::new(tenant))))
-            .collect::<Result<_, _>>()?;
-        let mut members: HashMap<WorkspaceId, BTreeMap<String, Role>> = HashMap::new();
-        let everybody = rows.members().await.map_err(store_fault)?;
-        for (workspace, user, role) in everybody.into_iter().filter_map(role_of) {
-            members.entry(workspace).or_default().insert(user, role);
-        }
-        let workspaces = rows.all().await.map_err(store_fault)?;
-        let workspaces = workspaces.into_iter().map(|row| {
-            let members = members.remove(&row.id).unwrap_or_default();
-            Arc::new(Workspace {
-                id: row.id,
-                tenant: row.tenant,
-                members,
-            })
-        });
-        let workspaces = Arc::new(workspaces.collect::<InForce>());
-        self.shelf
-            .change(|rulebook| rulebook.with_workspaces(workspaces.clone()));
-        *self.tenants.write().unwrap_or_else(PoisonError::into_inner) = tenants;
-        Ok(())
-    }
-
     fn told(
         &self,
         caller: &Caller,
@@ -507,11 +452,6 @@ impl Workspaces {
         self.outbox.check(&row)?;
         Ok(vec![row])
     }
-}
-
-/// Nothing for a role that this version does not know.
-fn role_of(row: MemberRow) -> Option<(WorkspaceId, String, Role)> {
-    Some((row.workspace, row.user, Role::parse(&row.role)?))
 }
 
 fn check(new: &NewTenant) -> Result<(), Refusal> {

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::{Executor, Row};
 use uuid::Uuid;
 
-use crate::pool::{OfPostgres, on_postgres};
-use crate::{StoreError, attempting};
+use crate::pool::{Columns, OfPostgres, on_postgres};
+use crate::seal::Sealed;
+use crate::{MemberRow, StoreError, TenantRow, WorkspaceRow, attempting};
 
 /// Time is the server's. A turn that has ended, or is the caller's already, is the caller's.
 const TAKE: &str = "INSERT INTO turns AS kept (name, holder, ends_at_ms) \
@@ -14,8 +16,14 @@ const TAKE: &str = "INSERT INTO turns AS kept (name, holder, ends_at_ms) \
      ON CONFLICT (name) DO UPDATE SET holder = EXCLUDED.holder, ends_at_ms = EXCLUDED.ends_at_ms \
      WHERE kept.holder = EXCLUDED.holder OR kept.ends_at_ms <= EXCLUDED.ends_at_ms - $3";
 
-const VERSIONS: &str =
-    "SELECT api_keys, manifests, catalogs, workspaces, subscriptions, custom_events FROM changes";
+const VERSIONS: &str = "SELECT api_keys, manifests, catalogs, workspaces, workspaces_removed, \
+     subscriptions, custom_events FROM changes";
+
+const LAST: &str = "SELECT (SELECT COALESCE(max(change), 0) FROM tenants) AS tenants, \
+     (SELECT COALESCE(max(change), 0) FROM workspaces) AS workspaces";
+
+/// So many tenants, or workspaces, are read at once.
+const PAGE: i64 = 500;
 
 /// The versions of what replicas keep in memory, by kind. Zero is that there was no change yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,10 +36,30 @@ pub struct Versions {
     pub catalogs: i64,
     /// Of tenants, workspaces and their members.
     pub workspaces: i64,
+    /// Of the removal of tenants and workspaces, which is a change of them too.
+    pub workspaces_removed: i64,
     /// Of subscriptions.
     pub subscriptions: i64,
     /// Of registrations of custom events.
     pub custom_events: i64,
+}
+
+/// How far a replica has read what tenants and workspaces there are: the number of the last change of each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkspacesRead {
+    tenants: i64,
+    workspaces: i64,
+}
+
+/// Some of what has changed of tenants and workspaces.
+#[derive(Debug, Default)]
+pub struct WorkspacesChanged {
+    /// Tenants as they are.
+    pub tenants: Vec<TenantRow>,
+    /// Workspaces as they are.
+    pub workspaces: Vec<WorkspaceRow>,
+    /// All members of these workspaces.
+    pub members: Vec<MemberRow>,
 }
 
 /// The methods between replicas. Cheap to clone.
@@ -58,8 +86,69 @@ impl Replicas {
             manifests: of("manifests")?,
             catalogs: of("catalogs")?,
             workspaces: of("workspaces")?,
+            workspaces_removed: of("workspaces_removed")?,
             subscriptions: of("subscriptions")?,
             custom_events: of("custom_events")?,
+        })
+    }
+
+    /// How far whoever now reads all tenants and workspaces will have read at least.
+    pub async fn all_workspaces(&self) -> Result<WorkspacesRead, StoreError> {
+        let asked = on_postgres!(self.postgres, "ask for the last changes", connection => {
+            connection.fetch_one(LAST).await
+        });
+        let row = asked?;
+        let of = |kind| {
+            row.try_get(kind)
+                .map_err(attempting("ask for the last changes"))
+        };
+        Ok(WorkspacesRead {
+            tenants: of("tenants")?,
+            workspaces: of("workspaces")?,
+        })
+    }
+
+    /// What of tenants and workspaces has changed, the first first, with how far it goes; nothing when that is all. What
+    /// was removed is not among it.
+    pub async fn changed_workspaces(
+        &self,
+        read: WorkspacesRead,
+    ) -> Result<Option<(WorkspacesChanged, WorkspacesRead)>, StoreError> {
+        let tenants = self.changed("tenants", read.tenants).await?;
+        let workspaces = self.changed("workspaces", read.workspaces).await?;
+        if tenants.is_empty() && workspaces.is_empty() {
+            return Ok(None);
+        }
+        let number = |row: Option<&PgRow>, before| {
+            let number = row.map_or(Ok(before), |row| row.integer("change"));
+            number.map_err(attempting("read a change"))
+        };
+        let read = WorkspacesRead {
+            tenants: number(tenants.last(), read.tenants)?,
+            workspaces: number(workspaces.last(), read.workspaces)?,
+        };
+        let workspaces = rows::<WorkspaceRow>(&workspaces)?;
+        let ids: Vec<&str> = workspaces.iter().map(|row| row.id.as_str()).collect();
+        let of_these = "SELECT * FROM workspace_members WHERE workspace = ANY($1)";
+        let members = on_postgres!(self.postgres, "read who are members", connection => {
+            sqlx::query(of_these).bind(ids).fetch_all(connection).await
+        });
+        let changed = WorkspacesChanged {
+            tenants: rows(&tenants)?,
+            workspaces,
+            members: rows(&members?)?,
+        };
+        Ok(Some((changed, read)))
+    }
+
+    async fn changed(&self, table: &'static str, after: i64) -> Result<Vec<PgRow>, StoreError> {
+        let query = format!("SELECT * FROM {table} WHERE change > $1 ORDER BY change LIMIT $2");
+        on_postgres!(self.postgres, "read what has changed", connection => {
+            sqlx::query(sqlx::AssertSqlSafe(query))
+                .bind(after)
+                .bind(PAGE)
+                .fetch_all(connection)
+                .await
         })
     }
 
@@ -89,13 +178,18 @@ impl Replicas {
     }
 }
 
+fn rows<T: Sealed>(rows: &[PgRow]) -> Result<Vec<T>, StoreError> {
+    rows.iter().map(T::from_row).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use tidings_event::TenantId;
 
     use super::*;
+    use crate::pool::Connections;
     use crate::suite::{key, on_postgres};
-    use crate::{CatalogRow, CustomEventChange, MemberRow, Store, SubscriptionRow, WorkspaceRow};
+    use crate::{CatalogRow, CustomEventChange, Store, SubscriptionRow};
 
     #[tokio::test]
     async fn a_turn_has_one_holder_and_ends_by_itself() {
@@ -118,6 +212,93 @@ mod tests {
                 .unwrap()
         );
         assert!(replicas.take_turn("relay", one, long).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_has_changed_of_tenants_and_workspaces_is_read_alone() {
+        let store = on_postgres().await;
+        let (replicas, room) = (store.replicas().unwrap(), store.workspaces());
+        let mut read = WorkspacesRead::default();
+        let mut changed = async || {
+            let mut all = Vec::new();
+            while let Some((changed, until)) = replicas.changed_workspaces(read).await.unwrap() {
+                read = until;
+                all.extend(changed.tenants.iter().map(|it| it.id.to_string()));
+                for workspace in changed.workspaces {
+                    let of_it = changed.members.iter();
+                    let of_it = of_it.filter(|member| member.workspace == workspace.id);
+                    let users: Vec<_> = of_it.map(|member| &*member.user).collect();
+                    all.push(format!("{}: {}", workspace.id, users.join(" ")));
+                }
+            }
+            all
+        };
+        let tenant = TenantRow {
+            id: "acme".parse().unwrap(),
+            slug: "acme".into(),
+            plan: "FREE".into(),
+            namespaces: "[]".into(),
+            created_at_ms: 1,
+            updated_at_ms: 1,
+        };
+        let workspace = |id: &str| WorkspaceRow {
+            id: id.parse().unwrap(),
+            tenant: tenant.id.clone(),
+            created_at_ms: 1,
+        };
+        let member = |id: &str, user: &str| MemberRow {
+            workspace: id.parse().unwrap(),
+            user: user.into(),
+            role: "ADMIN".into(),
+            updated_at_ms: 1,
+        };
+        assert_eq!(
+            replicas.all_workspaces().await.unwrap(),
+            WorkspacesRead::default()
+        );
+        assert!(changed().await.is_empty());
+        assert!(room.add_tenant(&tenant).await.unwrap());
+        assert!(room.add(&workspace("ws-1"), &[]).await.unwrap());
+        assert!(room.add(&workspace("ws-2"), &[]).await.unwrap());
+        room.put_member(&member("ws-2", "ada"), &[]).await.unwrap();
+        assert_eq!(changed().await, ["acme", "ws-1: ", "ws-2: ada"]);
+        room.put_member(&member("ws-1", "ada"), &[]).await.unwrap();
+        room.put_member(&member("ws-1", "bob"), &[]).await.unwrap();
+        assert_eq!(changed().await, ["ws-1: ada bob"]);
+        let ws_1 = workspace("ws-1").id;
+        assert!(room.delete_member(&ws_1, "ada", &[]).await.unwrap());
+        let enterprise = TenantRow {
+            plan: "ENTERPRISE".into(),
+            updated_at_ms: 2,
+            ..tenant.clone()
+        };
+        assert!(
+            room.put_tenant(&enterprise, Some(&tenant), &[])
+                .await
+                .unwrap()
+        );
+        assert_eq!(changed().await, ["acme", "ws-1: bob"]);
+        assert!(changed().await.is_empty());
+        let many = usize::try_from(PAGE).unwrap() * 2 + 1;
+        for number in 0..many {
+            let id = format!("many-{number}");
+            assert!(room.add(&workspace(&id), &[]).await.unwrap());
+        }
+        assert_eq!(changed().await.len(), many);
+
+        // What is removed, by hand, is no row any more.
+        let before = replicas.versions().await.unwrap();
+        let Connections::Postgres(postgres) = &store.connections else {
+            panic!("{store:?}");
+        };
+        for table in ["workspaces", "tenants"] {
+            let delete = sqlx::AssertSqlSafe(format!("DELETE FROM {table}"));
+            postgres.pool.execute(delete).await.unwrap();
+        }
+        let after = replicas.versions().await.unwrap();
+        assert_eq!(after.workspaces_removed, before.workspaces_removed + 2);
+        assert_eq!(after.workspaces, before.workspaces + 2);
+        assert!(changed().await.is_empty());
     }
 
     #[tokio::test]
