@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidings_egress::{Secret, Target};
 use tidings_event::json::by_name;
-use tidings_event::{Data, Event, TenantId};
+use tidings_event::{Data, Event, TenantId, Topic};
 use tidings_filter::Filter;
 use tidings_store::storable;
 use uuid::Uuid;
@@ -179,6 +179,13 @@ pub(crate) struct Start {
     /// What the receiver has allowed, where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) allowed: Option<Allowed>,
+}
+
+impl Start {
+    /// The first offset that is wanted of a topic's partition.
+    pub(crate) fn place_in(&self, topic: &Topic) -> u64 {
+        self.places.get(topic.as_str()).copied().unwrap_or(0)
+    }
 }
 
 /// A receiver's word that it may be sent to.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use tidings_bus::partition_of;
+use tidings_bus::{Partition, partition_of};
 use tidings_event::Topic;
 
 use super::queue::StreamId;
@@ -82,6 +82,29 @@ impl Dispatcher {
             if place > stream.head {
                 stream.head = place;
                 stream.recent.clear(place);
+            }
+        }
+    }
+
+    /// A topic that this dispatcher did not know, with its first stream that is new. Whoever was told to begin behind some of it
+    /// may have been seen before it was.
+    pub(super) fn begin_in_new_topic(&mut self, topic: &Topic, partitions: u32, first: StreamId) {
+        for (id, queue) in self.queues.iter_mut().filter(|(_, it)| it.lost.is_none()) {
+            let subscription = &queue.subscription;
+            let place = subscription.start.place_in(topic);
+            if place == 0 {
+                continue;
+            }
+            let number = partition_of(subscription.tenant.as_str().as_bytes(), partitions);
+            let partition = Partition {
+                topic: topic.clone(),
+                number,
+            };
+            let stream = self.stream_ids.get(&partition).copied();
+            if let Some(stream) = stream.filter(|stream| *stream >= first) {
+                queue.places.entry(stream).or_insert(place);
+                self.behind.insert(*id);
+                self.moved.insert(*id);
             }
         }
     }

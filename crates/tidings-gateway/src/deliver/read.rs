@@ -49,10 +49,14 @@ impl Dispatcher {
                 unreadable(error)
             })?;
             for (topic, partitions) in topics {
+                let known = self.streams.len();
                 for number in 0..partitions {
                     let topic = topic.clone();
                     let stream = self.stream(Partition { topic, number });
                     self.streams[stream].more = true;
+                }
+                if self.streams.len() > known {
+                    self.begin_in_new_topic(&topic, partitions, known);
                 }
             }
         }

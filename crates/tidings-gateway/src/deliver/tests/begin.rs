@@ -50,6 +50,24 @@ async fn the_first_who_wants_a_partition_does_not_wait_for_what_was_there_before
 }
 
 #[tokio::test]
+async fn one_that_is_made_before_its_topic_is_seen_begins_where_it_was_made() {
+    for crashes in [false, true] {
+        let mut house = House::new().await;
+        house.publish("acme", json!({ "n": 0 })).await;
+        // The dispatcher has not looked at the log since.
+        house.subscribe("acme", json!({})).await;
+        if crashes {
+            house.dispatcher.as_mut().unwrap().take_changes();
+            house.dispatcher.as_mut().unwrap().read().await.unwrap();
+            house.crash().await;
+        }
+        house.publish("acme", json!({ "n": 1 })).await;
+        house.settle().await;
+        assert_eq!(numbers(&house), [1], "crashes: {crashes}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_published_after_the_first_subscription_comes_whenever_it_crashes() {
     for crashes in 0..4 {
         let mut house = House::new().await;
