@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::access::Caller;
 use crate::clock::Clock;
 use crate::damaged::sound;
-use crate::deliver::record::{self, AttemptDetail, PendingDetail, Replayed, Waits};
+use crate::deliver::record::{AttemptDetail, PendingDetail, Replayed};
 use crate::events::{Events, all_open_to};
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -120,42 +120,6 @@ impl DeadLetters {
             return Ok(());
         }
         Err(Refusal::not_found("dead letter"))
-    }
-
-    /// Every attempt to deliver an event of the tenant: by subscription, and in the order of their numbers.
-    pub async fn attempts_of_event(
-        &self,
-        caller: &Caller,
-        event_id: Uuid,
-    ) -> Result<Vec<AttemptRow>, Refusal> {
-        let tenant = reader(caller)?;
-        let rows = self.store.deliveries();
-        sound(rows.attempts_of_event(&tenant, event_id).await)
-    }
-
-    /// What is still to be delivered of an event of the tenant, each with what is to be told of it.
-    pub async fn pending_of_event(
-        &self,
-        caller: &Caller,
-        event_id: Uuid,
-    ) -> Result<Vec<(PendingRow, Waits)>, Refusal> {
-        let tenant = reader(caller)?;
-        let rows = self.store.deliveries();
-        let rows = rows.pending_of_event(&tenant, event_id).await;
-        let now = self.clock.now_ms();
-        let told = sound(rows)?.into_iter().map(|row| {
-            let waits = record::waits(&row, now)?;
-            Ok((row, waits))
-        });
-        told.collect()
-    }
-
-    /// The events that an event of the tenant has caused, oldest first.
-    pub async fn caused_by(&self, caller: &Caller, event_id: Uuid) -> Result<Vec<Uuid>, Refusal> {
-        let tenant = reader(caller)?;
-        let rows = self.store.causes().of(&tenant, event_id).await;
-        let rows = rows.map_err(store_fault)?;
-        Ok(rows.into_iter().map(|row| row.event_id).collect())
     }
 
     pub(crate) async fn owned(

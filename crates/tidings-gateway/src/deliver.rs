@@ -41,9 +41,10 @@ mod stream;
 pub mod target;
 mod waiting;
 
-pub(crate) use queue::Places;
+pub(crate) use queue::{Held, Places, read_to};
 pub(crate) use retry::{detail_of, let_go};
 pub use share::Deliveries;
+pub(crate) use standing::{Standstill, Standstills, accounted};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
@@ -126,6 +127,7 @@ pub(crate) struct Means {
     pub(crate) config: Config,
     pub(crate) counted: Arc<Counted>,
     pub(crate) on_the_way: on_the_way::Bytes,
+    pub(crate) standstills: Standstills,
 }
 
 /// Of what the store does not know any more how far it had come.
@@ -205,6 +207,8 @@ struct Dispatcher {
     behind_looked_at_ms: i64,
     /// What is damaged and was told of.
     told: damaged::Told,
+    /// Who was said to stand still.
+    told_standing: standing::Told,
     read_to_end: bool,
     /// When the last turn began, in ms since 1970.
     turned_at_ms: i64,
@@ -272,6 +276,7 @@ impl Dispatcher {
             forgetting: None,
             behind_looked_at_ms: 0,
             told: damaged::Told::default(),
+            told_standing: standing::Told::to(means.standstills),
             read_to_end: false,
             reads_from: 0,
             tail,
@@ -482,6 +487,7 @@ impl Dispatcher {
                     // Nothing was at hand of it since a start: it begins where it is told to.
                     let saved = self.saved.get(&id);
                     let begins = saved.is_some_and(|(_, places)| places.start != start);
+                    self.told_standing.goes_on(id);
                     let queue = self.queue(&subscription);
                     let before = std::mem::replace(&mut queue.subscription, subscription.clone());
                     queue.standing.because(None, now);
@@ -567,6 +573,7 @@ impl Dispatcher {
         self.at_hand.retain(|(subscription, _)| *subscription != id);
         self.waiting.remove(id);
         self.full.remove(&id);
+        self.told_standing.goes_on(id);
         if let Some(mut queue) = self.queues.remove(&id) {
             for (stream, offset) in queue.lost.take().unwrap_or_default() {
                 self.settle_shared(stream, offset);

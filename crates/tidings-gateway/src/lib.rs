@@ -5,6 +5,7 @@ pub mod api_keys;
 mod audit;
 pub mod catalogs;
 pub mod chat;
+pub mod chronicle;
 pub mod clock;
 pub mod custom_events;
 pub mod damaged;
@@ -47,6 +48,7 @@ use access::Access;
 use api_keys::ApiKeys;
 use catalogs::Catalogs;
 use chat::Chat;
+use chronicle::Chronicle;
 use clock::Clock;
 use custom_events::{Emits, Registry};
 use dead_letters::DeadLetters;
@@ -56,7 +58,7 @@ use deliver::target::Targets;
 use deliver::target::in_process::Handlers;
 use deliver::target::topic::Topics;
 use deliver::target::webhook::Webhooks;
-use deliver::{Deliveries, Means};
+use deliver::{Deliveries, Means, Standstills};
 use events::Events;
 use extensions::Extensions;
 use extensions::letters::WorkspaceLetters;
@@ -99,7 +101,7 @@ pub struct Gateway {
     pub api_keys: ApiKeys,
     /// Who wants which events.
     pub subscriptions: Arc<Subscriptions>,
-    /// Deliveries that were given up, and what became of the others.
+    /// Deliveries that were given up.
     pub dead_letters: DeadLetters,
     /// Keys that wait for somebody, and what receivers have missed.
     pub parked: Parked,
@@ -120,6 +122,7 @@ pub struct Gateway {
     store: Store,
     webhooks: Webhooks,
     delivery: deliver::Config,
+    standstills: Standstills,
 }
 
 /// What a gateway is put together from.
@@ -284,6 +287,7 @@ impl Gateway {
             store,
             webhooks,
             delivery,
+            standstills: Standstills::default(),
         })
     }
 
@@ -295,6 +299,17 @@ impl Gateway {
             workspaces,
             self.dead_letters.clone(),
             self.replays.clone(),
+        )
+    }
+
+    /// What became of events, and why nothing did.
+    pub fn chronicle(&self) -> Chronicle {
+        Chronicle::new(
+            self.store.clone(),
+            self.subscriptions.clone(),
+            self.standstills.clone(),
+            self.delivery.attempts_retention,
+            self.clock.clone(),
         )
     }
 
@@ -360,6 +375,7 @@ impl Gateway {
             config: self.delivery.clone(),
             counted: self.counted(),
             on_the_way: deliver::on_the_way::Bytes::default(),
+            standstills: self.standstills.clone(),
         })
     }
 

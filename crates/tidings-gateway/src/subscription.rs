@@ -179,6 +179,9 @@ pub(crate) struct Start {
     /// What the receiver has allowed, where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) allowed: Option<Allowed>,
+    /// Since when its state is what it is, in ms since 1970; unknown of what was kept before this was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) state_since_ms: Option<i64>,
 }
 
 impl Start {

@@ -204,6 +204,7 @@ impl Subscriptions {
             ..Start::default()
         };
         let now = self.clock.now_ms();
+        start.state_since_ms = Some(now);
         let mut row = SubscriptionRow {
             id,
             tenant,
@@ -393,6 +394,7 @@ impl Subscriptions {
         let now = self.clock.now_ms();
         let mut secrets = self.open_secrets(&row)?;
         let (mut document, mut start) = split(&row)?;
+        let state_before = row.state.clone();
         match change {
             Change::Patch(patch) => {
                 let mut whole = Value::Object(document);
@@ -445,6 +447,9 @@ impl Subscriptions {
         conformance::hold_back(&mut row, &document, &start);
         self.shake_hands(&mut row, &document, &secrets, &mut start)
             .await?;
+        if row.state != state_before {
+            start.state_since_ms = Some(now);
+        }
         row.document = stored(document, &start);
         row.secrets = self.close(row.id, &secrets);
         row.revision += 1;

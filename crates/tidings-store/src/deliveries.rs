@@ -179,12 +179,29 @@ impl<'a> Deliveries<'a> {
         })
     }
 
+    /// The cursors of one partition, of every share.
+    pub async fn cursors_of(
+        &self,
+        topic: &Topic,
+        partition: u32,
+    ) -> Result<Found<CursorRow>, StoreError> {
+        let query = "SELECT * FROM delivery_cursors WHERE topic = $1 AND partition = $2";
+        on_either!(self.connections, "read delivery cursors", connection => {
+            sqlx::query(query)
+                .bind(topic.as_str())
+                .bind(i64::from(partition))
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.iter().map(CursorRow::from_row).collect())
+        })
+    }
+
     /// How far these subscriptions have come, those of them that ever got anything.
     pub async fn progress_of(
         &self,
         subscriptions: &[Uuid],
-    ) -> Result<Vec<ProgressRow>, StoreError> {
-        let mut found = Vec::new();
+    ) -> Result<Found<ProgressRow>, StoreError> {
+        let mut found = Found::nothing();
         for subscriptions in pieces(subscriptions) {
             let rows = on_either!(self.connections, "read the progress of deliveries", connection => {
                 let mut builder =
@@ -198,9 +215,11 @@ impl<'a> Deliveries<'a> {
                     .build()
                     .fetch_all(connection)
                     .await
-                    .map(|rows| rows.iter().map(ProgressRow::from_row).collect::<Result<Vec<_>, _>>())
+                    .map(|rows| rows.iter().map(ProgressRow::from_row).collect::<Vec<_>>())
             })?;
-            found.extend(rows?);
+            for row in rows {
+                found.add(row);
+            }
         }
         Ok(found)
     }

@@ -69,6 +69,8 @@ struct Step {
 #[derive(Deserialize)]
 struct Judged {
     name: String,
+    #[serde(default)]
+    state: String,
     matched: bool,
     reason: Option<Value>,
 }
@@ -96,10 +98,10 @@ fn readable(explained: &Explained, paint: impl Fn(bool, &str) -> String) -> Stri
     }
     lines.push(conclusion);
     for subscription in &explained.subscriptions {
-        let says = if subscription.matched {
-            "gets it"
-        } else {
-            "does not get it"
+        let says = match (subscription.matched, subscription.state.as_str()) {
+            (true, "paused") => "gets it when it is resumed: it is paused",
+            (true, _) => "gets it",
+            (false, _) => "does not get it",
         };
         let reason = subscription.reason.as_ref().map(unmet).unwrap_or_default();
         lines.push(format!("  {} {says}{reason}", plain(&subscription.name)));
@@ -132,7 +134,8 @@ mod tests {
             "steps": [{"step": "shape", "verdict": "passed", "detail": "Fine."}],
             "subscriptions": [{"name": "s", "matched": false,
                 "reason": {"clause": "types", "expected": "crm.*", "got": "a.b"}},
-                {"name": "all", "matched": true}]});
+                {"name": "all", "state": "active", "matched": true},
+                {"name": "later", "state": "paused", "matched": true}]});
         let readable = |explained: Value| {
             let explained = serde_json::from_value(explained).unwrap();
             readable(&explained, |_, text| text.to_owned())
@@ -141,7 +144,7 @@ mod tests {
         assert_eq!(
             text,
             "✓ shape            Fine.\naccepted → topic t, partition 3\n\
-             \u{20} s does not get it: types is a.b, not crm.*\n  all gets it"
+             \u{20} s does not get it: types is a.b, not crm.*\n  all gets it\n  later gets it when it is resumed: it is paused"
         );
         let refused = json!({"verdict": "refused", "steps":
             [{"step": "manifest", "verdict": "refused", "code": "X", "detail": "No."}]});

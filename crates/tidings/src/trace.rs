@@ -11,6 +11,8 @@ pub(crate) struct Trace {
     event: Head,
     #[serde(default)]
     deliveries: Vec<Value>,
+    #[serde(default, rename = "withoutDelivery")]
+    without_delivery: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -24,9 +26,14 @@ struct Head {
     offset: u64,
 }
 
-/// The event, then for each subscription a line for each attempt and where the time went.
+/// The event, then for each subscription a line for each attempt, what it waits for, and where the time went; and those that
+/// want it and have no delivery, with why.
 pub(crate) fn readable(trace: &Trace, paint: impl Fn(bool, &str) -> String) -> String {
-    let Trace { event, deliveries } = trace;
+    let Trace {
+        event,
+        deliveries,
+        without_delivery,
+    } = trace;
     let mut lines = vec![format!(
         "{}  {}  received {}  {} partition {} offset {}",
         plain(&event.r#type),
@@ -36,7 +43,7 @@ pub(crate) fn readable(trace: &Trace, paint: impl Fn(bool, &str) -> String) -> S
         event.partition,
         event.offset,
     )];
-    if deliveries.is_empty() {
+    if deliveries.is_empty() && without_delivery.is_empty() {
         lines.push("no delivery has been tried".to_owned());
     }
     for delivery in deliveries {
@@ -53,9 +60,26 @@ pub(crate) fn readable(trace: &Trace, paint: impl Fn(bool, &str) -> String) -> S
         if let Some(next) = delivery["nextAttemptAt"].as_str() {
             lines.push(format!("  next attempt at {}", plain(next)));
         }
+        if delivery["reason"].is_string() {
+            lines.push(reason(delivery));
+        }
         lines.extend(ledger(&delivery["ledger"]));
     }
+    for without in without_delivery {
+        lines.push(format!(
+            "subscription {}  {}  {}",
+            text(without, "subscriptionId"),
+            text(without, "name"),
+            paint(false, "no delivery"),
+        ));
+        lines.push(reason(without));
+    }
     lines.join("\n")
+}
+
+/// Why nothing has come yet: the word that programs go by, and the sentence.
+fn reason(of: &Value) -> String {
+    format!("  {}: {}", text(of, "reason"), text(of, "detail"))
 }
 
 fn line(attempt: &Value, paint: &impl Fn(bool, &str) -> String) -> String {
@@ -139,6 +163,22 @@ mod tests {
              \x20 2 T2  +204  4 ms\n\
              \x20 time: 5000 ms between attempts, 2 ms in the log, 504 ms at the subscriber"
         );
+        trace["deliveries"] = json!([{
+            "subscriptionId": "s", "sequence": 3, "state": "waiting", "attempts": [], "ledger": {},
+            "reason": "paused", "detail": "It is\u{1b} paused.",
+        }]);
+        trace["withoutDelivery"] = json!([{
+            "subscriptionId": "t", "name": "late", "reason": "before-start", "detail": "It begins behind it.",
+        }]);
+        assert_eq!(
+            readable(&trace),
+            "a.b  e  received T0  t partition 0 offset 7\n\
+             subscription s  sequence 3  -waiting\n\
+             \x20 paused: It is\u{fffd} paused.\n\
+             subscription t  late  -no delivery\n\
+             \x20 before-start: It begins behind it."
+        );
+        trace["withoutDelivery"] = json!([]);
         trace["deliveries"] = json!([]);
         assert!(readable(&trace).ends_with("no delivery has been tried"));
     }

@@ -13,15 +13,14 @@ use std::time::Duration;
 
 use tidings_bus::ReadError;
 use tidings_event::{Code, TenantId, Topic};
-use tidings_store::{
-    CursorRow, EmitNote, EmitPlace, EmitRow, EmitState, Replicas, Share, StoreError,
-};
+use tidings_store::{CursorRow, EmitNote, EmitPlace, EmitRow, EmitState, Replicas, StoreError};
 use uuid::Uuid;
 
 use super::LifecycleEvent;
 use super::emits::{Emits, FIRST_AGAIN_MS, month};
 use crate::clock::has_passed;
 use crate::damaged::DAMAGED_AGAIN_MS;
+use crate::deliver::{Places, read_to};
 use crate::publish::refusal::Refusal;
 use crate::rulebook::Route;
 
@@ -376,7 +375,7 @@ async fn fate(emits: &Emits, cursors: &[CursorRow], row: &EmitRow) -> Result<Fat
     }
     let rows = emits.store.deliveries();
     let wanting: Vec<Uuid> = wanting.iter().map(|subscription| subscription.id).collect();
-    for progress in rows.progress_of(&wanting).await? {
+    for progress in rows.progress_of(&wanting).await?.whole()? {
         if is_behind(&progress.places, &topic, place) {
             return Ok(Fate::Open);
         }
@@ -409,25 +408,20 @@ async fn fate(emits: &Emits, cursors: &[CursorRow], row: &EmitRow) -> Result<Fat
     })
 }
 
-/// Whether the reading that all subscriptions share has gone past an emit. Tenants may have been shared out in another way
-/// before: whoever has come furthest has read it.
+/// Whether the reading that all subscriptions share has gone past an emit.
 fn passed(cursors: &[CursorRow], row: &EmitRow, topic: &Topic, place: EmitPlace) -> bool {
-    let of_tenant = cursors.iter().filter(|cursor| {
-        let share: Option<Share> = cursor.share.parse().ok();
-        share.is_some_and(|share| share.holds(&row.tenant))
-            && cursor.topic == *topic
-            && cursor.partition == place.partition
-    });
-    of_tenant.map(|cursor| cursor.next_offset).max() > Some(place.offset)
+    let at = cursors
+        .iter()
+        .filter(|cursor| cursor.topic == *topic && cursor.partition == place.partition);
+    read_to(at, &row.tenant) > Some(place.offset)
 }
 
 /// Whether a subscription with places of its own has one before an emit.
 fn is_behind(places: &str, topic: &Topic, place: EmitPlace) -> bool {
-    let Ok(places) = serde_json::from_str::<crate::deliver::Places>(places) else {
+    let Ok(places) = serde_json::from_str::<Places>(places) else {
         // Whoever delivers says what is wrong with it.
         return true;
     };
-    places.at.iter().any(|(name, partition, offset)| {
-        name == topic.as_str() && *partition == place.partition && *offset <= place.offset
-    })
+    let next = places.next_in(topic, place.partition);
+    next.is_some_and(|next| next <= place.offset)
 }

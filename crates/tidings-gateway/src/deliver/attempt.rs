@@ -116,6 +116,7 @@ impl Dispatcher {
             };
             match self.next_of(id, now) {
                 Ok(deliveries) => {
+                    self.told_standing.goes_on(id);
                     self.send(id, deliveries, now);
                     self.line_up(id);
                 }
@@ -124,6 +125,7 @@ impl Dispatcher {
                     if at - now > ms(super::LOOK_AGAIN) {
                         self.stand_aside(id);
                     }
+                    self.tell_standstill(id, at);
                     self.wakes.insert((at, id));
                 }
             }

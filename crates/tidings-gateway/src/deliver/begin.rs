@@ -143,17 +143,14 @@ impl Dispatcher {
     /// The next offset that a subscription wants, if it does not go with the cursor.
     fn own_place(&self, subscription: &Subscription, stream: StreamId) -> Option<u64> {
         let partition = &self.streams[stream].partition;
-        let topic = partition.topic.as_str();
         if let Some(queue) = self.queues.get(&subscription.id) {
             return queue.places.get(&stream).copied();
         }
         match self.saved.get(&subscription.id) {
             Some((_, places)) if places.start == subscription.start.number => {
-                let mut at = places.at.iter();
-                let at = at.find(|(name, number, _)| name == topic && *number == partition.number);
-                at.map(|(_, _, offset)| *offset)
+                places.next_in(&partition.topic, partition.number)
             }
-            _ => Some(subscription.start.places.get(topic).copied().unwrap_or(0)),
+            _ => Some(subscription.start.place_in(&partition.topic)),
         }
     }
 }

@@ -129,7 +129,7 @@ mod tests {
         late.write(store.clone(), flush());
         assert!(late.end(Duration::from_mins(1)).await);
         let written = store.deliveries().progress_of(&[Uuid::from_u128(1)]).await;
-        assert_eq!(written.unwrap().len(), 1);
+        assert_eq!(written.unwrap().rows.len(), 1);
     }
 
     #[tokio::test]

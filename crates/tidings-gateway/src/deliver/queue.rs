@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tidings_event::Event;
+use tidings_event::{Event, TenantId, Topic};
+use tidings_store::{CursorRow, Share};
 use uuid::Uuid;
 
 use super::backlog::Backlog;
@@ -42,7 +43,7 @@ pub(super) enum Origin {
 
 /// Why a delivery waits that is at hand, or its queue stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Held {
+pub(crate) enum Held {
     Key,
     RateLimit,
     Breaker,
@@ -210,6 +211,28 @@ pub(crate) struct Places {
     /// Since when nothing has succeeded, in ms since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failing_since_ms: Option<i64>,
+}
+
+impl Places {
+    /// The next offset that it wants of a partition, where that is not the shared cursor.
+    pub(crate) fn next_in(&self, topic: &Topic, partition: u32) -> Option<u64> {
+        let mut at = self.at.iter();
+        let found = at.find(|(name, number, _)| name == topic.as_str() && *number == partition);
+        found.map(|(_, _, offset)| *offset)
+    }
+}
+
+/// How far the reading that all subscriptions of a tenant share has come, by the cursors of one partition. Tenants may have
+/// been shared out in another way before: whoever has come furthest has read what is before it.
+pub(crate) fn read_to<'c>(
+    cursors: impl Iterator<Item = &'c CursorRow>,
+    tenant: &TenantId,
+) -> Option<u64> {
+    let of_tenant = cursors.filter(|cursor| {
+        let share: Option<Share> = cursor.share.parse().ok();
+        share.is_some_and(|share| share.holds(tenant))
+    });
+    of_tenant.map(|cursor| cursor.next_offset).max()
 }
 
 /// One subscription's.

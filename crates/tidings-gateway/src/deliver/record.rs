@@ -6,9 +6,7 @@ use uuid::Uuid;
 
 use super::counted::AttemptOutcome;
 use super::queue::Delivery;
-use super::standing::accounted;
 use super::target::Outcome;
-use crate::publish::refusal::Refusal;
 
 /// How much is kept of an answer with the events of a batch that are not its first, in bytes.
 const SHORTENED: usize = 256;
@@ -123,27 +121,6 @@ pub(crate) struct PendingDetail {
     pub(crate) ledger: Ledger,
     /// When that was, in ms since 1970; 0 where it is not known.
     pub(crate) left_ms: i64,
-}
-
-/// What a trace tells of a delivery that has still to be made.
-#[derive(Debug, Clone, Copy)]
-pub struct Waits {
-    /// The subscription's revision that routed the event.
-    pub revision: u32,
-    /// The replay that it is one of.
-    pub replay: Option<Replayed>,
-    /// Where the time went until now.
-    pub ledger: Ledger,
-}
-
-/// The same of a row, at a time.
-pub(crate) fn waits(row: &PendingRow, now_ms: i64) -> Result<Waits, Refusal> {
-    let detail = super::detail_of(row)?;
-    Ok(Waits {
-        revision: detail.revision,
-        replay: detail.replay,
-        ledger: accounted(row, &detail, None, now_ms),
-    })
 }
 
 /// An attempt that has ended, as it is the same for all events of a message.

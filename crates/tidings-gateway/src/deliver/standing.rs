@@ -1,7 +1,12 @@
 //! Where the time went: how long a queue as a whole could not go on, and how long each delivery has waited, for what.
 
-use tidings_store::PendingRow;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tidings_store::PendingRow;
+use uuid::Uuid;
+
+use super::Dispatcher;
 use super::queue::{Delivery, Held};
 use super::record::{Ledger, PendingDetail};
 
@@ -41,6 +46,82 @@ impl Standing {
             Some((Held::Key | Held::Batch, _)) | None => {}
         }
         stood
+    }
+}
+
+/// The queues that stand still until a time, and what for, as far as this process delivers: for whoever asks why nothing is
+/// sent. Nothing is decided by it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standstills(Arc<Mutex<HashMap<Uuid, Standstill>>>);
+
+/// Why a queue stands still, and until when, in ms since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standstill {
+    pub(crate) held: Held,
+    pub(crate) until_ms: i64,
+}
+
+impl Standstills {
+    fn known(&self) -> MutexGuard<'_, HashMap<Uuid, Standstill>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of these queues that stand still at a time.
+    pub(crate) fn of(&self, ids: &[Uuid], now_ms: i64) -> HashMap<Uuid, Standstill> {
+        let known = self.known();
+        let found = ids
+            .iter()
+            .filter_map(|id| Some((*id, known.get(id).copied()?)));
+        found.filter(|(_, it)| now_ms < it.until_ms).collect()
+    }
+}
+
+/// What one dispatcher has told there. What it leaves without a word is taken back.
+pub(super) struct Told {
+    all: Standstills,
+    own: HashSet<Uuid>,
+}
+
+impl Told {
+    pub(super) fn to(all: Standstills) -> Self {
+        let own = HashSet::new();
+        Self { all, own }
+    }
+
+    fn stands_still(&mut self, id: Uuid, standstill: Standstill) {
+        self.own.insert(id);
+        self.all.known().insert(id, standstill);
+    }
+
+    /// A queue goes on, or is another from now on.
+    pub(super) fn goes_on(&mut self, id: Uuid) {
+        // Nearly always nothing stands still.
+        if !self.own.is_empty() && self.own.remove(&id) {
+            self.all.known().remove(&id);
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let mut known = self.all.known();
+        for id in &self.own {
+            known.remove(id);
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Says of a queue that cannot go on before a time, in ms since 1970, what it waits for.
+    pub(super) fn tell_standstill(&mut self, id: Uuid, until_ms: i64) {
+        let cause = self.queues.get(&id).and_then(|it| it.standing.cause());
+        match cause {
+            Some(held @ (Held::RateLimit | Held::Breaker)) => {
+                let standstill = Standstill { held, until_ms };
+                self.told_standing.stands_still(id, standstill);
+            }
+            Some(Held::Key | Held::Batch) | None => self.told_standing.goes_on(id),
+        }
     }
 }
 
@@ -97,4 +178,31 @@ pub(crate) fn accounted(
     }
     add(&mut ledger, queue, waited - planned);
     ledger
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stands_still_is_known_until_it_goes_on_its_time_is_up_or_its_dispatcher_ends() {
+        let all = Standstills::default();
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut told = Told::to(all.clone());
+        let of = |held, until_ms| Standstill { held, until_ms };
+        told.stands_still(one, of(Held::Breaker, 10));
+        told.stands_still(two, of(Held::RateLimit, 20));
+        let known = |now| all.of(&[one, two], now);
+        assert_eq!(known(9)[&one], of(Held::Breaker, 10));
+        assert_eq!(known(9).len(), 2);
+        assert_eq!(
+            known(10).into_keys().collect::<Vec<_>>(),
+            [two],
+            "its time is up"
+        );
+        told.goes_on(one);
+        assert!(!known(9).contains_key(&one));
+        drop(told);
+        assert!(known(9).is_empty());
+    }
 }

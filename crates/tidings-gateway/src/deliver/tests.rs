@@ -24,6 +24,7 @@ mod ledgers;
 mod many;
 mod other_log;
 mod panics;
+mod reasons;
 mod replays;
 mod skipped;
 mod unable;

@@ -123,10 +123,12 @@ impl Subscriptions {
             auth: None,
             mtls: None,
         };
+        let now = self.clock.now_ms();
         let start = Start {
             number: 1,
             places: self.places(&new.tenant, new.from).await?,
             owner: Some(new.owner),
+            state_since_ms: Some(now),
             ..Start::default()
         };
         let state = if new.active {
@@ -134,7 +136,7 @@ impl Subscriptions {
         } else {
             State::Paused
         };
-        let (id, now) = (new.id, self.clock.now_ms());
+        let id = new.id;
         let row = SubscriptionRow {
             id,
             tenant: new.tenant,

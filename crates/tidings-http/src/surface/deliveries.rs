@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tidings_event::event::rfc3339;
+use tidings_gateway::chronicle::AttemptRow;
 use tidings_gateway::deliver::record::{AttemptDetail, InBatch, Ledger, Replayed};
-use tidings_gateway::extensions::AttemptRow;
 use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscriptions::Judged;
 use uuid::Uuid;
@@ -30,16 +30,10 @@ pub(crate) async fn trace(
     let event_id: Uuid = id.parse().map_err(|_| Refusal::not_found("event"))?;
     let gateway = house.gateway();
     let event = gateway.events.get(&caller, event_id).await?;
-    let attempts = gateway
-        .dead_letters
-        .attempts_of_event(&caller, event_id)
-        .await?;
-    let pending = gateway
-        .dead_letters
-        .pending_of_event(&caller, event_id)
-        .await?;
+    let chronicle = gateway.chronicle();
+    let told = chronicle.of(&caller, &event).await?;
     let mut deliveries: Vec<Delivery> = Vec::new();
-    for attempt in &attempts {
+    for attempt in &told.attempts {
         let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
             .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
         let which = (attempt.subscription, attempt.sequence);
@@ -49,19 +43,34 @@ pub(crate) async fn trace(
         delivery.ledger = detail.ledger;
         delivery.attempts.push(Attempt::of(attempt, detail));
     }
-    for (row, waits) in &pending {
-        let which = (row.subscription, row.sequence);
+    for waits in &told.waits {
+        let which = (waits.row.subscription, waits.row.sequence);
         let delivery = of_delivery(&mut deliveries, which, waits.replay);
         delivery.revision = waits.revision;
-        delivery.state.clone_from(&row.state);
+        delivery.state.clone_from(&waits.row.state);
         delivery.ledger = waits.ledger;
-        // What waits for another of its key has no time of its own.
-        delivery.next_attempt_at = (row.state == "waiting").then(|| rfc3339(row.next_at_ms));
+        delivery.next_attempt_at = waits.next_at_ms.map(rfc3339);
+        delivery.reason = Some(waits.reason.why.as_str());
+        delivery.detail = Some(waits.reason.detail.clone());
     }
-    let caused = gateway.dead_letters.caused_by(&caller, event_id).await?;
+    let without = told.routed.iter().filter_map(|routed| {
+        let subscription = &routed.judged.0;
+        let reason = routed.reason.as_ref()?;
+        let mut known = deliveries.iter();
+        let none = !known.any(|it| it.subscription_id == subscription.id);
+        none.then(|| WithoutDelivery {
+            subscription_id: subscription.id,
+            name: subscription.name.clone(),
+            reason: reason.why.as_str(),
+            detail: reason.detail.clone(),
+        })
+    });
+    let without_delivery = without.collect();
+    let caused = chronicle.caused_by(&caller, event_id).await?;
     let trace = Trace {
         event: Rendered(event),
         deliveries,
+        without_delivery,
         caused,
     };
     Ok(axum::Json(trace).into_response())
@@ -69,10 +78,13 @@ pub(crate) async fn trace(
 
 /// What became of an event, whose data stays as it was written.
 #[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Trace {
     #[schema(value_type = crate::openapi::EventBody)]
     event: Rendered,
     deliveries: Vec<Delivery>,
+    /// The subscriptions whose filter, as it is now, wants the event, and that nothing is kept of a delivery for.
+    without_delivery: Vec<WithoutDelivery>,
     /// The events that were published because of it.
     caused: Vec<Uuid>,
 }
@@ -94,9 +106,31 @@ pub(crate) struct Delivery {
     #[schema(value_type = crate::openapi::LedgerBody)]
     ledger: Ledger,
     attempts: Vec<Attempt>,
+    /// Of one that waits for its time, and for nothing else.
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
+    /// Of one that has still to be made, what it waits for, as in an explanation.
+    #[schema(nullable = false, example = "retry")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// The same in a sentence.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// A subscription that an event has not come to.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WithoutDelivery {
+    subscription_id: Uuid,
+    name: String,
+    /// Why, as in an explanation.
+    #[schema(example = "paused")]
+    reason: &'static str,
+    /// The same in a sentence.
+    detail: String,
 }
 
 /// One attempt, and what was answered.
@@ -162,12 +196,14 @@ fn of_delivery(
             ledger: Ledger::default(),
             attempts: Vec::new(),
             next_attempt_at: None,
+            reason: None,
+            detail: None,
         });
     }
     &mut deliveries[index]
 }
 
-/// For each subscription of the tenant: whether it got the event, and if not, which clause was not met.
+/// For each subscription of the tenant: whether it got the event, and if not, which clause was not met, or what keeps it.
 #[utoipa::path(get, path = "/v1/events/{eventId}/explain", tag = "events", params(("eventId" = String, Path)),
     responses((status = 200, body = Routed)))]
 pub(crate) async fn explain(
@@ -178,21 +214,14 @@ pub(crate) async fn explain(
     let event_id: Uuid = id.parse().map_err(|_| Refusal::not_found("event"))?;
     let gateway = house.gateway();
     let event = gateway.events.get(&caller, event_id).await?;
-    let attempts = gateway
-        .dead_letters
-        .attempts_of_event(&caller, event_id)
-        .await?;
-    let pending = gateway
-        .dead_letters
-        .pending_of_event(&caller, event_id)
-        .await?;
-    let judged = gateway.subscriptions.judge(&caller, &event.event)?;
-    let subscriptions = judged.iter().map(|one| {
-        let (subscription, verdict) = one;
+    let told = gateway.chronicle().of(&caller, &event).await?;
+    let subscriptions = told.routed.iter().map(|routed| {
+        let (subscription, verdict) = &routed.judged;
         let id = subscription.id;
-        let tried = attempts.iter().rfind(|row| row.subscription == id);
-        let waits = pending.iter().find(|(row, _)| row.subscription == id);
-        let state = waits.map(|(row, _)| &row.state);
+        let tried = told.attempts.iter().rfind(|row| row.subscription == id);
+        let waits = told.waits.iter().find(|it| it.row.subscription == id);
+        let state = waits.map(|it| &it.row.state);
+        let reason = routed.reason.as_ref();
         RoutedTo {
             subscription_id: id,
             name: subscription.name.clone(),
@@ -201,7 +230,9 @@ pub(crate) async fn explain(
             delivered: tried.is_some_and(|row| row.outcome == "delivered"),
             state: state.or(tried.map(|row| &row.outcome)).cloned(),
             matches: verdict.is_ok(),
-            unmet: Unmet::of(one),
+            unmet: Unmet::of(&routed.judged),
+            reason: reason.map(|reason| reason.why.as_str()),
+            detail: reason.map(|reason| reason.detail.clone()),
         }
     });
     Ok(axum::Json(Routed {
@@ -235,6 +266,13 @@ pub(crate) struct RoutedTo {
     matches: bool,
     /// The first clause that does not hold.
     unmet: Option<Unmet>,
+    /// Where it wants the event and has not got it, why: `paused`, `disabled`, `parked`, `behind-key`, `circuit-open`,
+    /// `rate-limit`, `retry`, `due`, `gave-up`, `before-start`, `skipped`, `not-reached`, `changed-since`, `passed`,
+    /// `forgotten` or `damaged`; in a trace `replay-stopped` and `deleted`, too.
+    #[schema(example = "paused")]
+    reason: Option<&'static str>,
+    /// The same in a sentence.
+    detail: Option<String>,
 }
 
 /// A clause of a filter that does not hold.

@@ -99,6 +99,9 @@ async fn what_is_flushed_is_there_and_written_again_replaces() {
             room.cursors().await.unwrap().whole().unwrap(),
             flush.cursors
         );
+        let topic = &flush.cursors[0].topic;
+        assert_eq!(whole(room.cursors_of(topic, 3).await), flush.cursors);
+        assert_eq!(whole(room.cursors_of(topic, 4).await), []);
         assert_eq!(whole(room.progress(all).await), [progress]);
         assert_eq!(whole(room.beyond_progress(all).await), [attempt(2, 1)]);
         let one = Uuid::from_u128(1);
@@ -519,6 +522,8 @@ async fn a_damaged_place_hides_no_other_and_is_mended_by_the_next_write() {
         }
         let found = room.cursors().await.unwrap();
         assert_eq!((found.rows, found.damaged.len()), (vec![cursor(4)], 1));
+        let found = room.progress_of(&[progress.subscription]).await.unwrap();
+        assert_eq!((found.rows, found.damaged.len()), (Vec::new(), 1));
         let found = room.progress(Share::ALL).await.unwrap();
         assert_eq!((found.rows, found.damaged.len()), (Vec::new(), 1));
         assert_eq!(

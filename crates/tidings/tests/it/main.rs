@@ -58,6 +58,7 @@ mod proxy;
 mod publish;
 mod publish_many;
 mod raw_receiver;
+mod reasons;
 mod receiver;
 mod receiver_conformance;
 mod replays;

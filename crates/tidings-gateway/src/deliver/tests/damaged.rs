@@ -6,6 +6,7 @@ use tidings_store::{ReplayRow, Store};
 
 use super::unled::troubled;
 use super::*;
+use crate::chronicle::Why;
 
 impl House {
     /// Another process on the same log, and on this file of a store.
@@ -340,4 +341,20 @@ async fn the_cursor_is_held_for_a_lost_subscription_until_it_is_deleted() {
     house.pass(Duration::from_secs(5)).await;
     assert!(cursors(&house).await > before, "{before}");
     assert_eq!(house.numbers(), [1, 2]);
+}
+
+#[tokio::test]
+async fn an_event_that_waits_for_a_place_that_is_damaged_says_so() {
+    let (_folder, path, mut house) = House::on_a_file().await;
+    let id = house.subscribe("acme", json!({})).await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.settle().await;
+    let places = ("{\"start\":1", "{\"start\":9");
+    house.goes_on_after(&path, places).await;
+    house.publish("acme", json!({ "n": 2 })).await;
+    house.settle().await;
+    assert_eq!(house.numbers(), [1]);
+    assert_eq!(house.why(1, id).await, None, "its attempt is kept");
+    let said = "whether the event was sent is not known";
+    house.assert_why(2, id, Why::Damaged, said).await;
 }

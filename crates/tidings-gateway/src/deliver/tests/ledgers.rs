@@ -148,10 +148,9 @@ async fn what_was_never_tried_tells_its_revision_and_how_long_it_has_waited() {
         .await
         .unwrap()
         .rows;
-    let room = &house.gateway.dead_letters;
-    let told = room
-        .pending_of_event(&caller("acme"), rows[0].event_id)
-        .await
-        .unwrap();
-    assert_eq!((told[0].1.revision, told[0].1.ledger.key), (1, 3_000));
+    let (rooms, owner) = (&house.gateway, caller("acme"));
+    let placed = rooms.events.get(&owner, rows[0].event_id).await.unwrap();
+    let told = rooms.chronicle().of(&owner, &placed).await.unwrap();
+    let waits = &told.waits[0];
+    assert_eq!((waits.revision, waits.ledger.key), (1, 3_000));
 }

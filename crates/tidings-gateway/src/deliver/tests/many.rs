@@ -152,7 +152,8 @@ async fn what_is_left_of_a_deleted_subscription_goes_in_pieces() {
         .unwrap();
     house.settle().await;
     assert!(house.pending_of(id).await.is_empty());
-    assert_eq!(store.deliveries().progress_of(&[id]).await.unwrap(), []);
+    let progress = store.deliveries().progress_of(&[id]).await;
+    assert_eq!(progress.unwrap().whole().unwrap(), []);
 }
 
 #[tokio::test]
