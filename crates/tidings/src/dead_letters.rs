@@ -43,7 +43,7 @@ pub(crate) enum Command {
     #[command(visible_alias = "show")]
     Get(One),
     /// Send a dead letter's event again, or those of all that the filters fit; success closes it. With --all the exit code is 1
-    /// if any failed
+    /// if any failed, or was not sent since its subscription is gone
     #[command(group(clap::ArgGroup::new("which").required(true).args(["id", "all"])))]
     Replay {
         #[command(flatten)]

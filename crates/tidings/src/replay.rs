@@ -15,7 +15,7 @@ use crate::output::{Column, Output, note, progress_style};
 /// How often progress is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
-const SHOWN: [Column; 8] = [
+const SHOWN: [Column; 9] = [
     ("ID", "id"),
     ("CREATED", "createdAt"),
     ("KIND", "kind"),
@@ -24,6 +24,7 @@ const SHOWN: [Column; 8] = [
     ("SENT", "sent"),
     ("DELIVERED", "delivered"),
     ("FAILED", "failed"),
+    ("SKIPPED", "skipped"),
 ];
 
 #[derive(clap::Subcommand)]
@@ -37,7 +38,7 @@ pub(crate) enum Command {
     },
     /// Show how far a replay has come
     Get(One),
-    /// Show a replay's progress to its end; the exit code is 1 if any failed
+    /// Show a replay's progress to its end; the exit code is 1 if any failed or was not sent
     Watch(One),
     /// Stop a replay where it is
     Cancel(One),
@@ -131,7 +132,8 @@ pub(crate) fn told(replay: &Value, output: Output) -> Result<()> {
 }
 
 fn went_well(replay: &Value) -> bool {
-    replay["state"] == "done" && replay["failed"] == 0
+    let none = |name: &str| replay[name].as_u64().unwrap_or(0) == 0;
+    replay["state"] == "done" && none("failed") && none("skipped")
 }
 
 /// Shows progress until a replay has ended; answers it as it is then. Whoever interrupts it is told that the replay goes on.
@@ -159,8 +161,12 @@ pub(crate) async fn watched(client: &Client, mut replay: Value) -> Result<Value>
         }
         replay = client.get_replay(&id).await?;
         let counted = |name: &str| replay[name].as_u64().unwrap_or(0);
-        bar.set_position(counted("delivered") + counted("failed"));
-        bar.set_message(format!("{} failed", counted("failed")));
+        let (failed, skipped) = (counted("failed"), counted("skipped"));
+        bar.set_position(counted("delivered") + failed + skipped);
+        bar.set_message(match skipped {
+            0 => format!("{failed} failed"),
+            _ => format!("{failed} failed, {skipped} not sent"),
+        });
     }
     bar.finish_and_clear();
     Ok(replay)
@@ -173,6 +179,8 @@ mod tests {
     #[test]
     fn a_replay_that_failed_in_part_or_was_stopped_is_a_failure() {
         let of = |state: &str, failed: u64| went_well(&json!({ "state": state, "failed": failed }));
+        let skipped = json!({ "state": "done", "failed": 0, "skipped": 1 });
+        assert!(!went_well(&skipped));
         assert!(of("done", 0));
         assert!(!of("done", 1));
         assert!(!of("cancelled", 0));

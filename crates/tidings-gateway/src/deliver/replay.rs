@@ -4,23 +4,24 @@
 //! the way of everything that is due. History has rows and a queue under the replay's own id: it touches neither the
 //! cursor nor the numbers of its subscription, but shares its rate and what its receiver takes at once.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod letters;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_event::{Event, TenantId};
-use tidings_store::{DeadLetterSummary, PendingRow, ReplayRow};
+use tidings_event::Event;
+use tidings_store::{PendingRow, ReplayRow};
 use uuid::Uuid;
 
 use super::read::LEFT_ALONE;
-use super::record::{AttemptDetail, PendingDetail, Replayed};
+use super::record::{PendingDetail, Replayed};
 use super::schedule::{is_to_come, ms};
 use super::{Dispatcher, LOOK_AGAIN};
 use crate::clock::has_passed;
-use crate::dead_letters;
 use crate::publish::refusal::Refusal;
 use crate::replays::history::{self, History, Place};
-use crate::replays::{DeadLetters, Plan, Routing};
+use crate::replays::{Plan, Routing};
 use crate::subscription::{Rate, State, Subscription};
 
 /// The most of a replay that are neither taken nor given up.
@@ -33,8 +34,6 @@ const AHEAD: Duration = Duration::from_secs(2);
 /// between attempts.
 const MUCH_LATER: Duration = Duration::from_hours(10 * 24);
 
-/// So many rows of a deleted subscription are read at once.
-const GONE_PAGE: u32 = 500;
 /// Why a replay ends that nobody has cancelled.
 const GONE: &str = "there is no subscription any more to send to";
 
@@ -253,6 +252,11 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// Whether a subscription is deleted.
+    fn is_gone(&self, id: Uuid) -> bool {
+        self.in_force.get(id).is_none() && !self.in_force.is_unreadable(id)
+    }
+
     /// Has history sent as its subscription is now. False when there is nobody any more to send to, and the replay
     /// ends with that.
     fn follow_original(&mut self, running: &mut Running) -> bool {
@@ -261,13 +265,11 @@ impl Dispatcher {
             return false;
         }
         let id = running.row.id;
-        let is_gone =
-            |of: Uuid| self.in_force.get(of).is_none() && !self.in_force.is_unreadable(of);
         let gone = match (&running.plan, running.row.subscription) {
-            (Plan::History(_), Some(of)) => is_gone(of),
+            (Plan::History(_), Some(of)) => self.is_gone(of),
             (Plan::History(_), None) => false,
             (Plan::DeadLetters(letters), _) => {
-                let gone = |of: &Uuid| is_gone(*of);
+                let gone = |of: &Uuid| self.is_gone(*of);
                 !letters.subscriptions.is_empty() && letters.subscriptions.iter().all(gone)
             }
         };
@@ -316,51 +318,6 @@ impl Dispatcher {
             self.at_hand.remove(&(id, delivery.sequence));
         }
         self.replays.ending.push(id);
-    }
-
-    /// What was to be sent again to subscriptions that are deleted is given up, and its dead letters are open again.
-    async fn give_up_gone(&mut self) -> Result<(), Refusal> {
-        // What is being written would be missing from what is read.
-        if self.writing.is_some() {
-            return Ok(());
-        }
-        // One page of one at a time: it may have been a large one, and others wait.
-        let Some(id) = self.replays.gone.pop_front() else {
-            return Ok(());
-        };
-        let store = self.store.clone();
-        let page = store.deliveries().pending_of(id, None, 0, GONE_PAGE).await;
-        let page = match self.sound(page) {
-            Ok(page) => page,
-            Err(refusal) => {
-                self.replays.gone.push_front(id);
-                return Err(refusal);
-            }
-        };
-        let in_motion = self.flush.pending.iter().any(|row| row.subscription == id);
-        if page.is_empty() && !in_motion {
-            self.flush.forgotten.push(id);
-            return Ok(());
-        }
-        let known: HashSet<u64> = self.flush.settled_of(id).collect();
-        for row in page.iter().filter(|row| !known.contains(&row.sequence)) {
-            // One that cannot be read goes with the others.
-            let detail = super::retry::detail_of(row).unwrap_or_default();
-            if detail.dead_letter.is_some() {
-                self.give_up_letter(&detail);
-            }
-            self.flush.settled.push((id, row.sequence));
-        }
-        self.replays.gone.push_back(id);
-        Ok(())
-    }
-
-    /// A dead letter was not sent again.
-    fn give_up_letter(&mut self, detail: &PendingDetail) {
-        if let Some(dead) = detail.dead_letter {
-            self.flush.dead_states.push((dead, "open"));
-        }
-        self.count_replayed(detail.replay, false);
     }
 
     async fn feed(&mut self, running: &mut Running) -> Result<(), Refusal> {
@@ -452,70 +409,6 @@ impl Dispatcher {
             next_at_ms: running.next_at(now),
             detail: serde_json::to_string(&detail).expect("plain members become JSON"),
         });
-    }
-
-    async fn feed_letters(
-        &mut self,
-        running: &mut Running,
-        letters: &DeadLetters,
-        room: usize,
-    ) -> Result<(), Refusal> {
-        let now = self.clock.now_ms();
-        let limit = u32::try_from(room).unwrap_or(u32::MAX);
-        let query = letters.query(running.place.after, limit);
-        let store = self.store.clone();
-        let room_of_letters = store.dead_letters();
-        let found = room_of_letters.summaries(&running.row.tenant, &query).await;
-        let found = self.sound(found)?;
-        let mut last_attempts = self.last_attempts(&running.row.tenant, &found).await?;
-        // From here on nothing fails: the place moves past a page only together with all that was found on it.
-        running.place.exhausted = found.len() < room;
-        if let Some(last) = found.last() {
-            running.place.after = Some(last.id);
-        }
-        let (id, mut sent) = (running.row.id, found.len() as u64);
-        for letter in found {
-            let key = (letter.subscription, letter.sequence);
-            if self.at_hand.contains(&key) || self.is_in_motion(key) {
-                // Another letter of the same delivery is on its way; this one stays open.
-                sent -= 1;
-                continue;
-            }
-            let at_ms = running.next_at(now);
-            let last = last_attempts.remove(&(key.0, key.1, letter.event_id));
-            let row = dead_letters::pending(&letter, last, (now, at_ms), Some(id));
-            self.flush.pending.push(row);
-            self.flush.dead_states.push((letter.id, "replaying"));
-        }
-        running.sent += sent;
-        let step = self.flush.replay(id, now);
-        step.sent += sent;
-        step.place = Some(running.place.write());
-        self.read_to_end &= running.place.exhausted || running.room(now) == 0;
-        Ok(())
-    }
-
-    /// What was written down of the last attempt for each of some dead letters, by subscription, number and event, as long
-    /// as that is kept. One that cannot be read is told of, and its letter goes out without it.
-    async fn last_attempts(
-        &mut self,
-        tenant: &TenantId,
-        letters: &[DeadLetterSummary],
-    ) -> Result<HashMap<(Uuid, u64, Uuid), AttemptDetail>, Refusal> {
-        let store = self.store.clone();
-        let rows = store.deliveries();
-        let of = dead_letters::deliveries_of(letters);
-        let found = self.sound(rows.last_attempts(tenant, &of).await)?;
-        let mut details = HashMap::with_capacity(found.len());
-        for row in found {
-            match dead_letters::attempt_detail(&row) {
-                Ok(detail) => {
-                    details.insert((row.subscription, row.sequence, row.event_id), detail);
-                }
-                Err(refusal) => self.tell_damaged(&refusal.detail),
-            }
-        }
-        Ok(details)
     }
 
     /// A pending delivery of what is not in force.

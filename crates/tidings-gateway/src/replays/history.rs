@@ -84,6 +84,10 @@ pub struct Place {
     /// Why it was cancelled, if nobody asked for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Dead letters that were not sent: the subscription that each was for was gone.
+    pub skipped: u64,
+    /// Those that had been made ready when it went, and were given up.
+    pub abandoned: u64,
 }
 
 impl Place {
@@ -94,6 +98,17 @@ impl Place {
 
     pub(crate) fn write(&self) -> String {
         serde_json::to_string(self).expect("plain members become JSON")
+    }
+
+    /// Why dead letters were left out, if any were.
+    pub fn left_out(&self) -> Option<String> {
+        let counts = [(self.skipped, "not sent"), (self.abandoned, "given up")];
+        let some = counts.into_iter().filter(|(count, _)| *count > 0);
+        let some: Vec<String> = some
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        let why = "there is no subscription any more to send to; these dead letters were left open";
+        (!some.is_empty()).then(|| format!("{}: {why}", some.join(" and ")))
     }
 }
 
@@ -229,5 +244,32 @@ mod text {
         let text = Option::<String>::deserialize(deserializer)?;
         let url = text.map(|text| text.parse().map_err(D::Error::custom));
         url.transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_out_is_said_with_how_many_and_is_kept() {
+        let of = |skipped, abandoned| Place {
+            skipped,
+            abandoned,
+            ..Place::default()
+        };
+        assert_eq!(of(0, 0).left_out(), None);
+        let begins = |place: Place, with: &str| {
+            let kept = Place::read(&place.write()).unwrap();
+            assert_eq!(kept, place);
+            let said = kept.left_out().unwrap();
+            assert!(said.starts_with(with), "{said}");
+        };
+        begins(of(3, 0), "3 not sent: there is no subscription");
+        begins(of(0, 1), "1 given up: there");
+        begins(of(3, 1), "3 not sent and 1 given up: there");
+        // As it was kept before this was counted.
+        let before = Place::read(r#"{"next":{},"after":null,"exhausted":true}"#);
+        assert_eq!(before.unwrap().left_out(), None);
     }
 }

@@ -252,12 +252,14 @@ pub(crate) struct ReplayShown {
     delivered: u64,
     /// How many of those were given up.
     failed: u64,
+    /// Dead letters that were not sent: the subscription that each was for is gone. They stay open.
+    skipped: u64,
     /// At most so many a second, if that was asked for.
     rate: Option<u32>,
     created_at: String,
     started_at: Option<String>,
     ended_at: Option<String>,
-    /// Of one that is cancelled: why, if not by somebody's wish.
+    /// Why it was cancelled, if not by somebody's wish; or why dead letters were left out, and how many.
     reason: Option<String>,
     #[serde(flatten)]
     what: What,
@@ -290,10 +292,9 @@ enum What {
 
 fn rendered(row: &ReplayRow) -> Result<ReplayShown, Refusal> {
     let plan = Plan::read(&row.plan)?;
-    let reason = match row.state.as_str() {
-        "cancelled" => Place::read(&row.place)?.reason,
-        _ => None,
-    };
+    let place = Place::read(&row.place)?;
+    let left_out = place.left_out();
+    let cancelled = place.reason.filter(|_| row.state == "cancelled");
     Ok(ReplayShown {
         id: row.id,
         subscription_id: row.subscription,
@@ -302,11 +303,12 @@ fn rendered(row: &ReplayRow) -> Result<ReplayShown, Refusal> {
         sent: row.sent,
         delivered: row.delivered,
         failed: row.failed,
+        skipped: place.skipped,
         rate: plan.rate(),
         created_at: rfc3339(row.created_at_ms),
         started_at: row.started_at_ms.map(rfc3339),
         ended_at: row.ended_at_ms.map(rfc3339),
-        reason,
+        reason: cancelled.or(left_out),
         what: match plan {
             Plan::History(history) => What::History {
                 routing: history.routing,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use tidings_egress::signing::verify;
 
-use crate::harness::{PUBLISH, Server};
+use crate::harness::{BINARY, PUBLISH, Server};
 use crate::receiver::{Hit, Receiver, eventually};
 
 const CONFIG: &str = "egress.allow_targets = ['127.0.0.1']\n\
@@ -425,11 +425,61 @@ fn a_bulk_replay_ends_when_its_subscription_is_deleted_and_its_dead_letters_are_
             let reason = json!("there is no subscription any more to send to");
             ("cancelled", reason)
         } else {
-            ("done", Value::Null)
+            let reason = "3 given up: there is no subscription any more to send to; these dead letters were left open";
+            ("done", json!(reason))
         };
         assert_eq!(ended["state"], state, "{ended}");
         assert_eq!(ended["reason"], reason, "{ended}");
         assert_eq!(counts(&ended), [Some(3), Some(3), Some(0), Some(3)]);
+        assert_eq!(ended["skipped"], 0, "{ended}");
         assert_eq!(letters("open"), 3);
     }
+}
+
+#[test]
+fn letters_whose_subscription_is_gone_are_not_sent_and_the_replay_says_so() {
+    let scene = Scene::new(0, &json!({}));
+    scene.receiver.answer(|_, _| 500);
+    for n in 0..3 {
+        scene.publish(n);
+    }
+    let open = || scene.server.dead_letters(&scene.token, "open");
+    eventually("dead letters", || (open().len() == 3).then_some(()));
+    let delete = scene.server.call("DELETE", &scene.path(""));
+    delete.bearer(&scene.token).send().expect(204);
+    let other = json!({
+        "name": "other", "filter": { "types": ["crm.**"] },
+        "target": { "kind": "webhook", "url": scene.receiver.url },
+    });
+    let made = scene.server.post("/v1/subscriptions", &scene.token, &other);
+    made.expect(201);
+    scene.publish(9);
+    eventually("one more", || (open().len() == 4).then_some(()));
+    scene.receiver.answer(|_, _| 200);
+
+    let run = std::process::Command::new(BINARY)
+        .args(["dlq", "replay", "--all", "-o", "json"])
+        .env("TIDINGS_URL", format!("http://{}", scene.server.address))
+        .env("TIDINGS_TOKEN", &scene.token)
+        .output()
+        .expect("it runs");
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    let told: Value = serde_json::from_slice(&run.stdout).expect("JSON");
+    assert_eq!(counts(&told), [Some(4), Some(1), Some(1), Some(0)]);
+    let reason = "3 not sent: there is no subscription any more to send to; these dead letters were left open";
+    assert_eq!(
+        [&told["state"], &told["skipped"], &told["reason"]],
+        [&json!("done"), &json!(3), &json!(reason)]
+    );
+    assert_eq!(scene.progress(&told)["reason"], reason);
+    assert_eq!(open().len(), 3);
+    // One alone is refused for the same.
+    let one = open()[0]["id"].as_str().expect("an id").to_owned();
+    let path = format!("/v1/dead-letters/{one}/replay");
+    let refused = scene.server.post(&path, &scene.token, &json!({}));
+    let detail = refused.problem(400, "INVALID_REQUEST")["detail"].clone();
+    assert!(
+        detail.as_str().expect("text").contains("is gone"),
+        "{detail}"
+    );
 }

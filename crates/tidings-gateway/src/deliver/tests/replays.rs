@@ -3,7 +3,7 @@
 use tidings_store::Flush;
 
 use super::*;
-use crate::replays::history::Wanted;
+use crate::replays::history::{Place, Wanted};
 use crate::replays::{DeadLetters, Routing};
 
 impl House {
@@ -93,4 +93,45 @@ async fn a_replay_that_is_resumed_before_its_last_attempt_has_ended_goes_on() {
     assert_eq!(dispatcher.queues[&replay].in_flight, 1, "the same queue");
     house.pass(Duration::from_mins(1)).await;
     assert_eq!(house.state_of(replay).await, ("done".into(), 8, 8));
+}
+
+#[tokio::test]
+async fn letters_whose_subscription_is_gone_are_passed_over_whenever_it_went() {
+    for crashes in [false, true] {
+        let mut house = House::new().await;
+        house.answer(|_| failed());
+        let once = json!({ "retry": { "schedule": [] } });
+        let (gone, going) = (
+            house.subscribe("acme", once.clone()).await,
+            house.subscribe("acme", once).await,
+        );
+        for n in 1..=2 {
+            house.publish("acme", json!({ "n": n })).await;
+        }
+        house.pass(Duration::from_mins(1)).await;
+        let (room, owner) = (house.gateway.replays.clone(), caller("acme"));
+        let subscriptions = house.gateway.subscriptions.clone();
+        subscriptions.delete(&owner, gone).await.unwrap();
+        house.settle().await;
+        // What is made ready waits for longer than the subscription lives.
+        let slow = json!({ "delivery": { "retry": { "schedule": ["1h"] } } });
+        house.change("acme", going, Change::Patch(slow)).await;
+        let begun = room.of_dead_letters(&owner, DeadLetters::default()).await;
+        let replay = begun.unwrap().id;
+        house.pass(2 * LOOK_AGAIN).await;
+        if crashes {
+            house.crash().await;
+        }
+        house.pass(2 * LOOK_AGAIN).await;
+        let row = room.get(&owner, replay).await.unwrap();
+        let place = Place::read(&row.place).unwrap();
+        assert_eq!((row.total, row.sent, row.failed), (Some(4), 2, 0));
+        assert_eq!((place.skipped, place.abandoned), (2, 0), "they went before");
+        subscriptions.delete(&owner, going).await.unwrap();
+        house.pass(Duration::from_hours(2)).await;
+        let row = room.get(&owner, replay).await.unwrap();
+        let place = Place::read(&row.place).unwrap();
+        assert_eq!((&*row.state, row.sent, row.failed), ("done", 2, 2));
+        assert_eq!((place.skipped, place.abandoned), (2, 2));
+    }
 }
