@@ -1,8 +1,8 @@
 //! `tidings trigger`: publishes an example of a type, so that something happens to look at.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
-use tidings_client::NewEvent;
+use tidings_client::{Client, Error, NewEvent};
 
 use crate::connection::{Connection, block_on};
 use crate::output::{Output, note};
@@ -28,9 +28,28 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             ));
         }
         let data = found.unwrap_or_else(|| json!({}));
-        Ok(client.publish(&NewEvent::new(event_type, &data)).await?)
+        let refusal = match client.publish(&NewEvent::new(event_type, &data)).await {
+            Ok(receipt) => return Ok(receipt),
+            Err(refusal) => refusal,
+        };
+        let forbidden =
+            matches!(&refusal, Error::Refused(it) if it.code == "EVENT_PUBLISH_FORBIDDEN");
+        if forbidden && is_custom(&client, event_type).await {
+            return Err(anyhow!(
+                "{event_type} is a custom event, which no module publishes: emit one with 'tidings emit {event_type} PAYLOAD'"
+            ));
+        }
+        Err(refusal.into())
     })?;
     output.one(&shown(&receipt))
+}
+
+/// Whether the tenant has registered a custom event of this name. Who may not be told is told of the refusal alone.
+async fn is_custom(client: &Client, event_type: &str) -> bool {
+    let Some((namespace, name)) = event_type.split_once('.') else {
+        return false;
+    };
+    client.get_custom_event(namespace, name).await.is_ok()
 }
 
 /// The data of the first example of a type: that of the channel of its name, or of a message of that type.

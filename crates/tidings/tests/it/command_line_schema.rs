@@ -122,6 +122,14 @@ fn a_version_is_asked_about_and_registered_from_the_command_line() {
         (&made["status"], &made["semverBump"]),
         (&json!("published"), &json!("initial"))
     );
+    let event = "lettings.property.favorited";
+    for token in [&shell.token, &shell.server.crm("acme")] {
+        let ran = shell.ran(&["trigger", event], token);
+        let says = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!(ran.status.code(), Some(1), "{says}");
+        let points = says.contains(&format!("'tidings emit {event} PAYLOAD'"));
+        assert!(points && !says.contains("manifest"), "{says}");
+    }
 
     let minor = "lettings.property.favorited@1.1.0";
     let verdict = shell.json(&["schema", "dry-run", minor, &narrower, "-o", "json"], 1);
