@@ -261,7 +261,40 @@ impl<'d> Reading<'d> {
         channels
     }
 
+    /// A channel. What is wrong in one place of it keeps no other from being looked at.
     fn channel(&mut self, place: &str, value: &'d Value, service: Option<&str>) -> Option<Channel> {
+        let event_type = self.address(place, value);
+        let (sender, receivers) = self.parties(place, value, service);
+        let (place, message) = self.message(place, value)?;
+        let own = self.text_of(message, &place, "contentType");
+        let default = self.document.get("defaultContentType");
+        let content_type = own.or_else(|| default?.as_str().map(str::to_owned));
+        let binary = content_type.is_some_and(|it| !is_structured(&it));
+        let subject = self.subject(&place, message);
+        let schema = self.schema(&place, message, binary)?;
+        let contract = match Contract::compile(&schema) {
+            Ok(contract) => contract,
+            Err(error) => {
+                self.wrong(&format!("{place}/payload"), error.to_string());
+                return None;
+            }
+        };
+        self.examples(&place, message, event_type.as_ref(), binary, &contract);
+        Some(Channel {
+            place,
+            description: text(value, "description"),
+            event_type: event_type?,
+            sender,
+            receivers,
+            binary,
+            subject,
+            schema,
+            contract,
+        })
+    }
+
+    /// The type of a channel's events.
+    fn address(&mut self, place: &str, value: &Value) -> Option<EventType> {
         let address = value.get("address").and_then(Value::as_str);
         let event_type: EventType = match address.map(str::parse) {
             Some(Ok(event_type)) => event_type,
@@ -280,6 +313,11 @@ impl<'d> Reading<'d> {
             );
             self.wrong(&format!("{place}/address"), detail);
         }
+        Some(event_type)
+    }
+
+    /// The one message of a channel, with its place.
+    fn message(&mut self, place: &str, value: &'d Value) -> Option<(String, &'d Value)> {
         let messages = value.get("messages").and_then(Value::as_object);
         let Some((name, message)) = messages
             .filter(|messages| messages.len() == 1)
@@ -291,39 +329,12 @@ impl<'d> Reading<'d> {
             );
             return None;
         };
-        let channel_place = place;
         let place = format!("{place}/messages/{}", escaped(name));
         let Some(message) = resolve(self.document, message) else {
             self.wrong(&place, "what it refers to is not there");
             return None;
         };
-        let own = self.text_of(message, &place, "contentType");
-        let default = self.document.get("defaultContentType");
-        let content_type = own.or_else(|| default?.as_str().map(str::to_owned));
-        let binary = content_type.is_some_and(|it| !is_structured(&it));
-        let schema = self.schema(&place, message, binary)?;
-        let contract = match Contract::compile(&schema) {
-            Ok(contract) => contract,
-            Err(error) => {
-                self.wrong(&format!("{place}/payload"), error.to_string());
-                return None;
-            }
-        };
-        let (sender, receivers) = self.parties(channel_place, value, service);
-        let subject = self.subject(&place, message);
-        let channel = Channel {
-            place: place.clone(),
-            description: text(value, "description"),
-            event_type,
-            sender,
-            receivers,
-            binary,
-            subject,
-            schema,
-            contract,
-        };
-        self.examples(&place, message, &channel);
-        Some(channel)
+        Some((place, message))
     }
 
     /// The schema of the data, standing alone.
@@ -368,22 +379,31 @@ impl<'d> Reading<'d> {
     }
 
     /// Each example must keep to what it is an example of.
-    fn examples(&mut self, place: &str, message: &Value, channel: &Channel) {
+    fn examples(
+        &mut self,
+        place: &str,
+        message: &Value,
+        event_type: Option<&EventType>,
+        binary: bool,
+        contract: &Contract,
+    ) {
         let examples = message.get("examples").and_then(Value::as_array);
         for (index, example) in examples.into_iter().flatten().enumerate() {
             let place = format!("{place}/examples/{index}/payload");
             let Some(payload) = example.get("payload") else {
                 continue;
             };
-            let data = if channel.binary {
+            let data = if binary {
                 Some(payload)
             } else {
                 payload.get("data")
             };
-            if !channel.binary && payload.get("type") != Some(&json!(channel.event_type.as_str())) {
+            let said = payload.get("type").and_then(Value::as_str);
+            let other = event_type.is_some_and(|it| said != Some(it.as_str()));
+            if other && !binary {
                 self.wrong(&format!("{place}/type"), "it is not the channel's address");
             }
-            for violation in channel.contract.check(data.unwrap_or(&Value::Null)) {
+            for violation in contract.check(data.unwrap_or(&Value::Null)) {
                 let place = format!("{place}/data{}", violation.path);
                 self.wrong(&place, violation.detail);
             }

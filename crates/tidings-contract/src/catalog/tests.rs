@@ -146,6 +146,40 @@ fn a_document_that_was_taken_is_read_again_whatever_its_names() {
 }
 
 #[test]
+fn all_faults_of_a_channel_are_named_at_once() {
+    let document = json!({
+        "asyncapi": "3.0.0",
+        "info": { "title": "t", "version": "1.0.0" },
+        "channels": {
+            "a": { "address": "Not A Topic", "x-tidings-sender": "Bad Name", "messages": { "m": {
+                "contentType": "application/json", "x-tidings-subject": "{x}",
+                "payload": { "type": "string" }, "examples": [{ "payload": 1 }],
+            } } },
+            "b": { "x-tidings-receivers": 1, "messages": {} },
+            "c": { "address": "shop.order.placed", "messages": { "m": {
+                "contentType": "application/json", "x-tidings-subject": "{x}", "payload": { "type": 1 },
+            } } },
+        },
+    });
+    let faults = Catalog::parse(&document.to_string()).unwrap_err();
+    let places: Vec<&str> = faults.iter().map(|fault| fault.place.as_str()).collect();
+    assert_eq!(
+        places,
+        [
+            "/channels/a/address",
+            "/channels/a/x-tidings-sender",
+            "/channels/a/messages/m/x-tidings-subject",
+            "/channels/a/messages/m/examples/0/payload/data",
+            "/channels/b",
+            "/channels/b/x-tidings-receivers",
+            "/channels/b",
+            "/channels/c/messages/m/x-tidings-subject",
+            "/channels/c/messages/m/payload",
+        ]
+    );
+}
+
+#[test]
 fn faults_name_their_places() {
     let check = |change: &dyn Fn(&mut Value), place: &str| {
         let mut document: Value = serde_saphyr::from_str(CPAAS).unwrap();
