@@ -117,8 +117,13 @@ impl Version {
         } else {
             Code::VersionInvalidJump
         };
+        let latest = match bump {
+            Bump::Patch => format!("the latest of {}.{}.x", before.major, before.minor),
+            Bump::Minor => format!("the latest of {}.x", before.major),
+            Bump::Major | Bump::Initial => "the latest of all".to_owned(),
+        };
         let detail = format!(
-            "version {self} cannot follow {before}, the latest of its line; the next one there is {next}"
+            "version {self} cannot follow {before}, {latest}; the next one there is {next}"
         );
         Err(Refusal::new(code, "", detail).wanting(next.to_string(), self.to_string()))
     }
@@ -205,6 +210,28 @@ mod tests {
                 verdict,
                 "{next} after {standing:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_does_not_follow_is_told_of_which_line() {
+        let standing = ["1.3.0", "1.2.3", "2.0.0"].map(version);
+        for (next, said) in [
+            (
+                "1.2.1",
+                "cannot follow 1.2.3, the latest of 1.2.x; the next one there is 1.2.4",
+            ),
+            (
+                "1.5.0",
+                "cannot follow 1.3.0, the latest of 1.x; the next one there is 1.4.0",
+            ),
+            (
+                "0.9.0",
+                "cannot follow 2.0.0, the latest of all; the next one there is 3.0.0",
+            ),
+        ] {
+            let refusal = version(next).follows(&standing).unwrap_err();
+            assert!(refusal.detail.contains(said), "{}", refusal.detail);
         }
     }
 }
