@@ -9,6 +9,7 @@
 mod by_name;
 mod number;
 mod one_walk;
+mod twice;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -62,7 +63,8 @@ pub fn check(text: &str) -> Result<Fingerprint, serde_json::Error> {
 pub fn check_around(text: &str, levels: usize) -> Result<Fingerprint, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let (left, numbers) = (MAX_DEPTH + levels, &mut Numbers::of(text));
-    let fingerprint = Value { left, numbers }.deserialize(&mut deserializer)?;
+    let fingerprint = Value { left, numbers }.deserialize(&mut deserializer);
+    let fingerprint = fingerprint.map_err(|error| twice::named(text, error))?;
     deserializer.end()?;
     Ok(Fingerprint(fingerprint))
 }
@@ -310,8 +312,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         while let Some(name) = members.next_key_seed(Name)? {
             seen.push((name, members.next_value_seed(Value { left, numbers })?));
         }
-        digest_of(seen)
-            .ok_or_else(|| A::Error::custom("an object has two members of the same name"))
+        digest_of(seen).ok_or_else(|| A::Error::custom(twice::TWICE))
     }
 }
 

@@ -159,7 +159,7 @@ mod tests {
         let twice = written(r#"{"a":1,"a":2}"#, "DATA").unwrap_err();
         let place = format!("{twice}");
         assert!(
-            twice.is::<Usage>() && place.starts_with("DATA ") && place.contains("column 13"),
+            twice.is::<Usage>() && place.starts_with("DATA ") && place.contains("called \"a\""),
             "{place}"
         );
     }
