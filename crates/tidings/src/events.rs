@@ -26,7 +26,7 @@ pub(crate) enum Command {
         /// Its id, as the receipt has it
         id: String,
     },
-    /// Show what became of an event: each delivery, each attempt, and where the time went
+    /// Show what became of an event: each delivery, each attempt, where the time went, and why nothing has come where it has not
     Trace {
         #[command(flatten)]
         connection: Connection,

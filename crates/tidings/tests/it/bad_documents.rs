@@ -158,26 +158,26 @@ fn a_fault_is_named_by_its_member_and_its_place_in_the_body() {
     );
     let one = r#"{"type":"crm.contact.created","data":{"a":1,"a":2}}"#;
     for (path, body, place) in [
-        (PUBLISH, one.to_owned(), "line 1 column 50"),
+        (PUBLISH, one.to_owned(), "\"a\" at line 1 column 47"),
         (
             PUBLISH,
             one.replace(",\"data\"", ",\n  \"data\""),
-            "line 2 column 22",
+            "\"a\" at line 2 column 19",
         ),
         (
             PUBLISH,
             one.replace(",\"a\":2", ",\n\"a\":2"),
-            "line 2 column 6",
+            "\"a\" at line 2 column 3",
         ),
         (
             BATCH,
             format!("{{\"events\":[\n {one}]}}"),
-            "line 2 column 51",
+            "\"a\" at line 2 column 48",
         ),
         (
             BATCH,
             "{\"events\":[\n{\"type\":\"a.b\",\"type\":\"a.b\"}]}".to_owned(),
-            "line 2 column 27",
+            "\"type\" at line 2 column 27",
         ),
     ] {
         let problem = send(path, &body).problem(400, "INVALID_JSON");
