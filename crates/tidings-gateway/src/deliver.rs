@@ -55,13 +55,14 @@ use futures_util::FutureExt as _;
 use quick_cache::unsync::Cache;
 use tidings_bus::{Bus, Partition};
 use tidings_event::{TenantId, Topic};
-use tidings_store::{Flush, Share, Store};
+use tidings_store::{Flush, Share, Store, Tenure};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::publish::refusal::Refusal;
+use crate::storing::store_fault;
 use crate::subscription::State;
 use crate::subscriptions::{Changes, InForce, Subscriptions};
 use attempt::Ended;
@@ -139,9 +140,23 @@ struct Lost {
     subscriptions: HashSet<Uuid>,
 }
 
+/// How a dispatcher came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to end.
+    Told,
+    /// It panicked: nothing in its memory is to be trusted, and another goes on from the store.
+    Panicked,
+    /// Somebody else has taken up its share.
+    Taken,
+}
+
 /// All that is in motion of one share of the tenants.
 struct Dispatcher {
     share: Share,
+    tenure: Tenure,
+    /// Whether another has the share by now.
+    is_taken: bool,
     bus: Arc<dyn Bus>,
     store: Store,
     subscriptions: Arc<Subscriptions>,
@@ -225,6 +240,9 @@ struct Dispatcher {
 impl Dispatcher {
     /// Goes on where the store says that it had come to.
     async fn open(means: Means, share: Share) -> Result<Self, Refusal> {
+        // Before anything is read: what whoever had it before writes later would be missing from that.
+        let tenure = means.store.deliveries().take(share).await;
+        let tenure = tenure.map_err(store_fault)?;
         let in_force = means.subscriptions.in_force();
         let changes = in_force.follow();
         let now = means.clock.now_ms();
@@ -232,6 +250,8 @@ impl Dispatcher {
         tail.mark_changed();
         let mut dispatcher = Self {
             share,
+            tenure,
+            is_taken: false,
             bus: means.bus,
             store: means.store,
             subscriptions: means.subscriptions,
@@ -288,24 +308,27 @@ impl Dispatcher {
         Ok(dispatcher)
     }
 
-    /// Delivers until `stopped` is ready; what is on its way then gets [`Config::drain`] to end. Answers whether it came
-    /// so far: after a panic nothing in memory is to be trusted, and another dispatcher goes on from the store.
-    async fn run(mut self, stopped: impl Future<Output = ()>) -> bool {
+    /// Delivers until `stopped` is ready; what is on its way then gets [`Config::drain`] to end.
+    async fn run(mut self, stopped: impl Future<Output = ()>) -> End {
         let worked = AssertUnwindSafe(self.work(stopped)).catch_unwind().await;
-        if worked.is_err() {
+        if worked.is_err() || self.is_taken {
             self.abandon().await;
-            return false;
+            return if self.is_taken {
+                End::Taken
+            } else {
+                End::Panicked
+            };
         }
         if AssertUnwindSafe(self.leave()).catch_unwind().await.is_err() {
             tracing::error!(share = %self.share, "a dispatcher panicked as it ended; what it had not written down comes again");
             self.abandon().await;
         }
-        true
+        End::Told
     }
 
     async fn work(&mut self, stopped: impl Future<Output = ()>) {
         let mut stopped = std::pin::pin!(stopped);
-        loop {
+        while !self.is_taken {
             if let Err(refusal) = self.turn().await {
                 tracing::warn!(
                     code = refusal.code.as_str(),

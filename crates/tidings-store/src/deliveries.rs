@@ -19,7 +19,7 @@ use crate::pool::{Columns as _, Connections, forget, on_either, pieces};
 use crate::seal::Sealed;
 
 pub use due::{Due, Waiting};
-pub use flush::{Flush, Reopened};
+pub use flush::{Flush, Reopened, Tenure};
 
 /// A share of the tenants: those whose name falls on partition `number` of `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

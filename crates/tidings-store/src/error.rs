@@ -67,6 +67,9 @@ pub enum StoreError {
     /// It can be read, and takes no writes. The text says why.
     #[error("the store can be read, but takes no writes: {0}")]
     ReadOnly(String),
+    /// Somebody else has taken up this share of the deliveries.
+    #[error("share {0} of the deliveries was taken up by another")]
+    Taken(String),
     /// What is in the WAL beside the file cannot be read.
     #[error(
         "the store {} cannot be read where nothing can be written: writes wait in the -wal file beside it, which is read \

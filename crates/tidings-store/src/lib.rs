@@ -53,7 +53,7 @@ pub use dead_letters::{
     DeadLetterQuery, DeadLetterRow, DeadLetterSummary, DeadLetters, wrong_types,
 };
 pub use deliveries::{
-    AttemptRow, CursorRow, Deliveries, Due, Flush, PendingRow, ProgressRow, Reopened, Share,
+    AttemptRow, CursorRow, Deliveries, Due, Flush, PendingRow, ProgressRow, Reopened, Share, Tenure,
 };
 pub use emits::{Admission, Admitted, EmitNote, EmitPlace, EmitQuery, EmitRow, EmitState, Emits};
 pub use error::StoreError;
@@ -83,6 +83,10 @@ const WRITING_STATEMENTS: usize = 256;
 
 /// Connections to PostgreSQL of one process: six replicas fit into its default limit of 100.
 const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// What a process has locked that stands still in the middle of a transaction, or whose machine is gone, is free soon: no
+/// transaction here waits for anything but the server.
+const GIVEN_UP: &str = "SET idle_in_transaction_session_timeout = '5s'";
 
 /// A file of more bytes is looked at whole after it is opened: a start must not wait for that.
 const CHECKED_FIRST_BYTES: u64 = 64 << 20;
@@ -124,6 +128,9 @@ impl Store {
             PgPoolOptions::new()
                 .max_connections(POSTGRES_CONNECTIONS)
                 .acquire_timeout(left)
+                .after_connect(|connection, _| {
+                    Box::pin(async move { connection.execute(GIVEN_UP).await.map(drop) })
+                })
                 .connect_with(options.clone())
         });
         let pool = pool.await.map_err(StoreError::Connect)?;

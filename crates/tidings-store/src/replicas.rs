@@ -215,6 +215,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_stands_still_in_a_transaction_is_cut_off() {
+        let store = on_postgres().await;
+        let Connections::Postgres(postgres) = &store.connections else {
+            panic!("{store:?}");
+        };
+        let shown = "SHOW idle_in_transaction_session_timeout";
+        let shown = sqlx::query_scalar(shown).fetch_one(&postgres.pool).await;
+        let shown: String = shown.unwrap();
+        assert_eq!(shown, "5s");
+    }
+
+    #[tokio::test]
     async fn what_has_changed_of_tenants_and_workspaces_is_read_alone() {
         let store = on_postgres().await;
         let (replicas, room) = (store.replicas().unwrap(), store.workspaces());

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_store::{CursorRow, Flush, ProgressRow};
+use tidings_store::{CursorRow, Flush, ProgressRow, StoreError};
 use tokio::task::JoinError;
 
 use super::queue::Places;
 use super::{AFTER_FAILURE, Dispatcher, FLUSH_AFTER, detail_of};
 use crate::clock::has_passed;
-use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
 
 /// So many rows may wait while writing fails.
@@ -22,7 +21,7 @@ const LARGEST_PIECE: usize = 256;
 const CURSORS_ALONE: Duration = Duration::from_secs(1);
 
 /// What became of a write: what the store never takes, each with the reason, or why nothing is known to be written.
-pub(super) type Written = Result<Vec<(Flush, String)>, Refusal>;
+pub(super) type Written = Result<Vec<(Flush, String)>, StoreError>;
 
 impl Dispatcher {
     /// Whether anything is to be written soon.
@@ -110,6 +109,7 @@ impl Dispatcher {
 
     fn begin_writing(&mut self, after: Duration) {
         let (store, flush) = (self.store.clone(), self.being_written.clone());
+        let tenure = self.tenure.clone();
         // Smaller each time, should it be too much at once.
         let rows = self.failed_writes.checked_sub(1);
         let rows = rows.map(|times| LARGEST_PIECE >> times.saturating_mul(2).min(8));
@@ -117,11 +117,13 @@ impl Dispatcher {
             tokio::time::sleep(after).await;
             let room = store.deliveries();
             let Some(rows) = rows else {
-                let written = room.flush(&flush).await;
-                return written.map(|()| Vec::new()).map_err(store_fault);
+                return room
+                    .flush_within(&tenure, &flush)
+                    .await
+                    .map(|()| Vec::new());
             };
-            let left_out = room.flush_in_pieces(&flush, rows).await;
-            let left_out = left_out.map_err(store_fault)?.into_iter();
+            let left_out = room.flush_in_pieces(&tenure, &flush, rows).await?;
+            let left_out = left_out.into_iter();
             Ok(left_out
                 .map(|(piece, error)| (piece, error.to_string()))
                 .collect())
@@ -129,7 +131,8 @@ impl Dispatcher {
     }
 
     /// Takes note of what became of a write. One that failed is made again, in pieces, for as long as it takes: nothing
-    /// is forgotten, what is at hand is bounded, and a row that the store never takes is the only one it does not get.
+    /// is forgotten, what is at hand is bounded, and a row that the store never takes is the only one it does not get. Only
+    /// where another has taken up the share is there nothing more to write.
     pub(super) fn written(&mut self, written: Result<Written, JoinError>) {
         self.writing = None;
         let detail = match written {
@@ -145,7 +148,12 @@ impl Dispatcher {
                 }
                 return;
             }
-            Ok(Err(refusal)) => refusal.detail,
+            Ok(Err(error @ StoreError::Taken(_))) => {
+                tracing::warn!(%error, "what was delivered last is not written down and may come again");
+                self.is_taken = true;
+                return;
+            }
+            Ok(Err(error)) => store_fault(error).detail,
             Err(error) => error.to_string(),
         };
         tracing::error!(detail, "deliveries could not be written down");

@@ -37,16 +37,16 @@ impl Dispatcher {
                 return false;
             }
         }
-        true
+        !self.is_taken
     }
 
-    /// Ends at once, and writes nothing more: for one that has panicked, whose memory is not to be trusted.
+    /// Ends at once, and begins no other write: for one whose memory is not to be trusted, or whose share is another's.
     pub(super) async fn abandon(&mut self) {
         self.in_flight.shutdown().await;
         for task in self.disabling.values() {
             task.abort();
         }
-        // A write that came to its end after another dispatcher has read would be missing from what that knows.
+        // What comes to be written is not sent again.
         if let Some(mut writing) = self.writing.take()
             && tokio::time::timeout(LAST_WRITES, &mut writing)
                 .await

@@ -4,7 +4,7 @@
 //! replica has which. Each share has a dispatcher of its own, which knows nothing but what the store says when it
 //! begins, and has written all it knows when it ends. A share that goes to another replica is let go after that;
 //! where a replica died, what it had sent but not written is sent once more by its follower, under the same
-//! `webhook-id`.
+//! `webhook-id`. One that only stood still, and wakes up, can write nothing more for what was taken from it.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
@@ -16,7 +16,7 @@ use tidings_store::Share;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{AFTER_FAILURE, Dispatcher, Means};
+use super::{AFTER_FAILURE, Dispatcher, End, Means};
 use crate::rulebook::Route;
 
 /// The longest wait after a dispatcher has panicked time and again.
@@ -121,31 +121,32 @@ async fn deliver(means: Means, share: Share, stopped: impl Future<Output = ()>) 
     loop {
         let opened = AssertUnwindSafe(Dispatcher::open(means.clone(), share));
         let begun = tokio::time::Instant::now();
-        let panicked = match opened.catch_unwind().await {
-            Ok(Ok(dispatcher)) => {
-                if dispatcher.run(stopped.as_mut()).await {
-                    return;
-                }
-                true
-            }
+        let end = match opened.catch_unwind().await {
+            Ok(Ok(dispatcher)) => Some(dispatcher.run(stopped.as_mut()).await),
             Ok(Err(refusal)) => {
                 tracing::error!(detail = refusal.detail, %share, "deliveries cannot begin");
-                false
+                None
             }
-            Err(_) => true,
+            Err(_) => Some(End::Panicked),
         };
-        if panicked {
-            means.counted.restart();
-            tracing::error!(%share, "a dispatcher panicked, and another goes on from what is written down");
-        }
         if begun.elapsed() > LONGEST_WAIT {
             wait = AFTER_FAILURE;
+        }
+        match end {
+            Some(End::Told) => return,
+            Some(End::Panicked) => {
+                means.counted.restart();
+                tracing::error!(%share, "a dispatcher panicked, and another goes on from what is written down");
+            }
+            // By then the group has told whose it is.
+            Some(End::Taken) => wait = LONGEST_WAIT_TO_BEGIN,
+            None => {}
         }
         tokio::select! {
             () = &mut stopped => return,
             () = tokio::time::sleep(wait) => {}
         }
-        wait = next_wait(wait, panicked);
+        wait = next_wait(wait, end == Some(End::Panicked));
     }
 }
 

@@ -27,6 +27,7 @@ mod panics;
 mod reasons;
 mod replays;
 mod skipped;
+mod taken;
 mod unable;
 mod unled;
 
@@ -246,6 +247,14 @@ impl House {
 
     fn got(&self) -> Vec<Got> {
         self.target.got.lock().unwrap().clone()
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.got().iter().map(|got| got.n).collect()
+    }
+
+    fn store(&self) -> Store {
+        self.dispatcher.as_ref().unwrap().store.clone()
     }
 }
 

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use sqlx::{Connection, QueryBuilder};
 use uuid::Uuid;
 
-use super::{AttemptRow, CursorRow, Deliveries, PendingRow, ProgressRow, number, slot};
+use super::{AttemptRow, CursorRow, Deliveries, PendingRow, ProgressRow, Share, number, slot};
 use crate::StoreError;
 use crate::dead_letters::{DeadLetterRow, among, dead_letters};
-use crate::pool::{pieces, writing_on_either};
+use crate::pool::{Connections, pieces, writing_on_either};
 use crate::replays::ReplayStep;
 use crate::seal::Sealed as _;
 
@@ -264,7 +264,28 @@ macro_rules! write_flush {
     };
 }
 
+/// That somebody has taken up a share of the deliveries, until the next one does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenure {
+    share: Share,
+    taken: i64,
+}
+
 impl Deliveries<'_> {
+    /// Takes up a share. Who had it before can write nothing more for it: what is being written is written, or is not,
+    /// before this is answered.
+    pub async fn take(&self, share: Share) -> Result<Tenure, StoreError> {
+        let query = "INSERT INTO delivery_shares (share, taken) VALUES ($1, 1) \
+             ON CONFLICT (share) DO UPDATE SET taken = delivery_shares.taken + 1 RETURNING taken";
+        let taken = writing_on_either!(self.connections, "take up a share of the deliveries", connection => {
+            sqlx::query_scalar(query)
+                .bind(share.to_string())
+                .fetch_one(connection)
+                .await
+        })?;
+        Ok(Tenure { share, taken })
+    }
+
     /// Writes what has happened.
     pub async fn flush(&self, flush: &Flush) -> Result<(), StoreError> {
         writing_on_either!(self.connections, "write deliveries", connection => {
@@ -272,6 +293,64 @@ impl Deliveries<'_> {
             write_flush!(transaction, flush);
             transaction.commit().await
         })
+    }
+
+    /// Writes what has happened in a share, as long as it is whose that is: [`StoreError::Taken`] if it is not, and then
+    /// nothing is written.
+    pub async fn flush_within(&self, tenure: &Tenure, flush: &Flush) -> Result<(), StoreError> {
+        // Who takes it up on PostgreSQL waits for this; SQLite has one writer.
+        let taken = match self.connections {
+            Connections::Sqlite(_) => "SELECT taken FROM delivery_shares WHERE share = $1",
+            Connections::Postgres(_) => {
+                "SELECT taken FROM delivery_shares WHERE share = $1 FOR SHARE"
+            }
+        };
+        let share = tenure.share.to_string();
+        let written = writing_on_either!(self.connections, "write deliveries", connection => {
+            let mut transaction = connection.begin().await?;
+            write_flush!(transaction, flush);
+            let taken: Option<i64> = sqlx::query_scalar(taken)
+                .bind(share.as_str())
+                .fetch_optional(&mut *transaction)
+                .await?;
+            if taken == Some(tenure.taken) {
+                transaction.commit().await.map(|()| true)
+            } else {
+                transaction.rollback().await.map(|()| false)
+            }
+        })?;
+        if written {
+            return Ok(());
+        }
+        Err(StoreError::Taken(share))
+    }
+
+    /// The same in pieces of at most so many rows, each whole: for a flush that was refused or took too
+    /// long. After a crash between two pieces no delivery is lost, and none is numbered anew: what is still to be
+    /// delivered is written before what tells of attempts, and the cursors last.
+    ///
+    /// A row that the database will never take is left out, so that it does not keep others from being written. Those are
+    /// what is answered, each with the reason. Any other failure ends it; it may be called again with the same.
+    pub async fn flush_in_pieces(
+        &self,
+        tenure: &Tenure,
+        flush: &Flush,
+        rows: usize,
+    ) -> Result<Vec<(Flush, StoreError)>, StoreError> {
+        let mut refused = Vec::new();
+        let mut left = flush.pieces(rows.max(1));
+        left.reverse();
+        while let Some(piece) = left.pop() {
+            match self.flush_within(tenure, &piece).await {
+                Ok(()) => {}
+                Err(error) if error.is_refused() => match piece.halves() {
+                    Some((first, second)) => left.extend([second, first]),
+                    None => refused.push((piece, error)),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(refused)
     }
 
     /// Writes what becomes of a parked delivery, a subscription's of a number, as long as it stands parked. Answers whether
@@ -296,32 +375,5 @@ impl Deliveries<'_> {
             }
             transaction.commit().await.map(|()| stands)
         })
-    }
-
-    /// Writes what has happened in pieces of at most so many rows, each whole: for a flush that was refused or took too
-    /// long. After a crash between two pieces no delivery is lost, and none is numbered anew: what is still to be
-    /// delivered is written before what tells of attempts, and the cursors last.
-    ///
-    /// A row that the database will never take is left out, so that it does not keep others from being written. Those are
-    /// what is answered, each with the reason. Any other failure ends it; it may be called again with the same.
-    pub async fn flush_in_pieces(
-        &self,
-        flush: &Flush,
-        rows: usize,
-    ) -> Result<Vec<(Flush, StoreError)>, StoreError> {
-        let mut refused = Vec::new();
-        let mut left = flush.pieces(rows.max(1));
-        left.reverse();
-        while let Some(piece) = left.pop() {
-            match self.flush(&piece).await {
-                Ok(()) => {}
-                Err(error) if error.is_refused() => match piece.halves() {
-                    Some((first, second)) => left.extend([second, first]),
-                    None => refused.push((piece, error)),
-                },
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(refused)
     }
 }

@@ -392,9 +392,10 @@ async fn a_row_that_is_refused_for_good_keeps_no_other_from_being_written() {
     };
     let error = room.flush(&flush).await.unwrap_err();
     assert!(error.is_refused() && !error.is_unavailable(), "{error}");
+    let tenure = room.take(Share::ALL).await.unwrap();
     for _ in 0..2 {
         // The second time all that was written is written again.
-        let refused = room.flush_in_pieces(&flush, 8).await.unwrap();
+        let refused = room.flush_in_pieces(&tenure, &flush, 8).await.unwrap();
         let pending: Vec<_> = refused.iter().flat_map(|(it, _)| &it.pending).collect();
         let dead: Vec<_> = refused.iter().flat_map(|(it, _)| &it.dead).collect();
         assert_eq!((pending, dead.len()), (vec![&bad], 1));
@@ -404,6 +405,32 @@ async fn a_row_that_is_refused_for_good_keeps_no_other_from_being_written() {
     assert_eq!(kept.len(), 19);
     assert_eq!(whole(room.attempts_of(one, (0, 0), 9).await).len(), 1);
     store.close().await;
+}
+
+#[tokio::test]
+async fn who_had_a_share_before_writes_nothing_more_for_it() {
+    on_each_database(async |store| {
+        let room = store.deliveries();
+        let flush = |sequence| Flush {
+            pending: vec![pending(sequence, "waiting", 20)],
+            ..Flush::default()
+        };
+        let other = Share { number: 1, of: 2 };
+        let [before, of_other] = [Share::ALL, other].map(|share| room.take(share));
+        let (before, of_other) = (before.await.unwrap(), of_other.await.unwrap());
+        room.flush_within(&before, &flush(1)).await.unwrap();
+        let after = room.take(Share::ALL).await.unwrap();
+        let refused = room.flush_within(&before, &flush(2)).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Taken(_)), "{refused}");
+        let refused = room.flush_in_pieces(&before, &flush(3), 8).await;
+        assert!(matches!(refused, Err(StoreError::Taken(_))), "{refused:?}");
+        room.flush_within(&of_other, &flush(4)).await.unwrap();
+        room.flush_within(&after, &flush(5)).await.unwrap();
+        let kept = whole(room.pending_of(Uuid::from_u128(1), None, 0, 9).await);
+        let kept: Vec<_> = kept.iter().map(|row| row.sequence).collect();
+        assert_eq!(kept, [1, 4, 5]);
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -34,16 +34,8 @@ impl House {
         self.move_to(path).await;
     }
 
-    fn store(&self) -> Store {
-        self.dispatcher.as_ref().unwrap().store.clone()
-    }
-
     fn damages(&self) -> u64 {
         self.dispatcher.as_ref().unwrap().part.counted().damages()
-    }
-
-    fn numbers(&self) -> Vec<u64> {
-        self.got().iter().map(|got| got.n).collect()
     }
 }
 
