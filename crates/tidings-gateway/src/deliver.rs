@@ -47,11 +47,9 @@ pub use share::Deliveries;
 pub(crate) use standing::{Standstill, Standstills, accounted};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use quick_cache::unsync::Cache;
 use tidings_bus::{Bus, Partition};
 use tidings_event::{TenantId, Topic};
@@ -138,17 +136,6 @@ struct Lost {
     cursors: HashSet<String>,
     /// The subscriptions whose progress is damaged.
     subscriptions: HashSet<Uuid>,
-}
-
-/// How a dispatcher came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// It was told to end.
-    Told,
-    /// It panicked: nothing in its memory is to be trusted, and another goes on from the store.
-    Panicked,
-    /// Somebody else has taken up its share.
-    Taken,
 }
 
 /// All that is in motion of one share of the tenants.
@@ -306,24 +293,6 @@ impl Dispatcher {
         };
         dispatcher.load().await?;
         Ok(dispatcher)
-    }
-
-    /// Delivers until `stopped` is ready; what is on its way then gets [`Config::drain`] to end.
-    async fn run(mut self, stopped: impl Future<Output = ()>) -> End {
-        let worked = AssertUnwindSafe(self.work(stopped)).catch_unwind().await;
-        if worked.is_err() || self.is_taken {
-            self.abandon().await;
-            return if self.is_taken {
-                End::Taken
-            } else {
-                End::Panicked
-            };
-        }
-        if AssertUnwindSafe(self.leave()).catch_unwind().await.is_err() {
-            tracing::error!(share = %self.share, "a dispatcher panicked as it ended; what it had not written down comes again");
-            self.abandon().await;
-        }
-        End::Told
     }
 
     async fn work(&mut self, stopped: impl Future<Output = ()>) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tidings_event::Code;
@@ -76,11 +76,27 @@ pub(crate) fn two_lengths() -> Refusal {
     refusal.field("Content-Length")
 }
 
-/// Why a request is refused whose transfer coding is not chunked alone.
-pub(crate) fn unknown_coding() -> Refusal {
-    let detail = "The only transfer coding is 'chunked'; a body that is compressed says so in Content-Encoding.";
-    let refusal = Refusal::new(Code::InvalidRequest, Rule::BodyLimits, detail);
-    refusal.field("Transfer-Encoding")
+/// Why a request is refused whose head a proxy before this server may read in another way: another transfer coding than
+/// `chunked` (RFC 9112, 6.1), not exactly one host (RFC 9112, 3.2), more than one media type.
+pub(crate) fn ambiguous<B>(request: &axum::http::Request<B>) -> Option<Refusal> {
+    let headers = request.headers();
+    let several = |name| headers.get_all(name).iter().nth(1).is_some();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let (field, detail) = if codings.any(|it| !it.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        (
+            "Transfer-Encoding",
+            "The only transfer coding is 'chunked'; a body that is compressed says so in Content-Encoding.",
+        )
+    } else if several(header::HOST)
+        || request.version() == Version::HTTP_11 && !headers.contains_key(header::HOST)
+    {
+        ("Host", "A request has one Host header.")
+    } else if several(header::CONTENT_TYPE) {
+        ("Content-Type", "A request has one Content-Type header.")
+    } else {
+        return None;
+    };
+    Some(Refusal::new(Code::InvalidRequest, Rule::BodyLimits, detail).field(field))
 }
 
 /// The answer to a request of which nobody can say where it ends, so the connection ends.

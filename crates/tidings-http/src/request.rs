@@ -330,16 +330,22 @@ fn parsed<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         .map_err(|error: serde_json::Error| Refusal::unread(&track.path().to_string(), &error))
 }
 
+/// What some editors begin a file with. In JSON it is a fault (RFC 8259, 8.1).
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// The body as text.
 pub(crate) fn text(body: &[u8]) -> Result<&str, Refusal> {
-    std::str::from_utf8(body).map_err(|error| {
+    let refused = |detail: String| Refusal::new(Code::InvalidJson, Rule::Shape, detail);
+    let text = std::str::from_utf8(body).map_err(|error| {
         let at = error.valid_up_to();
-        Refusal::new(
-            Code::InvalidJson,
-            Rule::Shape,
-            format!("The body is not UTF-8 from byte {at} on."),
-        )
-    })
+        refused(format!("The body is not UTF-8 from byte {at} on."))
+    })?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        let detail =
+            "The body begins with a byte order mark, which JSON may not have; save it without one.";
+        return Err(refused(detail.to_owned()));
+    }
+    Ok(text)
 }
 
 /// Refuses a body that says it is something other than JSON. Saying nothing is fine.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Version, header};
+use axum::http::{HeaderValue, Version, header};
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -22,7 +22,7 @@ use tokio_io_timeout::TimeoutWriter;
 
 use crate::House;
 use crate::heads::{TwoLengths, Watched};
-use crate::problem::{around, two_lengths, unframed, unknown_coding};
+use crate::problem::{ambiguous, around, two_lengths, unframed};
 use crate::untaken::{Answers, Streams};
 use crate::workers::{Elsewhere, Workers, is_short};
 
@@ -216,8 +216,8 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         if self.two_lengths.at(number) {
             return Box::pin(async move { Ok(unframed(&house, &request, two_lengths())) });
         }
-        if is_coded(request.headers()) {
-            return Box::pin(async move { Ok(unframed(&house, &request, unknown_coding())) });
+        if let Some(refusal) = ambiguous(&request) {
+            return Box::pin(async move { Ok(unframed(&house, &request, refusal)) });
         }
         let (router, leaving) = (self.router.clone(), self.leaving.clone());
         let answers = self.answers.clone();
@@ -243,12 +243,6 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
             Ok(response)
         })
     }
-}
-
-/// Whether a body has a transfer coding that is not undone here (RFC 9112, 6.1): a proxy in between may undo it.
-fn is_coded(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 fn builder(limits: &Limits) -> Builder<Streams> {

@@ -13,6 +13,7 @@ use tidings_plugin::PlatformEventHandler;
 use tidings_wasm::{Component, Limits, MAX_BYTES, Sandbox};
 use tokio::task::spawn_blocking;
 
+use crate::failure::in_full;
 use crate::watched::{self, Watching};
 
 /// The extension that is shipped with every binary.
@@ -72,7 +73,7 @@ pub(crate) fn watch(house: House, mut components: Components) -> Result<Watching
             match changed {
                 Ok(changed) => changed.into_iter().for_each(|one| exchange(&house, one)),
                 Err(error) => tracing::error!(
-                    error = format!("{error:#}"),
+                    error = in_full(&error),
                     "the components folder could not be read again"
                 ),
             }
@@ -127,7 +128,7 @@ impl Components {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(file = %file.display(), error = format!("{error:#}"), "component refused");
+                    tracing::error!(file = %file.display(), error = in_full(&error), "component refused");
                 }
             }
         }

@@ -22,7 +22,7 @@ use crate::components;
 use crate::config;
 use crate::connection::block_on;
 use crate::data_folder::{BUS, BUS_LOCK, KEY, Lock, SECRETS, STORE, STORE_LOCK, try_lock};
-use crate::failure::Reported;
+use crate::failure::{Reported, in_full};
 use crate::output::{Format, Output, plain, print_line};
 
 /// The part that components are.
@@ -159,7 +159,7 @@ fn in_use(folder: &Path, lock: &str) -> Finding {
         Ok(Lock::Absent) => note(format!(
             "{lock} is not there: no gateway has run on this folder since it was copied"
         )),
-        Err(error) => note(format!("{error:#}")),
+        Err(error) => note(in_full(&error)),
     }
 }
 
@@ -303,10 +303,10 @@ fn store(folder: &Path, findings: &mut Vec<Finding>) {
         Ok(()) => match block_on(looked_into(&path)) {
             Ok(lines) => lines,
             Err(error) if is_unshared(&error) => {
-                let detail = format!("{error:#}");
+                let detail = in_full(&error);
                 return findings.push(Finding::new(Verdict::Unread, STORE, detail));
             }
-            Err(error) => vec![format!("{error:#}")],
+            Err(error) => vec![in_full(&error)],
         },
     };
     if lines.is_empty() {
@@ -378,7 +378,7 @@ fn components(folder: &Path, findings: &mut Vec<Finding>) {
     let examined = match components::examined(folder) {
         Ok(examined) => examined,
         Err(error) => {
-            let finding = Finding::new(Verdict::Damaged, COMPONENTS, format!("{error:#}"));
+            let finding = Finding::new(Verdict::Damaged, COMPONENTS, in_full(&error));
             return findings.push(finding);
         }
     };
@@ -390,7 +390,11 @@ fn components(folder: &Path, findings: &mut Vec<Finding>) {
                 let detail = format!("{name} handles {count} event keys");
                 Finding::new(Verdict::Good, COMPONENTS, detail)
             }
-            Err(error) => Finding::new(Verdict::Damaged, COMPONENTS, format!("{name}: {error:#}")),
+            Err(error) => Finding::new(
+                Verdict::Damaged,
+                COMPONENTS,
+                format!("{name}: {}", in_full(&error)),
+            ),
         }
     }));
 }
@@ -421,7 +425,7 @@ fn answers(part: &'static str, url: &str, reached: Result<()>) -> Finding {
     let url = config::without_credentials(url);
     match reached {
         Ok(()) => Finding::new(Verdict::Good, part, format!("{url} answers")),
-        Err(error) => Finding::new(Verdict::Gone, part, format!("{url}: {error:#}")),
+        Err(error) => Finding::new(Verdict::Gone, part, format!("{url}: {}", in_full(&error))),
     }
 }
 

@@ -77,21 +77,34 @@ fn code(error: &Error) -> u8 {
     }
 }
 
+/// An error with its causes; what one says already of its own is not said again.
+pub(crate) fn in_full(error: &Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.ends_with(&cause) {
+            said.extend([": ", &cause]);
+        }
+    }
+    said
+}
+
 /// The fault first, then its code, then what to do next.
 fn said(error: &Error) -> Vec<String> {
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Refused(problem)) => refused(problem),
         Some(ClientError::Unreachable { .. }) => vec![
-            format!("{error:#}"),
+            in_full(error),
             "next: start the gateway with 'tidings serve', or name its address with --url or \
              TIDINGS_URL"
                 .to_owned(),
         ],
         Some(ClientError::Unexpected { .. }) => vec![
-            format!("{error:#}"),
+            in_full(error),
             "next: check with --url that this is the address of a Tidings gateway".to_owned(),
         ],
-        Some(ClientError::Configuration(_)) | None => vec![format!("{error:#}")],
+        Some(ClientError::Configuration(_)) | None => vec![in_full(error)],
     }
 }
 
@@ -184,6 +197,15 @@ mod tests {
             "type": "http://x/problems/y"});
         let problem: Problem = serde_json::from_value(problem).unwrap();
         ClientError::Refused(Box::new(problem)).into()
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let denied = || std::io::Error::other("denied");
+        let error = Error::new(denied()).context("the key cannot be read: denied");
+        assert_eq!(in_full(&error), "the key cannot be read: denied");
+        let error = Error::new(denied()).context("no key").context("no token");
+        assert_eq!(in_full(&error), "no token: no key: denied");
     }
 
     #[test]

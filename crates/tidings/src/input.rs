@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tidings_client::NewEvent;
@@ -23,6 +24,9 @@ struct Line {
     data: Box<RawValue>,
     schema_version: Option<String>,
     idempotency_key: Option<String>,
+    /// As over the API: whose an event is, the credential says.
+    #[serde(rename = "tenantId")]
+    _tenant: Option<IgnoredAny>,
 }
 
 /// Reads the argument of this name: JSON itself, `@FILE`, or `-` for standard input.
@@ -51,6 +55,9 @@ fn standard_input() -> Result<(String, String)> {
 }
 
 fn file(path: &Path) -> Result<(String, String)> {
+    if path.as_os_str().is_empty() {
+        return Err(Usage("the name of a file follows '@'".to_owned()).into());
+    }
     let place = path.display().to_string();
     let text = std::fs::read_to_string(path);
     Ok((
@@ -156,6 +163,7 @@ mod tests {
             assert_eq!(document(&name).unwrap(), json!([2]), "{name}");
         }
         assert!(data("@/does/not/exist").is_err());
+        assert!(data("@").unwrap_err().is::<Usage>());
         let twice = written(r#"{"a":1,"a":2}"#, "DATA").unwrap_err();
         let place = format!("{twice}");
         assert!(
@@ -168,7 +176,7 @@ mod tests {
     fn a_line_is_an_event_and_nothing_else() {
         let data = r#"{"n":12345678901234567890123, "n":1.10}"#;
         let line = format!(
-            r#"{{"type":"a.b","data":{data},"schemaVersion":"1.2.0","idempotencyKey":"k"}}"#
+            r#"{{"type":"a.b","data":{data},"schemaVersion":"1.2.0","idempotencyKey":"k","tenantId":"a"}}"#
         );
         let one = event(&line).unwrap();
         assert_eq!(

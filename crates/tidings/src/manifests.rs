@@ -7,6 +7,7 @@ use serde::Deserialize;
 use tidings_event::ModuleId;
 use tidings_http::House;
 
+use crate::failure::in_full;
 use crate::watched::{self, Watching};
 
 #[derive(Deserialize)]
@@ -21,7 +22,7 @@ pub(crate) async fn load(house: &House, folder: &Path) -> Result<()> {
             Ok(true) => tracing::info!(file = %path.display(), "manifest loaded"),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(file = %path.display(), error = format!("{error:#}"), "manifest refused");
+                tracing::error!(file = %path.display(), error = in_full(&error), "manifest refused");
             }
         }
     }
@@ -61,7 +62,7 @@ pub(crate) fn watch(house: House, folder: PathBuf) -> Result<Watching> {
         while changes.next().await.is_some() {
             if let Err(error) = load(&house, &folder).await {
                 tracing::error!(
-                    error = format!("{error:#}"),
+                    error = in_full(&error),
                     "the manifests folder could not be read again"
                 );
             }

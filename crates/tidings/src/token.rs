@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 use tidings_event::{ModuleId, Service, TenantId};
 use tidings_gateway::access::{Claims, LocalKey};
@@ -88,12 +88,7 @@ pub(crate) fn run(arguments: Arguments, output: Output) -> Result<()> {
             config.data.display()
         );
     }
-    let key = LocalKey::load_or_create(&config.data).with_context(|| {
-        format!(
-            "the key of the data folder {} cannot be read",
-            config.data.display()
-        )
-    })?;
+    let key = LocalKey::load_or_create(&config.data)?;
     let token = key.mint(&claims, arguments.ttl, Clock::system().now_ms());
     match output.asked {
         Some(Format::Json | Format::Yaml) => output.one(&json!({ "token": token })),

@@ -16,7 +16,8 @@ use tidings_store::Share;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::{AFTER_FAILURE, Dispatcher, End, Means};
+use super::leave::End;
+use super::{AFTER_FAILURE, Dispatcher, Means};
 use crate::rulebook::Route;
 
 /// The longest wait after a dispatcher has panicked time and again.

@@ -148,6 +148,11 @@ fn each_gets_its_code_and_field_and_a_page() {
     }
     let invalid = b"{\"type\":\"crm.contact.created\",\"data\":{\"a\":\"\xff\"}}".to_vec();
     json(&server, PUBLISH, &token, invalid).problem(400, "INVALID_JSON");
+    let marked = "\u{feff}{\"type\":\"crm.contact.created\",\"data\":{}}";
+    let problem = json(&server, PUBLISH, &token, marked.as_bytes().to_vec());
+    let problem = problem.problem(400, "INVALID_JSON");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("byte order mark"), "{detail}");
     let call = server
         .call("POST", PUBLISH)
         .bearer(&token)
@@ -278,7 +283,28 @@ fn two_lengths_are_refused_and_what_follows_them_is_no_request() {
         let refused = answer.contains("HTTP/1.1 400") && answer.contains("Transfer-Encoding");
         assert!(refused && answer.contains("connection: close"), "{answer}");
     }
+    let own = format!(
+        "Authorization: Bearer {token}\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (fields, named) in [
+        ("", "Host"),
+        ("Host: x\r\nHost: y\r\n", "Host"),
+        (
+            "Host: x\r\nContent-Type: text/plain\r\nContent-Type: application/json\r\n",
+            "Content-Type",
+        ),
+    ] {
+        let request = format!("POST {PUBLISH} HTTP/1.1\r\n{fields}{own}\r\n{body}{inner}");
+        let answer = answered(&server, &[request.as_bytes()]);
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        let field = format!("\"field\":\"{named}\"");
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains(&field), "{answer}");
+    }
     assert_eq!(server.count(&token), 0);
+    let answer = answered(&server, &[b"GET /healthz HTTP/1.0\r\n\r\n"]);
+    assert!(answer.contains(" 200 "), "{answer}");
     // The same words in a body are only words.
     let words = r#"{"type":"crm.contact.created","data":{
 Transfer-Encoding: chunked

@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::deliver::leave::End;
 use crate::in_memory::Troubled;
 
 #[tokio::test]

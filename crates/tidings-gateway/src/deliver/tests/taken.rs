@@ -1,6 +1,7 @@
 //! Two dispatchers of one share: the one from which it was taken, because it stood still, say, and its follower.
 
 use super::*;
+use crate::deliver::leave::End;
 
 impl House {
     async fn settled(&self, id: Uuid) -> u64 {
