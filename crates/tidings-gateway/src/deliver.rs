@@ -413,6 +413,9 @@ impl Dispatcher {
                         queue.places.insert(stream, offset);
                     }
                 }
+                for (stream, place) in self.ahead(subscription, &self.partitions()) {
+                    queue.places.entry(stream).or_insert(place);
+                }
             } else {
                 queue.places = self.places_of(subscription);
             }

@@ -1,7 +1,8 @@
 //! Changes that other replicas make, put in force here.
 //!
 //! Loop: [`follow`](Follower::follow), which its caller spawns and joins. Four times a second it asks the store for
-//! numbers that move with every change of what is kept in memory, one for each kind, and reads that kind again. Asking is one
+//! numbers that move with every change of what is kept in memory, one for each kind, and reads that kind again, or what of it
+//! has changed; all of it where another server answers, which may count on from less. Asking is one
 //! look at one row; a channel of the database (LISTEN) would be quicker still, but loses what is said while
 //! it is cut off, so that the asking would stay.
 
@@ -90,6 +91,12 @@ impl Follower {
 
     /// Reads again what has not been read since its version moved.
     async fn look(&self, replicas: &Replicas, versions: &Versions, seen: &mut Seen) {
+        if seen.server != Some(versions.server) {
+            *seen = Seen {
+                server: Some(versions.server),
+                ..Seen::default()
+            };
+        }
         let gone = |error: StoreError| error.to_string();
         let said = |refusal: Refusal| refusal.detail;
         let (place, registered) = (&mut seen.place, &mut seen.registered);
@@ -133,6 +140,8 @@ impl Follower {
 /// How far all have read.
 #[derive(Default)]
 struct Seen {
+    /// At which server.
+    server: Option<i64>,
     rooms: Rooms,
     /// Of the subscriptions.
     place: (i64, Option<Uuid>),

@@ -147,9 +147,12 @@ impl StoreError {
         };
         match source {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
-            // PostgreSQL's classes of failed connections, too many of them, and a server that is shut down.
+            // PostgreSQL's classes of failed connections, too many of them, and a server that is shut down; a transaction that
+            // stood still for too long, and one of two that waited for each other.
             sqlx::Error::Database(fault) => fault.code().is_some_and(|code| {
-                code.starts_with("08") || code == "53300" || code.starts_with("57P0")
+                code.starts_with("08")
+                    || code.starts_with("57P0")
+                    || matches!(&*code, "53300" | "25P03" | "40P01")
             }),
             _ => false,
         }

@@ -178,9 +178,11 @@ impl Store {
             .pragma("cache_spill", "0")
             .busy_timeout(SQLITE_PATIENCE);
         let connected = |connections, options| {
+            // No network can have cut one off that is idle.
             let pool = SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(SQLITE_PATIENCE)
+                .test_before_acquire(false)
                 .after_release(|connection, _| Box::pin(pool::is_whole(connection)));
             pool.connect_with(options)
         };

@@ -17,12 +17,18 @@ const TAKE: &str = "INSERT INTO turns AS kept (name, holder, ends_at_ms) \
      WHERE kept.holder = EXCLUDED.holder OR kept.ends_at_ms <= EXCLUDED.ends_at_ms - $3";
 
 const VERSIONS: &str = "SELECT api_keys, manifests, catalogs, workspaces, workspaces_removed, \
-     subscriptions, custom_events FROM changes";
+     subscriptions, custom_events, \
+     (EXTRACT(EPOCH FROM pg_postmaster_start_time()) * 1000000)::bigint AS server FROM changes";
 
-const LAST: &str = "SELECT (SELECT COALESCE(max(change), 0) FROM tenants) AS tenants, \
-     (SELECT COALESCE(max(change), 0) FROM workspaces) AS workspaces";
+/// In the order of their numbers; all rows of one statement have one.
+const CHANGED: &str = "SELECT kind, id, change FROM workspace_changes \
+     WHERE (change, kind, id) > ($1, $2, $3) ORDER BY change, kind, id LIMIT $4";
 
-/// So many tenants, or workspaces, are read at once.
+const MEMBERS: &str = "SELECT * FROM workspace_members \
+     WHERE workspace = ANY($1) AND (workspace, user_id) > ($2, $3) \
+     ORDER BY workspace, user_id LIMIT $4";
+
+/// So many changes are read at once, and so many members.
 const PAGE: i64 = 500;
 
 /// The versions of what replicas keep in memory, by kind. Zero is that there was no change yet.
@@ -42,13 +48,16 @@ pub struct Versions {
     pub subscriptions: i64,
     /// Of registrations of custom events.
     pub custom_events: i64,
+    /// Which server says so, by when it began to run. Another one may count on from less.
+    pub server: i64,
 }
 
-/// How far a replica has read what tenants and workspaces there are: the number of the last change of each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How far a replica has read what has changed of tenants and workspaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkspacesRead {
-    tenants: i64,
-    workspaces: i64,
+    change: i64,
+    kind: String,
+    id: String,
 }
 
 /// Some of what has changed of tenants and workspaces.
@@ -89,22 +98,21 @@ impl Replicas {
             workspaces_removed: of("workspaces_removed")?,
             subscriptions: of("subscriptions")?,
             custom_events: of("custom_events")?,
+            server: of("server")?,
         })
     }
 
     /// How far whoever now reads all tenants and workspaces will have read at least.
     pub async fn all_workspaces(&self) -> Result<WorkspacesRead, StoreError> {
-        let asked = on_postgres!(self.postgres, "ask for the last changes", connection => {
-            connection.fetch_one(LAST).await
-        });
-        let row = asked?;
-        let of = |kind| {
-            row.try_get(kind)
-                .map_err(attempting("ask for the last changes"))
-        };
+        let query = "SELECT COALESCE(max(change), 0) FROM workspace_changes";
+        let change = on_postgres!(self.postgres, "ask for the last change", connection => {
+            sqlx::query_scalar(query).fetch_one(connection).await
+        })?;
         Ok(WorkspacesRead {
-            tenants: of("tenants")?,
-            workspaces: of("workspaces")?,
+            change,
+            // Behind every kind.
+            kind: "~".to_owned(),
+            id: String::new(),
         })
     }
 
@@ -112,44 +120,82 @@ impl Replicas {
     /// was removed is not among it.
     pub async fn changed_workspaces(
         &self,
-        read: WorkspacesRead,
+        read: &WorkspacesRead,
     ) -> Result<Option<(WorkspacesChanged, WorkspacesRead)>, StoreError> {
-        let tenants = self.changed("tenants", read.tenants).await?;
-        let workspaces = self.changed("workspaces", read.workspaces).await?;
-        if tenants.is_empty() && workspaces.is_empty() {
-            return Ok(None);
-        }
-        let number = |row: Option<&PgRow>, before| {
-            let number = row.map_or(Ok(before), |row| row.integer("change"));
-            number.map_err(attempting("read a change"))
-        };
-        let read = WorkspacesRead {
-            tenants: number(tenants.last(), read.tenants)?,
-            workspaces: number(workspaces.last(), read.workspaces)?,
-        };
-        let workspaces = rows::<WorkspaceRow>(&workspaces)?;
-        let ids: Vec<&str> = workspaces.iter().map(|row| row.id.as_str()).collect();
-        let of_these = "SELECT * FROM workspace_members WHERE workspace = ANY($1)";
-        let members = on_postgres!(self.postgres, "read who are members", connection => {
-            sqlx::query(of_these).bind(ids).fetch_all(connection).await
-        });
-        let changed = WorkspacesChanged {
-            tenants: rows(&tenants)?,
-            workspaces,
-            members: rows(&members?)?,
-        };
-        Ok(Some((changed, read)))
-    }
-
-    async fn changed(&self, table: &'static str, after: i64) -> Result<Vec<PgRow>, StoreError> {
-        let query = format!("SELECT * FROM {table} WHERE change > $1 ORDER BY change LIMIT $2");
-        on_postgres!(self.postgres, "read what has changed", connection => {
-            sqlx::query(sqlx::AssertSqlSafe(query))
-                .bind(after)
+        let numbered = on_postgres!(self.postgres, "read what has changed", connection => {
+            sqlx::query(CHANGED)
+                .bind(read.change)
+                .bind(read.kind.as_str())
+                .bind(read.id.as_str())
                 .bind(PAGE)
                 .fetch_all(connection)
                 .await
-        })
+        })?;
+        let (mut tenants, mut workspaces, mut until) = (Vec::new(), Vec::new(), None);
+        for row in numbered {
+            let unread = || attempting("read a change");
+            let (kind, id) = (row.text("kind"), row.text("id"));
+            let (kind, id) = (kind.map_err(unread())?, id.map_err(unread())?);
+            let of_kind = if kind == "tenant" {
+                &mut tenants
+            } else {
+                &mut workspaces
+            };
+            of_kind.push(id.clone());
+            let change = row.integer("change").map_err(unread())?;
+            until = Some(WorkspacesRead { change, kind, id });
+        }
+        let Some(until) = until else {
+            return Ok(None);
+        };
+        let changed = WorkspacesChanged {
+            tenants: self
+                .of(
+                    "SELECT * FROM tenants WHERE id = ANY($1) ORDER BY id",
+                    &tenants,
+                )
+                .await?,
+            workspaces: self
+                .of(
+                    "SELECT * FROM workspaces WHERE id = ANY($1) ORDER BY id",
+                    &workspaces,
+                )
+                .await?,
+            members: self.members(&workspaces).await?,
+        };
+        Ok(Some((changed, until)))
+    }
+
+    async fn of<T: Sealed>(
+        &self,
+        query: &'static str,
+        ids: &[String],
+    ) -> Result<Vec<T>, StoreError> {
+        let found = on_postgres!(self.postgres, "read what has changed", connection => {
+            sqlx::query(query).bind(ids).fetch_all(connection).await
+        });
+        rows(&found?)
+    }
+
+    async fn members(&self, workspaces: &[String]) -> Result<Vec<MemberRow>, StoreError> {
+        let mut all: Vec<MemberRow> = Vec::new();
+        loop {
+            let last = all.last();
+            let after = last.map_or(("", ""), |row| (row.workspace.as_str(), &*row.user));
+            let found = on_postgres!(self.postgres, "read who are members", connection => {
+                sqlx::query(MEMBERS)
+                    .bind(workspaces)
+                    .bind(after.0)
+                    .bind(after.1)
+                    .bind(PAGE)
+                    .fetch_all(connection)
+                    .await
+            })?;
+            if found.is_empty() {
+                return Ok(all);
+            }
+            all.extend(rows::<MemberRow>(&found)?);
+        }
     }
 
     /// Takes a turn, or lengthens it. False while another holder has it. It ends by itself, should its holder die.
@@ -215,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_stands_still_in_a_transaction_is_cut_off() {
+    async fn connections_are_set_to_be_cut_off_where_they_stand_still_in_a_transaction() {
         let store = on_postgres().await;
         let Connections::Postgres(postgres) = &store.connections else {
             panic!("{store:?}");
@@ -233,7 +279,7 @@ mod tests {
         let mut read = WorkspacesRead::default();
         let mut changed = async || {
             let mut all = Vec::new();
-            while let Some((changed, until)) = replicas.changed_workspaces(read).await.unwrap() {
+            while let Some((changed, until)) = replicas.changed_workspaces(&read).await.unwrap() {
                 read = until;
                 all.extend(changed.tenants.iter().map(|it| it.id.to_string()));
                 for workspace in changed.workspaces {
@@ -264,10 +310,6 @@ mod tests {
             role: "ADMIN".into(),
             updated_at_ms: 1,
         };
-        assert_eq!(
-            replicas.all_workspaces().await.unwrap(),
-            WorkspacesRead::default()
-        );
         assert!(changed().await.is_empty());
         assert!(room.add_tenant(&tenant).await.unwrap());
         assert!(room.add(&workspace("ws-1"), &[]).await.unwrap());
@@ -297,12 +339,28 @@ mod tests {
             assert!(room.add(&workspace(&id), &[]).await.unwrap());
         }
         assert_eq!(changed().await.len(), many);
-
-        // What is removed, by hand, is no row any more.
-        let before = replicas.versions().await.unwrap();
+        for number in 0..many {
+            let user = format!("user-{number}");
+            room.put_member(&member("ws-2", &user), &[]).await.unwrap();
+        }
+        let of_one = changed().await;
+        assert_eq!(of_one.len(), 1);
+        assert_eq!(of_one[0].split(' ').count(), 1 + 1 + many, "{of_one:?}");
         let Connections::Postgres(postgres) = &store.connections else {
             panic!("{store:?}");
         };
+        // As where one statement changes all.
+        let together =
+            "UPDATE workspace_changes SET change = (SELECT max(change) + 1 FROM workspace_changes)";
+        postgres.pool.execute(together).await.unwrap();
+        assert_eq!(changed().await.len(), 3 + many);
+
+        // What is removed, by hand, is no row any more; what is written as it was is no change.
+        let before = replicas.versions().await.unwrap();
+        let same =
+            "UPDATE tenants SET slug = slug; UPDATE workspace_members SET role = role WHERE false";
+        postgres.pool.execute(same).await.unwrap();
+        assert_eq!(replicas.versions().await.unwrap(), before);
         for table in ["workspaces", "tenants"] {
             let delete = sqlx::AssertSqlSafe(format!("DELETE FROM {table}"));
             postgres.pool.execute(delete).await.unwrap();
@@ -319,7 +377,6 @@ mod tests {
         let store = on_postgres().await;
         let replicas = store.replicas().unwrap();
         let mut before = replicas.versions().await.unwrap();
-        assert_eq!(before, Versions::default());
         let mut moved = async || {
             let now = replicas.versions().await.unwrap();
             let was = std::mem::replace(&mut before, now);
@@ -331,9 +388,8 @@ mod tests {
                 ("subscriptions", now.subscriptions != was.subscriptions),
                 ("custom events", now.custom_events != was.custom_events),
             ];
-            let moved = kinds
-                .into_iter()
-                .filter_map(|(kind, moved)| moved.then_some(kind));
+            let kinds = kinds.into_iter();
+            let moved = kinds.filter_map(|(kind, moved)| moved.then_some(kind));
             moved.collect::<Vec<_>>().join(", ")
         };
         let crm = "crm".parse().unwrap();

@@ -16,16 +16,40 @@ use crate::subscription::Subscription;
 const CLOCKS_APART: Duration = Duration::from_mins(5);
 
 impl Dispatcher {
-    /// Only partitions are read that hold events of tenants with subscriptions.
-    pub(super) fn choose_streams(&mut self) {
-        if !std::mem::take(&mut self.choose_streams) {
-            return;
-        }
+    /// How many partitions each topic has.
+    pub(super) fn partitions(&self) -> BTreeMap<Topic, u32> {
         let mut counts: BTreeMap<Topic, u32> = BTreeMap::new();
         for stream in &self.streams {
             let count = counts.entry(stream.partition.topic.clone()).or_default();
             *count = (*count).max(stream.partition.number + 1);
         }
+        counts
+    }
+
+    /// Where a subscription begins that is behind what all have read: what is written down of it may be of a time when its
+    /// dispatcher did not know the topic.
+    pub(super) fn ahead(
+        &self,
+        subscription: &Subscription,
+        partitions: &BTreeMap<Topic, u32>,
+    ) -> Vec<(StreamId, u64)> {
+        let key = subscription.tenant.as_str().as_bytes();
+        let starts = subscription.start.places.iter();
+        let starts = starts.filter_map(|(name, place)| {
+            let topic: Topic = name.parse().ok()?;
+            let number = partition_of(key, *partitions.get(&topic)?);
+            let stream = self.stream_ids.get(&Partition { topic, number })?;
+            (*place > self.streams[*stream].head).then_some((*stream, *place))
+        });
+        starts.collect()
+    }
+
+    /// Only partitions are read that hold events of tenants with subscriptions.
+    pub(super) fn choose_streams(&mut self) {
+        if !std::mem::take(&mut self.choose_streams) {
+            return;
+        }
+        let counts = self.partitions();
         let mut tenants = self.in_force.tenants();
         tenants.retain(|tenant| self.share.holds(tenant));
         let mut wanted: BTreeSet<(u32, u32)> = BTreeSet::new();
@@ -148,7 +172,9 @@ impl Dispatcher {
         }
         match self.saved.get(&subscription.id) {
             Some((_, places)) if places.start == subscription.start.number => {
-                places.next_in(&partition.topic, partition.number)
+                let start = subscription.start.place_in(&partition.topic);
+                let ahead = (start > self.streams[stream].head).then_some(start);
+                places.next_in(&partition.topic, partition.number).or(ahead)
             }
             _ => Some(subscription.start.place_in(&partition.topic)),
         }

@@ -162,13 +162,17 @@ impl Dispatcher {
         let behind: Vec<Uuid> = behind.map(|(id, _)| *id).collect();
         self.changes.take();
         let all = self.in_force.all();
+        let partitions = self.partitions();
         for subscription in all.iter().filter(|it| share.holds(&it.tenant)) {
             if subscription.start.skipped.is_some() {
                 self.skip(subscription.id);
             }
             // One that has never got anything begins at its start.
             let new = !self.saved.contains_key(&subscription.id);
-            if new || behind.contains(&subscription.id) {
+            if new
+                || behind.contains(&subscription.id)
+                || !self.ahead(subscription, &partitions).is_empty()
+            {
                 self.queue(subscription);
             }
         }

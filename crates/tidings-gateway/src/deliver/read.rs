@@ -398,24 +398,13 @@ impl Dispatcher {
 
     /// Where a subscription begins, in each partition that its tenant's events can be in.
     pub(super) fn places_of(&mut self, subscription: &Subscription) -> BTreeMap<StreamId, u64> {
-        let mut partitions: BTreeMap<String, u32> = BTreeMap::new();
-        for stream in &self.streams {
-            let count = partitions
-                .entry(stream.partition.topic.as_str().to_owned())
-                .or_default();
-            *count = (*count).max(stream.partition.number + 1);
-        }
         let key = subscription.tenant.as_str().as_bytes();
         let mut places = BTreeMap::new();
-        for (topic, count) in partitions {
-            let Ok(name) = topic.parse() else { continue };
+        for (topic, count) in self.partitions() {
             let number = partition_of(key, count);
-            let stream = self.stream(Partition {
-                topic: name,
-                number,
-            });
-            let place = subscription.start.places.get(&topic).copied();
-            places.insert(stream, place.unwrap_or(0));
+            let place = subscription.start.place_in(&topic);
+            let stream = self.stream(Partition { topic, number });
+            places.insert(stream, place);
         }
         places
     }

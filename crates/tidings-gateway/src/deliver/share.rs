@@ -139,9 +139,8 @@ async fn deliver(means: Means, share: Share, stopped: impl Future<Output = ()>) 
                 means.counted.restart();
                 tracing::error!(%share, "a dispatcher panicked, and another goes on from what is written down");
             }
-            // By then the group has told whose it is.
-            Some(End::Taken) => wait = LONGEST_WAIT_TO_BEGIN,
-            None => {}
+            // Whose it is the group tells: should it be this process's, it takes it up again.
+            Some(End::Taken) | None => {}
         }
         tokio::select! {
             () = &mut stopped => return,

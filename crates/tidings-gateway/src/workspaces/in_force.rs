@@ -34,7 +34,7 @@ impl Workspaces {
             return Ok(());
         };
         while let Some((changed, until)) = replicas
-            .changed_workspaces(*read)
+            .changed_workspaces(read)
             .await
             .map_err(store_fault)?
         {
