@@ -52,6 +52,17 @@ pub struct Versions {
     pub server: i64,
 }
 
+impl Versions {
+    /// Whether nothing was ever changed.
+    pub fn is_untouched(&self) -> bool {
+        let untouched = Self {
+            server: self.server,
+            ..Self::default()
+        };
+        *self == untouched
+    }
+}
+
 /// How far a replica has read what has changed of tenants and workspaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkspacesRead {
@@ -377,6 +388,7 @@ mod tests {
         let store = on_postgres().await;
         let replicas = store.replicas().unwrap();
         let mut before = replicas.versions().await.unwrap();
+        assert!(before.is_untouched());
         let mut moved = async || {
             let now = replicas.versions().await.unwrap();
             let was = std::mem::replace(&mut before, now);

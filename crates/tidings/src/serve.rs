@@ -24,7 +24,7 @@ use tidings_gateway::supervised::{Stopped, supervise};
 use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits, Workers};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
-use tidings_store::{Store, StoreError, Versions};
+use tidings_store::{Store, StoreError};
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -204,8 +204,7 @@ async fn serve(
     let store = opened.get_or_init(|| store).clone();
     let first_start = match store.replicas() {
         None => own_file_is_new,
-        // Nothing was ever changed there.
-        Some(replicas) => replicas.versions().await? == Versions::default(),
+        Some(replicas) => replicas.versions().await?.is_untouched(),
     };
     let access = open_access(&config, &store, &clock).await?;
     let receipts = receipts(&config, &store, &*bus)?;
