@@ -18,7 +18,7 @@ use crate::access::Caller;
 use crate::clock::Clock;
 use crate::damaged::sound;
 use crate::deliver::record::{Ledger, PendingDetail, Replayed};
-use crate::deliver::{Places, Standstills, accounted, detail_of, read_to};
+use crate::deliver::{Places, Standstill, Standstills, accounted, detail_of, read_to};
 use crate::events::Placed;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -27,7 +27,7 @@ use crate::subscriptions::{Judged, Subscriptions, reader};
 
 /// What became of an event.
 #[derive(Debug)]
-pub struct Told {
+pub struct Course {
     /// Every attempt: by subscription, and in the order of their numbers.
     pub attempts: Vec<AttemptRow>,
     /// What has still to be delivered.
@@ -90,7 +90,7 @@ impl Chronicle {
     }
 
     /// What became of an event that the caller may see.
-    pub async fn of(&self, caller: &Caller, placed: &Placed) -> Result<Told, Refusal> {
+    pub async fn of(&self, caller: &Caller, placed: &Placed) -> Result<Course, Refusal> {
         let tenant = reader(caller)?;
         let judged = self.subscriptions.judge(caller, &placed.event)?;
         let wanting = judged.iter().filter(|(_, verdict)| verdict.is_ok());
@@ -132,7 +132,7 @@ impl Chronicle {
             };
             Routed { judged, reason }
         });
-        Ok(Told {
+        Ok(Course {
             routed: routed.collect(),
             attempts,
             waits,
@@ -151,7 +151,7 @@ impl Chronicle {
         &self,
         tenant: &TenantId,
         row: PendingRow,
-        held: Option<crate::deliver::Standstill>,
+        held: Option<Standstill>,
         now: i64,
     ) -> Result<Waits, Refusal> {
         let detail = detail_of(&row)?;

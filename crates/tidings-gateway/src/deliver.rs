@@ -210,7 +210,7 @@ struct Dispatcher {
     /// What is damaged and was told of.
     told: damaged::Told,
     /// Who was said to stand still.
-    told_standing: standing::Told,
+    announced: standing::Announced,
     read_to_end: bool,
     /// When the last turn began, in ms since 1970.
     turned_at_ms: i64,
@@ -283,7 +283,7 @@ impl Dispatcher {
             forgetting: None,
             behind_looked_at_ms: 0,
             told: damaged::Told::default(),
-            told_standing: standing::Told::to(means.standstills),
+            announced: standing::Announced::to(means.standstills),
             read_to_end: false,
             reads_from: 0,
             tail,
@@ -482,7 +482,7 @@ impl Dispatcher {
                     // Nothing was at hand of it since a start: it begins where it is told to.
                     let saved = self.saved.get(&id);
                     let begins = saved.is_some_and(|(_, places)| places.start != start);
-                    self.told_standing.goes_on(id);
+                    self.announced.goes_on(id);
                     let queue = self.queue(&subscription);
                     let before = std::mem::replace(&mut queue.subscription, subscription.clone());
                     queue.standing.because(None, now);
@@ -568,7 +568,7 @@ impl Dispatcher {
         self.at_hand.retain(|(subscription, _)| *subscription != id);
         self.waiting.remove(id);
         self.full.remove(&id);
-        self.told_standing.goes_on(id);
+        self.announced.goes_on(id);
         if let Some(mut queue) = self.queues.remove(&id) {
             for (stream, offset) in queue.lost.take().unwrap_or_default() {
                 self.settle_shared(stream, offset);

@@ -78,7 +78,7 @@ impl Ended {
 }
 
 /// What keeps a queue from going on.
-enum Standstill {
+enum Hindrance {
     /// Nothing to send, or something that ends by itself.
     Idle,
     /// Nothing before this time, in ms since 1970.
@@ -116,12 +116,12 @@ impl Dispatcher {
             };
             match self.next_of(id, now) {
                 Ok(deliveries) => {
-                    self.told_standing.goes_on(id);
+                    self.announced.goes_on(id);
                     self.send(id, deliveries, now);
                     self.line_up(id);
                 }
-                Err(Standstill::Idle) => {}
-                Err(Standstill::Until(at)) => {
+                Err(Hindrance::Idle) => {}
+                Err(Hindrance::Until(at)) => {
                     if at - now > ms(super::LOOK_AGAIN) {
                         self.stand_aside(id);
                     }
@@ -133,9 +133,9 @@ impl Dispatcher {
     }
 
     /// The next of a queue that may go now, in one message.
-    fn next_of(&mut self, id: Uuid, now: i64) -> Result<Vec<Delivery>, Standstill> {
+    fn next_of(&mut self, id: Uuid, now: i64) -> Result<Vec<Delivery>, Hindrance> {
         let (beside, not_before) = self.of_the_original(id, now);
-        let queue = self.queues.get_mut(&id).ok_or(Standstill::Idle)?;
+        let queue = self.queues.get_mut(&id).ok_or(Hindrance::Idle)?;
         queue.lined_up = false;
         let (of_tenant, _) = self.on_the_way.of(&queue.subscription.tenant);
         let crowded = of_tenant >= MOST_OF_TENANT / 2;
@@ -147,29 +147,29 @@ impl Dispatcher {
         // It has attempts on their way then, and the end of one puts it in line again.
         let most = queue.subscription.delivery.max_in_flight.min(share);
         if !queue.is_active() {
-            return Err(Standstill::Idle);
+            return Err(Hindrance::Idle);
         }
         if queue.in_flight + queue.of_replays + beside >= most {
             queue.standing.because(Some(Held::RateLimit), now);
-            return Err(Standstill::Idle);
+            return Err(Hindrance::Idle);
         }
         if let Some(until) = not_before {
             queue.standing.because(Some(Held::RateLimit), now);
-            return Err(Standstill::Until(until));
+            return Err(Hindrance::Until(until));
         }
         let chosen = queue.choose(now);
         if !matches!(chosen, Choice::Now(_)) {
             queue.standing.because(None, now);
         }
         let chosen = match chosen {
-            Choice::Nothing => return Err(Standstill::Idle),
-            Choice::Later(until) => return Err(Standstill::Until(until)),
+            Choice::Nothing => return Err(Hindrance::Idle),
+            Choice::Later(until) => return Err(Hindrance::Until(until)),
             Choice::Now(chosen) => chosen,
         };
         let rate = queue.subscription.delivery.rate;
         if let Some(Err(until)) = rate.map(|rate| queue.pace.ready(rate, now)) {
             queue.standing.because(Some(Held::RateLimit), now);
-            return Err(Standstill::Until(until));
+            return Err(Hindrance::Until(until));
         }
         let host = queue.subscription.target.host().to_owned();
         let breaker = self
@@ -177,7 +177,7 @@ impl Dispatcher {
             .get_mut(&(queue.subscription.tenant.clone(), host));
         if let Some(Err(until)) = breaker.map(|breaker| breaker.admit(now)) {
             queue.standing.because(Some(Held::Breaker), now);
-            return Err(Standstill::Until(until));
+            return Err(Hindrance::Until(until));
         }
         if let Some(rate) = rate {
             queue.pace.take(rate, now);

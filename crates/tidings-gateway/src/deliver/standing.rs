@@ -77,12 +77,12 @@ impl Standstills {
 }
 
 /// What one dispatcher has told there. What it leaves without a word is taken back.
-pub(super) struct Told {
+pub(super) struct Announced {
     all: Standstills,
     own: HashSet<Uuid>,
 }
 
-impl Told {
+impl Announced {
     pub(super) fn to(all: Standstills) -> Self {
         let own = HashSet::new();
         Self { all, own }
@@ -102,7 +102,7 @@ impl Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for Announced {
     fn drop(&mut self) {
         let mut known = self.all.known();
         for id in &self.own {
@@ -118,9 +118,9 @@ impl Dispatcher {
         match cause {
             Some(held @ (Held::RateLimit | Held::Breaker)) => {
                 let standstill = Standstill { held, until_ms };
-                self.told_standing.stands_still(id, standstill);
+                self.announced.stands_still(id, standstill);
             }
-            Some(Held::Key | Held::Batch) | None => self.told_standing.goes_on(id),
+            Some(Held::Key | Held::Batch) | None => self.announced.goes_on(id),
         }
     }
 }
@@ -188,7 +188,7 @@ mod tests {
     fn who_stands_still_is_known_until_it_goes_on_its_time_is_up_or_its_dispatcher_ends() {
         let all = Standstills::default();
         let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut told = Told::to(all.clone());
+        let mut told = Announced::to(all.clone());
         let of = |held, until_ms| Standstill { held, until_ms };
         told.stands_still(one, of(Held::Breaker, 10));
         told.stands_still(two, of(Held::RateLimit, 20));

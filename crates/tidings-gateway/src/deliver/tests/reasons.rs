@@ -1,7 +1,7 @@
 //! Why an event has not come to a subscription: one reason, and no more than is known.
 
 use super::*;
-use crate::chronicle::{Told, Why};
+use crate::chronicle::{Course, Why};
 use crate::events::{Placed, Query};
 use crate::replays::Routing;
 use crate::replays::history::Wanted;
@@ -22,7 +22,7 @@ impl House {
         page.items.into_iter().find(is_meant).unwrap()
     }
 
-    async fn told(&self, n: u64) -> Told {
+    async fn told(&self, n: u64) -> Course {
         let placed = self.placed(n).await;
         let chronicle = self.gateway.chronicle();
         chronicle.of(&caller("acme"), &placed).await.unwrap()
