@@ -162,6 +162,7 @@ impl Dispatcher {
                 self.replays.ending.push(id);
             } else {
                 self.queues.remove(&id);
+                self.announced.goes_on(id);
             }
         }
         let store = self.store.clone();
@@ -308,6 +309,7 @@ impl Dispatcher {
     /// A replay does not run any more. What it has not sent stays in the store.
     fn stop_replay(&mut self, id: Uuid) {
         self.replays.running.remove(&id);
+        self.announced.goes_on(id);
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
         };

@@ -135,3 +135,31 @@ async fn letters_whose_subscription_is_gone_are_passed_over_whenever_it_went() {
         assert_eq!((place.skipped, place.abandoned), (2, 2));
     }
 }
+
+#[tokio::test]
+async fn a_replay_that_waits_for_its_rate_and_ends_stands_still_for_nobody() {
+    let mut house = House::new().await;
+    let id = house.subscribe("acme", json!({})).await;
+    for n in 1..=9 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    let wanted = Wanted {
+        from: From::Beginning,
+        until_ms: None,
+        types: Vec::new(),
+        rate: None,
+        routing: Routing::Now,
+        shadow: None,
+    };
+    let slow = json!({ "delivery": { "rateLimit": { "perSecond": 1 } } });
+    house.change("acme", id, Change::Patch(slow)).await;
+    let (room, owner) = (house.gateway.replays.clone(), caller("acme"));
+    let replay = room.of_history(&owner, id, wanted).await.unwrap().id;
+    house.pass(2 * LOOK_AGAIN).await;
+    let standstills = house.gateway.deliveries().means().standstills;
+    assert!(standstills.of(&[replay], NOW).contains_key(&replay));
+    room.cancel(&owner, replay).await.unwrap();
+    house.pass(2 * LOOK_AGAIN).await;
+    assert!(!standstills.of(&[replay], NOW).contains_key(&replay));
+}
