@@ -15,6 +15,9 @@ use crate::replays::DeadLetters;
 
 /// So many rows of a deleted subscription are read at once.
 const GONE_PAGE: u32 = 500;
+/// So many letters are looked at in one turn beyond a page of which none can be sent: those take nothing of a rate, and a
+/// page of a slow replay is short.
+const FURTHER: usize = 500;
 
 impl Dispatcher {
     pub(super) async fn feed_letters(
@@ -24,15 +27,28 @@ impl Dispatcher {
         room: usize,
     ) -> Result<(), Refusal> {
         let now = self.clock.now_ms();
-        let limit = u32::try_from(room).unwrap_or(u32::MAX);
-        let query = letters.query(running.place.after, limit);
-        let store = self.store.clone();
-        let room_of_letters = store.dead_letters();
-        let found = room_of_letters.summaries(&running.row.tenant, &query).await;
-        let found = self.sound(found)?;
-        let mut last_attempts = self.last_attempts(&running.row.tenant, &found).await?;
+        let tenant = running.row.tenant.clone();
+        let mut found = self
+            .letters_after(&tenant, letters, running.place.after, room)
+            .await?;
+        let mut ended = found.len() < room;
+        let none = found.iter().all(|it| self.is_gone(it.subscription));
+        if let Some(last) = found.last().filter(|_| none && !ended) {
+            let further = self.letters_after(&tenant, letters, Some(last.id), FURTHER);
+            let mut further = further.await?;
+            ended = further.len() < FURTHER;
+            // What may be sent is read up to as many as there is room for.
+            let sendable = further.iter().enumerate();
+            let mut sendable = sendable.filter(|(_, it)| !self.is_gone(it.subscription));
+            if let Some((beyond, _)) = sendable.nth(room) {
+                ended = false;
+                further.truncate(beyond);
+            }
+            found.append(&mut further);
+        }
+        let mut last_attempts = self.last_attempts(&tenant, &found).await?;
         // From here on nothing fails: the place moves past a page only together with all that was found on it.
-        running.place.exhausted = found.len() < room;
+        running.place.exhausted = ended;
         if let Some(last) = found.last() {
             running.place.after = Some(last.id);
         }
@@ -61,6 +77,20 @@ impl Dispatcher {
         step.place = Some(running.place.write());
         self.read_to_end &= running.place.exhausted || running.room(now) == 0;
         Ok(())
+    }
+
+    /// So many of a plan's letters after one.
+    async fn letters_after(
+        &mut self,
+        tenant: &TenantId,
+        letters: &DeadLetters,
+        after: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetterSummary>, Refusal> {
+        let query = letters.query(after, u32::try_from(limit).unwrap_or(u32::MAX));
+        let store = self.store.clone();
+        let found = store.dead_letters().summaries(tenant, &query).await;
+        self.sound(found)
     }
 
     /// What was written down of the last attempt for each of some dead letters, by subscription, number and event, as long

@@ -163,3 +163,59 @@ async fn a_replay_that_waits_for_its_rate_and_ends_stands_still_for_nobody() {
     house.pass(2 * LOOK_AGAIN).await;
     assert!(!standstills.of(&[replay], NOW).contains_key(&replay));
 }
+
+#[tokio::test]
+async fn a_slow_replay_passes_over_letters_that_nobody_is_there_for_in_a_few_turns() {
+    let mut house = House::new().await;
+    house.answer(|_| Verdict::Failed {
+        retry_after: None,
+        unreachable: false,
+    });
+    let once = json!({ "retry": { "schedule": [] } });
+    let gone = house.subscribe("acme", once.clone()).await;
+    for n in 1..=60 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    let stays = house.subscribe("acme", once).await;
+    // Letters of one millisecond are in no order.
+    house.clock.set(NOW + 10);
+    for n in 61..=64 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    let (room, owner) = (house.gateway.replays.clone(), caller("acme"));
+    let subscriptions = house.gateway.subscriptions.clone();
+    subscriptions.delete(&owner, gone).await.unwrap();
+    house.settle().await;
+    house.answer(|_| Verdict::Delivered);
+    let slow = DeadLetters {
+        rate: Some(1),
+        ..DeadLetters::default()
+    };
+    let replay = room.of_dead_letters(&owner, slow).await.unwrap().id;
+    let before = house.got().len();
+    house.clock.set(NOW + 2 * ms(LOOK_AGAIN));
+    let dispatcher = house.dispatcher.as_mut().unwrap();
+    for _ in 0..4 {
+        dispatcher.turn().await.unwrap();
+        if dispatcher.writing.is_none() {
+            dispatcher.write_now();
+        }
+        if let Some(writing) = dispatcher.writing.take() {
+            let written = writing.await;
+            dispatcher.written(written);
+        }
+    }
+    let row = room.get(&owner, replay).await.unwrap();
+    let skipped = Place::read(&row.place).unwrap().skipped;
+    assert!(skipped >= 60, "{skipped}");
+    assert!(row.sent <= 2, "{}: its rate", row.sent);
+    house.pass(Duration::from_secs(20)).await;
+    let row = room.get(&owner, replay).await.unwrap();
+    let place = Place::read(&row.place).unwrap();
+    assert_eq!((&*row.state, row.sent, place.skipped), ("done", 4, 64));
+    let again: Vec<_> = house.got()[before..].iter().map(|got| got.at_ms).collect();
+    assert!(again.windows(2).all(|two| two[1] - two[0] >= 1_000));
+    assert!(house.gateway.subscriptions.standing(stays).is_some());
+}
