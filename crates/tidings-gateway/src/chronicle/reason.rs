@@ -306,7 +306,14 @@ fn holding(standstill: Standstill) -> Reason {
     match standstill.held {
         Held::Breaker => {
             let told = format!(
-                "The circuit breaker of the receiver's host lets nothing of the subscription through before {until}."
+                "The circuit breaker of the receiver's host lets nothing of the subscription through before about {until}."
+            );
+            Reason::new(Why::CircuitOpen, told)
+        }
+        Held::Unable => {
+            let told = format!(
+                "The gateway lacks files or memory to send with, which says nothing of the receiver; it is tried again at \
+                 about {until}."
             );
             Reason::new(Why::CircuitOpen, told)
         }

@@ -175,8 +175,10 @@ impl Dispatcher {
         let breaker = self
             .breakers
             .get_mut(&(queue.subscription.tenant.clone(), host));
-        if let Some(Err(until)) = breaker.map(|breaker| breaker.admit(now)) {
-            queue.standing.because(Some(Held::Breaker), now);
+        if let Some(breaker) = breaker
+            && let Err(until) = breaker.admit(now)
+        {
+            queue.standing.because(Some(breaker.holds_for()), now);
             return Err(Hindrance::Until(until));
         }
         if let Some(rate) = rate {

@@ -32,7 +32,7 @@ impl Queue {
     /// Why it does not keep up. Nothing where it does.
     fn laggard(&self, is_behind: bool) -> Option<Laggard> {
         let waits = is_behind || !self.backlog.is_empty();
-        let is_held = self.standing.cause() == Some(Held::Breaker);
+        let is_held = matches!(self.standing.cause(), Some(Held::Breaker | Held::Unable));
         match self.subscription.state {
             State::Paused if waits => Some(Laggard::Paused),
             State::Disabled if waits => Some(Laggard::Disabled),

@@ -47,6 +47,8 @@ pub(crate) enum Held {
     Key,
     RateLimit,
     Breaker,
+    /// This process lacks what it takes to ask its host: for a moment nothing is sent there.
+    Unable,
     /// More may go in the same message.
     Batch,
 }

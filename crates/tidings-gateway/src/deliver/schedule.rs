@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
+use super::queue::Held;
 use crate::clock::has_passed;
 use crate::subscription::Rate;
 
@@ -125,6 +126,15 @@ impl Breaker {
         let was_open = self.open_until_ms;
         self.open_until_ms = was_open.max(Some(now_ms + ms(HELD)));
         was_open.is_none()
+    }
+
+    /// What it is for that it lets nothing through.
+    pub(super) fn holds_for(&self) -> Held {
+        if self.opened > 0 {
+            Held::Breaker
+        } else {
+            Held::Unable
+        }
     }
 
     /// Whether nothing has failed there for so long that it says nothing any more, and nobody is trying.

@@ -42,7 +42,7 @@ impl Standing {
         let mut stood = self.past;
         match self.now {
             Some((Held::RateLimit, since)) => stood.rate_limit += (now_ms - since).max(0),
-            Some((Held::Breaker, since)) => stood.breaker += (now_ms - since).max(0),
+            Some((Held::Breaker | Held::Unable, since)) => stood.breaker += (now_ms - since).max(0),
             Some((Held::Key | Held::Batch, _)) | None => {}
         }
         stood
@@ -116,7 +116,7 @@ impl Dispatcher {
     pub(super) fn tell_standstill(&mut self, id: Uuid, until_ms: i64) {
         let cause = self.queues.get(&id).and_then(|it| it.standing.cause());
         match cause {
-            Some(held @ (Held::RateLimit | Held::Breaker)) => {
+            Some(held @ (Held::RateLimit | Held::Breaker | Held::Unable)) => {
                 let standstill = Standstill { held, until_ms };
                 self.announced.stands_still(id, standstill);
             }
@@ -147,7 +147,7 @@ fn add(ledger: &mut Ledger, held: Option<Held>, time: i64) {
         None => ledger.log += time,
         Some(Held::Key) => ledger.key += time,
         Some(Held::RateLimit) => ledger.rate_limit += time,
-        Some(Held::Breaker) => ledger.breaker += time,
+        Some(Held::Breaker | Held::Unable) => ledger.breaker += time,
         Some(Held::Batch) => ledger.batch += time,
     }
 }

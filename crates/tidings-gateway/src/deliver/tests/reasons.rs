@@ -184,7 +184,7 @@ async fn what_an_open_breaker_or_a_rate_keeps_back_says_until_when() {
     }
     house.settle().await;
     assert_eq!(house.got().len(), 10);
-    let until = "before 2023-11-14T22:13:25.000Z";
+    let until = "before about 2023-11-14T22:13:25.000Z";
     house.assert_why(11, id, Why::CircuitOpen, until).await;
     house.assert_why(1, id, Why::Retry, "Attempt 1").await;
     house.clock.set(NOW + 2_000);

@@ -1,6 +1,7 @@
 //! What cannot be sent for want of something of our own.
 
 use super::*;
+use crate::chronicle::Why;
 use crate::deliver::counted::AttemptOutcome;
 
 #[tokio::test]
@@ -34,4 +35,17 @@ async fn what_we_lack_ourselves_is_no_attempt_and_counts_against_nobody() {
     let attempts = attempts.unwrap().whole().unwrap();
     assert!(attempts.iter().all(|it| it.number == 1), "{attempts:?}");
     assert_eq!(attempts.len(), 15);
+}
+
+#[tokio::test]
+async fn what_we_lack_ourselves_is_not_told_as_the_receivers_breaker() {
+    let mut house = House::new().await;
+    house.answer(|_| Verdict::Unable);
+    let id = house.subscribe("acme", json!({ "maxInFlight": 1 })).await;
+    for n in 1..=2 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    let said = "lacks files or memory to send with";
+    house.assert_why(2, id, Why::CircuitOpen, said).await;
 }
