@@ -265,7 +265,8 @@ pub(super) fn of_none(way: &Way<'_>) -> Reason {
 }
 
 fn old() -> Reason {
-    let told = "Nothing is kept any more of what became of events as old as this (delivery.attempts_retention).";
+    let told = "No attempts are kept any more of events as old as this (delivery.attempts_retention); an open dead letter of \
+                it may be.";
     Reason::new(Why::Forgotten, told)
 }
 
