@@ -158,8 +158,7 @@ impl Chronicle {
         let within = self.within(tenant, &row, &detail).await?;
         let reason = reason::of_pending(&row, &detail, &within, held, now);
         // Nothing else that it may wait for has a time of its own.
-        let goes = matches!(&within, Within::Force(it) if it.state == State::Active);
-        let timed = goes && row.state == "waiting";
+        let timed = matches!(reason.why, Why::Retry | Why::Due);
         Ok(Waits {
             revision: detail.revision,
             replay: detail.replay,

@@ -187,9 +187,11 @@ async fn what_an_open_breaker_or_a_rate_keeps_back_says_until_when() {
     let until = "before about 2023-11-14T22:13:25.000Z";
     house.assert_why(11, id, Why::CircuitOpen, until).await;
     house.assert_why(1, id, Why::Retry, "Attempt 1").await;
+    assert!(house.next_at(1).await.is_some());
     house.clock.set(NOW + 2_000);
     house.settle().await;
     house.assert_why(1, id, Why::CircuitOpen, until).await;
+    assert_eq!(house.next_at(1).await, None, "its own time is over");
     house.crash().await;
     // Another dispatcher knows of no failure, and sends at once.
     let (why, _) = house.why(11, id).await.unwrap();
