@@ -115,6 +115,13 @@ impl Subscription {
         self.replay_of.map_or(self.id, |replay| replay.of)
     }
 
+    /// The extension that it stands for, if it is not its tenant's own. It is paused where that is not installed or not
+    /// enabled.
+    pub fn extension(&self) -> Option<&str> {
+        let owner = self.start.owner.as_ref();
+        owner.map(|owner| owner.extension.as_str())
+    }
+
     /// Whether it goes to another target than the subscription's.
     pub(crate) fn is_shadow(&self) -> bool {
         self.replay_of.is_some_and(|replay| replay.shadow)

@@ -71,6 +71,7 @@ struct Judged {
     name: String,
     #[serde(default)]
     state: String,
+    extension: Option<String>,
     matched: bool,
     reason: Option<Value>,
 }
@@ -99,6 +100,9 @@ fn readable(explained: &Explained, paint: impl Fn(bool, &str) -> String) -> Stri
     lines.push(conclusion);
     for subscription in &explained.subscriptions {
         let says = match (subscription.matched, subscription.state.as_str()) {
+            (true, "paused") if subscription.extension.is_some() => {
+                "gets it only with replayFrom: its extension is not installed or not enabled"
+            }
             (true, "paused") => "gets it when it is resumed: it is paused",
             (true, _) => "gets it",
             (false, _) => "does not get it",
@@ -135,7 +139,8 @@ mod tests {
             "subscriptions": [{"name": "s", "matched": false,
                 "reason": {"clause": "types", "expected": "crm.*", "got": "a.b"}},
                 {"name": "all", "state": "active", "matched": true},
-                {"name": "later", "state": "paused", "matched": true}]});
+                {"name": "later", "state": "paused", "matched": true},
+                {"name": "crm", "state": "paused", "extension": "crm", "matched": true}]});
         let readable = |explained: Value| {
             let explained = serde_json::from_value(explained).unwrap();
             readable(&explained, |_, text| text.to_owned())
@@ -144,7 +149,8 @@ mod tests {
         assert_eq!(
             text,
             "✓ shape            Fine.\naccepted → topic t, partition 3\n\
-             \u{20} s does not get it: types is a.b, not crm.*\n  all gets it\n  later gets it when it is resumed: it is paused"
+             \u{20} s does not get it: types is a.b, not crm.*\n  all gets it\n  later gets it when it is resumed: it is paused\n\
+             \u{20} crm gets it only with replayFrom: its extension is not installed or not enabled"
         );
         let refused = json!({"verdict": "refused", "steps":
             [{"step": "manifest", "verdict": "refused", "code": "X", "detail": "No."}]});

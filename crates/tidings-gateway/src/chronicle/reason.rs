@@ -165,7 +165,7 @@ pub(super) fn of_pending(
             return Reason::new(Why::Deleted, "The subscription is deleted; it ends.");
         }
     };
-    let stands = standing(subscription);
+    let stands = standing(subscription, "what was being delivered goes on when it is.");
     if row.state == "parked" {
         let since = rfc3339(row.next_at_ms);
         let mut told = format!(
@@ -219,7 +219,12 @@ pub(super) fn of_none(way: &Way<'_>) -> Reason {
     let (offset, received) = (placed.offset, placed.event.received_at_ms);
     let forgotten = received < way.kept_since_ms;
     if offset < begins {
-        let again = "a replay of its history with routing 'now' sends the event.";
+        let again = match subscription.extension() {
+            None => "a replay of its history with routing 'now' sends the event.",
+            Some(_) => {
+                "a 'replayFrom' before it, where its extension is put, has it sent with all that came after it."
+            }
+        };
         return if subscription.start.number <= 1 {
             let told = format!(
                 "The subscription begins at offset {begins} of the partition, behind the event at {offset}; {again}"
@@ -239,7 +244,8 @@ pub(super) fn of_none(way: &Way<'_>) -> Reason {
         return Reason::new(Why::Damaged, told);
     };
     if reached <= offset {
-        return standing(subscription)
+        let later = "what comes meanwhile is sent only where it is with a 'replayFrom' before it.";
+        return standing(subscription, later)
             .or_else(|| way.held.map(holding))
             .unwrap_or_else(|| {
                 let told = format!(
@@ -270,21 +276,36 @@ fn old() -> Reason {
     Reason::new(Why::Forgotten, told)
 }
 
-/// That a subscription gets nothing at all now.
-fn standing(subscription: &Subscription) -> Option<Reason> {
+/// That a subscription gets nothing at all now; and where it waits for its extension, what becomes of the event when that is
+/// installed and enabled.
+fn standing(subscription: &Subscription, then: &str) -> Option<Reason> {
     let why = match subscription.state {
         State::Active => return None,
         State::Paused => Why::Paused,
         State::Disabled => Why::Disabled,
     };
-    let mut told = format!("The subscription is {}", why.as_str());
+    let (mut told, ends) = match (subscription.extension(), why) {
+        // Nobody else can pause it.
+        (Some(extension), Why::Paused) => (
+            format!("The extension {extension} is not installed or not enabled"),
+            then,
+        ),
+        (Some(_), _) => (
+            "The subscription is disabled".to_owned(),
+            "nothing is sent until its extension's subscription is put again.",
+        ),
+        (None, why) => (
+            format!("The subscription is {}", why.as_str()),
+            "nothing is sent until it is resumed.",
+        ),
+    };
     if let Some(since) = subscription.start.state_since_ms {
         let _ = write!(told, " since {}", rfc3339(since));
     }
     if let Some(reason) = &subscription.reason {
         let _ = write!(told, " ({reason})");
     }
-    told.push_str(": nothing is sent until it is resumed.");
+    let _ = write!(told, ": {ends}");
     Some(Reason::new(why, told))
 }
 

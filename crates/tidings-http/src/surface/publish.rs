@@ -333,6 +333,11 @@ pub(crate) struct WouldGet {
     name: String,
     /// `active` or `paused`.
     state: &'static str,
+    /// The extension that it stands for, which is not installed or not enabled where it is paused: what comes meanwhile it
+    /// gets only with `replayFrom`.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extension: Option<String>,
     matched: bool,
     /// The first clause of its filter that does not hold.
     #[schema(nullable = false)]
@@ -347,6 +352,7 @@ impl WouldGet {
             id: subscription.id,
             name: subscription.name.clone(),
             state: subscription.state.as_str(),
+            extension: subscription.extension().map(str::to_owned),
             matched: verdict.is_ok(),
             reason: Unmet::of(judged),
         }

@@ -158,8 +158,21 @@ fn what_was_missed_while_disabled_comes_only_when_asked_for() {
     assert_eq!(numbers(&receiver, 1), [1]);
 
     put(&server, EXTENSION, &root, &external(&receiver, false)).expect(200);
-    publish(&server, &ada, 2);
+    let missed = publish(&server, &ada, 2);
+    let until = |reason: &str, said: &str| {
+        let path = format!("/v1/events/{missed}/explain");
+        let one = eventually(reason, || {
+            let told = server.get(&path, &root).expect(200).json();
+            let one = told["subscriptions"][0].clone();
+            (one["reason"] == reason).then_some(one)
+        });
+        let detail = one["detail"].as_str().expect("a sentence");
+        assert!(detail.contains(said) && !detail.contains("resume"), "{one}");
+        assert!(!detail.contains("routing"), "{one}");
+    };
+    until("paused", "only where it is with a 'replayFrom' before it");
     put(&server, EXTENSION, &root, &external(&receiver, true)).expect(200);
+    until("skipped", "a 'replayFrom' before it");
     publish(&server, &ada, 3);
     assert_eq!(numbers(&receiver, 2), [1, 3]);
 
