@@ -1,4 +1,4 @@
-//! Keys that are parked, and how much waits behind each.
+//! Keys: which are parked, how much waits behind each, and what of each goes first.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use super::{Deliveries, PendingRow, number};
 use crate::StoreError;
 use crate::found::{Found, page, placed};
 use crate::pool::{Columns, on_either, pieces};
+use crate::seal::Sealed as _;
 
 impl Deliveries<'_> {
     /// The parked heads of a subscription's keys after a sequence number, in the order of their numbers.
@@ -70,6 +71,39 @@ impl Deliveries<'_> {
         }
         Ok(behind)
     }
+
+    /// What is pending first of each of these keys, by subscription and key; a key that has nothing is not answered.
+    pub async fn first_of(&self, keys: &[(Uuid, &str)]) -> Result<Found<PendingRow>, StoreError> {
+        let mut found = Found::nothing();
+        for keys in pieces(keys) {
+            let rows = on_either!(self.connections, "read what goes first", connection => {
+                let mut builder = QueryBuilder::new("");
+                for (index, (subscription, lane)) in keys.iter().enumerate() {
+                    if index > 0 {
+                        builder.push(" UNION ALL ");
+                    }
+                    builder
+                        .push("SELECT * FROM (SELECT * FROM pending_deliveries WHERE subscription = ")
+                        .push_bind(subscription.to_string())
+                        .push(" AND lane = ")
+                        .push_bind(*lane)
+                        // The beginning of a key is what the index of PostgreSQL has of it.
+                        .push(" AND substr(lane, 1, 100) = ")
+                        .push_bind(lane.chars().take(100).collect::<String>())
+                        .push(" ORDER BY sequence LIMIT 1) AS of_key");
+                }
+                builder
+                    .build()
+                    .fetch_all(connection)
+                    .await
+                    .map(|rows| rows.iter().map(PendingRow::from_row).collect::<Vec<_>>())
+            })?;
+            for row in rows {
+                found.add(row);
+            }
+        }
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +158,32 @@ mod tests {
                 room.behind(Uuid::from_u128(2), &["b"]).await.unwrap().len(),
                 0
             );
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_goes_first_is_found_for_many_keys_at_once() {
+        on_each_database(async |store| {
+            let room = store.deliveries();
+            let names: Vec<String> = (0..300).map(|n| format!("k{n}")).collect();
+            let two = names
+                .iter()
+                .zip(1_u64..)
+                .flat_map(|(name, n)| [row(n, name, "waiting"), row(n + 1_000, name, "behind")]);
+            let flush = Flush {
+                pending: two.collect(),
+                ..Flush::default()
+            };
+            room.flush(&flush).await.unwrap();
+            let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+            let keys = names.iter().map(|name| (one, name.as_str()));
+            let keys: Vec<_> = keys.chain([(one, "none"), (other, "k1")]).collect();
+            let first = room.first_of(&keys).await.unwrap().whole().unwrap();
+            let mut numbers: Vec<u64> = first.iter().map(|it| it.sequence).collect();
+            numbers.sort_unstable();
+            assert_eq!(numbers, (1..=300).collect::<Vec<_>>());
+            assert_eq!(room.first_of(&[]).await.unwrap().rows, []);
         })
         .await;
     }
