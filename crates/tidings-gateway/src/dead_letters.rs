@@ -195,6 +195,7 @@ pub(crate) fn pending(
             id,
             of: None,
             number: None,
+            shadow: false,
         }),
         ..PendingDetail::default()
     };

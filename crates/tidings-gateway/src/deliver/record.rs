@@ -43,6 +43,9 @@ pub struct Replayed {
     pub of: Option<Uuid>,
     /// The number that the event has there, if it was sent before.
     pub number: Option<u64>,
+    /// Whether it goes to another target than the subscription's, which gets nothing by it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
 }
 
 /// The message that an event went in together with others.

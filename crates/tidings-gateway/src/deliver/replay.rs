@@ -396,6 +396,7 @@ impl Dispatcher {
                 id: running.row.id,
                 of: running.row.subscription,
                 number,
+                shadow: through.is_shadow(),
             }),
             left_ms: now,
             ..PendingDetail::default()
