@@ -1,28 +1,32 @@
 //! What became of an event: each attempt, what has still to be delivered, and for every subscription that wants it and has
 //! not got it, why. All of it is read from the store; what only a dispatcher knows is told where it runs in this process.
 
+mod kept;
+mod reached;
 mod reason;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_event::TenantId;
 pub use tidings_store::AttemptRow;
-use tidings_store::{CursorRow, Found, PendingRow, ProgressRow, Store};
+use tidings_store::{PendingRow, Store};
 use uuid::Uuid;
 
+use self::kept::{Kept, Tried};
+use self::reached::Reached;
 pub use self::reason::{Reason, Why};
 use self::reason::{Way, Within};
 use crate::access::Caller;
 use crate::clock::Clock;
 use crate::damaged::sound;
 use crate::deliver::record::{Ledger, PendingDetail, Replayed};
-use crate::deliver::{Places, Standstill, Standstills, accounted, detail_of, read_to};
+use crate::deliver::{Standstill, Standstills, accounted};
 use crate::events::Placed;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
-use crate::subscription::{State, Subscription};
+use crate::subscription::State;
 use crate::subscriptions::{Judged, Subscriptions, reader};
 
 /// What became of an event.
@@ -58,7 +62,13 @@ pub struct Waits {
 pub struct Routed {
     /// Which, and the first clause that is not met.
     pub judged: Judged,
-    /// Nothing where it is delivered, or not wanted.
+    /// Whether anything is kept of a delivery to it: its own, or one of a replay's that does not go elsewhere.
+    pub is_kept: bool,
+    /// Whether any of those was taken.
+    pub delivered: bool,
+    /// That of the one which says most of it.
+    pub state: Option<String>,
+    /// Nothing where it has got it and nothing more is to come, or does not want it.
     pub reason: Option<Reason>,
 }
 
@@ -100,41 +110,38 @@ impl Chronicle {
         let cursors = rows.cursors_of(&placed.topic, placed.partition).await;
         let progress = rows.progress_of(&wanting).await;
         let reached = Reached::of(&tenant, cursors.map_err(store_fault)?, progress)?;
-        // Before the attempts: what is given up between the two is seen by its attempt.
-        let pending = sound(rows.pending_of_event(&tenant, placed.event.event_id).await)?;
-        let attempts = rows.attempts_of_event(&tenant, placed.event.event_id).await;
-        let attempts = sound(attempts)?;
+        let kept = Kept::of(&self.store, &tenant, placed.event.event_id).await?;
+        let around = self.around(&tenant, &kept.pending).await?;
         let now = self.clock.now_ms();
-        let owed = pending.iter().map(|row| row.subscription);
-        let asked: Vec<Uuid> = wanting.iter().copied().chain(owed).collect();
+        let owed = kept.pending.iter().map(|(row, _)| row.subscription);
+        let asked: Vec<Uuid> = wanting.into_iter().chain(owed).collect();
         let held = self.standstills.of(&asked, now);
-        let mut waits = Vec::with_capacity(pending.len());
-        for row in pending {
+        let waits = kept.pending.iter().map(|(row, detail)| {
             let held = held.get(&row.subscription).copied();
-            waits.push(self.waits(&tenant, row, held, now).await?);
-        }
-        let kept = i64::try_from(self.attempts_retention.as_millis()).unwrap_or(i64::MAX);
+            self.waits(row, detail, &around, held, now)
+        });
+        let waits: Vec<Waits> = waits.collect();
+        let known: Vec<Uuid> = judged.iter().map(|(it, _)| it.id).collect();
+        let retention = i64::try_from(self.attempts_retention.as_millis()).unwrap_or(i64::MAX);
+        let (owed, tried) = (of_each(&waits), kept.tried());
         let routed = judged.into_iter().map(|judged| {
-            let (subscription, verdict) = &judged;
+            let subscription = judged.0.clone();
             let id = subscription.id;
-            let tried = attempts.iter().rfind(|it| it.subscription == id);
-            let reason = match (waits.iter().find(|it| it.row.subscription == id), tried) {
-                _ if verdict.is_err() => None,
-                (Some(waits), _) => Some(waits.reason.clone()),
-                (None, Some(attempt)) => reason::of_attempt(attempt),
-                (None, None) => Some(reason::of_none(&Way {
-                    subscription,
-                    placed,
-                    reached: reached.place(subscription, placed),
-                    held: held.get(&id).copied(),
-                    kept_since_ms: now.saturating_sub(kept),
-                })),
+            let way = Way {
+                subscription: &subscription,
+                placed,
+                reached: reached.place(&subscription, placed),
+                held: held.get(&id).copied(),
+                kept_since_ms: now.saturating_sub(retention),
+                damage: kept.damage_of(id, &known),
             };
-            Routed { judged, reason }
+            let none = (Vec::new(), Vec::new());
+            let owed = owed.get(&id).unwrap_or(&none.0);
+            routed(judged, &way, owed, tried.get(&id).unwrap_or(&none.1))
         });
         Ok(Course {
             routed: routed.collect(),
-            attempts,
+            attempts: kept.attempts,
             waits,
         })
     }
@@ -147,115 +154,148 @@ impl Chronicle {
         Ok(rows.into_iter().map(|row| row.event_id).collect())
     }
 
-    async fn waits(
+    fn waits(
         &self,
-        tenant: &TenantId,
-        row: PendingRow,
+        row: &PendingRow,
+        detail: &PendingDetail,
+        around: &Around,
         held: Option<Standstill>,
         now: i64,
-    ) -> Result<Waits, Refusal> {
-        let detail = detail_of(&row)?;
-        let within = self.within(tenant, &row, &detail).await?;
-        let reason = reason::of_pending(&row, &detail, &within, held, now);
+    ) -> Waits {
+        let within = self.within(row, detail, around);
+        let reason = reason::of_pending(row, detail, &within, held, now);
         // Nothing else that it may wait for has a time of its own.
         let timed = matches!(reason.why, Why::Retry | Why::Due);
-        Ok(Waits {
+        Waits {
             revision: detail.revision,
             replay: detail.replay,
-            ledger: accounted(&row, &detail, None, now),
+            ledger: accounted(row, detail, None, now),
             reason,
             next_at_ms: timed.then_some(row.next_at_ms),
-            row,
+            row: row.clone(),
+        }
+    }
+
+    /// What decides whether pending deliveries of an event go that is not theirs alone, read once for all of them.
+    async fn around(
+        &self,
+        tenant: &TenantId,
+        pending: &[(PendingRow, PendingDetail)],
+    ) -> Result<Around, Refusal> {
+        let replays = pending.iter().filter_map(|(_, detail)| of_history(detail));
+        let replays: BTreeSet<Uuid> = replays.map(|(replay, _)| replay).collect();
+        let mut running = HashSet::new();
+        for id in replays {
+            let row = self.store.replays().get(tenant, id).await;
+            let row = row.map_err(store_fault)?;
+            if row.is_some_and(|it| matches!(&*it.state, "planned" | "running")) {
+                running.insert(id);
+            }
+        }
+        let behind = pending.iter().filter(|(row, _)| row.state == "behind");
+        let lanes = behind.filter_map(|(row, _)| Some((row.subscription, row.lane.as_deref()?)));
+        let lanes: Vec<_> = lanes.collect();
+        let found = self.store.deliveries().first_of(&lanes).await;
+        let unread = found.as_ref().is_ok_and(|it| !it.damaged.is_empty());
+        let first = sound(found)?.into_iter();
+        let first = first.filter_map(|row| Some(((row.subscription, row.lane.clone()?), row)));
+        let first = first.collect();
+        Ok(Around {
+            running,
+            first,
+            unread,
         })
     }
 
     /// What decides whether a pending delivery goes at all, and what goes before it.
-    async fn within(
-        &self,
-        tenant: &TenantId,
-        row: &PendingRow,
-        detail: &PendingDetail,
-    ) -> Result<Within, Refusal> {
-        let of_history = detail
-            .replay
-            .and_then(|replay| Some((replay.id, replay.of?)));
-        if let Some((replay, _)) = of_history {
-            let replay = self.store.replays().get(tenant, replay).await;
-            let runs = |state: &str| matches!(state, "planned" | "running");
-            if !replay
-                .map_err(store_fault)?
-                .is_some_and(|it| runs(&it.state))
-            {
-                return Ok(Within::StoppedReplay);
-            }
+    fn within(&self, row: &PendingRow, detail: &PendingDetail, around: &Around) -> Within {
+        let of_history = of_history(detail);
+        if of_history.is_some_and(|(replay, _)| !around.running.contains(&replay)) {
+            return Within::StoppedReplay;
         }
         let id = of_history.map_or(row.subscription, |(_, of)| of);
         let in_force = self.subscriptions.in_force();
         let Some(subscription) = in_force.get(id) else {
             let kept = in_force.is_unreadable(id);
-            return Ok(if kept { Within::Unread } else { Within::Nobody });
+            return if kept { Within::Unread } else { Within::Nobody };
         };
-        let Some(lane) = row.lane.as_deref().filter(|_| row.state == "behind") else {
-            return Ok(Within::Force(subscription));
+        let Some(lane) = row.lane.clone().filter(|_| row.state == "behind") else {
+            return Within::Force(subscription);
         };
-        let rows = self.store.deliveries();
-        let first = sound(rows.pending_of(row.subscription, Some(lane), 0, 1).await)?;
-        let before = first.into_iter().find(|it| it.sequence < row.sequence);
-        Ok(match before {
-            Some(before) if subscription.state == State::Active => {
-                Within::Lane(subscription, before)
+        if subscription.state != State::Active {
+            return Within::Force(subscription);
+        }
+        match around.first.get(&(row.subscription, lane)) {
+            Some(before) if before.sequence < row.sequence => {
+                Within::Lane(subscription, before.clone())
             }
-            _ => Within::Force(subscription),
-        })
+            None if around.unread => Within::LaneUnread,
+            // It has just come to be the first.
+            Some(_) | None => Within::Force(subscription),
+        }
     }
 }
 
-/// How far subscriptions have come in one partition.
-struct Reached {
-    /// The reading that all share; `None` where what is kept of it is damaged.
-    shared: Option<u64>,
-    own: HashMap<Uuid, Places>,
-    damaged: HashSet<Uuid>,
+/// What is read once for all pending deliveries of an event.
+struct Around {
+    /// The replays of history that run.
+    running: HashSet<Uuid>,
+    /// What is pending first of each key that one waits behind.
+    first: HashMap<(Uuid, String), PendingRow>,
+    /// Whether any of that cannot be read.
+    unread: bool,
 }
 
-impl Reached {
-    fn of(
-        tenant: &TenantId,
-        cursors: Found<CursorRow>,
-        progress: Result<Found<ProgressRow>, tidings_store::StoreError>,
-    ) -> Result<Self, Refusal> {
-        let progress = progress.map_err(store_fault)?;
-        let damaged = progress.damaged.iter().filter_map(|it| it.row());
-        let damaged = damaged.filter_map(|it| it.parse().ok()).collect();
-        let shared = read_to(cursors.rows.iter(), tenant).unwrap_or(0);
-        let shared = cursors.damaged.is_empty().then_some(shared);
-        let read = |row: ProgressRow| {
-            let places = serde_json::from_str(&row.places);
-            let places =
-                places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;
-            Ok((row.subscription, places))
-        };
-        Ok(Self {
-            shared,
-            own: progress
-                .rows
-                .into_iter()
-                .map(read)
-                .collect::<Result<_, Refusal>>()?,
-            damaged,
-        })
-    }
+/// The replay of history that a delivery is one of, and its subscription.
+fn of_history(detail: &PendingDetail) -> Option<(Uuid, Uuid)> {
+    detail
+        .replay
+        .and_then(|replay| Some((replay.id, replay.of?)))
+}
 
-    /// The next offset that a subscription gets; `None` where that is damaged.
-    fn place(&self, subscription: &Subscription, placed: &Placed) -> Option<u64> {
-        if self.damaged.contains(&subscription.id) {
-            return None;
+/// What waits for each subscription, its own first. What goes elsewhere is for none.
+fn of_each(waits: &[Waits]) -> HashMap<Uuid, Vec<&Waits>> {
+    let mut each: HashMap<Uuid, Vec<&Waits>> = HashMap::new();
+    for it in waits.iter().filter(|it| !it.is_sent_again()) {
+        each.entry(it.row.subscription).or_default().push(it);
+    }
+    for it in waits.iter().filter(|it| it.is_sent_again()) {
+        let to = it.replay.filter(|replay| !replay.shadow);
+        if let Some(of) = to.and_then(|replay| replay.of) {
+            each.entry(of).or_default().push(it);
         }
-        let own = self.own.get(&subscription.id);
-        // What was moved since has not begun to read there.
-        match own.filter(|places| places.start == subscription.start.number) {
-            Some(own) => own.next_in(&placed.topic, placed.partition).or(self.shared),
-            None => Some(subscription.start.place_in(&placed.topic)),
-        }
+    }
+    each
+}
+
+impl Waits {
+    /// Whether it is history that a replay sends again.
+    fn is_sent_again(&self) -> bool {
+        self.replay.is_some_and(|replay| replay.of.is_some())
+    }
+}
+
+/// How an event stands to one subscription, by what waits for it and what was tried.
+fn routed(judged: Judged, way: &Way<'_>, waits: &[&Waits], tried: &[Tried<'_>]) -> Routed {
+    let is_kept = !waits.is_empty() || !tried.is_empty();
+    let delivered = tried.iter().any(|it| it.row.outcome == "delivered");
+    let own = waits.iter().find(|it| !it.is_sent_again());
+    let goes = |it: &&&Waits| !delivered && it.reason.why != Why::ReplayStopped;
+    let (state, reason) = if let Some(waits) = own.or_else(|| waits.iter().find(goes)) {
+        let state = Some(waits.row.state.clone());
+        (state, Some(waits.reason.clone()))
+    } else if delivered {
+        (Some("delivered".to_owned()), None)
+    } else {
+        let last = kept::last(tried);
+        let state = last.map(|it| it.row.outcome.clone());
+        (state, Some(reason::of_ended(way, tried)))
+    };
+    Routed {
+        is_kept,
+        delivered,
+        state,
+        reason: reason.filter(|_| judged.1.is_ok()),
+        judged,
     }
 }

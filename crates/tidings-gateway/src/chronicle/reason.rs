@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tidings_event::event::rfc3339;
 use tidings_store::{AttemptRow, PendingRow};
 
+use super::kept::{Damage, Tried, last};
 use crate::deliver::record::{AttemptDetail, PendingDetail};
 use crate::deliver::{Held, Standstill};
 use crate::events::Placed;
@@ -123,6 +124,8 @@ pub(super) enum Within {
     Force(Arc<Subscription>),
     /// The same, which is active, and the delivery that the others of its key wait for.
     Lane(Arc<Subscription>, PendingRow),
+    /// What goes before it in its key cannot be read.
+    LaneUnread,
     /// History of a replay that has ended or is cancelled.
     StoppedReplay,
     /// A subscription that is kept and cannot be read.
@@ -140,6 +143,21 @@ pub(super) struct Way<'a> {
     pub(super) held: Option<Standstill>,
     /// Attempts since then are kept, in ms since 1970.
     pub(super) kept_since_ms: i64,
+    pub(super) damage: Damage,
+}
+
+impl Way<'_> {
+    /// Whether the subscription has still to come to the event, though it was sent before: it was told to go back, and what
+    /// ended was routed before that.
+    fn leads_there_again(&self, tried: &[Tried<'_>]) -> bool {
+        let begins = self.subscription.start.place_in(&self.placed.topic);
+        let offset = self.placed.offset;
+        let is_ahead = begins <= offset && self.reached.is_some_and(|it| it <= offset);
+        let moved = self.subscription.start.skipped.unwrap_or(0);
+        let mut own = tried.iter().filter(|it| !it.again);
+        // A cursor that others hold up may lie before what was sent.
+        is_ahead && own.all(|it| it.revision < moved)
+    }
 }
 
 /// Why a delivery waits.
@@ -156,6 +174,10 @@ pub(super) fn of_pending(
             let detail =
                 "The replay that it is one of does not run; it is sent if that is resumed.";
             return Reason::new(Why::ReplayStopped, detail);
+        }
+        Within::LaneUnread => {
+            let detail = "What goes before it in its key is damaged in the store.";
+            return Reason::new(Why::Damaged, detail);
         }
         Within::Unread => {
             let detail = "The subscription cannot be read in the store, and gets nothing.";
@@ -198,26 +220,45 @@ pub(super) fn of_pending(
     )
 }
 
-/// Why a delivery that nothing follows was not made. Nothing where it was.
-pub(super) fn of_attempt(last: &AttemptRow) -> Option<Reason> {
-    if last.outcome != "gave-up" {
-        return None;
+/// Why an event has not come to a subscription that nothing of it waits for, by what was tried.
+pub(super) fn of_ended(way: &Way<'_>, tried: &[Tried<'_>]) -> Reason {
+    let Some(last) = last(tried).filter(|_| !way.leads_there_again(tried)) else {
+        return of_none(way);
+    };
+    if last.row.outcome == "gave-up" {
+        return gave_up(last.row);
     }
+    if way.damage > Damage::None {
+        return damaged();
+    }
+    let told = "An attempt has failed, and nothing is kept of what is to follow.";
+    Reason::new(Why::Passed, told)
+}
+
+fn gave_up(last: &AttemptRow) -> Reason {
     let detail = serde_json::from_str::<AttemptDetail>(&last.detail).ok();
     let error = detail.and_then(|it| it.error).filter(|it| !it.is_empty());
     let told = error.map_or_else(
         || "It was given up.".to_owned(),
         |error| format!("It was given up: {error}."),
     );
-    Some(Reason::new(Why::GaveUp, told))
+    Reason::new(Why::GaveUp, told)
+}
+
+fn damaged() -> Reason {
+    let told = "What is kept of a delivery of the event is damaged in the store: whether it was sent is not known.";
+    Reason::new(Why::Damaged, told)
 }
 
 /// Why there is no delivery at all.
-pub(super) fn of_none(way: &Way<'_>) -> Reason {
+fn of_none(way: &Way<'_>) -> Reason {
     let (subscription, placed) = (way.subscription, way.placed);
     let begins = subscription.start.place_in(&placed.topic);
     let (offset, received) = (placed.offset, placed.event.received_at_ms);
     let forgotten = received < way.kept_since_ms;
+    if way.damage == Damage::Here {
+        return damaged();
+    }
     if offset < begins {
         let again = match subscription.extension() {
             None => "a replay of its history with routing 'now' sends the event.",
@@ -254,6 +295,9 @@ pub(super) fn of_none(way: &Way<'_>) -> Reason {
                 );
                 Reason::new(Why::NotReached, told)
             });
+    }
+    if way.damage > Damage::None {
+        return damaged();
     }
     if forgotten {
         return old();

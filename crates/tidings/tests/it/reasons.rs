@@ -178,3 +178,33 @@ fn what_an_open_breaker_keeps_back_says_so() {
         "{detail}"
     );
 }
+
+#[test]
+fn what_a_replay_brought_is_delivered_and_what_went_to_its_shadow_is_not() {
+    let scene = Scene::new();
+    let before = scene.publish(0);
+    let id = scene.subscribe(&json!({}));
+    scene.until(&before, "before-start");
+    let shadow = Receiver::start();
+    let replay = |body: &Value| {
+        let path = format!("/v1/subscriptions/{id}/replay");
+        scene.server.post(&path, &scene.token, body).expect(202);
+    };
+    replay(&json!({ "from": "beginning", "routing": "now", "shadowUrl": shadow.url }));
+    let trace = eventually("the shadow's attempt", || {
+        let trace = scene.told(&before, "trace");
+        (trace["deliveries"][0]["state"] == "delivered").then_some(trace)
+    });
+    assert_eq!(trace["withoutDelivery"][0]["reason"], "before-start");
+    assert_eq!(scene.until(&before, "before-start")["delivered"], false);
+    replay(&json!({ "from": "beginning", "routing": "now" }));
+    let one = eventually("it is delivered", || {
+        let one = scene.told(&before, "explain")["subscriptions"][0].clone();
+        (one["delivered"] == true).then_some(one)
+    });
+    assert_eq!(
+        (&one["state"], &one["reason"]),
+        (&json!("delivered"), &Value::Null)
+    );
+    assert_eq!(scene.told(&before, "trace")["withoutDelivery"], json!([]));
+}

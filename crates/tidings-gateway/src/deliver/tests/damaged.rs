@@ -350,3 +350,27 @@ async fn an_event_that_waits_for_a_place_that_is_damaged_says_so() {
     let said = "whether the event was sent is not known";
     house.assert_why(2, id, Why::Damaged, said).await;
 }
+
+#[tokio::test]
+async fn an_event_of_which_an_attempt_or_what_is_to_follow_is_damaged_says_so() {
+    let (_folder, path, mut house) = House::on_a_file().await;
+    let delivery = json!({ "ordered": true, "key": "/key", "retry": { "schedule": ["1h"] } });
+    let id = house.subscribe("acme", delivery).await;
+    house.subscribe("globex", json!({})).await;
+    house.answer(|got| match got.n {
+        1 => Verdict::Delivered,
+        _ => failed(),
+    });
+    for (n, key) in [(1, "lane-1"), (2, "lane-2"), (3, "lane-2")] {
+        house.publish("acme", json!({ "n": n, "key": key })).await;
+    }
+    house.settle().await;
+    assert_eq!(house.why(1, id).await, None);
+    let said = "whether it was sent is not known";
+    house.goes_on_after(&path, ("lane-1", "lane-0")).await;
+    house.assert_why(1, id, Why::Damaged, said).await;
+    house.assert_why(2, id, Why::Retry, "Attempt 1").await;
+    house.goes_on_after(&path, ("lane-2", "lane-0")).await;
+    house.assert_why(2, id, Why::Damaged, said).await;
+    house.assert_why(3, id, Why::Damaged, said).await;
+}

@@ -43,6 +43,29 @@ impl House {
         assert!(detail.contains(said), "{said:?} is not in {detail:?}");
     }
 
+    /// What is told of it and a subscription: whether it is delivered, in which state, whether anything is kept, and why not.
+    async fn stands(&self, n: u64, id: Uuid) -> (bool, Option<String>, bool, Option<Why>) {
+        let mut routed = self.told(n).await.routed.into_iter();
+        let it = routed.find(|it| it.judged.0.id == id).unwrap();
+        let why = it.reason.map(|reason| reason.why);
+        (it.delivered, it.state, it.is_kept, why)
+    }
+
+    /// Has all history sent again, until that is done.
+    async fn replay_all(&mut self, id: Uuid, shadow: Option<&str>) {
+        let wanted = Wanted {
+            from: From::Beginning,
+            until_ms: None,
+            types: Vec::new(),
+            rate: None,
+            routing: Routing::Now,
+            shadow: shadow.map(|url| url.parse().unwrap()),
+        };
+        let (room, owner) = (self.gateway.replays.clone(), caller("acme"));
+        room.of_history(&owner, id, wanted).await.unwrap();
+        self.pass(3 * LOOK_AGAIN).await;
+    }
+
     /// When what waits of an event is tried, in ms after the beginning.
     async fn next_at(&self, n: u64) -> Option<i64> {
         let told = self.told(n).await;
@@ -267,4 +290,88 @@ async fn history_whose_replay_does_not_run_has_no_time() {
         (waits[0].reason.why, waits[0].next_at_ms),
         (Why::ReplayStopped, None)
     );
+}
+
+#[tokio::test]
+async fn what_a_replay_brought_is_delivered_unless_it_went_to_a_shadow() {
+    let mut house = House::new().await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.settle().await;
+    let id = house.subscribe("acme", json!({})).await;
+    house.settle().await;
+    let late = (false, None, false, Some(Why::BeforeStart));
+    assert_eq!(house.stands(1, id).await, late);
+    house
+        .replay_all(id, Some("http://127.0.0.1:1/shadow"))
+        .await;
+    assert_eq!(house.got().len(), 1);
+    assert_eq!(house.stands(1, id).await, late, "it went elsewhere");
+    house.replay_all(id, None).await;
+    assert_eq!(house.got().len(), 2);
+    let delivered = (true, Some("delivered".into()), true, None);
+    assert_eq!(house.stands(1, id).await, delivered);
+    house.answer(|_| failed());
+    house.replay_all(id, None).await;
+    assert_eq!(house.stands(1, id).await, delivered, "it has got it");
+}
+
+#[tokio::test]
+async fn what_a_replay_has_still_to_bring_waits_as_any_other() {
+    let mut house = House::new().await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.settle().await;
+    let delivery = json!({ "retry": { "schedule": ["1h"] } });
+    let id = house.subscribe("acme", delivery).await;
+    house.answer(|_| failed());
+    house.replay_all(id, None).await;
+    let waits = (false, Some("waiting".into()), true, Some(Why::Retry));
+    assert_eq!(house.stands(1, id).await, waits);
+    house.pass(Duration::from_hours(3)).await;
+    let (_, state, _, why) = house.stands(1, id).await;
+    assert_eq!(
+        (state.as_deref(), why),
+        (Some("gave-up"), Some(Why::GaveUp))
+    );
+}
+
+#[tokio::test]
+async fn what_was_given_up_comes_again_where_its_subscription_is_told_to_go_back() {
+    let mut house = House::new().await;
+    let delivery = json!({ "retry": { "schedule": [] } });
+    let id = house.subscribe("acme", delivery).await;
+    house.answer(|_| failed());
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.settle().await;
+    house.assert_why(1, id, Why::GaveUp, "given up").await;
+    house.change("acme", id, Change::Pause).await;
+    house.settle().await;
+    house.assert_why(1, id, Why::GaveUp, "given up").await;
+    house
+        .change("acme", id, Change::Seek(From::Beginning))
+        .await;
+    house.settle().await;
+    house.assert_why(1, id, Why::Paused, "resumed").await;
+    house.change("acme", id, Change::Resume).await;
+    house.assert_why(1, id, Why::NotReached, "come to").await;
+    house.settle().await;
+    assert_eq!(house.got().len(), 2);
+    house.assert_why(1, id, Why::GaveUp, "given up").await;
+}
+
+#[tokio::test]
+async fn what_has_failed_and_has_no_row_says_so() {
+    let mut house = House::new().await;
+    let delivery = json!({ "retry": { "schedule": ["1h"] } });
+    let id = house.subscribe("acme", delivery).await;
+    house.answer(|_| failed());
+    house.publish("acme", json!({ "n": 1 })).await;
+    house.settle().await;
+    house.assert_why(1, id, Why::Retry, "Attempt 1").await;
+    let flush = tidings_store::Flush {
+        settled: vec![(id, 1)],
+        ..tidings_store::Flush::default()
+    };
+    house.store().deliveries().flush(&flush).await.unwrap();
+    let said = "nothing is kept of what is to follow";
+    house.assert_why(1, id, Why::Passed, said).await;
 }
