@@ -13,6 +13,7 @@ use tidings_gateway::subscriptions::Judged;
 use uuid::Uuid;
 
 use super::events::Rendered;
+use super::publish::MAX_SUBSCRIPTIONS;
 use super::subscriptions::{MAX_BYTES, parsed};
 use crate::House;
 use crate::page;
@@ -55,22 +56,23 @@ pub(crate) async fn trace(
     }
     let without = told.routed.iter().filter_map(|routed| {
         let subscription = &routed.judged.0;
-        let reason = routed.reason.as_ref()?;
-        let mut known = deliveries.iter();
-        let none = !known.any(|it| it.subscription_id == subscription.id);
-        none.then(|| WithoutDelivery {
+        let reason = routed.reason.as_ref().filter(|_| !routed.is_kept)?;
+        Some(WithoutDelivery {
             subscription_id: subscription.id,
             name: subscription.name.clone(),
             reason: reason.why.as_str(),
             detail: reason.detail.clone(),
         })
     });
-    let without_delivery = without.collect();
+    let mut without_delivery: Vec<_> = without.collect();
+    let left_out = without_delivery.len().saturating_sub(MAX_SUBSCRIPTIONS);
+    without_delivery.truncate(MAX_SUBSCRIPTIONS);
     let caused = chronicle.caused_by(&caller, event_id).await?;
     let trace = Trace {
         event: Rendered(event),
         deliveries,
         without_delivery,
+        without_delivery_left_out: (left_out > 0).then_some(left_out),
         caused,
     };
     Ok(axum::Json(trace).into_response())
@@ -83,8 +85,12 @@ pub(crate) struct Trace {
     #[schema(value_type = crate::openapi::EventBody)]
     event: Rendered,
     deliveries: Vec<Delivery>,
-    /// The subscriptions whose filter, as it is now, wants the event, and that nothing is kept of a delivery for.
+    /// The subscriptions whose filter, as it is now, wants the event, and that nothing is kept of a delivery to: 1,000 at most.
     without_delivery: Vec<WithoutDelivery>,
+    /// How many more there are than are listed.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_delivery_left_out: Option<usize>,
     /// The events that were published because of it.
     caused: Vec<Uuid>,
 }
@@ -217,18 +223,14 @@ pub(crate) async fn explain(
     let told = gateway.chronicle().of(&caller, &event).await?;
     let subscriptions = told.routed.iter().map(|routed| {
         let (subscription, verdict) = &routed.judged;
-        let id = subscription.id;
-        let tried = told.attempts.iter().rfind(|row| row.subscription == id);
-        let waits = told.waits.iter().find(|it| it.row.subscription == id);
-        let state = waits.map(|it| &it.row.state);
         let reason = routed.reason.as_ref();
         RoutedTo {
-            subscription_id: id,
+            subscription_id: subscription.id,
             name: subscription.name.clone(),
             revision: subscription.revision,
             subscription_state: subscription.state.as_str(),
-            delivered: tried.is_some_and(|row| row.outcome == "delivered"),
-            state: state.or(tried.map(|row| &row.outcome)).cloned(),
+            delivered: routed.delivered,
+            state: routed.state.clone(),
             matches: verdict.is_ok(),
             unmet: Unmet::of(&routed.judged),
             reason: reason.map(|reason| reason.why.as_str()),
@@ -259,6 +261,7 @@ pub(crate) struct RoutedTo {
     revision: u32,
     /// `active`, `paused` or `disabled`.
     subscription_state: &'static str,
+    /// Its own delivery, or that of a replay which does not go to a shadow.
     delivered: bool,
     /// That of the delivery, as in a trace; null where none was made.
     state: Option<String>,
@@ -266,7 +269,7 @@ pub(crate) struct RoutedTo {
     matches: bool,
     /// The first clause that does not hold.
     unmet: Option<Unmet>,
-    /// Where it wants the event and has not got it, why: `paused`, `disabled`, `parked`, `behind-key`, `circuit-open`,
+    /// Where it wants the event and has not got it, or is to get it again, why: `paused`, `disabled`, `parked`, `behind-key`, `circuit-open`,
     /// `rate-limit`, `retry`, `due`, `gave-up`, `before-start`, `skipped`, `not-reached`, `changed-since`, `passed`,
     /// `forgotten` or `damaged`; in a trace `replay-stopped` and `deleted`, too.
     #[schema(example = "paused")]

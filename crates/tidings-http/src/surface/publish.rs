@@ -30,7 +30,7 @@ use crate::request::{
 /// The most events of a batch.
 pub(crate) const MAX_BATCH: usize = 1_000;
 /// The most subscriptions that an explanation lists.
-const MAX_SUBSCRIPTIONS: usize = 1_000;
+pub(super) const MAX_SUBSCRIPTIONS: usize = 1_000;
 
 pub(crate) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
