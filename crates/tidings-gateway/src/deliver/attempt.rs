@@ -101,6 +101,8 @@ impl Dispatcher {
 
     /// Sends all that may go, tenants and queues by turns.
     pub(super) fn start(&mut self) {
+        // What was changed before an event was published may have been changed since the turn began.
+        self.take_changes();
         let now = self.clock.now_ms();
         while let Some((at, id)) = self.wakes.first().copied() {
             if at > now {

@@ -557,7 +557,10 @@ fn a_subscription_is_changed_by_merging_and_refused_with_the_field_that_is_wrong
         (&json!(2), &json!("other"))
     );
     assert_eq!(changed["target"]["url"], receiver.url.as_str());
-    publish(&server, &token, &json!({ "n": 1 }));
+    let created = json!({ "type": "crm.contact.created", "data": {} });
+    let explained = server.post("/v1/events/explain", &token, &created);
+    let explained = explained.expect(200).json();
+    assert_eq!(explained["subscriptions"][0]["matched"], false);
     let auth = json!({ "target": { "auth": { "kind": "bearer", "token": "s3cret" } } });
     let changed = patch(&auth).expect(200).json();
     assert_eq!(changed["target"]["auth"], json!({ "kind": "bearer" }));
