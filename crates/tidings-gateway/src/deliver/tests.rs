@@ -17,6 +17,7 @@ use crate::subscriptions::{Change, From};
 mod batches;
 mod begin;
 mod behind;
+mod changes;
 mod clocks;
 mod damaged;
 mod disabling;
@@ -294,26 +295,6 @@ async fn a_failing_delivery_is_tried_on_the_schedule_and_then_given_up() {
         .await
         .unwrap();
     assert_eq!((letters.len(), letters[0].attempts), (1, 8));
-}
-
-#[tokio::test]
-async fn what_is_published_behind_a_change_is_sent_as_changed() {
-    let mut house = House::new().await;
-    let id = house.subscribe("acme", json!({})).await;
-    house.settle().await;
-    // Both come while a turn is on its way.
-    let change = Change::Patch(json!({ "name": "another" }));
-    let subscriptions = &house.gateway.subscriptions;
-    let changed = subscriptions.change(&caller("acme"), id, change).await;
-    house.publish("acme", json!({ "n": 1 })).await;
-    let dispatcher = house.dispatcher.as_mut().unwrap();
-    dispatcher.read().await.unwrap();
-    dispatcher.catch_up().await;
-    dispatcher.start();
-    let ended = dispatcher.in_flight.join_next().await.unwrap();
-    dispatcher.ended(ended);
-    let got = house.got();
-    assert_eq!((got.len(), got[0].revision), (1, changed.unwrap().revision));
 }
 
 #[tokio::test]
