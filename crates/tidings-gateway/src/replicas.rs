@@ -524,9 +524,9 @@ pub(crate) mod tests {
     async fn events_of_changes_made_at_both_stand_once_and_in_order() {
         let (one, two, bus) = two(&new_schema()).await;
         let crm: ModuleId = "crm".parse().unwrap();
-        let changing = [&one, &two].map(|replica| {
+        // No two are the same: what is put again as it stands is no change.
+        let changing = [(&one, 1), (&two, 2)].map(|(replica, own)| {
             let (manifests, crm) = (replica.gateway.manifests.clone(), crm.clone());
-            let own = Uuid::now_v7().as_u128() % 1000;
             tokio::spawn(async move {
                 let registry = on_behalf_of(Service::ModuleRegistry, TenantId::platform());
                 for patch in 0..20 {
