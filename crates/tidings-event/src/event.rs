@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::json::RawJson;
+use crate::json::{self, RawJson};
 use crate::{EventType, SchemaVersion, TenantId};
 
 /// The extension attribute of a copy, which stands in the log beside the event whose id it names. Producers cannot
@@ -239,7 +239,7 @@ impl Members {
     }
 
     fn json<T: Serialize + ?Sized>(&mut self, value: &T) {
-        serde_json::to_writer(&mut self.0, value).expect("a Vec takes every text");
+        json::write(&mut self.0, value);
     }
 
     fn value<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) {

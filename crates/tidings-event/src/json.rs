@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_128;
@@ -338,8 +338,9 @@ impl Visitor<'_> for Name {
     }
 }
 
-fn write_text(into: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(into, text).expect("a text is written to memory");
+/// Behind what is there, what is always JSON.
+pub(crate) fn write<T: Serialize + ?Sized>(into: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(into, value).expect("a Vec takes every text");
 }
 
 /// A text that is known to be one valid JSON value, kept as it was sent.
@@ -371,9 +372,9 @@ impl RawJson {
         let mut digests = Vec::with_capacity(members.len());
         for (name, value) in members {
             text.push(if text.is_empty() { b'{' } else { b',' });
-            write_text(&mut text, name);
+            write(&mut text, *name);
             text.push(b':');
-            write_text(&mut text, value);
+            write(&mut text, *value);
             let of_text = |text: &str| digest(Kind::Text, text.as_bytes());
             digests.push((of_text(name), of_text(value)));
         }

@@ -135,9 +135,9 @@ impl Chronicle {
                 kept_since_ms: now.saturating_sub(retention),
                 damage: kept.damage_of(id, &known),
             };
-            let none = (Vec::new(), Vec::new());
-            let owed = owed.get(&id).unwrap_or(&none.0);
-            routed(judged, &way, owed, tried.get(&id).unwrap_or(&none.1))
+            let owed = owed.get(&id).map_or(&[][..], Vec::as_slice);
+            let tried = tried.get(&id).map_or(&[][..], Vec::as_slice);
+            routed(judged, &way, owed, tried)
         });
         Ok(Course {
             routed: routed.collect(),

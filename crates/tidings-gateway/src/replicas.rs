@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_store::{Replicas, Store, StoreError, Versions, WorkspacesRead};
+use tidings_store::{Replicas, Server, Store, StoreError, Versions, WorkspacesRead};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
@@ -76,8 +76,11 @@ impl Follower {
         loop {
             beats.tick().await;
             match replicas.versions().await {
-                Ok(versions) => {
+                Ok((server, versions)) => {
                     failing = false;
+                    if seen.server != Some(server) {
+                        seen = Seen::of(server);
+                    }
                     self.look(replicas, &versions, &mut seen).await;
                 }
                 Err(error) if !failing => {
@@ -91,12 +94,6 @@ impl Follower {
 
     /// Reads again what has not been read since its version moved.
     async fn look(&self, replicas: &Replicas, versions: &Versions, seen: &mut Seen) {
-        if seen.server != Some(versions.server) {
-            *seen = Seen {
-                server: Some(versions.server),
-                ..Seen::default()
-            };
-        }
         let gone = |error: StoreError| error.to_string();
         let said = |refusal: Refusal| refusal.detail;
         let (place, registered) = (&mut seen.place, &mut seen.registered);
@@ -141,7 +138,7 @@ impl Follower {
 #[derive(Default)]
 struct Seen {
     /// At which server.
-    server: Option<i64>,
+    server: Option<Server>,
     rooms: Rooms,
     /// Of the subscriptions.
     place: (i64, Option<Uuid>),
@@ -149,6 +146,16 @@ struct Seen {
     registered: Option<i64>,
     /// Of tenants and workspaces, at which version of their removal.
     workspaces: Option<(WorkspacesRead, i64)>,
+}
+
+impl Seen {
+    /// Nothing yet of what a server counts.
+    fn of(server: Server) -> Self {
+        Self {
+            server: Some(server),
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Default)]

@@ -217,9 +217,7 @@ impl<'a> Deliveries<'a> {
                     .await
                     .map(|rows| rows.iter().map(ProgressRow::from_row).collect::<Vec<_>>())
             })?;
-            for row in rows {
-                found.add(row);
-            }
+            found.extend(rows);
         }
         Ok(found)
     }
@@ -364,9 +362,7 @@ impl<'a> Deliveries<'a> {
                     .await
                     .map(|rows| rows.iter().map(AttemptRow::from_row).collect())
             })?;
-            for row in rows {
-                all.add(row);
-            }
+            all.extend(rows);
         }
         Ok(all)
     }

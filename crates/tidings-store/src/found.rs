@@ -29,7 +29,7 @@ impl<T> Found<T> {
         self.damaged.len() < MOST_TOLD
     }
 
-    pub(crate) fn add(&mut self, row: Result<T, StoreError>) {
+    fn add(&mut self, row: Result<T, StoreError>) {
         match row {
             Ok(row) => self.rows.push(row),
             Err(error) if self.damaged.len() < MOST_TOLD => self.damaged.push(error),
@@ -49,10 +49,16 @@ impl<T> Found<T> {
 impl<T> FromIterator<Result<T, StoreError>> for Found<T> {
     fn from_iter<I: IntoIterator<Item = Result<T, StoreError>>>(rows: I) -> Self {
         let mut found = Self::nothing();
-        for row in rows {
-            found.add(row);
-        }
+        found.extend(rows);
         found
+    }
+}
+
+impl<T> Extend<Result<T, StoreError>> for Found<T> {
+    fn extend<I: IntoIterator<Item = Result<T, StoreError>>>(&mut self, rows: I) {
+        for row in rows {
+            self.add(row);
+        }
     }
 }
 

@@ -64,7 +64,7 @@ pub use outbox::{Outbox, OutboxRow};
 pub use pool::storable;
 pub use receipts::Receipts;
 pub use replays::{ReplayRow, ReplayStep, Replays};
-pub use replicas::{Replicas, Versions, WorkspacesChanged, WorkspacesRead};
+pub use replicas::{Replicas, Server, Versions, WorkspacesChanged, WorkspacesRead};
 pub use sessions::{SessionRow, Sessions};
 pub use subscriptions::{SubscriptionRow, Subscriptions};
 pub use topics::{TopicRow, Topics};

@@ -48,20 +48,11 @@ pub struct Versions {
     pub subscriptions: i64,
     /// Of registrations of custom events.
     pub custom_events: i64,
-    /// Which server says so, by when it began to run. Another one may count on from less.
-    pub server: i64,
 }
 
-impl Versions {
-    /// Whether nothing was ever changed.
-    pub fn is_untouched(&self) -> bool {
-        let untouched = Self {
-            server: self.server,
-            ..Self::default()
-        };
-        *self == untouched
-    }
-}
+/// Which server counts the [`Versions`], by when it began to run. Another one may count on from less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server(i64);
 
 /// How far a replica has read what has changed of tenants and workspaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,13 +86,13 @@ impl Replicas {
 
     /// The version of each kind of what replicas keep in memory. It moves with each committed change of that kind; one read
     /// before the rows is never newer than they are.
-    pub async fn versions(&self) -> Result<Versions, StoreError> {
+    pub async fn versions(&self) -> Result<(Server, Versions), StoreError> {
         let asked = on_postgres!(self.postgres, "ask for changes", connection => {
             connection.fetch_one(VERSIONS).await
         });
         let row = asked?;
         let of = |kind| row.try_get(kind).map_err(attempting("ask for changes"));
-        Ok(Versions {
+        let versions = Versions {
             api_keys: of("api_keys")?,
             manifests: of("manifests")?,
             catalogs: of("catalogs")?,
@@ -109,8 +100,8 @@ impl Replicas {
             workspaces_removed: of("workspaces_removed")?,
             subscriptions: of("subscriptions")?,
             custom_events: of("custom_events")?,
-            server: of("server")?,
-        })
+        };
+        Ok((Server(of("server")?), versions))
     }
 
     /// How far whoever now reads all tenants and workspaces will have read at least.
@@ -367,16 +358,16 @@ mod tests {
         assert_eq!(changed().await.len(), 3 + many);
 
         // What is removed, by hand, is no row any more; what is written as it was is no change.
-        let before = replicas.versions().await.unwrap();
+        let (_, before) = replicas.versions().await.unwrap();
         let same =
             "UPDATE tenants SET slug = slug; UPDATE workspace_members SET role = role WHERE false";
         postgres.pool.execute(same).await.unwrap();
-        assert_eq!(replicas.versions().await.unwrap(), before);
+        assert_eq!(replicas.versions().await.unwrap().1, before);
         for table in ["workspaces", "tenants"] {
             let delete = sqlx::AssertSqlSafe(format!("DELETE FROM {table}"));
             postgres.pool.execute(delete).await.unwrap();
         }
-        let after = replicas.versions().await.unwrap();
+        let (_, after) = replicas.versions().await.unwrap();
         assert_eq!(after.workspaces_removed, before.workspaces_removed + 2);
         assert_eq!(after.workspaces, before.workspaces + 2);
         assert!(changed().await.is_empty());
@@ -387,10 +378,10 @@ mod tests {
         assert!(Store::in_memory().await.unwrap().replicas().is_none());
         let store = on_postgres().await;
         let replicas = store.replicas().unwrap();
-        let mut before = replicas.versions().await.unwrap();
-        assert!(before.is_untouched());
+        let (_, mut before) = replicas.versions().await.unwrap();
+        assert_eq!(before, Versions::default());
         let mut moved = async || {
-            let now = replicas.versions().await.unwrap();
+            let (_, now) = replicas.versions().await.unwrap();
             let was = std::mem::replace(&mut before, now);
             let kinds = [
                 ("api keys", now.api_keys != was.api_keys),

@@ -24,7 +24,7 @@ use tidings_gateway::supervised::{Stopped, supervise};
 use tidings_gateway::{Gateway, Parts};
 use tidings_http::{Adopt, House, Limits, Workers};
 use tidings_receipts::{InStore, InValkey, Receipts, Terms};
-use tidings_store::{Store, StoreError};
+use tidings_store::{Store, StoreError, Versions};
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -204,7 +204,7 @@ async fn serve(
     let store = opened.get_or_init(|| store).clone();
     let first_start = match store.replicas() {
         None => own_file_is_new,
-        Some(replicas) => replicas.versions().await?.is_untouched(),
+        Some(replicas) => replicas.versions().await?.1 == Versions::default(),
     };
     let access = open_access(&config, &store, &clock).await?;
     let receipts = receipts(&config, &store, &*bus)?;

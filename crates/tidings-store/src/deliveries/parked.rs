@@ -98,9 +98,7 @@ impl Deliveries<'_> {
                     .await
                     .map(|rows| rows.iter().map(PendingRow::from_row).collect::<Vec<_>>())
             })?;
-            for row in rows {
-                found.add(row);
-            }
+            found.extend(rows);
         }
         Ok(found)
     }

@@ -1,5 +1,6 @@
 //! Why an event has not come to a subscription: one reason, and no more than is known.
 
+use super::replays::all;
 use super::*;
 use crate::chronicle::{Course, Why};
 use crate::events::{Placed, Query};
@@ -54,12 +55,8 @@ impl House {
     /// Has all history sent again, until that is done.
     async fn replay_all(&mut self, id: Uuid, shadow: Option<&str>) {
         let wanted = Wanted {
-            from: From::Beginning,
-            until_ms: None,
-            types: Vec::new(),
-            rate: None,
-            routing: Routing::Now,
             shadow: shadow.map(|url| url.parse().unwrap()),
+            ..all()
         };
         let (room, owner) = (self.gateway.replays.clone(), caller("acme"));
         room.of_history(&owner, id, wanted).await.unwrap();
@@ -272,12 +269,8 @@ async fn history_whose_replay_does_not_run_has_no_time() {
     house.settle().await;
     house.answer(|_| failed());
     let wanted = Wanted {
-        from: From::Beginning,
-        until_ms: None,
-        types: Vec::new(),
-        rate: None,
         routing: Routing::Then,
-        shadow: None,
+        ..all()
     };
     let (room, owner) = (house.gateway.replays.clone(), caller("acme"));
     let replay = room.of_history(&owner, id, wanted).await.unwrap().id;

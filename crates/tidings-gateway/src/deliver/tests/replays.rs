@@ -6,6 +6,18 @@ use super::*;
 use crate::replays::history::{Place, Wanted};
 use crate::replays::{DeadLetters, Routing};
 
+/// All history, as it is routed now.
+pub(super) fn all() -> Wanted {
+    Wanted {
+        from: From::Beginning,
+        until_ms: None,
+        types: Vec::new(),
+        rate: None,
+        routing: Routing::Now,
+        shadow: None,
+    }
+}
+
 impl House {
     async fn state_of(&self, replay: Uuid) -> (String, u64, u64) {
         let room = &self.gateway.replays;
@@ -60,16 +72,8 @@ async fn a_replay_that_is_resumed_before_its_last_attempt_has_ended_goes_on() {
     }
     house.settle().await;
     assert_eq!(house.got().len(), 8);
-    let wanted = Wanted {
-        from: From::Beginning,
-        until_ms: None,
-        types: Vec::new(),
-        rate: None,
-        routing: Routing::Now,
-        shadow: None,
-    };
     let (room, owner) = (house.gateway.replays.clone(), caller("acme"));
-    let replay = room.of_history(&owner, id, wanted).await.unwrap().id;
+    let replay = room.of_history(&owner, id, all()).await.unwrap().id;
     let (clock, second) = (house.clock.clone(), ms(LOOK_AGAIN));
     let dispatcher = house.dispatcher.as_mut().unwrap();
     clock.set(clock.now_ms() + second);
@@ -144,18 +148,10 @@ async fn a_replay_that_waits_for_its_rate_and_ends_stands_still_for_nobody() {
         house.publish("acme", json!({ "n": n })).await;
     }
     house.settle().await;
-    let wanted = Wanted {
-        from: From::Beginning,
-        until_ms: None,
-        types: Vec::new(),
-        rate: None,
-        routing: Routing::Now,
-        shadow: None,
-    };
     let slow = json!({ "delivery": { "rateLimit": { "perSecond": 1 } } });
     house.change("acme", id, Change::Patch(slow)).await;
     let (room, owner) = (house.gateway.replays.clone(), caller("acme"));
-    let replay = room.of_history(&owner, id, wanted).await.unwrap().id;
+    let replay = room.of_history(&owner, id, all()).await.unwrap().id;
     house.pass(2 * LOOK_AGAIN).await;
     let standstills = house.gateway.deliveries().means().standstills;
     assert!(standstills.of(&[replay], NOW).contains_key(&replay));
