@@ -5,21 +5,27 @@
 //! a request is made. A connection is kept for a while after its request; it stays the connection
 //! that was checked.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Request, Response};
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use quick_cache::sync::Cache;
-use reqwest::ClientBuilder;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::redirect::Policy;
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::Verifier;
 
-pub use reqwest::Method;
+pub use hyper::Method;
 
-use crate::connecting::Timing;
+use crate::connecting::{Connector, Guarded};
 use crate::guard::{Guard, RefusedAddress};
 use crate::identity::{Identity, InvalidIdentity};
 use crate::resolver::{Resolver, SystemResolver};
@@ -29,6 +35,8 @@ use crate::target::Target;
 const IDLE: Duration = Duration::from_secs(30);
 /// The most clients with a certificate that are kept, each with connections of its own.
 const IDENTITIES: usize = 256;
+const OURSELVES: HeaderValue =
+    HeaderValue::from_static(concat!("tidings/", env!("CARGO_PKG_VERSION")));
 
 /// Out of files, of the process and of the system, as Linux and macOS number it; the standard library has no names for them.
 const OUT_OF_FILES: [i32; 2] = [24, 23];
@@ -71,7 +79,7 @@ pub enum EgressError {
     TooLarge(usize),
     /// The client itself could not be made.
     #[error("no HTTP client can be made: {0}")]
-    Setup(#[source] reqwest::Error),
+    Setup(#[source] rustls::Error),
     /// What the receiver wants to be shown could not be had elsewhere; it was not asked itself.
     #[error("{0}")]
     NoCredential(String),
@@ -119,16 +127,17 @@ impl Answer {
     }
 }
 
+type Http = legacy::Client<Connector, Full<Bytes>>;
+
 /// Sends requests to what the guard admits.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    http: Http,
     guard: Arc<Guard>,
-    resolver: Guarded,
+    means: Means,
     /// Those with a certificate, by its name: a connection that was opened with one is for its owner alone.
-    identified: Arc<Cache<[u8; 32], reqwest::Client>>,
+    identified: Arc<Cache<[u8; 32], Http>>,
     limits: Limits,
-    no_roots: Option<String>,
 }
 
 impl Client {
@@ -144,29 +153,22 @@ impl Client {
         limits: Limits,
         resolver: Arc<dyn Resolver>,
     ) -> Result<Self, EgressError> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Failing means that another thread has just installed one, which is as good.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
         let guard = Arc::new(guard);
-        let resolver = Guarded(guard.clone(), resolver);
-        let (http, no_roots) = match builder(resolver.clone(), &limits).build() {
-            Ok(http) => (http, None),
-            // Without root certificates plain http still works, and https trusts nobody.
-            Err(error) => {
-                let http = builder(resolver.clone(), &limits)
-                    .tls_certs_only([])
-                    .build();
-                (http.map_err(EgressError::Setup)?, Some(cause_of(&error)))
-            }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let means = Means {
+            resolver: Guarded(guard.clone(), resolver),
+            roots: Verifier::new(provider.clone())
+                .map(Arc::new)
+                .map_err(|error| cause_of(&error)),
+            provider,
+            connect_timeout: limits.connect_timeout,
         };
         Ok(Self {
-            http,
+            http: means.client(None)?,
             guard,
-            resolver,
+            means,
             identified: Arc::new(Cache::new(IDENTITIES)),
             limits,
-            no_roots,
         })
     }
 
@@ -175,33 +177,25 @@ impl Client {
         if let Some(address) = target.address() {
             self.guard.admit(target.host(), address)?;
         }
-        if let (true, Some(reason)) = (target.is_https(), &self.no_roots) {
+        if let (true, Err(reason)) = (target.is_https(), &self.means.roots) {
             return Err(EgressError::NoRoots(reason.clone()));
         }
         Ok(())
     }
 
     /// Whether a certificate and its key can be used.
-    pub async fn check(&self, identity: &Identity) -> Result<(), EgressError> {
-        self.client_of(Some(identity)).await.map(drop)
+    pub fn check(&self, identity: &Identity) -> Result<(), EgressError> {
+        self.client_of(Some(identity)).map(drop)
     }
 
     /// The client that shows a certificate, or the one that shows none.
-    async fn client_of(&self, identity: Option<&Identity>) -> Result<reqwest::Client, EgressError> {
+    fn client_of(&self, identity: Option<&Identity>) -> Result<Cow<'_, Http>, EgressError> {
         let Some(identity) = identity else {
-            return Ok(self.http.clone());
+            return Ok(Cow::Borrowed(&self.http));
         };
-        let name = identity.name();
-        let made = async {
-            let builder = builder(self.resolver.clone(), &self.limits);
-            let builder = builder.identity(identity.to_library()?);
-            // It reads the system's roots, and that takes a while.
-            let made = tokio::task::spawn_blocking(move || builder.build()).await;
-            let made = made.map_err(|error| EgressError::Unreachable(error.to_string()))?;
-            made.map_err(|_| EgressError::Identity(InvalidIdentity::Pair))
-        };
-        let kept = self.identified.get_or_insert_async(&name, made);
-        kept.await
+        let made = || self.means.client(Some(identity));
+        let kept = self.identified.get_or_insert_with(&identity.name(), made);
+        kept.map(Cow::Owned)
     }
 
     /// Posts a body. Whatever the status, what was answered is the answer; of its body the first
@@ -221,112 +215,165 @@ impl Client {
         method: Method,
         outgoing: Outgoing<'_>,
     ) -> Result<Answer, EgressError> {
-        self.admit(outgoing.target)?;
-        let http = self.client_of(outgoing.identity).await?;
-        let mut request = http.request(method, outgoing.target.url().clone());
-        for (name, value) in outgoing.headers {
-            request = request.header(name, value);
-        }
-        let request = request.body(outgoing.body).timeout(outgoing.timeout);
-        let request = request.build();
-        let request = request.map_err(|error| EgressError::NoRequest(cause_of(&error)))?;
-        let mut answer = http.execute(request).await.map_err(failed)?;
-        let status = answer.status().as_u16();
-        let headers = answer.headers().iter();
-        let headers = headers.map(|(name, value)| {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.as_str().to_owned(), value)
-        });
-        let headers = headers.collect();
-        let mut body = Vec::new();
-        let mut cut = false;
-        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-            let room = self.limits.body_bytes - body.len();
-            cut = chunk.len() > room;
-            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            if cut {
-                break;
-            }
-        }
-        Ok(Answer {
-            status,
-            headers,
-            body,
-            cut,
-        })
+        let all = async {
+            let answered = self.answered(method, &outgoing).await?;
+            let status = answered.status().as_u16();
+            let headers = answered.headers().iter();
+            let headers = headers.map(|(name, value)| {
+                let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                (name.as_str().to_owned(), value)
+            });
+            let headers = headers.collect();
+            let (body, cut) = self.beginning(answered).await?;
+            Ok(Answer {
+                status,
+                headers,
+                body,
+                cut,
+            })
+        };
+        let all = tokio::time::timeout(outgoing.timeout, all).await;
+        all.unwrap_or(Err(EgressError::Timeout))
     }
 
     /// The body of a good answer.
     pub async fn get(&self, target: &Target) -> Result<Vec<u8>, EgressError> {
-        self.admit(target)?;
-        let answer = self.http.get(target.url().clone()).send().await;
-        let mut answer = answer.map_err(failed)?;
-        if !answer.status().is_success() {
-            return Err(EgressError::Status(answer.status().as_u16()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > self.limits.body_bytes {
-                return Err(EgressError::TooLarge(self.limits.body_bytes));
+        let outgoing = Outgoing {
+            target,
+            identity: None,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            timeout: self.limits.total_timeout,
+        };
+        let all = async {
+            let answered = self.answered(Method::GET, &outgoing).await?;
+            let status = answered.status();
+            if !status.is_success() {
+                return Err(EgressError::Status(status.as_u16()));
             }
-            body.extend_from_slice(&chunk);
+            match self.beginning(answered).await? {
+                (body, false) => Ok(body),
+                (_, true) => Err(EgressError::TooLarge(self.limits.body_bytes)),
+            }
+        };
+        let all = tokio::time::timeout(outgoing.timeout, all).await;
+        all.unwrap_or(Err(EgressError::Timeout))
+    }
+
+    /// The head of the answer.
+    async fn answered(
+        &self,
+        method: Method,
+        outgoing: &Outgoing<'_>,
+    ) -> Result<Response<Incoming>, EgressError> {
+        self.admit(outgoing.target)?;
+        let http = self.client_of(outgoing.identity)?;
+        let request = request(method, outgoing)?;
+        let answered = http.request(request).await;
+        answered.map_err(|error| failed(&error, error.is_connect()))
+    }
+
+    /// What may be kept of a body, and whether there was more.
+    async fn beginning(
+        &self,
+        answered: Response<Incoming>,
+    ) -> Result<(Vec<u8>, bool), EgressError> {
+        let (mut rest, mut body) = (answered.into_body(), Vec::new());
+        while let Some(frame) = rest.frame().await {
+            let frame = frame.map_err(|error| failed(&error, false))?;
+            let chunk = frame.into_data().unwrap_or_default();
+            let room = self.limits.body_bytes - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() > room {
+                return Ok((body, true));
+            }
         }
-        Ok(body)
+        Ok((body, false))
     }
 }
 
-fn builder(resolver: Guarded, limits: &Limits) -> ClientBuilder {
-    reqwest::Client::builder()
-        .user_agent(concat!("tidings/", env!("CARGO_PKG_VERSION")))
-        .dns_resolver(Arc::new(resolver))
-        .connector_layer(Timing)
-        .redirect(Policy::none())
-        // A proxy would resolve and connect for us, past the guard.
-        .no_proxy()
-        .no_gzip()
-        .no_brotli()
-        .no_deflate()
-        .no_zstd()
-        .connect_timeout(limits.connect_timeout)
-        .timeout(limits.total_timeout)
-        .pool_idle_timeout(IDLE)
-}
-
-/// A resolver with the guard after it.
+/// What clients are made with.
 #[derive(Debug, Clone)]
-struct Guarded(Arc<Guard>, Arc<dyn Resolver>);
+struct Means {
+    resolver: Guarded,
+    provider: Arc<CryptoProvider>,
+    /// The system's, or why there are none. Plain http works without them, and https trusts nobody.
+    roots: Result<Arc<Verifier>, String>,
+    connect_timeout: Duration,
+}
 
-impl Resolve for Guarded {
-    fn resolve(&self, name: Name) -> Resolving {
-        let Self(guard, resolver) = self.clone();
-        Box::pin(async move {
-            let found = resolver.resolve(name.as_str()).await?;
-            guard.admit_all(name.as_str(), &found)?;
-            // Port 0 stands for that of the URL.
-            let addresses = found.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(addresses) as Addrs)
-        })
+impl Means {
+    fn client(&self, identity: Option<&Identity>) -> Result<Http, EgressError> {
+        let tls = ClientConfig::builder_with_provider(self.provider.clone());
+        let tls = tls
+            .with_safe_default_protocol_versions()
+            .map_err(EgressError::Setup)?;
+        let tls = match &self.roots {
+            Ok(roots) => tls
+                .dangerous()
+                .with_custom_certificate_verifier(roots.clone()),
+            Err(_) => tls.with_root_certificates(RootCertStore::empty()),
+        };
+        let tls = match identity {
+            None => tls.with_no_client_auth(),
+            Some(identity) => {
+                let (chain, key) = identity.parsed()?;
+                let made = tls.with_client_auth_cert(chain, key);
+                made.map_err(|_| InvalidIdentity::Pair)?
+            }
+        };
+        let connector = Connector::new(self.resolver.clone(), tls, self.connect_timeout);
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        Ok(client)
     }
+}
+
+/// Nothing is followed, unpacked or sent by way of a proxy, which would resolve and connect for us, past the guard.
+fn request(method: Method, outgoing: &Outgoing<'_>) -> Result<Request<Full<Bytes>>, EgressError> {
+    let mut request = Request::new(Full::new(outgoing.body.clone()));
+    *request.method_mut() = method;
+    *request.uri_mut() = outgoing.target.uri().clone();
+    let headers = request.headers_mut();
+    headers.reserve(outgoing.headers.len() + 2);
+    for (name, value) in &outgoing.headers {
+        let name = HeaderName::try_from(name).map_err(|error| unmade(&error))?;
+        let value = HeaderValue::try_from(value).map_err(|error| unmade(&error))?;
+        headers.append(name, value);
+    }
+    headers.entry(USER_AGENT).or_insert(OURSELVES);
+    headers
+        .entry(ACCEPT)
+        .or_insert(HeaderValue::from_static("*/*"));
+    Ok(request)
+}
+
+fn unmade(error: &dyn Error) -> EgressError {
+    EgressError::NoRequest(cause_of(error))
 }
 
 /// What a failure of the library means here. The guard's refusal comes back out of the connector.
-fn failed(error: reqwest::Error) -> EgressError {
+fn failed(error: &(dyn Error + 'static), connecting: bool) -> EgressError {
+    let mut timed_out = false;
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(refused) = inner.downcast_ref::<RefusedAddress>() {
             return EgressError::Refused(refused.clone());
         }
-        if let Some(what) = inner.downcast_ref().and_then(exhausted)
-            && error.is_connect()
-        {
-            return EgressError::Exhausted(what);
+        if let Some(failed) = inner.downcast_ref::<io::Error>() {
+            if let (true, Some(what)) = (connecting, exhausted(failed)) {
+                return EgressError::Exhausted(what);
+            }
+            timed_out |= failed.kind() == io::ErrorKind::TimedOut;
         }
         source = inner.source();
     }
-    if error.is_timeout() {
+    if timed_out {
         return EgressError::Timeout;
     }
-    EgressError::Unreachable(cause_of(&error))
+    EgressError::Unreachable(cause_of(error))
 }
 
 /// What this machine has none of any more, if that is why nothing was connected to.

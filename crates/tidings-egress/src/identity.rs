@@ -91,10 +91,15 @@ impl Identity {
         self.name
     }
 
-    pub(crate) fn to_library(&self) -> Result<reqwest::Identity, InvalidIdentity> {
-        let both = [&self.certificate, "\n", self.key.as_str()].concat();
-        let both = Zeroizing::new(both);
-        reqwest::Identity::from_pem(both.as_bytes()).map_err(|_| InvalidIdentity::Pair)
+    /// Both, as TLS wants them.
+    pub(crate) fn parsed(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), InvalidIdentity> {
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes());
+        let chain: Result<Vec<_>, _> = chain.collect();
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
+        let chain = chain.map_err(|_| InvalidIdentity::Certificate)?;
+        Ok((chain, key.map_err(|_| InvalidIdentity::Key)?))
     }
 }
 

@@ -21,8 +21,8 @@ tokio::task_local! {
 }
 
 /// Does something with a client in somebody's name: what it looks up counts as that owner's.
-pub async fn on_behalf_of<F: Future>(owner: &str, doing: F) -> F::Output {
-    OWNER.scope(owner.into(), doing).await
+pub fn on_behalf_of<F: Future>(owner: &str, doing: F) -> impl Future<Output = F::Output> {
+    OWNER.scope(owner.into(), doing)
 }
 
 /// The addresses of a name, some time later.

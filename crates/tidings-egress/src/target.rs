@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use hyper::Uri;
+use hyper::http::uri::InvalidUri;
 use url::{Host, Url};
 
 /// The longest URL, in bytes.
@@ -14,7 +16,10 @@ const MAX_BYTES: usize = 2_048;
 
 /// An http or https URL without user or password.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target(Url);
+pub struct Target {
+    url: Url,
+    uri: Uri,
+}
 
 /// Why a text is no target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +30,9 @@ pub enum InvalidTarget {
     /// Not a URL.
     #[error("it is not a URL: {0}")]
     Malformed(#[from] url::ParseError),
+    /// A URL that no request can be made of.
+    #[error("it is not a URL that can be asked for: {0}")]
+    Unaskable(String),
     /// Another scheme.
     #[error("the scheme '{0}' is not http or https")]
     Scheme(String),
@@ -48,13 +56,15 @@ impl FromStr for Target {
             return Err(InvalidTarget::Credentials);
         }
         // The url crate refuses http and https without a host.
-        Ok(Self(url))
+        let uri = url.as_str().parse();
+        let uri = uri.map_err(|error: InvalidUri| InvalidTarget::Unaskable(error.to_string()))?;
+        Ok(Self { url, uri })
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.url.fmt(f)
     }
 }
 
@@ -62,14 +72,14 @@ impl Target {
     /// The host as it is compared with names that the operator allows: lower case, IDNA, IPv6 in
     /// brackets.
     pub fn host(&self) -> &str {
-        self.0
+        self.url
             .host_str()
             .expect("http and https URLs have a host, or they do not parse")
     }
 
     /// The address, when the host is one and no resolver will be asked.
     pub(crate) fn address(&self) -> Option<IpAddr> {
-        match self.0.host() {
+        match self.url.host() {
             Some(Host::Ipv4(address)) => Some(address.into()),
             Some(Host::Ipv6(address)) => Some(address.into()),
             Some(Host::Domain(_)) | None => None,
@@ -78,11 +88,11 @@ impl Target {
 
     /// Whether it is asked for over TLS.
     pub fn is_https(&self) -> bool {
-        self.0.scheme() == "https"
+        self.url.scheme() == "https"
     }
 
-    pub(crate) fn url(&self) -> &Url {
-        &self.0
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
     }
 }
 
@@ -130,6 +140,19 @@ mod tests {
             "http://LocalHost".parse::<Target>().unwrap().host(),
             "localhost"
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_a_url_can_be_asked_for(
+            text in "https?://[a-z0-9_~!$&'()*+,;=.-]{1,20}(:[0-9]{1,5})?[/?]\\PC{0,60}",
+        ) {
+            let url = text.parse::<Url>();
+            if url.is_ok_and(|url| url.username().is_empty() && url.password().is_none()) {
+                let target: Target = text.parse().unwrap();
+                proptest::prop_assert_eq!(target.uri().host(), Some(target.host()));
+            }
+        }
     }
 
     #[test]

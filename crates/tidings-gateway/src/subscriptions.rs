@@ -188,7 +188,7 @@ impl Subscriptions {
         from: From,
     ) -> Result<(Arc<Subscription>, Option<zeroize::Zeroizing<String>>), Refusal> {
         let tenant = administered(caller)?;
-        let wanted = self.usable(document).await?;
+        let wanted = self.usable(document)?;
         of_extensions::only_theirs(&wanted, None)?;
         let id = self.clock.new_id();
         let taken = self.room_for(&tenant, false, &[id])?;
@@ -401,7 +401,7 @@ impl Subscriptions {
                 secrets.put(&mut whole);
                 merge_patch::make_way(&mut whole, patch);
                 merge_patch::apply(&mut whole, patch);
-                let wanted = self.usable(whole).await?;
+                let wanted = self.usable(whole)?;
                 of_extensions::only_theirs(&wanted, start.owner.as_ref())?;
                 match wanted.enabled {
                     // From now on it is its owner who keeps it so, and nothing that happened to it.

@@ -145,7 +145,7 @@ impl Subscriptions {
     }
 
     /// The same, and whether what it is to be sent with fits together.
-    pub(super) async fn usable(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
+    pub(super) fn usable(&self, document: Value) -> Result<subscription::Wanted, Refusal> {
         let wanted = self.checked(document)?;
         let types = wanted.document.get("filter").and_then(|it| it.get("types"));
         if types == Some(&json!([])) {
@@ -170,7 +170,7 @@ impl Subscriptions {
             auth.check()?;
         }
         if let Some(identity) = webhook.and_then(|it| it.mtls.as_deref()) {
-            let usable = self.webhooks.client().check(identity).await;
+            let usable = self.webhooks.client().check(identity);
             usable.map_err(|error| {
                 let detail = format!("The target cannot be used: {error}.");
                 Refusal::invalid("target.mtls", detail)

@@ -136,7 +136,8 @@ impl Webhooks {
             client_secret,
             scope: scope.as_deref(),
         };
-        let token = self.tokens.token(&self.client, whose, grant, refused, when);
+        // Few need one, and each has room for what may be asked.
+        let token = Box::pin(self.tokens.token(&self.client, whose, grant, refused, when));
         let token = tokio::time::timeout(when.1, token).await;
         let token = token.unwrap_or_else(|_| Err(no_token("its server did not answer in time")));
         token.map(Some)
@@ -152,7 +153,8 @@ impl Target for Webhooks {
             };
             let (headers, body) = message(webhook, &handover);
             let timeout = subscription.delivery.timeout;
-            let sent = self.send(webhook, &handover, headers, body, timeout);
+            // On the heap before it is wrapped: each wrapping moves it, and keeps room for it twice.
+            let sent = Box::pin(self.send(webhook, &handover, headers, body, timeout));
             let (sent, connecting) = tidings_egress::timed(sent).await;
             let outcome = match sent {
                 Ok(answer) => judged(answer, handover.now_ms),
