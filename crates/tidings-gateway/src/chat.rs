@@ -23,6 +23,8 @@ use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
 use crate::workspaces::Workspaces;
 
+/// The id of its extension.
+pub(crate) const ID: &str = "chat";
 /// The channel that every workspace has.
 const GENERAL: &str = "general";
 /// How long a message is kept after it was posted. The event that it came with has the log's retention.

@@ -6,6 +6,7 @@
 //! it is read from the store, where another replica may have written a moment ago.
 
 mod check;
+mod first;
 pub mod letters;
 mod rotate;
 #[cfg(test)]
@@ -15,14 +16,15 @@ mod turn;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tidings_event::{EventType, ExtensionId};
-use tidings_store::Store;
+use tidings_event::{EventType, ExtensionId, TenantId, WorkspaceId};
 pub use tidings_store::{AttemptRow, ExtensionRow, ExtensionSubscriptionRow};
+use tidings_store::{OutboxRow, Store};
 use turn::Turns;
 use zeroize::Zeroizing;
 
 use crate::access::Caller;
 use crate::audit::{self, Actor};
+use crate::chat;
 use crate::clock::Clock;
 use crate::damaged::sound;
 use crate::limits::full;
@@ -171,26 +173,36 @@ impl Extensions {
             let handled = self.in_process.plugins.keys(&row.id);
             let handled = handled.iter().flat_map(|keys| keys.keys());
             let new = handled.filter(|key| all.iter().all(|one| one.event_key != **key));
-            gets.extend(new.map(|key| (self.unmade(workspace, &row.id, key), None)));
+            gets.extend(new.map(|key| (self.unmade(&workspace.id, &row.id, key), None)));
         }
         // For all of it, or none is made.
-        let _taken = self.room_for(workspace, &mut gets)?;
+        let _taken = self.room_for(workspace, &row, &mut gets)?;
         for one in gets {
             let made = self.deliver(caller, workspace, &row, (one, &all), from);
             made.await?;
         }
-        let target = json!({
-            "kind": "extension", "workspace": row.workspace.as_str(), "id": row.id.as_str(),
-            "installed": row.installed, "enabled": row.enabled,
-        });
-        let actor = Actor::Caller(caller.clone());
-        let tenant = workspace.tenant.clone();
-        let event = audit::row(&self.outbox, tenant, "extension.written", &actor, &target);
-        self.outbox.check(&event)?;
+        let event = self.told(caller, &workspace.tenant, &row)?;
         // The row comes last: a change that failed before it is repeated by the same request.
         rows.put(&row, &[event]).await.map_err(store_fault)?;
         self.outbox.deliver().await;
         Ok(row)
+    }
+
+    /// What tells that an extension was written.
+    fn told(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        row: &ExtensionRow,
+    ) -> Result<OutboxRow, Refusal> {
+        let target = json!({
+            "kind": "extension", "workspace": row.workspace.as_str(), "id": row.id.as_str(),
+            "installed": row.installed, "enabled": row.enabled,
+        });
+        let (actor, tenant) = (Actor::Caller(caller.clone()), tenant.clone());
+        let event = audit::row(&self.outbox, tenant, "extension.written", &actor, &target);
+        self.outbox.check(&event)?;
+        Ok(event)
     }
 
     /// Refuses an extension beyond those that a workspace may have.
@@ -210,6 +222,7 @@ impl Extensions {
     fn room_for(
         &self,
         workspace: &Workspace,
+        extension: &ExtensionRow,
         gets: &mut [Stands],
     ) -> Result<Option<Taken>, Refusal> {
         let mut new = Vec::new();
@@ -218,7 +231,7 @@ impl Extensions {
             row.subscription = Some(id);
             new.push(id);
         }
-        if new.is_empty() {
+        if new.is_empty() || is_chat(extension) {
             return Ok(None);
         }
         let taken = self.subscriptions.room_for(&workspace.tenant, true, &new);
@@ -228,12 +241,12 @@ impl Extensions {
     /// What an extension is to get, which nothing delivers yet.
     fn unmade(
         &self,
-        workspace: &Workspace,
+        workspace: &WorkspaceId,
         extension: &ExtensionId,
         event_key: &EventType,
     ) -> ExtensionSubscriptionRow {
         ExtensionSubscriptionRow {
-            workspace: workspace.id.clone(),
+            workspace: workspace.clone(),
             extension: extension.clone(),
             event_key: event_key.clone(),
             subscription: None,
@@ -335,11 +348,11 @@ impl Extensions {
             return Err(Refusal::invalid("eventKey", detail));
         }
         let row = stands.cloned();
-        let row = row.unwrap_or_else(|| self.unmade(workspace, id, event_key));
+        let row = row.unwrap_or_else(|| self.unmade(&workspace.id, id, event_key));
         self.handled(&extension, &row.event_key)?;
         let known = self.subscriptions.kept(&workspace.tenant, row.subscription);
         let mut gets = [(row, known.await?)];
-        let _taken = self.room_for(workspace, &mut gets)?;
+        let _taken = self.room_for(workspace, &extension, &mut gets)?;
         let [one] = gets;
         self.deliver(caller, workspace, &extension, (one, &all), from)
             .await
@@ -512,6 +525,12 @@ impl Extensions {
         rows.find(|row| row.event_key == *event_key)
             .ok_or_else(|| Refusal::not_found("subscription"))
     }
+}
+
+/// Whether it is the shipped chat. What stands for it does not count among a tenant's subscriptions: each of its workspaces
+/// has it, and those are counted.
+fn is_chat(row: &ExtensionRow) -> bool {
+    row.id.as_str() == chat::ID && row.kind == IN_PROCESS
 }
 
 /// Where an external service gets its events.

@@ -427,10 +427,23 @@ pub(crate) mod tests {
         let ada = issuer.authenticate(Some(&bearer), NOW).await.unwrap();
         let (acme, id) = ("acme".parse().unwrap(), "ws-1".parse().unwrap());
         one.gateway.workspaces.admit(&ada).await.unwrap();
-        let made = one.gateway.workspaces.put(&ada, &acme, &id).await;
+        let made = one
+            .gateway
+            .extensions
+            .make_workspace(&ada, &acme, &id)
+            .await;
         assert!(made.unwrap());
         let at_two = || two.gateway.workspaces.open_to(&ada, "ws-1");
         within_the_promise("the workspace", async || at_two().is_ok()).await;
+        let chat = "chat".parse().unwrap();
+        let heard_at_two = async || {
+            let workspace = at_two().unwrap();
+            !two.gateway
+                .subscriptions
+                .of_extension(&workspace, &chat)
+                .is_empty()
+        };
+        within_the_promise("its chat", heard_at_two).await;
         let has_bob = || at_two().unwrap().members.contains_key("bob");
         let room = &one.gateway.workspaces;
         let added = room.put_member(&ada, &acme, &id, "bob", Role::Member).await;

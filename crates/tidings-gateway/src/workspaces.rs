@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidings_contract::custom::Namespace;
 use tidings_event::{Code, TenantId, WorkspaceId};
-use tidings_store::{MemberRow, OutboxRow, Store, TenantRow, WorkspaceRow};
+use tidings_store::{FirstExtension, MemberRow, OutboxRow, Store, TenantRow, WorkspaceRow};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::access::Caller;
@@ -81,6 +81,14 @@ pub struct Workspaces {
     changing: Mutex<()>,
     /// How many workspaces a tenant may have, and how many members each of them.
     most: (usize, usize),
+}
+
+/// A workspace that is kept and not yet in force. No other is changed until it is.
+pub(crate) struct Added<'a> {
+    /// Whether there was none of its id before.
+    pub(crate) is_new: bool,
+    row: WorkspaceRow,
+    alone: MutexGuard<'a, ()>,
 }
 
 impl Workspaces {
@@ -253,13 +261,8 @@ impl Workspaces {
         self.told(caller, &row.id, "tenant.written", &target)
     }
 
-    /// Makes a workspace of a tenant, for its ADMINs and operators. Answers whether there was none before.
-    pub async fn put(
-        self: &Arc<Self>,
-        caller: &Caller,
-        tenant: &TenantId,
-        id: &WorkspaceId,
-    ) -> Result<bool, Refusal> {
+    /// Whether the caller may make workspaces of a tenant: its ADMINs and operators.
+    pub(crate) fn may_make(&self, caller: &Caller, tenant: &TenantId) -> Result<(), Refusal> {
         let of_tenant = caller.tenant() == Some(tenant) && caller.is_admin();
         if !of_tenant && !caller.is_operator() {
             return Err(Refusal::forbidden(
@@ -269,29 +272,55 @@ impl Workspaces {
         if self.known(tenant).is_none() {
             return Err(Refusal::not_found("tenant"));
         }
+        Ok(())
+    }
+
+    /// Whether there is one of this id, whoever's it is.
+    pub(crate) async fn is_kept(&self, id: &WorkspaceId) -> Result<bool, Refusal> {
+        let row = self.store.workspaces().get(id).await;
+        Ok(row.map_err(store_fault)?.is_some())
+    }
+
+    /// Keeps a workspace of a tenant, unless its id is taken, with what it has from the beginning and the events that tell of
+    /// that. It is in force when it is [`made`](Self::made).
+    pub(crate) async fn add(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        id: &WorkspaceId,
+        first: Option<(FirstExtension, Vec<OutboxRow>)>,
+    ) -> Result<Added<'_>, Refusal> {
         let row = WorkspaceRow {
             id: id.clone(),
             tenant: tenant.clone(),
             created_at_ms: self.clock.now_ms(),
         };
         let target = json!({ "kind": "workspace", "id": id.as_str() });
-        let events = self.told(caller, tenant, "workspace.created", &target)?;
-        let (room, refused) = (self.clone(), no_workspace(caller));
-        to_its_end(async move {
-            let alone = room.changing.lock().await;
-            room.room_for_workspace(&row).await?;
-            let added = room.store.workspaces().add(&row, &events).await;
-            let added = added.map_err(store_fault)?;
-            room.changed(alone, &row.id).await?;
-            let rulebook = room.shelf.rulebook();
-            let stands = rulebook.workspaces().get(&row.id);
-            if stands.is_some_and(|stands| stands.tenant == row.tenant) {
-                return Ok(added);
-            }
-            // The id is another tenant's: it is unique in the installation.
-            Err(refused)
+        let mut events = self.told(caller, tenant, "workspace.created", &target)?;
+        let (first, of_first) = first.unzip();
+        events.extend(of_first.into_iter().flatten());
+        let alone = self.changing.lock().await;
+        self.room_for_workspace(&row).await?;
+        let rows = self.store.workspaces();
+        let added = rows.add(&row, first.as_ref(), &events).await;
+        Ok(Added {
+            is_new: added.map_err(store_fault)?,
+            row,
+            alone,
         })
-        .await
+    }
+
+    /// Puts in force what was added, and tells of it. Answers whether there was none before.
+    pub(crate) async fn made(&self, caller: &Caller, added: Added<'_>) -> Result<bool, Refusal> {
+        let Added { is_new, row, alone } = added;
+        self.changed(alone, &row.id).await?;
+        let rulebook = self.shelf.rulebook();
+        let stands = rulebook.workspaces().get(&row.id);
+        if stands.is_some_and(|stands| stands.tenant == row.tenant) {
+            return Ok(is_new);
+        }
+        // The id is another tenant's: it is unique in the installation.
+        Err(no_workspace(caller))
     }
 
     /// Makes a user a member, or changes its role.

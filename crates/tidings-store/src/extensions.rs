@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::outbox::{self, OutboxRow};
 use crate::pool::{Columns, Connections, count_of, on_either, writing_on_either};
 use crate::seal::{Seal, Sealed};
-use crate::{StoreError, attempting, parsed};
+use crate::{StoreError, SubscriptionRow, attempting, parsed};
 
 /// An extension as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,63 @@ pub struct ExtensionSubscriptionRow {
     pub created_at_ms: i64,
 }
 
+/// An extension that a workspace has from the beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstExtension {
+    /// The extension.
+    pub row: ExtensionRow,
+    /// What it is to get, each with the subscription that delivers it.
+    pub gets: Vec<(ExtensionSubscriptionRow, SubscriptionRow)>,
+}
+
+pub(crate) const PUT: &str = "INSERT INTO workspace_extensions (workspace_id, extension_id, kind, \
+     service_base_url, installed, enabled, updated_at_ms, crc) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+     ON CONFLICT (workspace_id, extension_id) DO UPDATE SET kind = excluded.kind, \
+     service_base_url = excluded.service_base_url, installed = excluded.installed, \
+     enabled = excluded.enabled, updated_at_ms = excluded.updated_at_ms, crc = excluded.crc";
+
+pub(crate) const PUT_SUBSCRIPTION: &str = "INSERT INTO ext_event_subscription \
+     (workspace_id, extension_id, event_key, subscription, created_at_ms, crc) \
+     VALUES ($1, $2, $3, $4, $5, $6) \
+     ON CONFLICT (workspace_id, extension_id, event_key) DO UPDATE SET \
+     subscription = excluded.subscription, created_at_ms = excluded.created_at_ms, \
+     crc = excluded.crc";
+
+/// Writes an extension on a connection or in a transaction of either database.
+macro_rules! put {
+    ($connection:expr, $row:expr) => {
+        sqlx::query($crate::extensions::PUT)
+            .bind($row.workspace.as_str())
+            .bind($row.id.as_str())
+            .bind(&$row.kind)
+            .bind(&$row.service_base_url)
+            .bind(i64::from($row.installed))
+            .bind(i64::from($row.enabled))
+            .bind($row.updated_at_ms)
+            .bind($crate::seal::Sealed::seal($row))
+            .execute($connection)
+            .await
+    };
+}
+
+/// The same of what one is to get.
+macro_rules! put_subscription {
+    ($connection:expr, $row:expr) => {
+        sqlx::query($crate::extensions::PUT_SUBSCRIPTION)
+            .bind($row.workspace.as_str())
+            .bind($row.extension.as_str())
+            .bind($row.event_key.as_str())
+            .bind($row.subscription.map(|id| id.to_string()))
+            .bind($row.created_at_ms)
+            .bind($crate::seal::Sealed::seal($row))
+            .execute($connection)
+            .await
+    };
+}
+
+pub(crate) use {put, put_subscription};
+
 /// The methods on extensions.
 #[derive(Debug, Clone, Copy)]
 pub struct Extensions<'a> {
@@ -56,25 +113,9 @@ impl<'a> Extensions<'a> {
 
     /// Writes an extension, with the events that tell of it.
     pub async fn put(&self, row: &ExtensionRow, events: &[OutboxRow]) -> Result<(), StoreError> {
-        let query = "INSERT INTO workspace_extensions (workspace_id, extension_id, kind, \
-             service_base_url, installed, enabled, updated_at_ms, crc) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-             ON CONFLICT (workspace_id, extension_id) DO UPDATE SET kind = excluded.kind, \
-             service_base_url = excluded.service_base_url, installed = excluded.installed, \
-             enabled = excluded.enabled, updated_at_ms = excluded.updated_at_ms, crc = excluded.crc";
         writing_on_either!(self.connections, "write an extension", connection => {
             let mut transaction = connection.begin().await?;
-            sqlx::query(query)
-                .bind(row.workspace.as_str())
-                .bind(row.id.as_str())
-                .bind(&row.kind)
-                .bind(&row.service_base_url)
-                .bind(i64::from(row.installed))
-                .bind(i64::from(row.enabled))
-                .bind(row.updated_at_ms)
-                .bind(row.seal())
-                .execute(&mut *transaction)
-                .await?;
+            put!(&mut *transaction, row)?;
             outbox::write!(transaction, events);
             transaction.commit().await
         })
@@ -136,23 +177,8 @@ impl<'a> Extensions<'a> {
 
     /// Writes what an extension is to get.
     pub async fn put_subscription(&self, row: &ExtensionSubscriptionRow) -> Result<(), StoreError> {
-        let query = "INSERT INTO ext_event_subscription \
-             (workspace_id, extension_id, event_key, subscription, created_at_ms, crc) \
-             VALUES ($1, $2, $3, $4, $5, $6) \
-             ON CONFLICT (workspace_id, extension_id, event_key) DO UPDATE SET \
-             subscription = excluded.subscription, created_at_ms = excluded.created_at_ms, \
-             crc = excluded.crc";
         writing_on_either!(self.connections, "write what an extension gets", connection => {
-            sqlx::query(query)
-                .bind(row.workspace.as_str())
-                .bind(row.extension.as_str())
-                .bind(row.event_key.as_str())
-                .bind(row.subscription.map(|id| id.to_string()))
-                .bind(row.created_at_ms)
-                .bind(row.seal())
-                .execute(connection)
-                .await
-                .map(drop)
+            put_subscription!(connection, row).map(drop)
         })
     }
 

@@ -57,7 +57,7 @@ pub use deliveries::{
 };
 pub use emits::{Admission, Admitted, EmitNote, EmitPlace, EmitQuery, EmitRow, EmitState, Emits};
 pub use error::StoreError;
-pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions};
+pub use extensions::{ExtensionRow, ExtensionSubscriptionRow, Extensions, FirstExtension};
 pub use found::Found;
 pub use manifests::{ManifestRow, Manifests};
 pub use outbox::{Outbox, OutboxRow};

@@ -314,8 +314,8 @@ mod tests {
         };
         assert!(changed().await.is_empty());
         assert!(room.add_tenant(&tenant).await.unwrap());
-        assert!(room.add(&workspace("ws-1"), &[]).await.unwrap());
-        assert!(room.add(&workspace("ws-2"), &[]).await.unwrap());
+        assert!(room.add(&workspace("ws-1"), None, &[]).await.unwrap());
+        assert!(room.add(&workspace("ws-2"), None, &[]).await.unwrap());
         room.put_member(&member("ws-2", "ada"), &[]).await.unwrap();
         assert_eq!(changed().await, ["acme", "ws-1: ", "ws-2: ada"]);
         room.put_member(&member("ws-1", "ada"), &[]).await.unwrap();
@@ -338,7 +338,7 @@ mod tests {
         let many = usize::try_from(PAGE).unwrap() * 2 + 1;
         for number in 0..many {
             let id = format!("many-{number}");
-            assert!(room.add(&workspace(&id), &[]).await.unwrap());
+            assert!(room.add(&workspace(&id), None, &[]).await.unwrap());
         }
         assert_eq!(changed().await.len(), many);
         for number in 0..many {
@@ -435,7 +435,7 @@ mod tests {
             tenant: acme.clone(),
             created_at_ms: 1,
         };
-        assert!(store.workspaces().add(&workspace, &[]).await.unwrap());
+        assert!(store.workspaces().add(&workspace, None, &[]).await.unwrap());
         assert_eq!(moved().await, "workspaces");
         let member = MemberRow {
             workspace: workspace.id.clone(),

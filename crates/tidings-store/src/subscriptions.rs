@@ -40,13 +40,34 @@ pub struct Subscriptions<'a> {
     connections: &'a Connections,
 }
 
-const PUT: &str = "INSERT INTO subscriptions \
+pub(crate) const PUT: &str = "INSERT INTO subscriptions \
      (id, tenant, document, secrets, state, reason, revision, created_at_ms, updated_at_ms, crc) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
      ON CONFLICT (id) DO UPDATE SET document = excluded.document, secrets = excluded.secrets, \
      state = excluded.state, reason = excluded.reason, revision = excluded.revision, \
      updated_at_ms = excluded.updated_at_ms, crc = excluded.crc \
      WHERE subscriptions.revision = excluded.revision - 1";
+
+/// Writes a subscription in a transaction of either database; no row is affected when the kept revision is not the one before.
+macro_rules! put {
+    ($transaction:expr, $row:expr) => {
+        sqlx::query($crate::subscriptions::PUT)
+            .bind($row.id.to_string())
+            .bind($row.tenant.as_str())
+            .bind($row.document.as_str())
+            .bind($row.secrets.as_str())
+            .bind($row.state.as_str())
+            .bind($row.reason.as_deref())
+            .bind(i64::from($row.revision))
+            .bind($row.created_at_ms)
+            .bind($row.updated_at_ms)
+            .bind($crate::seal::Sealed::seal($row))
+            .execute(&mut *$transaction)
+            .await
+    };
+}
+
+pub(crate) use put;
 
 impl<'a> Subscriptions<'a> {
     pub(crate) fn new(connections: &'a Connections) -> Self {
@@ -62,19 +83,7 @@ impl<'a> Subscriptions<'a> {
     ) -> Result<bool, StoreError> {
         writing_on_either!(self.connections, "keep a subscription", connection => {
             let mut transaction = connection.begin().await?;
-            let done = sqlx::query(PUT)
-                .bind(row.id.to_string())
-                .bind(row.tenant.as_str())
-                .bind(row.document.as_str())
-                .bind(row.secrets.as_str())
-                .bind(row.state.as_str())
-                .bind(row.reason.as_deref())
-                .bind(i64::from(row.revision))
-                .bind(row.created_at_ms)
-                .bind(row.updated_at_ms)
-                .bind(row.seal())
-                .execute(&mut *transaction)
-                .await?;
+            let done = put!(transaction, row)?;
             if done.rows_affected() == 0 {
                 return transaction.rollback().await.map(|()| false);
             }

@@ -6,7 +6,7 @@ use tidings_event::{TenantId, WorkspaceId};
 use crate::outbox::{self, OutboxRow};
 use crate::pool::{Columns, Connections, count_of, on_either, pages, writing_on_either};
 use crate::seal::{Seal, Sealed};
-use crate::{StoreError, attempting, parsed};
+use crate::{FirstExtension, StoreError, attempting, extensions, parsed, subscriptions};
 
 /// A tenant as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,8 +144,14 @@ impl<'a> Workspaces<'a> {
         pages(self.connections, "list the tenants", query, first, key).await
     }
 
-    /// Keeps a workspace, with the events that tell of it. False when the id is taken: then nothing is told.
-    pub async fn add(&self, row: &WorkspaceRow, events: &[OutboxRow]) -> Result<bool, StoreError> {
+    /// Keeps a workspace with the extension that it has from the beginning, if any, and the events that tell of both. False
+    /// when an id is taken: then nothing is written.
+    pub async fn add(
+        &self,
+        row: &WorkspaceRow,
+        first: Option<&FirstExtension>,
+        events: &[OutboxRow],
+    ) -> Result<bool, StoreError> {
         let query = "INSERT INTO workspaces (id, tenant, created_at_ms, crc) \
              VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
         writing_on_either!(self.connections, "write a workspace", connection => {
@@ -159,6 +165,15 @@ impl<'a> Workspaces<'a> {
                 .await?;
             if done.rows_affected() == 0 {
                 return transaction.rollback().await.map(|()| false);
+            }
+            if let Some(first) = first {
+                extensions::put!(&mut *transaction, &first.row)?;
+                for (gets, subscription) in &first.gets {
+                    extensions::put_subscription!(&mut *transaction, gets)?;
+                    if subscriptions::put!(transaction, subscription)?.rows_affected() == 0 {
+                        return transaction.rollback().await.map(|()| false);
+                    }
+                }
             }
             outbox::write!(transaction, events);
             transaction.commit().await.map(|()| true)
@@ -362,8 +377,11 @@ impl Sealed for MemberRow {
 mod tests {
     use std::slice;
 
+    use uuid::Uuid;
+
     use super::*;
     use crate::suite::on_each_database;
+    use crate::{ExtensionRow, ExtensionSubscriptionRow, SubscriptionRow};
 
     #[tokio::test]
     async fn all_that_there_are_come_by_pages_and_once() {
@@ -385,7 +403,7 @@ mod tests {
                     tenant: tenant.id.clone(),
                     created_at_ms: 1,
                 };
-                assert!(room.add(&workspace, &[]).await.unwrap());
+                assert!(room.add(&workspace, None, &[]).await.unwrap());
                 tenants.push(tenant);
                 for user in ["x", "y", "z"] {
                     let member = MemberRow {
@@ -452,6 +470,70 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_workspace_is_kept_with_its_first_extension_or_not_at_all() {
+        on_each_database(async |store| {
+            let (tenant, id) = ("acme".parse().unwrap(), Uuid::from_u128(1));
+            let workspace = |id: &str| WorkspaceRow {
+                id: id.parse().unwrap(),
+                tenant: "acme".parse().unwrap(),
+                created_at_ms: 1,
+            };
+            let first = |workspace: &WorkspaceRow| FirstExtension {
+                row: ExtensionRow {
+                    workspace: workspace.id.clone(),
+                    id: "chat".parse().unwrap(),
+                    kind: "IN_PROCESS".into(),
+                    service_base_url: None,
+                    installed: true,
+                    enabled: true,
+                    updated_at_ms: 1,
+                },
+                gets: vec![(
+                    ExtensionSubscriptionRow {
+                        workspace: workspace.id.clone(),
+                        extension: "chat".parse().unwrap(),
+                        event_key: "platform.notification".parse().unwrap(),
+                        subscription: Some(id),
+                        created_at_ms: 1,
+                    },
+                    SubscriptionRow {
+                        id,
+                        tenant: workspace.tenant.clone(),
+                        document: "{}".into(),
+                        secrets: "x".into(),
+                        state: "active".into(),
+                        reason: None,
+                        revision: 1,
+                        created_at_ms: 1,
+                        updated_at_ms: 1,
+                        change: 0,
+                    },
+                )],
+            };
+            let (room, extensions) = (store.workspaces(), store.extensions());
+            let (one, other) = (workspace("ws-1"), workspace("ws-2"));
+            let has = first(&one);
+            assert!(room.add(&one, Some(&has), &[]).await.unwrap());
+            let kept = extensions.get(&one.id, &has.row.id).await.unwrap();
+            assert_eq!(kept.as_ref(), Some(&has.row));
+            let gets = extensions.subscriptions(&one.id, None).await.unwrap();
+            assert_eq!(gets, [has.gets[0].0.clone()]);
+            let subscription = store.subscriptions().get(&tenant, id).await.unwrap();
+            assert_eq!(subscription.unwrap().state, "active");
+            // A repeat brings nothing back.
+            assert!(extensions.delete(&one.id, &has.row.id, &[]).await.unwrap());
+            assert!(!room.add(&one, Some(&has), &[]).await.unwrap());
+            assert_eq!(extensions.get(&one.id, &has.row.id).await.unwrap(), None);
+            // The subscription's id is taken: there is no workspace without it.
+            let taken = room.add(&other, Some(&first(&other)), &[]).await;
+            assert!(!taken.unwrap());
+            assert_eq!(room.all().await.unwrap(), [one]);
+            assert_eq!(extensions.count_of(&other.id).await.unwrap(), 0);
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn tenants_workspaces_and_members_are_kept_and_an_id_is_taken_once() {
         on_each_database(async |store| {
             let room = store.workspaces();
@@ -483,8 +565,8 @@ mod tests {
                 tenant: tenant.parse().unwrap(),
                 created_at_ms: 1,
             };
-            assert!(room.add(&workspace("acme"), &[]).await.unwrap());
-            assert!(!room.add(&workspace("globex"), &[]).await.unwrap());
+            assert!(room.add(&workspace("acme"), None, &[]).await.unwrap());
+            assert!(!room.add(&workspace("globex"), None, &[]).await.unwrap());
             assert_eq!(room.all().await.unwrap(), [workspace("acme")]);
 
             let member = |role: &str| MemberRow {

@@ -23,10 +23,23 @@ async fn replicas() -> (Store, Gateway, Gateway) {
     let one = open().await;
     let caller = admin();
     one.workspaces.admit(&caller).await.unwrap();
-    let (tenant, id) = (caller.tenant().unwrap(), "ws-1".parse().unwrap());
-    one.workspaces.put(&caller, tenant, &id).await.unwrap();
+    make_without_chat(&one).await;
     let other = open().await;
     (store, one, other)
+}
+
+/// Makes the workspace, and takes away the chat that it comes with.
+async fn make_without_chat(at: &Gateway) {
+    assert!(make(at, "ws-1").await.unwrap());
+    let chat = chat::ID.parse().unwrap();
+    let removed = at.extensions.delete(&admin(), "ws-1", &chat).await;
+    removed.unwrap();
+}
+
+async fn make(at: &Gateway, workspace: &str) -> Result<bool, Refusal> {
+    let (caller, id) = (admin(), workspace.parse().unwrap());
+    let tenant = caller.tenant().unwrap();
+    at.extensions.make_workspace(&caller, tenant, &id).await
 }
 
 fn admin() -> Caller {
@@ -184,13 +197,16 @@ async fn with_room_for(most: usize) -> (Store, Gateway) {
     let gateway = Gateway::open(parts).await.unwrap();
     let caller = admin();
     gateway.workspaces.admit(&caller).await.unwrap();
-    let (tenant, id) = (caller.tenant().unwrap(), "ws-1".parse().unwrap());
-    let made = gateway.workspaces.put(&caller, tenant, &id).await;
-    made.unwrap();
+    make_without_chat(&gateway).await;
     (store, gateway)
 }
 
 async fn put_three(at: &Gateway) -> Result<ExtensionRow, Refusal> {
+    put_within(at, &"three".parse().unwrap()).await
+}
+
+/// Installs a plugin.
+async fn put_within(at: &Gateway, id: &ExtensionId) -> Result<ExtensionRow, Refusal> {
     let new = NewExtension {
         kind: IN_PROCESS.to_owned(),
         service_base_url: None,
@@ -198,8 +214,7 @@ async fn put_three(at: &Gateway) -> Result<ExtensionRow, Refusal> {
         enabled: true,
         replay_from: None,
     };
-    let (caller, id) = (admin(), "three".parse().unwrap());
-    at.extensions.put(&caller, "ws-1", &id, new).await
+    at.extensions.put(&admin(), "ws-1", id, new).await
 }
 
 #[tokio::test]
@@ -245,8 +260,7 @@ async fn an_extension_that_two_replicas_change_at_once_keeps_one_secret() {
     let one = open().await;
     let caller = admin();
     one.workspaces.admit(&caller).await.unwrap();
-    let (tenant, id) = (caller.tenant().unwrap(), "ws-1".parse().unwrap());
-    one.workspaces.put(&caller, tenant, &id).await.unwrap();
+    make_without_chat(&one).await;
     let both = [one, open().await];
     put(&both[0], true).await;
     let asking = (0..8).map(|index| {
@@ -298,4 +312,95 @@ async fn a_workspace_has_so_many_extensions() {
     assert!(!changed.unwrap().enabled);
     rooms.delete(&caller, "ws-1", &first).await.unwrap();
     put(&one, true).await;
+}
+
+/// A gateway whose tenants may have so many, with a tenant and no workspace.
+async fn with_a_tenant(most: usize) -> (Store, Gateway) {
+    let parts = Parts {
+        limits: Limits::new(0, 0, 100, most),
+        ..in_memory::parts(&Clock::manual(NOW)).await
+    };
+    let store = parts.store.clone();
+    let gateway = Gateway::open(parts).await.unwrap();
+    gateway.workspaces.admit(&admin()).await.unwrap();
+    (store, gateway)
+}
+
+#[tokio::test]
+async fn a_new_workspace_has_chat_as_if_it_was_put() {
+    let (store, gateway) = with_a_tenant(9).await;
+    assert!(make(&gateway, "ws-1").await.unwrap());
+    let (workspace, id) = ("ws-1".parse().unwrap(), chat::ID.parse().unwrap());
+    let by_itself = gateway.extensions.get(&admin(), "ws-1", &id).await.unwrap();
+    let rows = async || {
+        let rows = store.extensions();
+        rows.subscriptions(&workspace, None).await.unwrap()
+    };
+    let gets = rows().await;
+    let standing = gateway.extensions.standing(&gets[0]).unwrap();
+    assert_eq!(gets.len(), 1);
+    assert_eq!(gets[0].event_key.as_str(), "platform.notification");
+    assert_eq!(kept(&store).await, [(standing.id, "active".to_owned())]);
+
+    gateway
+        .extensions
+        .delete(&admin(), "ws-1", &id)
+        .await
+        .unwrap();
+    let put = put_within(&gateway, &id).await.unwrap();
+    assert_eq!(put, by_itself);
+    let gets = rows().await;
+    let as_put = gateway.extensions.standing(&gets[0]).unwrap();
+    assert_eq!(
+        (&as_put.document, &as_put.start.owner),
+        (&standing.document, &standing.start.owner)
+    );
+    assert_eq!(kept(&store).await, [(as_put.id, "active".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_becomes_of_the_chat_of_a_workspace_stays_when_its_making_is_repeated() {
+    let (store, gateway) = with_a_tenant(9).await;
+    assert!(make(&gateway, "ws-1").await.unwrap());
+    let id: ExtensionId = chat::ID.parse().unwrap();
+    let off = NewExtension {
+        kind: IN_PROCESS.to_owned(),
+        service_base_url: None,
+        installed: true,
+        enabled: false,
+        replay_from: None,
+    };
+    let put = gateway.extensions.put(&admin(), "ws-1", &id, off).await;
+    put.unwrap();
+    assert!(!make(&gateway, "ws-1").await.unwrap());
+    let stands = gateway.extensions.get(&admin(), "ws-1", &id).await;
+    assert!(!stands.unwrap().enabled);
+    assert_eq!(kept(&store).await[0].1, "paused");
+    gateway
+        .extensions
+        .delete(&admin(), "ws-1", &id)
+        .await
+        .unwrap();
+    assert!(!make(&gateway, "ws-1").await.unwrap());
+    let stands = gateway.extensions.get(&admin(), "ws-1", &id).await;
+    assert_eq!(stands.unwrap_err().code, tidings_event::Code::NotFound);
+    assert_eq!(kept(&store).await, []);
+}
+
+#[tokio::test]
+async fn the_chat_of_its_workspaces_takes_no_room_from_a_tenants_extensions() {
+    let (store, gateway) = with_a_tenant(1).await;
+    assert!(make(&gateway, "ws-1").await.unwrap());
+    put(&gateway, true).await;
+    subscribed(&gateway, "crm.deal.closed").await;
+    assert!(make(&gateway, "ws-2").await.unwrap());
+    let chat = chat::ID.parse().unwrap();
+    let removed = gateway.extensions.delete(&admin(), "ws-1", &chat).await;
+    removed.unwrap();
+    put_within(&gateway, &chat).await.unwrap();
+    assert_eq!(kept(&store).await.len(), 3);
+    let (caller, id, key) = (admin(), id(), "crm.deal.opened".parse().unwrap());
+    let rooms = &gateway.extensions;
+    let refused = rooms.subscribe(&caller, "ws-1", &id, &key, None).await;
+    assert_eq!(refused.unwrap_err().code, tidings_event::Code::RateLimited);
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidings_event::{Code, ExtensionId, TenantId};
 use tidings_filter::Filter;
-use tidings_store::SubscriptionRow;
+use tidings_store::{OutboxRow, SubscriptionRow};
 use uuid::Uuid;
 
 use super::stored::stored;
@@ -65,6 +65,16 @@ pub(crate) struct OfExtension {
     pub(crate) from: From,
 }
 
+/// One that is not kept yet.
+pub(crate) struct Unkept {
+    /// As it is to be kept.
+    pub(crate) row: SubscriptionRow,
+    /// What tells of it.
+    pub(crate) events: Vec<OutboxRow>,
+    /// As it is to be in force.
+    pub(crate) subscription: Subscription,
+}
+
 impl Subscriptions {
     /// Whether such a document would do; the target's URL above all.
     pub(crate) fn check(&self, document: Value) -> Result<(), Refusal> {
@@ -96,12 +106,44 @@ impl Subscriptions {
         all.into_iter().map(|it| it.id).collect()
     }
 
-    /// Makes one, for which room has been taken. Those of one extension share their secret, so that it keeps one.
+    /// Makes one, for which room has been taken.
     pub(crate) async fn create_of(
         self: &Arc<Self>,
         caller: &Caller,
         new: OfExtension,
     ) -> Result<Arc<Subscription>, Refusal> {
+        let row = self.row_of(new).await?;
+        let made = self
+            .keep(row, &Actor::Caller(caller.clone()), "subscription.created")
+            .await?;
+        made.ok_or_else(|| {
+            let detail = "The new id was taken; try again.";
+            Refusal::new(Code::Internal, Rule::Append, detail)
+        })
+    }
+
+    /// What one is made of that is kept together with more than itself.
+    pub(crate) async fn unkept(
+        &self,
+        caller: &Caller,
+        new: OfExtension,
+    ) -> Result<Unkept, Refusal> {
+        let row = self.row_of(new).await?;
+        let actor = Actor::Caller(caller.clone());
+        Ok(Unkept {
+            events: self.told(&row, &actor, "subscription.created")?,
+            subscription: self.read(row.clone())?,
+            row,
+        })
+    }
+
+    /// Puts in force what has been kept.
+    pub(crate) fn begin(&self, subscription: Subscription) {
+        self.in_force.put(subscription.id, Some(subscription));
+    }
+
+    /// The row of a new one. Those of one extension share their secret, so that it keeps one.
+    async fn row_of(&self, new: OfExtension) -> Result<SubscriptionRow, Refusal> {
         let wanted = self.checked(new.document)?;
         let mut signing = Vec::new();
         for sibling in new.siblings {
@@ -137,7 +179,7 @@ impl Subscriptions {
             State::Paused
         };
         let id = new.id;
-        let row = SubscriptionRow {
+        Ok(SubscriptionRow {
             id,
             tenant: new.tenant,
             document: stored(wanted.document, &start),
@@ -148,13 +190,6 @@ impl Subscriptions {
             created_at_ms: now,
             updated_at_ms: now,
             change: 0,
-        };
-        let made = self
-            .keep(row, &Actor::Caller(caller.clone()), "subscription.created")
-            .await?;
-        made.ok_or_else(|| {
-            let detail = "The new id was taken; try again.";
-            Refusal::new(Code::Internal, Rule::Append, detail)
         })
     }
 

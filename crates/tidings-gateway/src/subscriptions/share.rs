@@ -7,8 +7,10 @@ use tidings_event::TenantId;
 use uuid::Uuid;
 
 use super::Subscriptions;
+use crate::chat;
 use crate::limits::full;
 use crate::publish::refusal::Refusal;
+use crate::subscription::{Receiver, Subscription};
 
 /// Of a tenant: its own, or those that stand for its workspaces' extensions (true).
 type Kind = (TenantId, bool);
@@ -74,6 +76,7 @@ impl Drop for Taken {
 
 impl Subscriptions {
     /// Room for these new ones of the tenant's own, or of those that stand for its workspaces' extensions; for all or none.
+    /// Those of the shipped chat need none: each workspace has it, and those are counted.
     pub(crate) fn room_for(
         &self,
         tenant: &TenantId,
@@ -83,7 +86,7 @@ impl Subscriptions {
         let all = self.in_force.of(tenant);
         let alike = all
             .iter()
-            .filter(|it| it.start.owner.is_some() == extensions);
+            .filter(|it| it.start.owner.is_some() == extensions && !is_chats(it));
         let there = alike.map(|it| it.id).collect();
         let taken = self.shares.take((tenant.clone(), extensions), &there, new);
         taken.ok_or_else(|| {
@@ -100,6 +103,10 @@ impl Subscriptions {
             full(detail, most).limit(most, wanted)
         })
     }
+}
+
+fn is_chats(subscription: &Subscription) -> bool {
+    matches!(&subscription.target, Receiver::InProcess { extension, .. } if extension.as_str() == chat::ID)
 }
 
 #[cfg(test)]

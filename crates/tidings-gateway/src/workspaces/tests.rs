@@ -130,7 +130,8 @@ async fn a_tenant_has_so_many_workspaces_and_each_of_them_so_many_members() {
     let clock = Clock::manual(NOW);
     let mut parts = in_memory::parts(&clock).await;
     parts.limits = crate::Limits::default().with_workspaces(2, 2);
-    let room = crate::Gateway::open(parts).await.unwrap().workspaces;
+    let gateway = crate::Gateway::open(parts).await.unwrap();
+    let room = &gateway.workspaces;
     let refused = |refusal: Refusal| {
         assert_eq!(refusal.code, Code::RateLimited, "{refusal:?}");
         assert_eq!(refusal.limit.as_deref(), Some(&(2, 3)));
@@ -140,7 +141,8 @@ async fn a_tenant_has_so_many_workspaces_and_each_of_them_so_many_members() {
         let caller = crate::access::user(tenant, "ada", true);
         room.admit(&caller).await.unwrap();
         let (tenant, id) = (tenant.parse().unwrap(), id.parse().unwrap());
-        room.put(&caller, &tenant, &id).await
+        let rooms = &gateway.extensions;
+        rooms.make_workspace(&caller, &tenant, &id).await
     };
     assert!(put("acme", "ws-1").await.unwrap());
     assert!(put("acme", "ws-2").await.unwrap());

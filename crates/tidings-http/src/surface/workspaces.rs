@@ -158,7 +158,7 @@ pub(crate) async fn put_tenant(
     Ok(axum::Json(rendered(&tenant)).into_response())
 }
 
-/// Makes a workspace; for ADMINs of the tenant and operators.
+/// Makes a workspace, with the extension chat installed and enabled; for ADMINs of the tenant and operators.
 #[utoipa::path(put, path = "/v1/tenants/{tenantId}/workspaces/{workspaceId}", tag = "tenants",
     params(("tenantId" = String, Path), ("workspaceId" = String, Path)),
     responses((status = 200, description = "It was there", body = WorkspaceShown), (status = 201, body = WorkspaceShown)))]
@@ -168,7 +168,8 @@ pub(crate) async fn put(
     Path((tenant, id)): Path<(String, String)>,
 ) -> Result<Response, Refused> {
     let (tenant, id) = (tenant_id(&tenant)?, workspace_id(&id)?);
-    let made = house.gateway.workspaces.put(&caller, &tenant, &id).await?;
+    let rooms = &house.gateway.extensions;
+    let made = rooms.make_workspace(&caller, &tenant, &id).await?;
     let status = if made {
         StatusCode::CREATED
     } else {

@@ -10,11 +10,10 @@ use crate::workspaces::{DEAL, put, user, with_workspace};
 const CHAT: &str = "/api/workspaces/ws-1/extensions/chat";
 const CHANNELS: &str = "/api/workspaces/ws-1/channels";
 
-/// A server with chat installed in a workspace, and its member's token.
+/// A server with a new workspace, and its member's token.
 fn server() -> (Server, String) {
     let server = Server::start_with("delivery.retry_schedule = ['20ms']\n");
-    let (ada, root) = with_workspace(&server);
-    put(&server, CHAT, &root, &installed(true)).expect(200);
+    let (ada, _) = with_workspace(&server);
     (server, ada)
 }
 
@@ -38,6 +37,69 @@ fn messages(server: &Server, token: &str, channel: &str, count: usize) -> Vec<Va
         let items = answer.expect(200).json()["items"].as_array()?.clone();
         (items.len() == count).then_some(items)
     })
+}
+
+#[test]
+fn a_new_workspace_has_chat_and_it_stays_away_once_it_is_taken() {
+    let server = Server::start();
+    let (ada, root) = with_workspace(&server);
+    let shown = server.get(CHAT, &ada).expect(200).json();
+    for (name, value) in [
+        ("kind", json!("IN_PROCESS")),
+        ("installed", json!(true)),
+        ("enabled", json!(true)),
+    ] {
+        assert_eq!(shown[name], value, "{shown}");
+    }
+    let payload = json!({ "channel": "deals", "message": "hello" });
+    let first = notify(&server, &ada, &payload);
+    assert_eq!(messages(&server, &ada, "deals", 1)[0]["id"], first);
+
+    let make = || {
+        let call = server.call("PUT", "/v1/tenants/acme/workspaces/ws-1");
+        call.bearer(&root).send().expect(200);
+    };
+    put(&server, CHAT, &root, &installed(false)).expect(200);
+    make();
+    assert_eq!(server.get(CHAT, &ada).expect(200).json()["enabled"], false);
+    let gone = server.call("DELETE", CHAT).bearer(&root).send();
+    gone.expect(204);
+    make();
+    server.get(CHAT, &ada).problem(404, "NOT_FOUND");
+    notify(&server, &ada, &payload);
+    // What was published meanwhile stays unheard when it is back.
+    put(&server, CHAT, &root, &installed(true)).expect(200);
+    let last = notify(&server, &ada, &payload);
+    let ids = messages(&server, &ada, "deals", 2);
+    assert_eq!(
+        (&ids[0]["id"], &ids[1]["id"]),
+        (&json!(first), &json!(last))
+    );
+}
+
+#[test]
+fn a_workspace_begins_with_chat_across_a_restart_and_says_who_made_it() {
+    let server = Server::start();
+    let (ada, root) = with_workspace(&server);
+    let server = server.restart();
+    notify(
+        &server,
+        &ada,
+        &json!({ "channel": "deals", "message": "hello" }),
+    );
+    messages(&server, &ada, "deals", 1);
+    let written = eventually("the audit trail", || {
+        let path = "/v1/events?type=audit.extension.written";
+        let page = server.get(path, &root).expect(200).json();
+        page["items"].as_array()?.first().cloned()
+    });
+    assert_eq!(
+        (
+            &written["data"]["actor"]["name"],
+            &written["data"]["target"]["id"]
+        ),
+        (&json!("root"), &json!("chat"))
+    );
 }
 
 #[test]

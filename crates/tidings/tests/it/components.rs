@@ -13,7 +13,6 @@ use crate::workspaces::{DEAL, put, with_workspace};
 
 const MISBEHAVING: &str = include_str!("../misbehaving/component.wat");
 const EXTENSION: &str = "/api/workspaces/ws-1/extensions/misbehaving";
-const CHAT: &str = "/api/workspaces/ws-1/extensions/chat";
 
 fn compiled(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("a component")
@@ -86,7 +85,6 @@ fn one_that_is_dropped_in_handles_events_and_its_misdeeds_are_dead_letters() {
     install(&server, &root).problem(400, "INVALID_REQUEST");
     drop_into(&components, &compiled(&all_later()));
     until_installed(&server, &root);
-    put(&server, CHAT, &root, &installed(true)).expect(200);
     let good = publish(&server, &ada, "mis.behave.later", "well");
     assert_eq!(outcome(&server, &ada, &good)["error"], Value::Null);
     let misdeeds = [

@@ -326,9 +326,6 @@ fn with_secrets(server: &Server) -> (String, Secrets) {
     let workspace = "/v1/tenants/acme/workspaces/ws-acme";
     let workspace = server.call("PUT", workspace).bearer(&admin).send();
     workspace.expect(201);
-    let extension = json!({ "kind": "IN_PROCESS", "installed": true, "enabled": true });
-    let call = server.call("PUT", "/api/workspaces/ws-acme/extensions/chat");
-    call.bearer(&admin).json(&extension).send().expect(200);
     let operator = server.token(&["--role", "OPERATOR"]);
     let tenant = json!({ "slug": "acme", "plan": "PRO" });
     let call = server.call("PUT", "/v1/tenants/acme").bearer(&operator);

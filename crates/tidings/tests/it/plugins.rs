@@ -264,10 +264,8 @@ fn a_plugin_is_reached_through_its_extension_alone() {
 fn the_example_greets_in_the_channel_general() {
     let server = Server::start_example("greeter", CONFIG);
     let (ada, root) = with_workspace(&server);
-    for id in ["greeter", "chat"] {
-        let path = format!("/api/workspaces/ws-1/extensions/{id}");
-        put(&server, &path, &root, &installed(true)).expect(200);
-    }
+    let path = "/api/workspaces/ws-1/extensions/greeter";
+    put(&server, path, &root, &installed(true)).expect(200);
     let body = json!({ "eventKey": "team.member.joined", "payload": { "name": "Grace" } });
     server.post(DEAL, &ada, &body).expect(200);
     let path = "/api/workspaces/ws-1/channels/general/messages";

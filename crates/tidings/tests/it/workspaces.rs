@@ -263,7 +263,7 @@ fn a_user_sees_of_the_audit_trail_what_is_about_workspaces_of_its_own() {
             let target = &item["data"]["target"];
             let of = target["workspace"].as_str().or(target["id"].as_str());
             let kind = target["kind"].as_str().expect("a kind");
-            let of = of.filter(|_| kind.starts_with("workspace"));
+            let of = of.filter(|_| kind.starts_with("workspace") || kind == "extension");
             format!("{kind} {}", of.unwrap_or_default())
         });
         told.collect::<Vec<_>>()
@@ -272,9 +272,14 @@ fn a_user_sees_of_the_audit_trail_what_is_about_workspaces_of_its_own() {
     eventually("the last change is told of", || {
         sees(&root).contains(&"api-key ".to_owned()).then_some(())
     });
-    assert_eq!(sees(&ada), ["workspace ws-1", "workspace-member ws-1"]);
+    // A workspace is made with its chat.
+    let of = |id: &str| {
+        let kinds = ["workspace", "extension", "workspace-member"];
+        kinds.map(|kind| format!("{kind} {id}"))
+    };
+    assert_eq!(sees(&ada), of("ws-1"));
     let eve = user(&server, "acme", "eve");
-    assert_eq!(sees(&eve), ["workspace ws-2", "workspace-member ws-2"]);
+    assert_eq!(sees(&eve), of("ws-2"));
     assert_eq!(sees(&user(&server, "acme", "bob")), [""; 0]);
     let all = sees(&root);
     for each in ["workspace ws-1", "workspace ws-2", "api-key "] {

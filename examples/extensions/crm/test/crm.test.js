@@ -81,8 +81,6 @@ before(async () => {
   for (const member of ['ada', 'crm']) {
     await expect(200, 'PUT', `${workspace}/members/${member}`, root, { role: 'MEMBER' });
   }
-  const chat = { kind: 'IN_PROCESS', installed: true, enabled: true };
-  await expect(200, 'PUT', `${WORKSPACE}/extensions/chat`, root, chat);
 
   // The secret is known when the extension is; where it listens, only when it runs. So it is written twice.
   const extension = { kind: 'EXTERNAL_SERVICE', installed: true, enabled: false };
