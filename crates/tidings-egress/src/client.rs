@@ -25,7 +25,7 @@ use rustls_platform_verifier::Verifier;
 pub use hyper::Method;
 
 use crate::connecting::{Connector, Guarded};
-use crate::error::{EgressError, cause_of, failed};
+use crate::error::{EgressError, cause_of, failed, is_unprocessed};
 use crate::guard::Guard;
 use crate::identity::{Identity, InvalidIdentity};
 use crate::resolver::{Resolver, SystemResolver};
@@ -35,6 +35,8 @@ use crate::target::Target;
 const IDLE: Duration = Duration::from_secs(30);
 /// The most clients with a certificate that are kept, each with connections of its own.
 const IDENTITIES: usize = 256;
+/// So often a request is made again that a receiver has refused by HTTP/2 without looking at it, as one does that closes.
+const MOST_REFUSED: u32 = 2;
 const OURSELVES: HeaderValue =
     HeaderValue::from_static(concat!("tidings/", env!("CARGO_PKG_VERSION")));
 
@@ -173,8 +175,11 @@ impl Client {
         method: Method,
         outgoing: Outgoing<'_>,
     ) -> Result<Answer, EgressError> {
+        if outgoing.timeout.is_zero() {
+            return Err(EgressError::Timeout);
+        }
         let all = async {
-            let answered = self.answered(method, &outgoing).await?;
+            let answered = self.answered(&method, &outgoing).await?;
             let status = answered.status().as_u16();
             let headers = answered.headers().iter();
             let headers = headers.map(|(name, value)| {
@@ -204,7 +209,7 @@ impl Client {
             timeout: self.limits.total_timeout,
         };
         let all = async {
-            let answered = self.answered(Method::GET, &outgoing).await?;
+            let answered = self.answered(&Method::GET, &outgoing).await?;
             let status = answered.status();
             if !status.is_success() {
                 return Err(EgressError::Status(status.as_u16()));
@@ -221,14 +226,20 @@ impl Client {
     /// The head of the answer.
     async fn answered(
         &self,
-        method: Method,
+        method: &Method,
         outgoing: &Outgoing<'_>,
     ) -> Result<Response<Incoming>, EgressError> {
         self.admit(outgoing.target)?;
         let http = self.client_of(outgoing.identity)?;
-        let request = request(method, outgoing)?;
-        let answered = http.request(request).await;
-        answered.map_err(|error| failed(&error, error.is_connect()))
+        let mut refused = 0;
+        loop {
+            let answered = http.request(request(method.clone(), outgoing)?).await;
+            match answered {
+                Err(error) if refused < MOST_REFUSED && is_unprocessed(&error) => refused += 1,
+                Err(error) => return Err(failed(&error, error.is_connect())),
+                Ok(answered) => return Ok(answered),
+            }
+        }
     }
 
     /// What may be kept of a body, and whether there was more.
@@ -291,9 +302,12 @@ impl Means {
 
 /// Nothing is followed, unpacked or sent by way of a proxy, which would resolve and connect for us, past the guard.
 fn request(method: Method, outgoing: &Outgoing<'_>) -> Result<Request<Full<Bytes>>, EgressError> {
+    let uri = outgoing.target.uri().cloned();
     let mut request = Request::new(Full::new(outgoing.body.clone()));
     *request.method_mut() = method;
-    *request.uri_mut() = outgoing.target.uri().clone();
+    *request.uri_mut() = uri.ok_or_else(|| {
+        EgressError::NoRequest("the URL has characters that no request may have".to_owned())
+    })?;
     let headers = request.headers_mut();
     headers.reserve(outgoing.headers.len() + 2);
     for (name, value) in &outgoing.headers {

@@ -77,6 +77,8 @@ impl Connector {
     pub(crate) fn new(resolver: Guarded, tls: ClientConfig, timeout: Duration) -> Self {
         let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
+        // The addresses of a name share it, so that one that is dead leaves time for the others.
+        http.set_connect_timeout(Some(timeout));
         http.set_nodelay(true);
         http.set_keepalive(Some(ALIVE));
         http.set_keepalive_interval(Some(ALIVE));

@@ -299,6 +299,44 @@ mod tests {
         }
     }
 
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_never_answers_leaves_time_for_the_others() {
+        let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = live.local_addr().unwrap().port();
+        let dead = tokio::net::TcpSocket::new_v4().unwrap();
+        dead.bind(([127, 0, 0, 2], port).into()).unwrap();
+        let dead = dead.listen(1).unwrap();
+        // Who connects when its queue is full is not answered.
+        let full = dead.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = tokio::time::timeout(
+            Duration::from_millis(200),
+            tokio::net::TcpStream::connect(full),
+        )
+        .await
+        {
+            queued.push(stream.unwrap());
+        }
+        let limits = Limits {
+            connect_timeout: Duration::from_secs(2),
+            total_timeout: Duration::from_secs(20),
+            body_bytes: 1_000,
+        };
+        let guard = Guard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        let resolver = Scripted::new(&[&["127.0.0.2", "127.0.0.1"]]);
+        let client = Client::with_resolver(guard, limits, resolver).unwrap();
+        let url = format!("http://receiver.example:{port}/").parse().unwrap();
+        let answering = async {
+            let (mut stream, _) = live.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1_024]).await;
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+        };
+        let (got, ()) = tokio::join!(client.get(&url), answering);
+        assert_eq!(got.unwrap(), b"ok");
+    }
+
     #[tokio::test]
     async fn the_time_of_connecting_is_told_apart_also_where_it_fails() {
         let limits = Limits {
