@@ -28,6 +28,8 @@ pub enum Why {
     CircuitOpen,
     /// The rate that the subscription may be sent at.
     RateLimit,
+    /// As many events are on their way to the receiver as may be at once.
+    InFlight,
     /// An attempt has failed, and the next has its time.
     Retry,
     /// It goes next, or at a time that was set for it.
@@ -56,13 +58,14 @@ pub enum Why {
 
 impl Why {
     /// All there are.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Paused,
         Self::Disabled,
         Self::Parked,
         Self::BehindKey,
         Self::CircuitOpen,
         Self::RateLimit,
+        Self::InFlight,
         Self::Retry,
         Self::Due,
         Self::ReplayStopped,
@@ -86,6 +89,7 @@ impl Why {
             Self::BehindKey => "behind-key",
             Self::CircuitOpen => "circuit-open",
             Self::RateLimit => "rate-limit",
+            Self::InFlight => "in-flight",
             Self::Retry => "retry",
             Self::Due => "due",
             Self::ReplayStopped => "replay-stopped",
@@ -370,6 +374,11 @@ fn behind(before: &PendingRow, now_ms: i64) -> Reason {
 fn holding(standstill: Standstill) -> Reason {
     let until = rfc3339(standstill.until_ms);
     match standstill.held {
+        Held::InFlight => {
+            let told = "As many of the subscription's events are on their way as may be at once (delivery.maxInFlight); what \
+                        comes behind them waits until one has ended.";
+            Reason::new(Why::InFlight, told)
+        }
         Held::Breaker => {
             let told = format!(
                 "The circuit breaker of the receiver's host lets nothing of the subscription through before about {until}."

@@ -51,6 +51,8 @@ pub(crate) enum Held {
     Unable,
     /// More may go in the same message.
     Batch,
+    /// As many are on their way as may be at once. The ledger counts that with the rate limit.
+    InFlight,
 }
 
 /// One event for one subscription.

@@ -461,6 +461,7 @@ impl Dispatcher {
 
     /// An attempt begins or has ended; those that share a receiver take note.
     pub(super) fn count_at_original(&mut self, of: &Subscription, now: i64, begins: bool) {
+        self.tell_in_flight(of.id, now);
         match of.replay_of {
             Some(replay) if replay.shadow => {}
             Some(replay) => {
@@ -475,16 +476,20 @@ impl Dispatcher {
                 } else {
                     original.of_replays = original.of_replays.saturating_sub(1);
                     self.line_up(replay.of);
-                    for other in self.replays.beside(replay.of) {
-                        self.line_up(other);
-                    }
                 }
+                self.tell_in_flight(replay.of, now);
+                self.note_beside(replay.of, now, begins);
             }
-            None if begins => {}
-            None => {
-                for replay in self.replays.beside(of.id) {
-                    self.line_up(replay);
-                }
+            None => self.note_beside(of.id, now, begins),
+        }
+    }
+
+    /// The replays of a subscription take note.
+    fn note_beside(&mut self, of: Uuid, now: i64, begins: bool) {
+        for replay in self.replays.beside(of) {
+            self.tell_in_flight(replay, now);
+            if !begins {
+                self.line_up(replay);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Where the time went: how long a queue as a whole could not go on, and how long each delivery has waited, for what.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidings_store::PendingRow;
@@ -41,7 +41,9 @@ impl Standing {
     pub(super) fn until(&self, now_ms: i64) -> Stood {
         let mut stood = self.past;
         match self.now {
-            Some((Held::RateLimit, since)) => stood.rate_limit += (now_ms - since).max(0),
+            Some((Held::RateLimit | Held::InFlight, since)) => {
+                stood.rate_limit += (now_ms - since).max(0);
+            }
             Some((Held::Breaker | Held::Unable, since)) => stood.breaker += (now_ms - since).max(0),
             Some((Held::Key | Held::Batch, _)) | None => {}
         }
@@ -79,25 +81,32 @@ impl Standstills {
 /// What one dispatcher has told there. What it leaves without a word is taken back.
 pub(super) struct Announced {
     all: Standstills,
-    own: HashSet<Uuid>,
+    own: HashMap<Uuid, Held>,
 }
 
 impl Announced {
     pub(super) fn to(all: Standstills) -> Self {
-        let own = HashSet::new();
+        let own = HashMap::new();
         Self { all, own }
     }
 
     fn stands_still(&mut self, id: Uuid, standstill: Standstill) {
-        self.own.insert(id);
+        self.own.insert(id, standstill.held);
         self.all.known().insert(id, standstill);
     }
 
     /// A queue goes on, or is another from now on.
     pub(super) fn goes_on(&mut self, id: Uuid) {
         // Nearly always nothing stands still.
-        if !self.own.is_empty() && self.own.remove(&id) {
+        if !self.own.is_empty() && self.own.remove(&id).is_some() {
             self.all.known().remove(&id);
+        }
+    }
+
+    /// Fewer of a queue are on their way than may be. What else it stands still for, it still does.
+    fn has_room(&mut self, id: Uuid) {
+        if self.own.get(&id) == Some(&Held::InFlight) {
+            self.goes_on(id);
         }
     }
 }
@@ -105,7 +114,7 @@ impl Announced {
 impl Drop for Announced {
     fn drop(&mut self) {
         let mut known = self.all.known();
-        for id in &self.own {
+        for id in self.own.keys() {
             known.remove(id);
         }
     }
@@ -120,7 +129,26 @@ impl Dispatcher {
                 let standstill = Standstill { held, until_ms };
                 self.announced.stands_still(id, standstill);
             }
-            Some(Held::Key | Held::Batch) | None => self.announced.goes_on(id),
+            Some(Held::Key | Held::Batch | Held::InFlight) | None => self.announced.goes_on(id),
+        }
+    }
+
+    /// Says of a queue whether as many are on their way to its receiver as may be at once, those of its replays among them.
+    pub(super) fn tell_in_flight(&mut self, id: Uuid, now_ms: i64) {
+        let Some(queue) = self.queues.get(&id) else {
+            return;
+        };
+        let (beside, _) = self.of_the_original(id, now_ms);
+        let on_the_way = queue.in_flight + queue.of_replays + beside;
+        if on_the_way < queue.subscription.delivery.max_in_flight {
+            self.announced.has_room(id);
+        } else {
+            let standstill = Standstill {
+                held: Held::InFlight,
+                // Until one has ended.
+                until_ms: i64::MAX,
+            };
+            self.announced.stands_still(id, standstill);
         }
     }
 }
@@ -146,7 +174,7 @@ fn add(ledger: &mut Ledger, held: Option<Held>, time: i64) {
     match held {
         None => ledger.log += time,
         Some(Held::Key) => ledger.key += time,
-        Some(Held::RateLimit) => ledger.rate_limit += time,
+        Some(Held::RateLimit | Held::InFlight) => ledger.rate_limit += time,
         Some(Held::Breaker | Held::Unable) => ledger.breaker += time,
         Some(Held::Batch) => ledger.batch += time,
     }
@@ -201,6 +229,15 @@ mod tests {
             "its time is up"
         );
         told.goes_on(one);
+        assert!(!known(9).contains_key(&one));
+        told.has_room(two);
+        assert_eq!(
+            known(9)[&two],
+            of(Held::RateLimit, 20),
+            "it stands still for another"
+        );
+        told.stands_still(one, of(Held::InFlight, i64::MAX));
+        told.has_room(one);
         assert!(!known(9).contains_key(&one));
         drop(told);
         assert!(known(9).is_empty());

@@ -270,7 +270,7 @@ pub(crate) struct RoutedTo {
     /// The first clause that does not hold.
     unmet: Option<Unmet>,
     /// Where it wants the event and has not got it, or is to get it again, why: `paused`, `disabled`, `parked`, `behind-key`, `circuit-open`,
-    /// `rate-limit`, `retry`, `due`, `gave-up`, `before-start`, `skipped`, `not-reached`, `changed-since`, `passed`,
+    /// `rate-limit`, `in-flight`, `retry`, `due`, `gave-up`, `before-start`, `skipped`, `not-reached`, `changed-since`, `passed`,
     /// `forgotten` or `damaged`; in a trace `replay-stopped` and `deleted`, too.
     #[schema(example = "paused")]
     reason: Option<&'static str>,

@@ -1,5 +1,7 @@
 //! Why an event has not come to a subscription: one reason, and no more than is known.
 
+use tokio::sync::Semaphore;
+
 use super::replays::all;
 use super::*;
 use crate::chronicle::{Course, Why};
@@ -23,7 +25,7 @@ impl House {
         page.items.into_iter().find(is_meant).unwrap()
     }
 
-    async fn told(&self, n: u64) -> Course {
+    pub(super) async fn told(&self, n: u64) -> Course {
         let placed = self.placed(n).await;
         let chronicle = self.gateway.chronicle();
         chronicle.of(&caller("acme"), &placed).await.unwrap()
@@ -367,4 +369,55 @@ async fn what_has_failed_and_has_no_row_says_so() {
     house.store().deliveries().flush(&flush).await.unwrap();
     let said = "nothing is kept of what is to follow";
     house.assert_why(1, id, Why::Passed, said).await;
+}
+
+/// Takes as many as it is let.
+struct Slow(Semaphore);
+
+impl Target for Slow {
+    fn hand_over(&self, _: Handover) -> BoxFuture<'_, Outcome> {
+        Box::pin(async {
+            self.0.acquire().await.unwrap().forget();
+            Outcome::delivered()
+        })
+    }
+}
+
+#[tokio::test]
+async fn where_as_many_are_on_their_way_as_may_be_it_says_so_until_one_has_ended() {
+    let mut house = House::new().await;
+    let target = Arc::new(Slow(Semaphore::new(0)));
+    let mut means = house.gateway.deliveries().means();
+    means.target = target.clone();
+    house.dispatcher = Some(Dispatcher::open(means, Share::ALL).await.unwrap());
+    let id = house.subscribe("acme", json!({ "maxInFlight": 2 })).await;
+    house.settle().await;
+    house.publish("acme", json!({ "n": 1 })).await;
+    let turn = async |house: &mut House| {
+        for _ in 0..5 {
+            house.dispatcher.as_mut().unwrap().turn().await.unwrap();
+        }
+    };
+    turn(&mut house).await;
+    house
+        .assert_why(1, id, Why::NotReached, "written down")
+        .await;
+    house.publish("acme", json!({ "n": 2 })).await;
+    house.publish("acme", json!({ "n": 3 })).await;
+    turn(&mut house).await;
+    assert_eq!(house.dispatcher.as_ref().unwrap().in_flight.len(), 2);
+    for n in 1..=3 {
+        let said = "(delivery.maxInFlight); what comes behind them waits";
+        house.assert_why(n, id, Why::InFlight, said).await;
+    }
+    target.0.add_permits(3);
+    house.settle().await;
+    for n in 1..=3 {
+        assert_eq!(house.why(n, id).await, None, "it is delivered");
+    }
+    // With room, nothing of it is left.
+    house.publish("acme", json!({ "n": 4 })).await;
+    house
+        .assert_why(4, id, Why::NotReached, "written down")
+        .await;
 }
