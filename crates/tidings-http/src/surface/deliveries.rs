@@ -13,7 +13,7 @@ use tidings_gateway::subscriptions::Judged;
 use uuid::Uuid;
 
 use super::events::Rendered;
-use super::publish::MAX_SUBSCRIPTIONS;
+use super::publish::shorten;
 use super::subscriptions::{MAX_BYTES, parsed};
 use crate::House;
 use crate::page;
@@ -65,14 +65,13 @@ pub(crate) async fn trace(
         })
     });
     let mut without_delivery: Vec<_> = without.collect();
-    let left_out = without_delivery.len().saturating_sub(MAX_SUBSCRIPTIONS);
-    without_delivery.truncate(MAX_SUBSCRIPTIONS);
+    let without_delivery_left_out = shorten(&mut without_delivery);
     let caused = chronicle.caused_by(&caller, event_id).await?;
     let trace = Trace {
         event: Rendered(event),
         deliveries,
         without_delivery,
-        without_delivery_left_out: (left_out > 0).then_some(left_out),
+        without_delivery_left_out,
         caused,
     };
     Ok(axum::Json(trace).into_response())
@@ -220,8 +219,11 @@ pub(crate) async fn explain(
     let event_id: Uuid = id.parse().map_err(|_| Refusal::not_found("event"))?;
     let gateway = house.gateway();
     let event = gateway.events.get(&caller, event_id).await?;
-    let told = gateway.chronicle().of(&caller, &event).await?;
-    let subscriptions = told.routed.iter().map(|routed| {
+    let mut routed = gateway.chronicle().of(&caller, &event).await?.routed;
+    // Those that want it or have to do with it come first, so that none of them is left out for one that does not.
+    routed.sort_by_key(|routed| routed.judged.1.is_err() && !routed.is_kept);
+    let subscriptions_left_out = shorten(&mut routed);
+    let subscriptions = routed.iter().map(|routed| {
         let (subscription, verdict) = &routed.judged;
         let reason = routed.reason.as_ref();
         RoutedTo {
@@ -240,6 +242,7 @@ pub(crate) async fn explain(
     Ok(axum::Json(Routed {
         event_id,
         subscriptions: subscriptions.collect(),
+        subscriptions_left_out,
     })
     .into_response())
 }
@@ -249,7 +252,12 @@ pub(crate) async fn explain(
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Routed {
     event_id: Uuid,
+    /// Each of the tenant's, those that want it or have got it first: 1,000 at most.
     subscriptions: Vec<RoutedTo>,
+    /// How many more there are than are listed.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscriptions_left_out: Option<usize>,
 }
 
 /// Whether a subscription got an event, and whether it would now.

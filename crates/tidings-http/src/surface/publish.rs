@@ -30,7 +30,7 @@ use crate::request::{
 /// The most events of a batch.
 pub(crate) const MAX_BATCH: usize = 1_000;
 /// The most subscriptions that an explanation lists.
-pub(super) const MAX_SUBSCRIPTIONS: usize = 1_000;
+const MAX_SUBSCRIPTIONS: usize = 1_000;
 
 pub(crate) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -226,12 +226,17 @@ pub(crate) async fn explain(
         judged.retain(|(subscription, _)| subscription.state != SubscriptionState::Disabled);
         // Those that would get it come first, so that none of them is left out for one that would not.
         judged.sort_by_key(|(_, verdict)| verdict.is_err());
-        let left_out = judged.len().saturating_sub(MAX_SUBSCRIPTIONS);
-        judged.truncate(MAX_SUBSCRIPTIONS);
+        answer.subscriptions_left_out = shorten(&mut judged);
         answer.subscriptions = judged.iter().map(WouldGet::of).collect();
-        answer.subscriptions_left_out = (left_out > 0).then_some(left_out);
     }
     Ok(axum::Json(answer).into_response())
+}
+
+/// Leaves as many subscriptions as are listed; how many more there were, if any.
+pub(super) fn shorten<T>(subscriptions: &mut Vec<T>) -> Option<usize> {
+    let left_out = subscriptions.len().saturating_sub(MAX_SUBSCRIPTIONS);
+    subscriptions.truncate(MAX_SUBSCRIPTIONS);
+    (left_out > 0).then_some(left_out)
 }
 
 /// What would happen to a publish.

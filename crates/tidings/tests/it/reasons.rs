@@ -13,9 +13,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let server = Server::start_with(
-            "egress.allow_targets = ['127.0.0.1']\ndelivery.retry_schedule = ['1h']\n",
-        );
+        Self::with("")
+    }
+
+    fn with(more: &str) -> Self {
+        let server = Server::start_with(&format!(
+            "egress.allow_targets = ['127.0.0.1']\ndelivery.retry_schedule = ['1h']\n{more}"
+        ));
         server.declare("crm", &["crm.contact.created"]);
         Self {
             token: server.crm("acme"),
@@ -207,4 +211,37 @@ fn what_a_replay_brought_is_delivered_and_what_went_to_its_shadow_is_not() {
         (&json!("delivered"), &Value::Null)
     );
     assert_eq!(scene.told(&before, "trace")["withoutDelivery"], json!([]));
+}
+
+#[test]
+fn of_many_subscriptions_so_many_are_listed_and_those_that_want_the_event_first() {
+    let scene = Scene::with("limits.subscriptions_per_tenant = 1004\n");
+    let path = "/v1/subscriptions";
+    let of = |name: &str| {
+        json!({
+            "name": name, "filter": { "types": [format!("crm.{name}.**")] }, "enabled": false,
+            "target": { "kind": "webhook", "url": scene.receiver.url },
+        })
+    };
+    let make = |name: &str, count: usize| {
+        for _ in 0..count {
+            let made = scene.server.post(path, &scene.token, &of(name));
+            made.expect(201);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| make("deal", 500));
+        }
+    });
+    make("contact", 2);
+    let event = scene.publish(1);
+    let told = scene.told(&event, "explain");
+    let all = told["subscriptions"].as_array().expect("a list");
+    let matching = all.iter().take_while(|one| one["matches"] == true);
+    assert_eq!((all.len(), matching.count()), (1_000, 2));
+    assert_eq!(told["subscriptionsLeftOut"], 2);
+    let trace = scene.told(&event, "trace");
+    assert_eq!(trace["withoutDelivery"].as_array().map(Vec::len), Some(2));
+    assert_eq!(trace["withoutDeliveryLeftOut"], Value::Null);
 }
