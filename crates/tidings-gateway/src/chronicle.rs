@@ -21,7 +21,7 @@ use self::reason::{Way, Within};
 use crate::access::Caller;
 use crate::clock::Clock;
 use crate::damaged::sound;
-use crate::deliver::record::{Ledger, PendingDetail, Replayed};
+use crate::deliver::record::{AttemptDetail, Ledger, PendingDetail, Replayed};
 use crate::deliver::{Standstill, Standstills, accounted};
 use crate::events::Placed;
 use crate::publish::refusal::Refusal;
@@ -32,8 +32,8 @@ use crate::subscriptions::{Judged, Subscriptions, reader};
 /// What became of an event.
 #[derive(Debug)]
 pub struct Course {
-    /// Every attempt: by subscription, and in the order of their numbers.
-    pub attempts: Vec<AttemptRow>,
+    /// Every attempt that can be read, with what it came to: by subscription, and in the order of their numbers.
+    pub attempts: Vec<(AttemptRow, AttemptDetail)>,
     /// What has still to be delivered.
     pub waits: Vec<Waits>,
     /// Each subscription that the event may concern.

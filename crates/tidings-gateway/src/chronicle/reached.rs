@@ -28,22 +28,25 @@ impl Reached {
     ) -> Result<Self, Refusal> {
         let progress = progress.map_err(store_fault)?;
         let damaged = progress.damaged.iter().filter_map(|it| it.row());
-        let damaged = damaged.filter_map(|it| it.parse().ok()).collect();
+        let mut damaged: HashSet<Uuid> = damaged.filter_map(|it| it.parse().ok()).collect();
         let shared = read_to(cursors.rows.iter(), tenant).unwrap_or(0);
         let shared = cursors.damaged.is_empty().then_some(shared);
-        let read = |row: ProgressRow| {
-            let places = serde_json::from_str(&row.places);
-            let places =
-                places.map_err(|error| Refusal::fault("Reading a subscription's place", &error))?;
-            Ok((row.subscription, places))
-        };
+        let mut own = HashMap::new();
+        for row in progress.rows {
+            let id = row.subscription;
+            match serde_json::from_str(&row.places) {
+                Ok(places) => {
+                    own.insert(id, places);
+                }
+                Err(error) => {
+                    tracing::error!(subscription = %id, %error, "a subscription's place cannot be read");
+                    damaged.insert(id);
+                }
+            }
+        }
         Ok(Self {
             shared,
-            own: progress
-                .rows
-                .into_iter()
-                .map(read)
-                .collect::<Result<_, Refusal>>()?,
+            own,
             damaged,
         })
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use tidings_event::event::rfc3339;
-use tidings_store::{AttemptRow, PendingRow};
+use tidings_store::PendingRow;
 
 use super::kept::{Damage, Tried, last};
 use crate::deliver::record::{AttemptDetail, PendingDetail};
@@ -160,7 +160,7 @@ impl Way<'_> {
         let moved = self.subscription.start.skipped.unwrap_or(0);
         let mut own = tried.iter().filter(|it| !it.again);
         // A cursor that others hold up may lie before what was sent.
-        is_ahead && own.all(|it| it.revision < moved)
+        is_ahead && own.all(|it| it.detail.revision < moved)
     }
 }
 
@@ -230,7 +230,7 @@ pub(super) fn of_ended(way: &Way<'_>, tried: &[Tried<'_>]) -> Reason {
         return of_none(way);
     };
     if last.row.outcome == "gave-up" {
-        return gave_up(last.row);
+        return gave_up(last.detail);
     }
     if way.damage > Damage::None {
         return damaged();
@@ -239,9 +239,8 @@ pub(super) fn of_ended(way: &Way<'_>, tried: &[Tried<'_>]) -> Reason {
     Reason::new(Why::Passed, told)
 }
 
-fn gave_up(last: &AttemptRow) -> Reason {
-    let detail = serde_json::from_str::<AttemptDetail>(&last.detail).ok();
-    let error = detail.and_then(|it| it.error).filter(|it| !it.is_empty());
+fn gave_up(last: &AttemptDetail) -> Reason {
+    let error = last.error.as_ref().filter(|it| !it.is_empty());
     let told = error.map_or_else(
         || "It was given up.".to_owned(),
         |error| format!("It was given up: {error}."),

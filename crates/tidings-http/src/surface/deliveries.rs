@@ -34,15 +34,13 @@ pub(crate) async fn trace(
     let chronicle = gateway.chronicle();
     let told = chronicle.of(&caller, &event).await?;
     let mut deliveries: Vec<Delivery> = Vec::new();
-    for attempt in &told.attempts {
-        let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
-            .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
+    for (attempt, detail) in told.attempts {
         let which = (attempt.subscription, attempt.sequence);
         let delivery = of_delivery(&mut deliveries, which, detail.replay);
         delivery.revision = detail.revision;
         delivery.state.clone_from(&attempt.outcome);
         delivery.ledger = detail.ledger;
-        delivery.attempts.push(Attempt::of(attempt, detail));
+        delivery.attempts.push(Attempt::of(&attempt, detail));
     }
     for waits in &told.waits {
         let which = (waits.row.subscription, waits.row.sequence);

@@ -374,3 +374,50 @@ async fn an_event_of_which_an_attempt_or_what_is_to_follow_is_damaged_says_so() 
     house.assert_why(2, id, Why::Damaged, said).await;
     house.assert_why(3, id, Why::Damaged, said).await;
 }
+
+#[tokio::test]
+async fn what_is_sound_and_holds_what_cannot_be_read_leaves_the_rest_of_a_course() {
+    let mut house = House::new().await;
+    let delivery = json!({ "retry": { "schedule": ["1h"] } });
+    let id = house.subscribe("acme", delivery.clone()).await;
+    let other = house.subscribe("acme", delivery).await;
+    house.answer(|got| match got.n {
+        1 => Verdict::Delivered,
+        _ => failed(),
+    });
+    for n in 1..=2 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    let store = house.store();
+    let rows = store.deliveries();
+    let mut attempts = rows.attempts_of(id, (0, 0), 1).await.unwrap().rows;
+    let mut pending = house.pending_of(id).await;
+    let mut progress = rows.progress_of(&[id]).await.unwrap().rows;
+    attempts[0].detail = "no attempt".into();
+    pending[0].detail = "nothing pending".into();
+    progress[0].places = "no places".into();
+    let flush = tidings_store::Flush {
+        attempts,
+        pending,
+        progress,
+        ..Default::default()
+    };
+    rows.flush(&flush).await.unwrap();
+
+    let said = "whether it was sent is not known";
+    house.assert_why(1, id, Why::Damaged, said).await;
+    assert_eq!(house.why(1, other).await, None);
+    house.assert_why(2, id, Why::Damaged, said).await;
+    house.assert_why(2, other, Why::Retry, "Attempt 1").await;
+    house.publish("acme", json!({ "n": 3 })).await;
+    let said = "How far its deliveries had come is damaged";
+    house.assert_why(3, id, Why::Damaged, said).await;
+    let said = "nothing is written down yet";
+    house.assert_why(3, other, Why::NotReached, said).await;
+    let kept = async |n: u64| {
+        let told = house.told(n).await;
+        (told.attempts.len(), told.waits.len())
+    };
+    assert_eq!((kept(1).await, kept(2).await), ((1, 0), (2, 1)));
+}
