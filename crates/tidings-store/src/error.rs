@@ -12,6 +12,9 @@ const SQLITE_READONLY: i32 = 8;
 /// SQLite's primary result code for "unable to open database file", or one that it needs beside it.
 const SQLITE_CANTOPEN: i32 = 14;
 
+/// PostgreSQL's code for a disk that is full.
+const POSTGRES_FULL: &str = "53100";
+
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -119,7 +122,7 @@ impl StoreError {
 
     /// Whether the disk has no room: what to tell the caller differs from other failures.
     pub fn is_full(&self) -> bool {
-        self.is_of_sqlite(SQLITE_FULL)
+        self.is_of_sqlite(SQLITE_FULL) || self.code().as_deref() == Some(POSTGRES_FULL)
     }
 
     /// Whether the database will never take what it was given: a text that it cannot hold, a rule that it breaks.

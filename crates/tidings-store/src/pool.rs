@@ -13,6 +13,7 @@ use tidings_event::EventType;
 use tokio::time::Instant;
 
 use crate::seal::Sealed;
+use crate::writing::Room;
 use crate::{StoreError, attempting};
 
 /// How long a caller waits for PostgreSQL, connecting included: the gateway has promised an answer within 2 s.
@@ -59,6 +60,15 @@ pub(crate) enum Connections {
     Postgres(OfPostgres),
 }
 
+impl Connections {
+    /// A write has succeeded.
+    pub(crate) fn have_written(&self) {
+        if let Self::Postgres(postgres) = self {
+            postgres.room.is_there();
+        }
+    }
+}
+
 /// Connects, within so much time: again where the network, or a name that is not known yet, stands in the way. In a cluster
 /// the server's name comes with the server. `connect` is told how much time is left.
 pub(crate) async fn reached<T, F>(
@@ -87,6 +97,7 @@ pub(crate) struct OfPostgres {
     pub(crate) pool: Pool<Postgres>,
     at_start: Duration,
     started: Arc<AtomicBool>,
+    pub(crate) room: Arc<Room>,
 }
 
 impl OfPostgres {
@@ -95,6 +106,7 @@ impl OfPostgres {
             pool,
             at_start,
             started: Arc::default(),
+            room: Arc::default(),
         }
     }
 
@@ -192,7 +204,11 @@ macro_rules! on_postgres {
                 }
                 match done {
                     Err(elapsed) => Err(late(elapsed)),
-                    Ok(done) => done.map_err($crate::attempting($doing)),
+                    Ok(done) => done.map_err(|error| {
+                        let error = $crate::attempting($doing)(error);
+                        $postgres.room.note(&error);
+                        error
+                    }),
                 }
             }
         }
@@ -209,7 +225,13 @@ macro_rules! on_either {
 /// Runs an expression that may write.
 macro_rules! writing_on_either {
     ($connections:expr, $doing:expr, $connection:ident => $body:expr) => {
-        $crate::pool::on_acquired!(acquire_to_write, $connections, $doing, $connection => $body)
+        match $crate::pool::on_acquired!(acquire_to_write, $connections, $doing, $connection => $body) {
+            Ok(done) => {
+                $connections.have_written();
+                Ok(done)
+            }
+            Err(error) => Err(error),
+        }
     };
 }
 

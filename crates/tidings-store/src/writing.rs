@@ -33,8 +33,41 @@ impl Looked {
     }
 }
 
+/// So long a server's full disk is told of at most that nothing has been written to since.
+const FULL_FOR: Duration = Duration::from_mins(1);
+
+/// Whether a server has room, as far as writes have shown: it cannot be asked.
+#[derive(Debug, Default)]
+pub(crate) struct Room(Mutex<Option<(Instant, String)>>);
+
+impl Room {
+    fn full(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a failure that is for want of room.
+    pub(crate) fn note(&self, error: &StoreError) {
+        if error.is_full() {
+            *self.full() = Some((Instant::now(), error.to_string()));
+        }
+    }
+
+    /// Something was written.
+    pub(crate) fn is_there(&self) {
+        *self.full() = None;
+    }
+
+    /// What the last write met, if it was that.
+    fn wants(&self) -> Option<String> {
+        let full = self.full();
+        let (_, said) = full.as_ref().filter(|(at, _)| at.elapsed() < FULL_FOR)?;
+        Some(said.clone())
+    }
+}
+
 impl Store {
-    /// Whether it answers and takes writes: [`StoreError::ReadOnly`] if it only answers. PostgreSQL is asked. To a file
+    /// Whether it answers and takes writes: [`StoreError::ReadOnly`] if it only answers. PostgreSQL is asked; that its disk is
+    /// full is known of the last write, for a minute. To a file
     /// nothing is written but what stands there, and at most every 10 s, so that a failure is told of for as long.
     pub async fn takes_writes(&self) -> Result<(), StoreError> {
         self.takes_writes_by(EVERY).await
@@ -55,6 +88,7 @@ impl Store {
                 let said: String = said?;
                 (said == "on")
                     .then(|| "the server is in recovery, or set to be read-only".to_owned())
+                    .or_else(|| postgres.room.wants())
             }
         };
         wrong.map_or(Ok(()), |wrong| Err(StoreError::ReadOnly(wrong)))
@@ -95,6 +129,7 @@ mod tests {
     use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
     use super::*;
+    use crate::MemberRow;
     use crate::pool::{OfPostgres, PATIENCE};
     use crate::suite::{new_schema, of_sqlite, on_each_database};
 
@@ -168,6 +203,49 @@ mod tests {
         let store = Store::on(Connections::Postgres(OfPostgres::new(pool, PATIENCE)));
         store.health().await.unwrap();
         refuses(store.takes_writes().await, "recovery");
+        store.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_there_is_no_room_is_told_of_until_something_is_written_or_for_a_minute() {
+        let room = Room::default();
+        room.note(&StoreError::ReadOnly("it is in recovery".to_owned()));
+        assert_eq!(room.wants(), None, "it says nothing of room");
+        *room.full() = Some((Instant::now(), "no space".to_owned()));
+        assert_eq!(room.wants().as_deref(), Some("no space"));
+        room.is_there();
+        assert_eq!(room.wants(), None);
+        *room.full() = Some((Instant::now(), "no space".to_owned()));
+        tokio::time::advance(FULL_FOR).await;
+        assert_eq!(room.wants(), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_disk_is_full_says_so_until_it_takes_a_write() {
+        let store = Store::connect(&new_schema().await).await.unwrap();
+        let Connections::Postgres(postgres) = &store.connections else {
+            unreachable!("it is one");
+        };
+        let full = "CREATE FUNCTION full_up() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN \
+             RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$; \
+             CREATE TRIGGER full_up BEFORE INSERT ON workspace_members EXECUTE FUNCTION full_up()";
+        postgres.pool.execute(full).await.unwrap();
+        let member = MemberRow {
+            workspace: "ws-1".parse().unwrap(),
+            user: "ada".into(),
+            role: "MEMBER".into(),
+            updated_at_ms: 1,
+        };
+        let rooms = store.workspaces();
+        let error = rooms.put_member(&member, &[]).await.unwrap_err();
+        assert!(error.is_full(), "{error}");
+        refuses(store.takes_writes().await, "could not extend file");
+        rooms.members().await.unwrap();
+        refuses(store.takes_writes().await, "could not extend file");
+        let mended = "DROP TRIGGER full_up ON workspace_members";
+        postgres.pool.execute(mended).await.unwrap();
+        rooms.put_member(&member, &[]).await.unwrap();
+        store.takes_writes().await.unwrap();
         store.close().await;
     }
 }
