@@ -282,7 +282,15 @@ impl Events<'_> {
                 let event = block.event(number);
                 let is_whole = |event: &Event<'_>| event.stored(topic, partition).is_some();
                 match event.filter(is_whole) {
-                    None => report.add(format!("{}: {DAMAGED}", place(offset))),
+                    None => {
+                        if let Some(index) = index.as_mut() {
+                            let at = i64::try_from(number).ok();
+                            let at = at.and_then(|number| number.checked_add(position));
+                            let told = report.findings.len();
+                            index.damaged.extend(at.map(|at| (at, told)));
+                        }
+                        report.add(format!("{}: {DAMAGED}", place(offset)));
+                    }
                     Some(event) => {
                         if !self.is_covered(slot, offset, event.timestamp_ms) {
                             let fault = "its span names another bucket or an older time";
@@ -321,6 +329,8 @@ struct Index {
     entries: Vec<ids::Entry>,
     /// Whether the event of each was met.
     met: Vec<bool>,
+    /// The positions of events that are told of as damaged, and which finding tells of each.
+    damaged: HashMap<i64, usize>,
 }
 
 impl Index {
@@ -331,7 +341,11 @@ impl Index {
         }
         entries.sort_unstable();
         let met = vec![false; entries.len()];
-        Ok(Self { entries, met })
+        Ok(Self {
+            entries,
+            met,
+            damaged: HashMap::new(),
+        })
     }
 
     /// Whether there is such an entry. It counts for one event.
@@ -343,6 +357,13 @@ impl Index {
     fn report_rest(self, bucket: i64, report: &mut Report) {
         let entries = self.entries.into_iter().zip(self.met);
         for ((id, position), _) in entries.filter(|(_, met)| !met) {
+            if let Some(told) = self.damaged.get(&position) {
+                if let Some(finding) = report.findings.get_mut(*told) {
+                    finding.push_str("; it is event ");
+                    finding.push_str(&id.to_string());
+                }
+                continue;
+            }
             report.add(format!(
                 "ids_{bucket}: event {id}: it points to position {position}, which is not its event"
             ));

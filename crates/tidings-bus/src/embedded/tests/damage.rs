@@ -110,6 +110,13 @@ async fn what_stands_around_a_damaged_event_is_served_and_the_damage_is_named() 
         let at = file.windows(6).position(|it| it == b"second").unwrap();
         file[at] ^= 1;
     };
-    let (_folder, bus) = damaged(&[&records], changed).await;
+    let (folder, bus) = damaged(&[&records], changed).await;
     hides_the_second(&bus, &records).await;
+    let findings = verify(folder.path()).unwrap().findings;
+    assert_eq!(findings.len(), 1, "it is told of once: {findings:?}");
+    let named = format!(
+        "it is not what was written; it is event {}",
+        records[1].event_id
+    );
+    assert!(findings[0].ends_with(&named), "{findings:?}");
 }
