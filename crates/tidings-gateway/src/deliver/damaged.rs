@@ -68,11 +68,18 @@ impl Dispatcher {
 
     /// Once an hour of each.
     pub(super) fn tell_damaged(&mut self, error: &impl Display) {
-        let now = self.clock.now_ms();
-        if self.told.anew(&error.to_string(), now) {
-            self.part.counted().damaged();
+        if self.count_damaged(error) {
             tracing::error!(%error, "what is damaged is not delivered");
         }
+    }
+
+    /// Counts it once an hour, and answers whether it has, for who tells of it with more words.
+    pub(super) fn count_damaged(&mut self, error: &impl Display) -> bool {
+        let is_new = self.told.anew(&error.to_string(), self.clock.now_ms());
+        if is_new {
+            self.part.counted().damaged();
+        }
+        is_new
     }
 
     /// Where a stretch of the log begins that cannot be read; each of its records is counted, once an hour.

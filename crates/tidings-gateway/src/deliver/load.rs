@@ -65,13 +65,13 @@ impl Dispatcher {
     /// under which numbers is not known. Fails where it is not known either which subscriptions these are.
     fn leave_lost_subscriptions(&mut self, found: &Found<ProgressRow>) -> Result<(), Refusal> {
         for error in &found.damaged {
-            self.tell_damaged(error);
+            self.count_damaged(error);
             let named = error.row().and_then(|row| row.parse().ok());
             let named = named.filter(|id| found.tells_all() && self.in_force.get(*id).is_some());
             let id = named
                 .ok_or_else(|| Refusal::fault("Reading how far subscriptions have come", error))?;
             tracing::error!(
-                share = %self.share, subscription = %id,
+                share = %self.share, subscription = %id, %error,
                 "nothing of a subscription is delivered: how far it had come is damaged"
             );
             self.lost.subscriptions.insert(id);
