@@ -275,12 +275,6 @@ impl Workspaces {
         Ok(())
     }
 
-    /// Whether there is one of this id, whoever's it is.
-    pub(crate) async fn is_kept(&self, id: &WorkspaceId) -> Result<bool, Refusal> {
-        let row = self.store.workspaces().get(id).await;
-        Ok(row.map_err(store_fault)?.is_some())
-    }
-
     /// Keeps a workspace of a tenant, unless its id is taken, with what it has from the beginning and the events that tell of
     /// that. It is in force when it is [`made`](Self::made).
     pub(crate) async fn add(
@@ -300,7 +294,7 @@ impl Workspaces {
         let (first, of_first) = first.unzip();
         events.extend(of_first.into_iter().flatten());
         let alone = self.changing.lock().await;
-        self.room_for_workspace(&row).await?;
+        self.room_for_workspace(tenant, id).await?;
         let rows = self.store.workspaces();
         let added = rows.add(&row, first.as_ref(), &events).await;
         Ok(Added {

@@ -38,7 +38,8 @@ impl Extensions {
             let workspaces = &room.workspaces;
             let mut subscriptions = Vec::new();
             let mut first = None;
-            if !workspaces.is_kept(&id).await?
+            // Asked before the log is, which may be away.
+            if workspaces.room_for_workspace(&tenant, &id).await?
                 && let Some(chat) = Box::pin(room.chat(&caller, &tenant, &id)).await?
             {
                 first = Some((chat.extension, chat.events));

@@ -1,6 +1,7 @@
 //! How many workspaces a tenant may have, and how many members each of them: all of them lie in memory.
 
-use tidings_store::{MemberRow, WorkspaceRow};
+use tidings_event::{TenantId, WorkspaceId};
+use tidings_store::MemberRow;
 
 use super::Workspaces;
 use crate::limits::full;
@@ -14,17 +15,20 @@ impl Workspaces {
         self
     }
 
-    /// Refuses a workspace beyond those that its tenant may have. One that is there needs no room.
-    pub(super) async fn room_for_workspace(&self, row: &WorkspaceRow) -> Result<(), Refusal> {
+    /// Whether a workspace is new. Refuses a new one beyond those that its tenant may have.
+    pub(crate) async fn room_for_workspace(
+        &self,
+        tenant: &TenantId,
+        id: &WorkspaceId,
+    ) -> Result<bool, Refusal> {
         let rows = self.store.workspaces();
-        if rows.get(&row.id).await.map_err(store_fault)?.is_some() {
-            return Ok(());
+        if rows.get(id).await.map_err(store_fault)?.is_some() {
+            return Ok(false);
         }
         let (most, _) = self.most;
-        if rows.count_of(&row.tenant).await.map_err(store_fault)? < most {
-            return Ok(());
+        if rows.count_of(tenant).await.map_err(store_fault)? < most {
+            return Ok(true);
         }
-        let tenant = &row.tenant;
         let detail = format!(
             "Tenant '{tenant}' gets no further workspace: it has the {most} that it may have; an operator may allow \
              more (limits.workspaces_per_tenant)."
