@@ -1,5 +1,6 @@
 //! What the dispatcher matches events against: every subscription, changed by difference.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
@@ -69,13 +70,37 @@ impl Gone {
 #[derive(Default)]
 struct Known {
     by_id: HashMap<Uuid, Arc<Subscription>>,
-    by_tenant: HashMap<TenantId, BTreeSet<Uuid>>,
+    by_tenant: HashMap<TenantId, BTreeSet<ById>>,
     gone: Gone,
     /// Those that are kept and cannot be read: they get nothing, and nothing of theirs is thrown away.
     unreadable: HashSet<Uuid>,
-    index: Index<Uuid>,
+    index: Index<ById>,
     version: u64,
 }
+
+/// A subscription among others, in the order of their ids.
+#[derive(Clone)]
+struct ById(Arc<Subscription>);
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.id.cmp(&other.0.id)
+    }
+}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
 
 impl InForce {
     /// The subscriptions of a tenant one of whose type patterns fits. Their filters may still say no.
@@ -85,8 +110,8 @@ impl InForce {
         event_type: &EventType,
     ) -> Vec<Arc<Subscription>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let ids = known.index.wanting(tenant, event_type);
-        ids.iter().map(|id| known.by_id[id].clone()).collect()
+        let wanting = known.index.wanting(tenant, event_type).into_iter();
+        wanting.map(|ById(subscription)| subscription).collect()
     }
 
     /// A number that every change makes another.
@@ -115,8 +140,8 @@ impl InForce {
     /// Every subscription of a tenant.
     pub(crate) fn of(&self, tenant: &TenantId) -> Vec<Arc<Subscription>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let ids = known.by_tenant.get(tenant).into_iter().flatten();
-        ids.map(|id| known.by_id[id].clone()).collect()
+        let all = known.by_tenant.get(tenant).into_iter().flatten();
+        all.map(|ById(subscription)| subscription.clone()).collect()
     }
 
     /// Takes note of one that is kept and cannot be read. As far as it was known before, it stays as it was.
@@ -156,25 +181,23 @@ impl InForce {
             }
             known.version += 1;
             known.unreadable.remove(&id);
-            if let Some(before) = before {
+            if let Some(before) = before.map(ById) {
+                let (tenant, types) = (&before.0.tenant, before.0.filter.types());
                 known.by_id.remove(&id);
-                if let Some(ids) = known.by_tenant.get_mut(&before.tenant) {
-                    ids.remove(&id);
-                    if ids.is_empty() {
-                        known.by_tenant.remove(&before.tenant);
+                if let Some(all) = known.by_tenant.get_mut(tenant) {
+                    all.remove(&before);
+                    if all.is_empty() {
+                        known.by_tenant.remove(tenant);
                     }
                 }
-                known
-                    .index
-                    .remove(&before.tenant, before.filter.types(), &id);
+                known.index.remove(tenant, types, &before);
             }
-            if let Some(subscription) = subscription {
-                known
-                    .index
-                    .insert(&subscription.tenant, subscription.filter.types(), &id);
-                let tenant = subscription.tenant.clone();
-                known.by_tenant.entry(tenant).or_default().insert(id);
-                known.by_id.insert(id, Arc::new(subscription));
+            if let Some(subscription) = subscription.map(Arc::new).map(ById) {
+                let (tenant, types) = (&subscription.0.tenant, subscription.0.filter.types());
+                known.index.insert(tenant, types, &subscription);
+                let of_tenant = known.by_tenant.entry(tenant.clone()).or_default();
+                of_tenant.insert(subscription.clone());
+                known.by_id.insert(id, subscription.0);
             }
         }
         let followers = self.followers.lock();
