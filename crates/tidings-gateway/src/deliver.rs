@@ -58,6 +58,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
+use crate::by_id::{IdMap, IdSet};
 use crate::clock::Clock;
 use crate::publish::refusal::Refusal;
 use crate::storing::store_fault;
@@ -135,7 +136,7 @@ struct Lost {
     /// The names of the cursors that are damaged.
     cursors: HashSet<String>,
     /// The subscriptions whose progress is damaged.
-    subscriptions: HashSet<Uuid>,
+    subscriptions: IdSet<Uuid>,
 }
 
 /// All that is in motion of one share of the tenants.
@@ -157,10 +158,10 @@ struct Dispatcher {
     streams: Vec<Stream>,
     stream_ids: HashMap<Partition, StreamId>,
     lost: Lost,
-    queues: HashMap<Uuid, Queue>,
+    queues: IdMap<Uuid, Queue>,
     /// Progress of subscriptions that have no queue yet.
-    saved: HashMap<Uuid, (Numbers, Places)>,
-    saved_lanes: HashMap<Uuid, Vec<String>>,
+    saved: IdMap<Uuid, (Numbers, Places)>,
+    saved_lanes: IdMap<Uuid, Vec<String>>,
     /// Queues with places of their own.
     behind: BTreeSet<Uuid>,
     /// Those of them that have room, by whose turn it is to read on.
@@ -177,17 +178,17 @@ struct Dispatcher {
     skipping: skip::Skipping,
     in_flight: JoinSet<Ended>,
     /// Subscriptions that are being disabled.
-    disabling: HashMap<Uuid, JoinHandle<()>>,
+    disabling: IdMap<Uuid, JoinHandle<()>>,
     /// Events that were read once more, for deliveries that wait.
     again: Cache<(TenantId, Uuid), Arc<Carried>, BySize>,
     /// Pending deliveries in memory.
-    at_hand: HashSet<(Uuid, u64)>,
+    at_hand: IdSet<(Uuid, u64)>,
     /// What is to be written next.
     flush: Flush,
     /// Queues whose progress is to be written next.
-    moved: HashSet<Uuid>,
+    moved: IdSet<Uuid>,
     /// Queues that have given out numbers which the cursor has not passed.
-    unsettled: HashSet<Uuid>,
+    unsettled: IdSet<Uuid>,
     /// Lanes whose next is to be looked for when what is to be written is written.
     lanes_to_advance: HashSet<(Uuid, String)>,
     writing: Option<JoinHandle<flush::Written>>,
@@ -199,7 +200,7 @@ struct Dispatcher {
     /// Subscriptions with pending deliveries.
     waiting: Waiting,
     /// Subscriptions with due rows whose queue was full; they are woken when it drains.
-    full: HashSet<Uuid>,
+    full: IdSet<Uuid>,
     /// How far it has looked for what others have left in the store.
     looked_up_to: Option<Uuid>,
     looked_at_ms: i64,
@@ -251,9 +252,9 @@ impl Dispatcher {
             streams: Vec::new(),
             stream_ids: HashMap::new(),
             lost: Lost::default(),
-            queues: HashMap::new(),
-            saved: HashMap::new(),
-            saved_lanes: HashMap::new(),
+            queues: IdMap::default(),
+            saved: IdMap::default(),
+            saved_lanes: IdMap::default(),
             behind: BTreeSet::new(),
             catching_up: Turns::default(),
             turns: Turns::default(),
@@ -264,19 +265,19 @@ impl Dispatcher {
             replays: replay::Replaying::default(),
             skipping: skip::Skipping::default(),
             in_flight: JoinSet::new(),
-            disabling: HashMap::new(),
+            disabling: IdMap::default(),
             again: Cache::with_weighter(RECENT, RECENT_BYTES as u64, BySize),
-            at_hand: HashSet::new(),
+            at_hand: IdSet::default(),
             flush: Flush::default(),
-            moved: HashSet::new(),
-            unsettled: HashSet::new(),
+            moved: IdSet::default(),
+            unsettled: IdSet::default(),
             lanes_to_advance: HashSet::new(),
             writing: None,
             being_written: Arc::default(),
             failed_writes: 0,
             flushed_at_ms: now,
             waiting: Waiting::default(),
-            full: HashSet::new(),
+            full: IdSet::default(),
             looked_up_to: None,
             looked_at_ms: now,
             forgot_at_ms: 0,

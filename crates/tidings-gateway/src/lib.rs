@@ -3,6 +3,7 @@
 pub mod access;
 pub mod api_keys;
 mod audit;
+mod by_id;
 pub mod catalogs;
 pub mod chat;
 pub mod chronicle;

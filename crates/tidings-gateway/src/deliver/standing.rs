@@ -1,6 +1,5 @@
 //! Where the time went: how long a queue as a whole could not go on, and how long each delivery has waited, for what.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidings_store::PendingRow;
@@ -9,6 +8,7 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::queue::{Delivery, Held};
 use super::record::{Ledger, PendingDetail};
+use crate::by_id::IdMap;
 
 /// How long a queue has stood still so far, in ms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Standing {
 /// The queues that stand still until a time, and what for, as far as this process delivers: for whoever asks why nothing is
 /// sent. Nothing is decided by it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Standstills(Arc<Mutex<HashMap<Uuid, Standstill>>>);
+pub(crate) struct Standstills(Arc<Mutex<IdMap<Uuid, Standstill>>>);
 
 /// Why a queue stands still, and until when, in ms since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +64,12 @@ pub(crate) struct Standstill {
 }
 
 impl Standstills {
-    fn known(&self) -> MutexGuard<'_, HashMap<Uuid, Standstill>> {
+    fn known(&self) -> MutexGuard<'_, IdMap<Uuid, Standstill>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those of these queues that stand still at a time.
-    pub(crate) fn of(&self, ids: &[Uuid], now_ms: i64) -> HashMap<Uuid, Standstill> {
+    pub(crate) fn of(&self, ids: &[Uuid], now_ms: i64) -> IdMap<Uuid, Standstill> {
         let known = self.known();
         let found = ids
             .iter()
@@ -81,12 +81,12 @@ impl Standstills {
 /// What one dispatcher has told there. What it leaves without a word is taken back.
 pub(super) struct Announced {
     all: Standstills,
-    own: HashMap<Uuid, Held>,
+    own: IdMap<Uuid, Held>,
 }
 
 impl Announced {
     pub(super) fn to(all: Standstills) -> Self {
-        let own = HashMap::new();
+        let own = IdMap::default();
         Self { all, own }
     }
 

@@ -1,13 +1,15 @@
 //! When something of each subscription is due: as far as that is known, and never too late by more than a look.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use uuid::Uuid;
+
+use crate::by_id::IdMap;
 
 /// Subscriptions with pending deliveries, by the time of the next.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    at: HashMap<Uuid, i64>,
+    at: IdMap<Uuid, i64>,
     order: BTreeSet<(i64, Uuid)>,
 }
 

@@ -1,7 +1,7 @@
 //! What the dispatcher matches events against: every subscription, changed by difference.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use tidings_event::{EventType, TenantId};
@@ -9,6 +9,7 @@ use tidings_filter::Index;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::by_id::{IdMap, IdSet};
 use crate::subscription::Subscription;
 
 /// So many that were taken out are remembered: far more than are deleted while a single change is on its way.
@@ -49,7 +50,7 @@ impl Changes {
 /// again.
 #[derive(Default)]
 struct Gone {
-    ids: HashSet<Uuid>,
+    ids: IdSet<Uuid>,
     oldest_first: VecDeque<Uuid>,
 }
 
@@ -69,11 +70,11 @@ impl Gone {
 
 #[derive(Default)]
 struct Known {
-    by_id: HashMap<Uuid, Arc<Subscription>>,
+    by_id: IdMap<Uuid, Arc<Subscription>>,
     by_tenant: HashMap<TenantId, BTreeSet<ById>>,
     gone: Gone,
     /// Those that are kept and cannot be read: they get nothing, and nothing of theirs is thrown away.
-    unreadable: HashSet<Uuid>,
+    unreadable: IdSet<Uuid>,
     index: Index<ById>,
     version: u64,
 }
