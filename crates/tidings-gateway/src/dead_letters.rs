@@ -153,7 +153,8 @@ impl DeadLetters {
     }
 }
 
-/// What was written down of the last attempt for a dead letter, as long as that is kept.
+/// What was written down of the last attempt for a dead letter, as long as that is kept. Where it cannot be read, the letter
+/// goes out without it.
 async fn last_attempt(
     store: &Store,
     letter: &DeadLetterSummary,
@@ -161,7 +162,11 @@ async fn last_attempt(
     let rows = store.deliveries();
     let of = deliveries_of(std::slice::from_ref(letter));
     let found = sound(rows.last_attempts(&letter.tenant, &of).await)?;
-    found.first().map(attempt_detail).transpose()
+    let last = found.first().map(attempt_detail).transpose();
+    Ok(last.unwrap_or_else(|refusal| {
+        tracing::error!(detail = refusal.detail, "a damaged row is passed over");
+        None
+    }))
 }
 
 /// The deliveries that dead letters are of: subscription, number and event of each.

@@ -70,7 +70,7 @@ pub(crate) struct FailedIn {
 }
 
 /// What an attempt's row has besides its columns.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AttemptDetail {
     /// The subscription's revision that routed the event.

@@ -208,11 +208,9 @@ pub(crate) async fn deliveries(
     let next = page::next(&attempts, limit, |(key, attempt)| {
         format!("{key}:{}:{}", attempt.sequence, attempt.number)
     });
-    let items: Result<Vec<ExtensionAttempt>, Refusal> = attempts
-        .iter()
-        .map(|(key, attempt)| delivery(key, attempt))
-        .collect();
-    Ok(Page::of(items?, next).into_response())
+    let items = attempts.iter().map(|(key, attempt)| delivery(key, attempt));
+    let items: Vec<ExtensionAttempt> = items.collect();
+    Ok(Page::of(items, next).into_response())
 }
 
 fn extension_id(text: &str) -> Result<ExtensionId, Refusal> {
@@ -330,10 +328,15 @@ pub(crate) struct ExtensionAttempt {
     response_body: String,
 }
 
-fn delivery(event_key: &EventType, attempt: &AttemptRow) -> Result<ExtensionAttempt, Refusal> {
-    let detail: AttemptDetail = serde_json::from_str(&attempt.detail)
-        .map_err(|error| Refusal::fault("Reading an attempt", &error))?;
-    Ok(ExtensionAttempt {
+fn delivery(event_key: &EventType, attempt: &AttemptRow) -> ExtensionAttempt {
+    let detail: AttemptDetail = serde_json::from_str(&attempt.detail).unwrap_or_else(|error| {
+        tracing::error!(subscription = %attempt.subscription, sequence = attempt.sequence, %error, "an attempt cannot be read");
+        AttemptDetail {
+            error: Some("what is kept of this attempt cannot be read".to_owned()),
+            ..AttemptDetail::default()
+        }
+    });
+    ExtensionAttempt {
         event_key: event_key.to_string(),
         event_id: attempt.event_id,
         subscription_id: attempt.subscription,
@@ -346,5 +349,5 @@ fn delivery(event_key: &EventType, attempt: &AttemptRow) -> Result<ExtensionAtte
         error: detail.error,
         response_headers: detail.response_headers,
         response_body: detail.response_body,
-    })
+    }
 }
