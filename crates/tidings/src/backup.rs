@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tidings_bus::embedded;
 use tidings_store::Store;
 
+use crate::bus::BusKind;
 use crate::config;
 use crate::connection::block_on;
 use crate::data_folder::{self, BUS, BUS_LOCK, KEY, Lock, SECRETS, STORE, STORE_LOCK, try_lock};
@@ -17,7 +18,7 @@ use crate::output::Output;
 
 /// Copies the store, the log and the keys, each as it stands at one moment, while the gateway runs or not. The
 /// store is copied first: what it has still to do with the log it does again, and it never waits for what the
-/// log does not hold. To restore, stop the gateway and start it with --data on the copy.
+/// log does not hold. Events on Kafka are not copied. To restore, stop the gateway and start it with --data on the copy.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The data folder; the configuration's if not given
@@ -47,11 +48,18 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             from.display()
         );
     }
-    for name in [BUS, STORE] {
+    // What is on Kafka stays there, and a gateway without a bus has no log.
+    let has_log = config.bus.kind == BusKind::Embedded;
+    let databases: &[&str] = if has_log { &[BUS, STORE] } else { &[STORE] };
+    for (place, name) in databases.iter().enumerate() {
         let file = from.join(name);
         match fs::File::open(&file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && name == BUS => {
-                bail!("{} is no data folder: it has no {BUS}", from.display());
+            Err(error) if error.kind() == io::ErrorKind::NotFound && place == 0 => {
+                bail!(
+                    "{} is no data folder: it has no {name}{}",
+                    from.display(),
+                    advice(from)
+                );
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("{} cannot be read", file.display()));
@@ -69,11 +77,13 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             );
         }
     }
-    let _alone = whole_if_unused(from)?;
+    let _alone = whole_if_unused(from, databases)?;
     if from.join(STORE).is_file() {
         block_on(async { Ok(Store::copy(&from.join(STORE), &to.join(STORE)).await?) })?;
     }
-    embedded::backup(from, to).with_context(|| format!("{BUS} could not be copied"))?;
+    if has_log {
+        embedded::backup(from, to).with_context(|| format!("{BUS} could not be copied"))?;
+    }
     for name in [KEY, SECRETS] {
         match fs::read(from.join(name)) {
             Ok(key) => write_key(&to.join(name), &key)
@@ -82,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             Err(error) => return Err(error).context(format!("{name} cannot be read")),
         }
     }
-    for name in [BUS, STORE] {
+    for name in databases {
         let copied = to.join(name);
         if copied.is_file() {
             let private = fs::set_permissions(&copied, Permissions::from_mode(0o600));
@@ -102,9 +112,10 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
 
 /// Where no gateway runs, none starts meanwhile, and what waits in the WALs is whole: SQLite would drop what follows a
 /// damaged frame without a word. A WAL that is being written looks torn, and cannot be judged.
-fn whole_if_unused(folder: &Path) -> Result<Vec<File>> {
+fn whole_if_unused(folder: &Path, databases: &[&str]) -> Result<Vec<File>> {
     let mut held = Vec::new();
-    for (lock, file) in [(BUS_LOCK, BUS), (STORE_LOCK, STORE)] {
+    for file in databases {
+        let lock = if *file == BUS { BUS_LOCK } else { STORE_LOCK };
         match try_lock(folder, lock)? {
             Lock::Free(alone) => held.push(alone),
             Lock::Taken => continue,
@@ -113,6 +124,15 @@ fn whole_if_unused(folder: &Path) -> Result<Vec<File>> {
         embedded::check_wal(&folder.join(file))?;
     }
     Ok(held)
+}
+
+/// A gateway's configuration says that its folder has no log; its folder does not.
+fn advice(folder: &Path) -> &'static str {
+    if folder.join(STORE).is_file() {
+        "; if its events are elsewhere, name the gateway's configuration with --config"
+    } else {
+        ""
+    }
 }
 
 fn write_key(path: &Path, key: &[u8]) -> io::Result<()> {

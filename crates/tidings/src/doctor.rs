@@ -92,7 +92,14 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
         );
     }
     let listen = arguments.listen.unwrap_or(config.server.listen);
-    let mut findings = vec![in_use(folder, BUS_LOCK), listening(listen)];
+    let mut findings = Vec::new();
+    match (config.bus.kind, config.store.url.as_str()) {
+        (BusKind::Embedded, _) => findings.push(in_use(folder, BUS_LOCK)),
+        (_, "") => findings.push(in_use(folder, STORE_LOCK)),
+        // Nothing of the folder is open for long.
+        _ => {}
+    }
+    findings.push(listening(listen));
     permissions(folder, &mut findings);
     match config.bus.kind {
         BusKind::Embedded => log(folder, &mut findings),

@@ -128,3 +128,35 @@ fn what_a_damaged_wal_still_holds_is_neither_copied_without_it_nor_lost_by_the_t
         assert_eq!(left, 0, "{file}: nothing was copied");
     }
 }
+
+#[test]
+fn a_folder_without_a_log_is_copied_and_looked_at() {
+    let config = format!("{ON_ITS_FOLDER}bus.kind = 'disabled'\n");
+    let server = Server::start_with(&config);
+    server.declare("crm", &["crm.contact.created"]);
+    let copy = Folder::new();
+    let file = server.folder.path().join("tidings.toml");
+    let (data, to, file) = (
+        server.folder.path().to_string_lossy(),
+        copy.path().to_string_lossy(),
+        file.to_string_lossy(),
+    );
+    let unnamed = run(&["backup", "--data", &data, "--to", &to]);
+    let said = String::from_utf8_lossy(&unnamed.stderr);
+    assert!(
+        !unnamed.status.success() && said.contains("--config"),
+        "{said}"
+    );
+    let backup = run(&["backup", "--data", &data, "--to", &to, "--config", &file]);
+    assert!(backup.status.success(), "{backup:?}");
+    let doctor = run(&["doctor", "--data", &data, "--config", &file]);
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.status.success(), "{said}");
+    assert!(said.contains("a process has the folder open"), "{said}");
+    drop(server);
+
+    let server = Server::start_with_in(copy, &config);
+    let body = json!({ "type": "crm.contact.created", "data": {} });
+    let answer = server.post(PUBLISH, &server.crm("acme"), &body);
+    assert_eq!(answer.expect(200).json()["skipped"], true);
+}
