@@ -16,7 +16,7 @@ struct Named {
 }
 
 /// Loads every manifest of the folder. One that cannot be used is logged and the rest goes on.
-pub(crate) async fn load(house: &House, folder: &Path) -> Result<()> {
+async fn load(house: &House, folder: &Path) -> Result<()> {
     for path in found(folder)? {
         match install(house, &path).await {
             Ok(true) => tracing::info!(file = %path.display(), "manifest loaded"),
@@ -55,9 +55,11 @@ pub(crate) fn found(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Loads the folder again whenever something in it changes, until the returned watcher is dropped.
-pub(crate) fn watch(house: House, folder: PathBuf) -> Result<Watching> {
+/// Loads the folder, and again whenever something in it changes, until the returned watcher is dropped.
+pub(crate) async fn follow(house: House, folder: PathBuf) -> Result<Watching> {
+    // Watched first: what changes while it is loaded is a change.
     let (watcher, mut changes) = watched::watch(&folder)?;
+    load(&house, &folder).await?;
     let task = tokio::spawn(async move {
         while changes.next().await.is_some() {
             if let Err(error) = load(&house, &folder).await {

@@ -344,8 +344,8 @@ async fn watched_manifests(config: &Config, house: &House) -> Result<Option<Watc
     if config.modules.manifests.is_empty() {
         return Ok(None);
     }
-    manifests::load(house, folder).await?;
-    manifests::watch(house.clone(), folder.to_owned()).map(Some)
+    let watching = manifests::follow(house.clone(), folder.to_owned()).await?;
+    Ok(Some(watching))
 }
 
 /// The plugins of the binary, and the components of the folder that is configured.

@@ -7,9 +7,12 @@ use anyhow::Result;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 /// Editors write a file in several steps: changes are read when none came for so long.
 const SETTLED: Duration = Duration::from_millis(200);
+/// After so long they are read all the same.
+const AT_LATEST: Duration = Duration::from_secs(5);
 
 /// A folder's watcher, and the task that reads the folder until the watcher is dropped.
 pub(crate) type Watching = (RecommendedWatcher, JoinHandle<()>);
@@ -35,10 +38,44 @@ pub(crate) fn watch(folder: &Path) -> Result<(RecommendedWatcher, Changes)> {
 }
 
 impl Changes {
-    /// Ready when something has changed and nothing more does; `None` when nobody watches any more.
+    /// Ready when something has changed and nothing more does, or 5 seconds after the change; `None` when nobody watches any
+    /// more.
     pub(crate) async fn next(&mut self) -> Option<()> {
         self.0.recv().await?;
-        while let Ok(Some(())) = tokio::time::timeout(SETTLED, self.0.recv()).await {}
-        Some(())
+        let at_latest = Instant::now() + AT_LATEST;
+        loop {
+            let settled = (Instant::now() + SETTLED).min(at_latest);
+            match timeout_at(settled, self.0.recv()).await {
+                Ok(Some(())) => {}
+                Ok(None) | Err(_) => return Some(()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_read_once_they_settle_and_at_latest_after_a_while() {
+        let (notice, changes) = mpsc::channel(1);
+        let mut changes = Changes(changes);
+        let began = Instant::now();
+        notice.send(()).await.unwrap();
+        assert_eq!(changes.next().await, Some(()));
+        assert_eq!(began.elapsed(), SETTLED);
+
+        let began = Instant::now();
+        let restless = tokio::spawn(async move {
+            while notice.send(()).await.is_ok() {
+                tokio::time::sleep(SETTLED / 2).await;
+            }
+        });
+        assert_eq!(changes.next().await, Some(()));
+        assert_eq!(began.elapsed(), AT_LATEST);
+        restless.abort();
+        let _aborted = restless.await;
+        while changes.next().await.is_some() {}
     }
 }
