@@ -48,13 +48,13 @@ pub struct CustomEventQuery {
 }
 
 /// A payload that is to be emitted.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NewEmit {
     /// Namespace and name.
     pub name: String,
-    /// What it carries.
-    pub payload: Value,
+    /// What it carries, sent as it is written.
+    pub payload: Box<RawValue>,
     /// The version it is held to; the latest published one if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -186,11 +186,9 @@ impl Client {
 
     /// Emits a payload.
     pub async fn emit(&self, new: &NewEmit) -> Result<Emitted, Error> {
-        let body = serde_json::to_string(new);
-        let body = body.map_err(|error| Error::Configuration(error.to_string()))?;
         let url = self.url(&["v1", "events", "custom", "emit"]);
         let request = Request::new(Method::POST, url, Repeat::Safe);
-        let answer = request.text("application/json", &body).send(self).await?;
+        let answer = request.written(new)?.send(self).await?;
         let replayed = answer.headers.get(REPLAYED);
         let duplicate = replayed.is_some_and(|value| value == "true");
         let emitted: Emitted = answer.json()?;

@@ -202,9 +202,15 @@ impl Client {
             .await
     }
 
-    /// The newest of the tenant's replays, a page of them.
-    pub async fn list_replays(&self) -> Result<Page<Value>, Error> {
-        self.get(&["v1", "replays"]).await?.json()
+    /// A page of the tenant's replays, newest first, from where the page before ended; of 1 to 1,000, or 100.
+    pub async fn list_replays(
+        &self,
+        limit: Option<u32>,
+        cursor: Option<&str>,
+    ) -> Result<Page<Value>, Error> {
+        let limit = limit.map(|limit| limit.to_string());
+        let parameters = [("limit", limit.as_deref()), ("cursor", cursor)];
+        self.list(&["v1", "replays"], &parameters).await
     }
 
     /// How far a replay has come.

@@ -46,6 +46,29 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether the request may have been carried out all the same: no answer came although it may have arrived, or one
+    /// of a server that failed in the middle, or of a proxy that lost sight of it. A publish can be repeated with its key.
+    pub fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Unreachable {
+                may_have_arrived, ..
+            } => *may_have_arrived,
+            Self::Refused(problem) => matches!(problem.status, 500 | 502 | 504),
+            Self::Unexpected { status, .. } => *status >= 500,
+            Self::Configuration(_) => false,
+        }
+    }
+
+    /// Whether the same may be taken a little later: 429, 503 or 507, of Tidings or of what stands before it.
+    pub fn is_temporary(&self) -> bool {
+        let status = match self {
+            Self::Refused(problem) => problem.status,
+            Self::Unexpected { status, .. } => *status,
+            Self::Unreachable { .. } | Self::Configuration(_) => return false,
+        };
+        matches!(status, 429 | 503 | 507)
+    }
 }
 
 /// A problem document (RFC 9457) with the members that Tidings adds.

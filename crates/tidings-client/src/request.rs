@@ -92,10 +92,7 @@ impl Request {
                     arrived |= *may_have_arrived;
                     *may_have_arrived = arrived;
                 }
-                // A proxy says so of what it has lost sight of.
-                Error::Refused(problem) => arrived |= matches!(problem.status, 502 | 504),
-                Error::Unexpected { status, .. } => arrived |= *status >= 500,
-                Error::Configuration(_) => {}
+                other => arrived |= other.is_in_doubt(),
             }
             match self.wait_before_next(&error, tried, &client.retries) {
                 Some(wait) => tokio::time::sleep(wait).await,

@@ -18,6 +18,7 @@ use crate::*;
 struct Asked {
     line: String,
     headers: HeaderMap,
+    text: String,
     body: Value,
 }
 
@@ -63,11 +64,12 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    let body = serde_json::from_slice(&body).unwrap_or_default();
+    let text = String::from_utf8_lossy(&body).into_owned();
     server.asked.lock().unwrap().push(Asked {
         line: format!("{method} {uri}"),
         headers,
-        body,
+        body: serde_json::from_str(&text).unwrap_or_default(),
+        text,
     });
     server
         .answers
@@ -442,6 +444,54 @@ async fn data_is_what_its_publisher_wrote() {
     for told in told {
         assert_eq!(told.unwrap().get(), data);
     }
+}
+
+#[tokio::test]
+async fn a_payload_is_emitted_as_it_is_written() {
+    let payload = r#"{"z":12345678901234567890.123456789, "a":1e400}"#;
+    let emitted =
+        json!({"eventId": "e1", "canonicalName": "TENANT_CUSTOM:a:b.c@1.0.0", "status": "queued"});
+    let (server, client) = Server::answering([respond(202, &emitted)]).await;
+    let new = NewEmit {
+        name: "b.c".to_owned(),
+        payload: serde_json::from_str(payload).unwrap(),
+        version: None,
+        idempotency_key: "k".to_owned(),
+        causation_id: None,
+    };
+    assert_eq!(client.emit(&new).await.unwrap().event_id, "e1");
+    let sent = &server.asked()[0].text;
+    assert!(sent.contains(payload), "{sent}");
+}
+
+#[tokio::test]
+async fn an_error_says_whether_it_may_have_been_done_and_whether_it_passes() {
+    let told = |status: u16, html: bool| async move {
+        let answer = if html {
+            let answer = Response::builder().status(status);
+            answer.body(Body::from("<html>")).unwrap()
+        } else {
+            problem(status, "X", Some("9"))
+        };
+        let (_server, client) = Server::answering([answer]).await;
+        let retries = Retries {
+            tries: 1,
+            first_wait: Duration::ZERO,
+            longest_wait: Duration::ZERO,
+        };
+        let error = client.with_retries(retries).publish(&greeting()).await;
+        let error = error.unwrap_err();
+        (error.is_in_doubt(), error.is_temporary())
+    };
+    for html in [false, true] {
+        assert_eq!(told(422, html).await, (false, false));
+        assert_eq!(told(429, html).await, (false, true));
+        for status in [500, 502, 504] {
+            assert_eq!(told(status, html).await, (true, false), "{status}");
+        }
+    }
+    assert_eq!(told(503, false).await, (false, true));
+    assert_eq!(told(503, true).await, (true, true));
 }
 
 #[tokio::test]

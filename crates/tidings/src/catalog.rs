@@ -10,6 +10,7 @@ use tidings_event::{CatalogName, EventType, TypePattern};
 
 use crate::connection::{Connection, block_on};
 use crate::failure::{Reported, Usage};
+use crate::input;
 use crate::output::{Column, Format, Output, note, plain, print_line};
 
 #[derive(clap::Subcommand)]
@@ -165,17 +166,18 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
 }
 
 fn validate(file: &Path, output: Output) -> Result<()> {
-    let faults = match Catalog::parse(&text_of(file)?) {
+    let (text, place) = input::text(file)?;
+    let faults = match Catalog::parse(&text) {
         Ok(catalog) => {
             let topics = catalog.channels.len();
-            let text = format!("{}: {topics} topics, nothing is wrong", file.display());
+            let text = format!("{place}: {topics} topics, nothing is wrong");
             return output.either(&json!({ "valid": true, "topics": topics }), &text);
         }
         Err(faults) => faults,
     };
     let lines: Vec<String> = faults
         .iter()
-        .map(|fault| format!("{}: {fault}", file.display()))
+        .map(|fault| format!("{place}: {fault}"))
         .collect();
     let rendered: Vec<Value> = faults
         .iter()
@@ -266,18 +268,9 @@ fn fetched(connection: &Connection, name: &str) -> Result<String> {
 }
 
 fn read(file: &Path) -> Result<(String, Catalog)> {
-    let text = text_of(file)?;
-    let catalog = Catalog::parse(&text);
-    let catalog = catalog.map_err(|faults| wrong(&file.display().to_string(), &faults))?;
+    let (text, place) = input::text(file)?;
+    let catalog = Catalog::parse(&text).map_err(|faults| wrong(&place, &faults))?;
     Ok((text, catalog))
-}
-
-/// A file's text, or that of standard input if it is called `-`.
-fn text_of(file: &Path) -> Result<String> {
-    if file == Path::new("-") {
-        return std::io::read_to_string(std::io::stdin()).context("standard input");
-    }
-    std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
 }
 
 fn wrong(what: &str, faults: &[Fault]) -> anyhow::Error {

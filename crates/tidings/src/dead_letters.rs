@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use serde_json::json;
-use tidings_client::{Client, DeadLetterQuery};
+use tidings_client::DeadLetterQuery;
 
 use crate::connection::{Connection, block_on};
 use crate::output::{Column, Output, note};
+use crate::paging::Paging;
 use crate::replay;
 
 const SHOWN: [Column; 7] = [
@@ -29,15 +30,8 @@ pub(crate) enum Command {
         /// Only those that are open, replaying or closed
         #[arg(long)]
         state: Option<String>,
-        /// At most so many, 1 to 1,000, the oldest first; with --all, so many in each request
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: Option<u32>,
-        /// Go on where the page before ended
-        #[arg(long)]
-        cursor: Option<String>,
-        /// All pages, one after the other
-        #[arg(long)]
-        all: bool,
+        #[command(flatten)]
+        paging: Paging,
     },
     /// Show a dead letter with its event
     #[command(visible_alias = "show")]
@@ -108,47 +102,24 @@ impl Filters {
     }
 }
 
-async fn listed(
-    client: &Client,
-    mut query: DeadLetterQuery,
-    all: bool,
-    output: Output,
-) -> Result<()> {
-    loop {
-        let page = client.list_dead_letters(&query).await?;
-        // A last page that is empty says nothing behind others.
-        if !page.items.is_empty() || query.cursor.is_none() {
-            output.list(&page.items, &SHOWN)?;
-        }
-        match page.next_cursor {
-            Some(next) if all => query.cursor = Some(next),
-            Some(next) => {
-                output.more(&next);
-                return Ok(());
-            }
-            None => return Ok(()),
-        }
-    }
-}
-
 pub(crate) fn run(command: Command, output: Output) -> Result<()> {
     match command {
         Command::List {
             connection,
             filters,
             state,
-            limit,
-            cursor,
-            all,
+            paging,
         } => {
             let client = connection.client()?;
-            let query = DeadLetterQuery {
+            let mut query = DeadLetterQuery {
                 state: state.map(|state| state.to_lowercase()),
-                limit,
-                cursor,
+                limit: paging.limit,
                 ..filters.query()
             };
-            block_on(listed(&client, query, all, output))
+            block_on(paging.list(output, &SHOWN, async |cursor| {
+                query.cursor = cursor;
+                client.list_dead_letters(&query).await
+            }))
         }
         Command::Get(one) => {
             let client = one.connection.client()?;

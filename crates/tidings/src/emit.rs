@@ -3,12 +3,13 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tidings_client::{EmitQuery, Error, NewEmit};
+use tidings_client::{EmitQuery, NewEmit};
 use uuid::Uuid;
 
 use crate::connection::{Connection, block_on};
 use crate::input;
-use crate::output::{Column, Output, note};
+use crate::output::{Column, Output, member, note};
+use crate::paging::Paging;
 
 /// Emits a payload, which is held to the schema of the version that is named, or of the latest that is published.
 #[derive(clap::Args)]
@@ -37,15 +38,8 @@ pub(crate) struct Emits {
     /// Only of this event, NAMESPACE.NAME
     #[arg(long)]
     name: Option<String>,
-    /// At most so many, 1 to 1,000, the oldest first; with --all, so many in each request
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: Option<u32>,
-    /// Go on where the page before ended
-    #[arg(long)]
-    cursor: Option<String>,
-    /// All pages, one after the other
-    #[arg(long)]
-    all: bool,
+    #[command(flatten)]
+    paging: Paging,
 }
 
 #[derive(clap::Args)]
@@ -74,7 +68,7 @@ pub(crate) fn emit(arguments: Emit, output: Output) -> Result<()> {
     let key = arguments.key.unwrap_or_else(|| Uuid::now_v7().to_string());
     let new = NewEmit {
         name: name.to_owned(),
-        payload: input::data(&arguments.payload, "PAYLOAD")?,
+        payload: input::written(&arguments.payload, "PAYLOAD")?,
         version,
         idempotency_key: key,
         causation_id: arguments.cause,
@@ -95,11 +89,10 @@ pub(crate) fn emit(arguments: Emit, output: Output) -> Result<()> {
             output.one(&value)
         }
         Err(error) => {
-            let refused = matches!(&error, Error::Refused(problem) if problem.status != 502);
-            if !refused {
+            if error.is_in_doubt() || error.is_temporary() {
                 let key = &new.idempotency_key;
                 note(&format!(
-                    "tidings: repeat with --key {key} to see what became of it"
+                    "tidings: repeat with --key {key}, so that it is emitted once"
                 ));
             }
             Err(error.into())
@@ -112,26 +105,13 @@ pub(crate) fn emits(arguments: Emits, output: Output) -> Result<()> {
     let mut query = EmitQuery {
         status: arguments.status.map(|status| status.to_uppercase()),
         name: arguments.name,
-        limit: arguments.limit,
-        cursor: arguments.cursor,
+        limit: arguments.paging.limit,
+        cursor: None,
     };
-    block_on(async {
-        loop {
-            let page = client.list_emits(&query).await?;
-            // A last page that is empty says nothing behind others.
-            if !page.items.is_empty() || query.cursor.is_none() {
-                output.list(&page.items, &LISTED)?;
-            }
-            match page.next_cursor {
-                Some(next) if arguments.all => query.cursor = Some(next),
-                Some(next) => {
-                    output.more(&next);
-                    return Ok(());
-                }
-                None => return Ok(()),
-            }
-        }
-    })
+    block_on(arguments.paging.list(output, &LISTED, async |cursor| {
+        query.cursor = cursor;
+        client.list_emits(&query).await
+    }))
 }
 
 pub(crate) fn plan(arguments: &Plan, output: Output) -> Result<()> {
@@ -162,7 +142,7 @@ fn readable(health: &Value) -> String {
     ];
     let failures = health["recentFailures"].as_array();
     for failure in failures.into_iter().flatten() {
-        let text = |name: &str| failure[name].as_str().unwrap_or("").to_owned();
+        let text = |name: &str| member(failure, name);
         lines.push(format!(
             "failed         {} {} {}: {}",
             text("emittedAt"),

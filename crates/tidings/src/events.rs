@@ -5,6 +5,7 @@ use tidings_client::EventQuery;
 
 use crate::connection::{Connection, block_on};
 use crate::output::{Column, Output};
+use crate::paging::Paging;
 use crate::trace;
 
 /// How an event is shown among others.
@@ -53,15 +54,8 @@ pub(crate) struct List {
     /// Received before this RFC 3339 time
     #[arg(long)]
     until: Option<String>,
-    /// At most so many, 1 to 1,000; with --all, so many in each request
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: Option<u32>,
-    /// Go on where the page before ended
-    #[arg(long)]
-    cursor: Option<String>,
-    /// All pages, one after the other
-    #[arg(long)]
-    all: bool,
+    #[command(flatten)]
+    paging: Paging,
 }
 
 pub(crate) fn run(command: Command, output: Output) -> Result<()> {
@@ -90,23 +84,13 @@ impl List {
             topic: self.topic,
             since: self.since,
             until: self.until,
-            limit: self.limit,
-            cursor: self.cursor,
+            limit: self.paging.limit,
+            cursor: None,
         };
-        loop {
-            let page = client.list_events(&query).await?;
-            // An empty page that is not the last says nothing to a person.
-            if !page.items.is_empty() || page.next_cursor.is_none() && !self.all {
-                output.list(&page.items, &LINE)?;
-            }
-            match page.next_cursor {
-                Some(next) if self.all => query.cursor = Some(next),
-                Some(next) => {
-                    output.more(&next);
-                    return Ok(());
-                }
-                None => return Ok(()),
-            }
-        }
+        let pages = self.paging.list(output, &LINE, async |cursor| {
+            query.cursor = cursor;
+            client.list_events(&query).await
+        });
+        pages.await
     }
 }

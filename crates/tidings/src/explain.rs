@@ -8,7 +8,7 @@ use tidings_client::NewEvent;
 use crate::connection::{Connection, block_on};
 use crate::failure::Reported;
 use crate::input;
-use crate::output::{Output, plain};
+use crate::output::{Output, member, plain};
 
 /// The verdict on what is not published.
 const REFUSED: &str = "refused";
@@ -115,16 +115,8 @@ fn readable(explained: &Explained, paint: impl Fn(bool, &str) -> String) -> Stri
 
 /// The first clause of a filter that does not hold.
 fn unmet(reason: &Value) -> String {
-    let [clause, expected, got] = ["clause", "expected", "got"].map(|name| text_of(reason, name));
+    let [clause, expected, got] = ["clause", "expected", "got"].map(|name| member(reason, name));
     format!(": {clause} is {got}, not {expected}")
-}
-
-fn text_of(value: &Value, name: &str) -> String {
-    match value.get(name) {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => plain(text),
-        Some(other) => plain(&other.to_string()),
-    }
 }
 
 #[cfg(test)]

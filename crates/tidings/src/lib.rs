@@ -23,6 +23,7 @@ mod manifests;
 mod modules;
 mod open_files;
 mod output;
+mod paging;
 mod publish;
 mod replay;
 mod schema;

@@ -2,11 +2,13 @@
 //! Results go to standard output and nothing else does; progress and faults go to standard error.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets};
-use indicatif::{ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::config::colours_wanted;
@@ -140,6 +142,15 @@ pub(crate) fn plain(text: &str) -> String {
         .collect()
 }
 
+/// A member as plain text; nothing if it is not there.
+pub(crate) fn member(value: &Value, name: &str) -> String {
+    match &value[name] {
+        Value::Null => String::new(),
+        Value::String(text) => plain(text),
+        other => plain(&other.to_string()),
+    }
+}
+
 /// A line for the person, on standard error. Not `eprintln!`, which panics when nobody can be told: what a command does and
 /// its exit code do not hang on that.
 pub(crate) fn note(text: &str) {
@@ -156,16 +167,19 @@ pub(crate) fn print_line(text: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// How a bar of progress looks: of the template's keys, `rate` is what goes by in a second.
-pub(crate) fn progress_style(template: &str) -> Option<ProgressStyle> {
-    let style = ProgressStyle::with_template(template).ok()?;
-    Some(style.with_key(
-        "rate",
-        |state: &ProgressState, to: &mut dyn std::fmt::Write| {
-            // What cannot be written here is not shown.
-            let _ = write!(to, "{}", per_second(state.per_sec()));
-        },
-    ))
+/// The same bar, drawn by this template where standard error is a terminal. Of its keys, `rate` is what goes by in a second.
+pub(crate) fn progress_bar(bar: ProgressBar, template: &str) -> ProgressBar {
+    let rate = |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+        // What cannot be written here is not shown.
+        let _ = write!(to, "{}", per_second(state.per_sec()));
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.with_key("rate", rate));
+    }
+    if io::stderr().is_terminal() {
+        bar.enable_steady_tick(Duration::from_millis(200));
+    }
+    bar
 }
 
 /// A rate as people read it.

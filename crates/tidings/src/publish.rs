@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::connection::{Connection, block_on};
 use crate::failure::{Reported, Usage};
 use crate::input;
-use crate::output::{Output, note, plain, progress_style};
+use crate::output::{Output, note, plain, progress_bar};
 use crate::stop::Stop;
 
 /// Lines that are read ahead of the network.
@@ -79,10 +79,10 @@ async fn one(client: &Client, event: NewEvent, output: Output) -> Result<()> {
         Ok(receipt) => output.one(&shown(&receipt)),
         Err(error) => {
             match (&error, &event.idempotency_key) {
-                (error, Some(key)) if is_in_doubt(error) => note(&format!(
+                (error, Some(key)) if error.is_in_doubt() => note(&format!(
                     "tidings: it is not known whether it was published; repeat with --key {key}"
                 )),
-                (error, Some(key)) if is_passing(error) => {
+                (error, Some(key)) if error.is_temporary() => {
                     note(&format!(
                         "tidings: repeat with --key {key}, so that it is published once"
                     ));
@@ -92,22 +92,6 @@ async fn one(client: &Client, event: NewEvent, output: Output) -> Result<()> {
             Err(error.into())
         }
     }
-}
-
-/// Whether it may have been published although no answer came.
-fn is_in_doubt(error: &ClientError) -> bool {
-    matches!(
-        error,
-        ClientError::Unreachable {
-            may_have_arrived: true,
-            ..
-        }
-    )
-}
-
-/// Whether the same may be taken a little later.
-fn is_passing(error: &ClientError) -> bool {
-    matches!(error, ClientError::Refused(problem) if matches!(problem.status, 429 | 503 | 507))
 }
 
 fn keyed(mut event: NewEvent) -> NewEvent {
@@ -206,7 +190,7 @@ impl Failure {
             }
             Self::Client(error) => (None, error.to_string()),
             Self::Unknown(error, key) => (
-                None,
+                error.code(),
                 format!("{error}; not known to be published, its idempotencyKey is {key}"),
             ),
         }
@@ -216,8 +200,9 @@ impl Failure {
     fn is_general(&self) -> bool {
         match self {
             Self::Line(_) => false,
-            Self::Client(error @ ClientError::Refused(problem)) => {
-                problem.status == 401 || is_passing(error)
+            Self::Client(error @ ClientError::Refused(problem))
+            | Self::Unknown(error @ ClientError::Refused(problem), _) => {
+                problem.status == 401 || error.is_temporary()
             }
             Self::Client(_) | Self::Unknown(..) => true,
         }
@@ -233,7 +218,8 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
             sender.blocking_send((number, line)).is_ok()
         });
     })?;
-    let bar = progress();
+    let template = "{spinner} {pos} events, {rate}, {elapsed}";
+    let bar = progress_bar(ProgressBar::new_spinner(), template);
     let mut tally = Tally::default();
     let mut general = None;
     let mut running = JoinSet::new();
@@ -294,7 +280,7 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
     }
     match general {
         Some((line, Failure::Client(error) | Failure::Unknown(error, _))) => {
-            if is_passing(&error) {
+            if error.is_temporary() {
                 let waited = PATIENCE.as_secs();
                 note(&format!(
                     "tidings: nothing could be published for {waited} s"
@@ -339,7 +325,7 @@ async fn send(
     let outcome = published
         .await
         .map_err(|error| match (error, event.idempotency_key) {
-            (error, Some(key)) if is_in_doubt(&error) => Failure::Unknown(error, key),
+            (error, Some(key)) if error.is_in_doubt() => Failure::Unknown(error, key),
             (error, _) => Failure::Client(error),
         });
     (line, outcome)
@@ -356,11 +342,15 @@ async fn patiently<P: Future<Output = Result<Receipt, ClientError>>>(
         let outcome = publish().await;
         match &outcome {
             Ok(_) => lately.published(),
-            Err(ClientError::Refused(problem)) if outcome.as_ref().is_err_and(is_passing) => {
+            Err(error) if error.is_temporary() => {
                 let since = *refused_at.get_or_insert_with(Instant::now);
                 let since = lately.at().map_or(since, |at| at.max(since));
                 if since.elapsed() < PATIENCE {
-                    let wait = problem.retry_after.unwrap_or(usual);
+                    let asked = match error {
+                        ClientError::Refused(problem) => problem.retry_after,
+                        _ => None,
+                    };
+                    let wait = asked.unwrap_or(usual);
                     usual = (usual * 2).min(LONGEST_WAIT);
                     tokio::time::sleep(wait.min(LONGEST_WAIT)).await;
                     continue;
@@ -370,18 +360,6 @@ async fn patiently<P: Future<Output = Result<Receipt, ClientError>>>(
         }
         return outcome;
     }
-}
-
-/// On standard error, and only if that is a terminal.
-fn progress() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if let Some(style) = progress_style("{spinner} {pos} events, {rate}, {elapsed}") {
-        bar.set_style(style);
-    }
-    if std::io::stderr().is_terminal() {
-        bar.enable_steady_tick(Duration::from_millis(200));
-    }
-    bar
 }
 
 #[cfg(test)]
@@ -461,7 +439,7 @@ mod tests {
         let began = Instant::now();
         tries.set(0);
         let given_up = patiently(&lately, after(u64::MAX, 503, Some(3600)));
-        assert!(is_passing(&given_up.await.unwrap_err()));
+        assert!(given_up.await.unwrap_err().is_temporary());
         assert_eq!(began.elapsed(), PATIENCE);
         tries.set(0);
         assert!(patiently(&lately, after(1, 422, None)).await.is_err());
@@ -479,5 +457,9 @@ mod tests {
         assert!(Failure::Client(unreachable).is_general());
         assert!(Failure::Client(refusal(503, None)).is_general());
         assert!(!Failure::Client(refusal(422, None)).is_general());
+        let unknown = Failure::Unknown(refusal(500, None), "k-7".into());
+        assert!(!unknown.is_general());
+        let (code, detail) = unknown.said();
+        assert!(code == Some("c") && detail.contains("k-7"), "{detail}");
     }
 }

@@ -1,6 +1,5 @@
 //! `tidings replay`: history that is sent again to one subscription.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,7 +9,9 @@ use tidings_client::Client;
 
 use crate::connection::{Connection, block_on};
 use crate::failure::Reported;
-use crate::output::{Column, Output, note, progress_style};
+use crate::output::{Column, Output, note, progress_bar};
+use crate::paging::Paging;
+use crate::stop::Stop;
 
 /// How often progress is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -31,10 +32,12 @@ const SHOWN: [Column; 9] = [
 pub(crate) enum Command {
     /// Send what stands in the log again, and show progress to the end; the exit code is 1 if any failed
     Start(Start),
-    /// List the tenant's newest replays
+    /// List the tenant's replays, newest first
     List {
         #[command(flatten)]
         connection: Connection,
+        #[command(flatten)]
+        paging: Paging,
     },
     /// Show how far a replay has come
     Get(One),
@@ -105,9 +108,12 @@ async fn carry_out(command: Command, output: Output) -> Result<()> {
                 return told(&watched(&client, begun).await?, output);
             }
         }
-        Command::List { connection } => {
-            let page = connection.client()?.list_replays().await?;
-            return output.list(&page.items, &SHOWN);
+        Command::List { connection, paging } => {
+            let (client, limit) = (connection.client()?, paging.limit);
+            let pages = paging.list(output, &SHOWN, async |cursor| {
+                client.list_replays(limit, cursor.as_deref()).await
+            });
+            return pages.await;
         }
         Command::Get(one) => one.connection.client()?.get_replay(&one.id).await?,
         Command::Watch(one) => {
@@ -140,26 +146,25 @@ fn went_well(replay: &Value) -> bool {
 pub(crate) async fn watched(client: &Client, mut replay: Value) -> Result<Value> {
     let id = replay["id"].as_str().unwrap_or_default().to_owned();
     note(&format!("replay {id}"));
-    let bar = ProgressBar::new(replay["total"].as_u64().unwrap_or(0));
-    if let Some(style) = progress_style("{bar:30} {pos} of {len}, {rate}, {elapsed}  {msg}") {
-        bar.set_style(style);
-    }
-    if std::io::stderr().is_terminal() {
-        bar.enable_steady_tick(Duration::from_millis(200));
-    }
+    let total = replay["total"].as_u64().unwrap_or(0);
+    let bar = ProgressBar::new(total);
+    let bar = progress_bar(bar, "{bar:30} {pos} of {len}, {rate}, {elapsed}  {msg}");
+    let mut stop = Stop::listen()?;
     while matches!(replay["state"].as_str(), Some("planned" | "running")) {
-        tokio::select! {
-            () = tokio::time::sleep(ASK_EVERY) => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
+        let next = async {
+            tokio::time::sleep(ASK_EVERY).await;
+            client.get_replay(&id).await
+        };
+        replay = tokio::select! {
+            next = next => next?,
+            () = stop.told() => {
                 bar.finish_and_clear();
                 note(&format!(
                     "replay {id} goes on: 'tidings replay watch {id}' shows it again, 'tidings replay cancel {id}' stops it"
                 ));
                 return Err(Reported.into());
             }
-        }
-        replay = client.get_replay(&id).await?;
+        };
         let counted = |name: &str| replay[name].as_u64().unwrap_or(0);
         let (failed, skipped) = (counted("failed"), counted("skipped"));
         bar.set_position(counted("delivered") + failed + skipped);

@@ -9,7 +9,7 @@ use tidings_client::{CustomEventQuery, NewCustomEvent};
 use crate::connection::{Connection, block_on, every_item};
 use crate::failure::{Reported, Usage};
 use crate::input;
-use crate::output::{Column, Format, Output, plain};
+use crate::output::{Column, Format, Output, member, plain};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -115,10 +115,10 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
         Command::Register { proposal } => {
             let (client, new) = (proposal.connection.client()?, proposal.read()?);
             let made = block_on(async { Ok(client.register_custom_event(&new).await?) })?;
-            let (bump, status) = (text(&made, "semverBump"), text(&made, "status"));
+            let (bump, status) = (member(&made, "semverBump"), member(&made, "status"));
             let said = format!(
                 "{} is registered ({bump}, {status})",
-                text(&made, "canonicalName")
+                member(&made, "canonicalName")
             );
             output.either(&made, &plain(&said))
         }
@@ -220,18 +220,18 @@ fn told(verdict: &Value, output: Output) -> Result<()> {
     if output.format == Format::Table {
         let what = match (valid, verdict["comparedWith"].as_str()) {
             (true, Some(before)) => {
-                format!("valid: {} after {before}", text(verdict, "semverBump"))
+                format!("valid: {} after {before}", member(verdict, "semverBump"))
             }
-            (true, None) => format!("valid: {}", text(verdict, "semverBump")),
+            (true, None) => format!("valid: {}", member(verdict, "semverBump")),
             (false, _) => "refused".to_owned(),
         };
         let mut lines = vec![output.verdict(valid, &plain(&what))];
         for error in listed(verdict, "errors") {
-            let place = format!("{}{}", text(&error, "field"), text(&error, "pointer"));
+            let place = format!("{}{}", member(&error, "field"), member(&error, "pointer"));
             let line = format!(
                 "{} {place}: {}",
-                text(&error, "code"),
-                text(&error, "detail")
+                member(&error, "code"),
+                member(&error, "detail")
             );
             lines.push(plain(&line));
             if let Some(payload) = error.get("counterExample") {
@@ -257,7 +257,7 @@ fn compared(found: &Value, output: Output) -> Result<()> {
     if payload.is_null() {
         return Ok(());
     }
-    let (from, to) = (text(found, "from"), text(found, "to"));
+    let (from, to) = (member(found, "from"), member(found, "to"));
     let said = format!("accepted by {from}, refused by {to}: {payload}");
     crate::output::print_line(&plain(&said))
 }
@@ -268,10 +268,6 @@ fn moved(connection: &Connection, version: &str, status: &str, output: Output) -
     let changed = client.patch_custom_event(namespace, name, number, &patch);
     let changed = block_on(async { Ok(changed.await?) })?;
     output.either(&changed, &plain(&format!("{version} is {status}")))
-}
-
-fn text<'v>(value: &'v Value, member: &str) -> &'v str {
-    value[member].as_str().unwrap_or_default()
 }
 
 fn listed(value: &Value, member: &str) -> Vec<Value> {

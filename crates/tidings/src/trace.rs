@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::output::plain;
+use crate::output::{member, plain};
 
 /// What a person is told of a trace: not the event's data, which may hold numbers that no value of ours does.
 #[derive(Deserialize)]
@@ -47,11 +47,11 @@ pub(crate) fn readable(trace: &Trace, paint: impl Fn(bool, &str) -> String) -> S
         lines.push("no delivery has been tried".to_owned());
     }
     for delivery in deliveries {
-        let state = text(delivery, "state");
+        let state = member(delivery, "state");
         lines.push(format!(
             "subscription {}  sequence {}  {}",
-            text(delivery, "subscriptionId"),
-            text(delivery, "sequence"),
+            member(delivery, "subscriptionId"),
+            member(delivery, "sequence"),
             paint(state == "delivered", &state),
         ));
         for attempt in list(delivery, "attempts") {
@@ -68,8 +68,8 @@ pub(crate) fn readable(trace: &Trace, paint: impl Fn(bool, &str) -> String) -> S
     for without in without_delivery {
         lines.push(format!(
             "subscription {}  {}  {}",
-            text(without, "subscriptionId"),
-            text(without, "name"),
+            member(without, "subscriptionId"),
+            member(without, "name"),
             paint(false, "no delivery"),
         ));
         lines.push(reason(without));
@@ -79,7 +79,7 @@ pub(crate) fn readable(trace: &Trace, paint: impl Fn(bool, &str) -> String) -> S
 
 /// Why nothing has come yet: the word that programs go by, and the sentence.
 fn reason(of: &Value) -> String {
-    format!("  {}: {}", text(of, "reason"), text(of, "detail"))
+    format!("  {}: {}", member(of, "reason"), member(of, "detail"))
 }
 
 fn line(attempt: &Value, paint: &impl Fn(bool, &str) -> String) -> String {
@@ -87,13 +87,13 @@ fn line(attempt: &Value, paint: &impl Fn(bool, &str) -> String) -> String {
         Some(status) => status.to_string(),
         None => "no answer".to_owned(),
     };
-    let error = text(attempt, "error");
+    let error = member(attempt, "error");
     let line = format!(
         "  {} {}  {}  {} ms  {error}",
-        text(attempt, "number"),
-        text(attempt, "startedAt"),
+        member(attempt, "number"),
+        member(attempt, "startedAt"),
         paint(error.is_empty(), &status),
-        text(attempt, "latencyMs"),
+        member(attempt, "latencyMs"),
     );
     line.trim_end().to_owned()
 }
@@ -121,14 +121,6 @@ fn ledger(ledger: &Value) -> Option<String> {
 
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value[name].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text(value: &Value, name: &str) -> String {
-    match &value[name] {
-        Value::Null => String::new(),
-        Value::String(text) => plain(text),
-        other => plain(&other.to_string()),
-    }
 }
 
 #[cfg(test)]
