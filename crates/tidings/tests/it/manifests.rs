@@ -61,6 +61,9 @@ fn only_operators_and_module_registry_write_and_it_is_in_force_at_once() {
 fn a_file_put_into_the_folder_is_in_force_without_a_restart() {
     let manifests = Folder::new();
     let folder = manifests.path().to_str().unwrap();
+    let pipe = manifests.path().join("a-pipe.manifest.json");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo runs").success());
     let server = Server::start_in(Folder::new(), &["--manifests", folder]);
     let shop = server.token(&["--tenant", "acme", "--module", "shop"]);
     let event = json!({ "type": "shop.order.placed", "data": {} });
@@ -77,7 +80,7 @@ fn a_file_put_into_the_folder_is_in_force_without_a_restart() {
     }
     let log = server.log();
     assert!(
-        log.contains("not read") && log.contains("shop.json"),
+        log.contains("not read") && log.contains("shop.json") && log.contains("it is not a file"),
         "{log}"
     );
 }
