@@ -69,6 +69,9 @@ fn valid(entry: Shaped, rulebook: &Rulebook, trail: &mut Trail) -> Result<ValidD
         idempotency_key(key)?;
     }
     trail.pass(Rule::Idempotency, || match &draft.idempotency_key {
+        Some(_) if matches!(draft.custom, Some(Custom::Emit(_))) => {
+            format!("A repeat of this key answers the first result as long as the emit is kept, and is refused for another body. {UNASKED}")
+        }
         Some(_) => format!("A repeat of this key within 24 h answers the first receipt, and is refused for another body. {UNASKED}"),
         None if draft.cloud.is_some() => format!("source and id are the idempotency key. {UNASKED}"),
         None => "No key given: one is made.".into(),
