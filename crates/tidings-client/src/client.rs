@@ -157,26 +157,29 @@ impl Client {
 
     /// A page of events, newest last.
     pub async fn list_events(&self, query: &EventQuery) -> Result<Page<Event>, Error> {
-        let limit = query.limit.map(|limit| limit.to_string());
         let parameters = [
             ("type", query.event_type.as_deref()),
             ("topic", query.topic.as_deref()),
             ("since", query.since.as_deref()),
             ("until", query.until.as_deref()),
-            ("limit", limit.as_deref()),
-            ("cursor", query.cursor.as_deref()),
         ];
-        self.list(&["v1", "events"], &parameters).await
+        let (limit, cursor) = (query.limit, query.cursor.as_deref());
+        self.list(&["v1", "events"], &parameters, limit, cursor)
+            .await
     }
 
-    /// A page of a list, with those of the parameters that are given.
+    /// A page of what those of the parameters fit that are given: at most `limit` behind `cursor`.
     pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         path: &[&str],
         parameters: &[(&str, Option<&str>)],
+        limit: Option<u32>,
+        cursor: Option<&str>,
     ) -> Result<Page<T>, Error> {
         let mut url = self.url(path);
-        for (name, value) in parameters {
+        let limit = limit.map(|limit| limit.to_string());
+        let paging = [("limit", limit.as_deref()), ("cursor", cursor)];
+        for (name, value) in parameters.iter().chain(&paging) {
             if let Some(value) = value {
                 url.query_pairs_mut().append_pair(name, value);
             }
@@ -267,13 +270,9 @@ impl Client {
         limit: Option<u32>,
         cursor: Option<&str>,
     ) -> Result<Page<ApiKey>, Error> {
-        let limit = limit.map(|limit| limit.to_string());
-        let parameters = [
-            ("tenantId", tenant),
-            ("limit", limit.as_deref()),
-            ("cursor", cursor),
-        ];
-        self.list(&["v1", "api-keys"], &parameters).await
+        let parameters = [("tenantId", tenant)];
+        self.list(&["v1", "api-keys"], &parameters, limit, cursor)
+            .await
     }
 
     /// Ends an API key. Only an operator names the tenant; others have their own.

@@ -126,15 +126,13 @@ impl Client {
 
     /// A page of registrations, in the order of namespace, name and version, without their schemas.
     pub async fn list_custom_events(&self, query: &CustomEventQuery) -> Result<Page<Value>, Error> {
-        let limit = query.limit.map(|limit| limit.to_string());
         let parameters = [
             ("namespace", query.namespace.as_deref()),
             ("name", query.name.as_deref()),
             ("status", query.status.as_deref()),
-            ("limit", limit.as_deref()),
-            ("cursor", query.cursor.as_deref()),
         ];
-        self.list(&REGISTRATIONS, &parameters).await
+        let (limit, cursor) = (query.limit, query.cursor.as_deref());
+        self.list(&REGISTRATIONS, &parameters, limit, cursor).await
     }
 
     /// An event with all its versions, as the server wrote it: no number of a schema loses digits.
@@ -200,15 +198,18 @@ impl Client {
 
     /// A page of emits and what became of them, the oldest first.
     pub async fn list_emits(&self, query: &EmitQuery) -> Result<Page<Value>, Error> {
-        let limit = query.limit.map(|limit| limit.to_string());
         let parameters = [
             ("status", query.status.as_deref()),
             ("name", query.name.as_deref()),
-            ("limit", limit.as_deref()),
-            ("cursor", query.cursor.as_deref()),
         ];
-        self.list(&["v1", "events", "custom", "emits"], &parameters)
-            .await
+        let (limit, cursor) = (query.limit, query.cursor.as_deref());
+        self.list(
+            &["v1", "events", "custom", "emits"],
+            &parameters,
+            limit,
+            cursor,
+        )
+        .await
     }
 
     /// The tenant's plan, how much of it is used, and its last emits that failed.
@@ -232,9 +233,7 @@ impl Client {
         limit: Option<u32>,
         cursor: Option<&str>,
     ) -> Result<Page<Value>, Error> {
-        let limit = limit.map(|limit| limit.to_string());
-        let parameters = [("limit", limit.as_deref()), ("cursor", cursor)];
-        self.list(&["v1", "tenants"], &parameters).await
+        self.list(&["v1", "tenants"], &[], limit, cursor).await
     }
 
     /// A tenant: its slug, its plan and its namespaces.

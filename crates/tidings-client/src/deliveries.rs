@@ -50,9 +50,7 @@ impl Client {
         limit: Option<u32>,
         cursor: Option<&str>,
     ) -> Result<Page<Value>, Error> {
-        let limit = limit.map(|limit| limit.to_string());
-        let parameters = [("limit", limit.as_deref()), ("cursor", cursor)];
-        self.list(&SUBSCRIPTIONS, &parameters).await
+        self.list(&SUBSCRIPTIONS, &[], limit, cursor).await
     }
 
     /// A subscription.
@@ -154,7 +152,6 @@ impl Client {
 
     /// A page of dead letters, oldest first.
     pub async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Page<Value>, Error> {
-        let limit = query.limit.map(|limit| limit.to_string());
         let parameters = [
             ("type", query.event_type.as_deref()),
             ("subscription", query.subscription.as_deref()),
@@ -162,10 +159,9 @@ impl Client {
             ("until", query.until.as_deref()),
             ("error", query.error.as_deref()),
             ("state", query.state.as_deref()),
-            ("limit", limit.as_deref()),
-            ("cursor", query.cursor.as_deref()),
         ];
-        self.list(&DEAD_LETTERS, &parameters).await
+        let (limit, cursor) = (query.limit, query.cursor.as_deref());
+        self.list(&DEAD_LETTERS, &parameters, limit, cursor).await
     }
 
     /// A dead letter with its event, as the server wrote it: no number of its data loses digits.
@@ -208,9 +204,7 @@ impl Client {
         limit: Option<u32>,
         cursor: Option<&str>,
     ) -> Result<Page<Value>, Error> {
-        let limit = limit.map(|limit| limit.to_string());
-        let parameters = [("limit", limit.as_deref()), ("cursor", cursor)];
-        self.list(&["v1", "replays"], &parameters).await
+        self.list(&["v1", "replays"], &[], limit, cursor).await
     }
 
     /// How far a replay has come.

@@ -10,10 +10,9 @@ use serde_json::{Value, json};
 use tidings_bus::embedded;
 use tidings_store::Store;
 
-use crate::bus::BusKind;
 use crate::config;
 use crate::connection::block_on;
-use crate::data_folder::{self, BUS, BUS_LOCK, KEY, Lock, SECRETS, STORE, STORE_LOCK, try_lock};
+use crate::data_folder::{self, BUS, Database, KEY, Lock, SECRETS, STORE, databases, try_lock};
 use crate::output::Output;
 
 /// Copies the store, the log and the keys, each as it stands at one moment, while the gateway runs or not. The
@@ -48,25 +47,8 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             from.display()
         );
     }
-    // What is on Kafka stays there, and a gateway without a bus has no log.
-    let has_log = config.bus.kind == BusKind::Embedded;
-    let databases: &[&str] = if has_log { &[BUS, STORE] } else { &[STORE] };
-    for (place, name) in databases.iter().enumerate() {
-        let file = from.join(name);
-        match fs::File::open(&file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && place == 0 => {
-                bail!(
-                    "{} is no data folder: it has no {name}{}",
-                    from.display(),
-                    advice(from)
-                );
-            }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("{} cannot be read", file.display()));
-            }
-            _ => {}
-        }
-    }
+    let databases = databases(&config);
+    is_complete(from, &databases)?;
     // The copy holds the key and everybody's events.
     data_folder::make(to).with_context(|| format!("{} cannot be made", to.display()))?;
     for name in [BUS, STORE, KEY, SECRETS] {
@@ -77,11 +59,11 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             );
         }
     }
-    let _alone = whole_if_unused(from, databases)?;
+    let _alone = whole_if_unused(from, &databases)?;
     if from.join(STORE).is_file() {
         block_on(async { Ok(Store::copy(&from.join(STORE), &to.join(STORE)).await?) })?;
     }
-    if has_log {
+    if databases.iter().any(|it| it.file == BUS) {
         embedded::backup(from, to).with_context(|| format!("{BUS} could not be copied"))?;
     }
     for name in [KEY, SECRETS] {
@@ -92,8 +74,8 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
             Err(error) => return Err(error).context(format!("{name} cannot be read")),
         }
     }
-    for name in databases {
-        let copied = to.join(name);
+    for database in &databases {
+        let copied = to.join(database.file);
         if copied.is_file() {
             let private = fs::set_permissions(&copied, Permissions::from_mode(0o600));
             private.with_context(|| format!("{} cannot be made private", copied.display()))?;
@@ -112,10 +94,9 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
 
 /// Where no gateway runs, none starts meanwhile, and what waits in the WALs is whole: SQLite would drop what follows a
 /// damaged frame without a word. A WAL that is being written looks torn, and cannot be judged.
-fn whole_if_unused(folder: &Path, databases: &[&str]) -> Result<Vec<File>> {
+fn whole_if_unused(folder: &Path, databases: &[Database]) -> Result<Vec<File>> {
     let mut held = Vec::new();
-    for file in databases {
-        let lock = if *file == BUS { BUS_LOCK } else { STORE_LOCK };
+    for Database { file, lock } in databases {
         match try_lock(folder, lock)? {
             Lock::Free(alone) => held.push(alone),
             Lock::Taken => continue,
@@ -126,13 +107,29 @@ fn whole_if_unused(folder: &Path, databases: &[&str]) -> Result<Vec<File>> {
     Ok(held)
 }
 
-/// A gateway's configuration says that its folder has no log; its folder does not.
-fn advice(folder: &Path) -> &'static str {
-    if folder.join(STORE).is_file() {
-        "; if its events are elsewhere, name the gateway's configuration with --config"
-    } else {
-        ""
+/// Refuses a folder that has not what a gateway keeps there from its first start on. A store follows a log a moment later.
+fn is_complete(folder: &Path, databases: &[Database]) -> Result<()> {
+    for Database { file, .. } in databases {
+        let path = folder.join(file);
+        let Err(error) = File::open(&path) else {
+            continue;
+        };
+        let gone = error.kind() == io::ErrorKind::NotFound;
+        if !gone {
+            return Err(error).with_context(|| format!("{} cannot be read", path.display()));
+        }
+        if *file == BUS && folder.join(STORE).is_file() {
+            // Only the configuration says that a folder has no log.
+            bail!(
+                "{} is no data folder: it has no {BUS}; if its events are elsewhere, name the gateway's configuration with --config",
+                folder.display()
+            );
+        }
+        if databases.first().is_some_and(|first| first.file == *file) {
+            bail!("{} is no data folder: it has no {file}", folder.display());
+        }
     }
+    Ok(())
 }
 
 fn write_key(path: &Path, key: &[u8]) -> io::Result<()> {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,7 +105,7 @@ pub(crate) fn examined(folder: &Path) -> Result<Vec<(PathBuf, Result<Component>)
     Ok(files
         .map(|file| {
             let examined = extension(&file).and_then(|extension| {
-                let bytes = bytes(&file)?;
+                let bytes = watched::read(&file, MAX_BYTES)?;
                 Ok(sandbox.compile(extension, &bytes)?)
             });
             (file, examined)
@@ -149,7 +148,7 @@ impl Components {
             bail!("the binary has a plugin of the extension '{id}' itself; rename the file");
         }
         found_now.insert(id.clone());
-        let bytes = bytes(file)?;
+        let bytes = watched::read(file, MAX_BYTES)?;
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
         let hash = hasher.finish();
@@ -164,14 +163,6 @@ fn extension(file: &Path) -> Result<ExtensionId> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     stem.parse()
         .with_context(|| format!("'{stem}' names no extension"))
-}
-
-fn bytes(file: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let opened = std::fs::File::open(file).context("it cannot be read")?;
-    let read = opened.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-    read.context("it cannot be read")?;
-    Ok(bytes)
 }
 
 /// The files of a folder, in the order of their names.

@@ -8,6 +8,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use tidings_gateway::access::LOCAL_KEY_FILE_NAME;
 
+use crate::bus::BusKind;
+use crate::config::Config;
+
 /// The log's file.
 pub(crate) const BUS: &str = "bus.db";
 /// The store's file.
@@ -16,6 +19,29 @@ pub(crate) const STORE: &str = "store.db";
 pub(crate) const BUS_LOCK: &str = "bus.lock";
 /// Locked while a process has the store open.
 pub(crate) const STORE_LOCK: &str = "store.lock";
+/// A database of a data folder.
+#[derive(Debug)]
+pub(crate) struct Database {
+    /// Its file.
+    pub(crate) file: &'static str,
+    /// Locked while a process has it open.
+    pub(crate) lock: &'static str,
+}
+
+/// The databases that a gateway of this configuration has in its folder, its log first; what is on Kafka or PostgreSQL is not
+/// there, and a gateway whose bus is disabled has no log.
+pub(crate) fn databases(config: &Config) -> Vec<Database> {
+    let log = (config.bus.kind == BusKind::Embedded).then_some(Database {
+        file: BUS,
+        lock: BUS_LOCK,
+    });
+    let store = config.store.url.is_empty().then_some(Database {
+        file: STORE,
+        lock: STORE_LOCK,
+    });
+    log.into_iter().chain(store).collect()
+}
+
 /// The signing key's file.
 pub(crate) const KEY: &str = LOCAL_KEY_FILE_NAME;
 /// The file of the key that secrets in the store are encrypted with.

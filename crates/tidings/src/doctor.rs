@@ -21,7 +21,7 @@ use crate::bus::BusKind;
 use crate::components;
 use crate::config;
 use crate::connection::block_on;
-use crate::data_folder::{BUS, BUS_LOCK, KEY, Lock, SECRETS, STORE, STORE_LOCK, try_lock};
+use crate::data_folder::{BUS, KEY, Lock, SECRETS, STORE, STORE_LOCK, databases, try_lock};
 use crate::failure::{Reported, in_full};
 use crate::output::{Format, Output, plain, print_line};
 
@@ -93,11 +93,9 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
     }
     let listen = arguments.listen.unwrap_or(config.server.listen);
     let mut findings = Vec::new();
-    match (config.bus.kind, config.store.url.as_str()) {
-        (BusKind::Embedded, _) => findings.push(in_use(folder, BUS_LOCK)),
-        (_, "") => findings.push(in_use(folder, STORE_LOCK)),
-        // Nothing of the folder is open for long.
-        _ => {}
+    // A gateway has all of them open or none; without any, nothing of the folder is open for long.
+    if let Some(database) = databases(&config).first() {
+        findings.push(in_use(folder, database.lock));
     }
     findings.push(listening(listen));
     permissions(folder, &mut findings);
@@ -443,6 +441,7 @@ mod tests {
     use tidings_bus::embedded::{Config, Embedded};
 
     use super::*;
+    use crate::data_folder::BUS_LOCK;
 
     fn worst(folder: &Path) -> Vec<(Verdict, &'static str)> {
         let mut findings = vec![in_use(folder, BUS_LOCK)];

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use tidings_event::ModuleId;
 use tidings_gateway::manifests::MAX_MANIFEST_BYTES;
@@ -31,22 +31,11 @@ async fn load(house: &House, folder: &Path) -> Result<()> {
 }
 
 async fn install(house: &House, path: &Path) -> Result<bool> {
-    let text = text_of(path)?;
+    let text = watched::read(path, MAX_MANIFEST_BYTES as u64)?;
+    let text = String::from_utf8(text).context("it is not UTF-8")?;
     let named: Named = serde_json::from_str(&text).context("it is not a manifest")?;
     let module: ModuleId = named.id.parse()?;
     Ok(house.gateway().manifests.install(&module, &text).await?)
-}
-
-/// A pipe would be waited for, and a device has no end.
-fn text_of(path: &Path) -> Result<String> {
-    let told = std::fs::metadata(path).context("it cannot be read")?;
-    if !told.is_file() {
-        bail!("it is not a file");
-    }
-    if told.len() > MAX_MANIFEST_BYTES as u64 {
-        bail!("it is larger than {MAX_MANIFEST_BYTES} bytes");
-    }
-    std::fs::read_to_string(path).context("it cannot be read")
 }
 
 /// The files of a folder, in the order of their names.

@@ -74,31 +74,30 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<()> {
 }
 
 async fn one(client: &Client, event: NewEvent, output: Output) -> Result<()> {
-    let event = keyed(event);
+    let (event, key) = keyed(event);
     match client.publish(&event).await {
         Ok(receipt) => output.one(&shown(&receipt)),
         Err(error) => {
-            match (&error, &event.idempotency_key) {
-                (error, Some(key)) if error.is_in_doubt() => note(&format!(
+            if error.is_in_doubt() {
+                note(&format!(
                     "tidings: it is not known whether it was published; repeat with --key {key}"
-                )),
-                (error, Some(key)) if error.is_temporary() => {
-                    note(&format!(
-                        "tidings: repeat with --key {key}, so that it is published once"
-                    ));
-                }
-                _ => {}
+                ));
+            } else if error.is_temporary() {
+                note(&format!(
+                    "tidings: repeat with --key {key}, so that it is published once"
+                ));
             }
             Err(error.into())
         }
     }
 }
 
-fn keyed(mut event: NewEvent) -> NewEvent {
-    event
-        .idempotency_key
-        .get_or_insert_with(|| Uuid::now_v7().to_string());
-    event
+/// The event with its key, which is made if it has none.
+fn keyed(mut event: NewEvent) -> (NewEvent, String) {
+    let key = event.idempotency_key.take();
+    let key = key.unwrap_or_else(|| Uuid::now_v7().to_string());
+    event.idempotency_key = Some(key.clone());
+    (event, key)
 }
 
 /// A receipt as it is printed.
@@ -176,23 +175,22 @@ impl Tally {
 /// Why a line was not published.
 enum Failure {
     Line(String),
-    Client(ClientError),
-    /// Whether it was published is not known; a repetition needs the key.
-    Unknown(ClientError, String),
+    /// With the event's key: where it is not known whether it was published, a repetition needs it.
+    Client(ClientError, String),
 }
 
 impl Failure {
     fn said(&self) -> (Option<&str>, String) {
         match self {
             Self::Line(fault) => (None, fault.clone()),
-            Self::Client(ClientError::Refused(problem)) => {
-                (Some(&problem.code), problem.detail.clone())
-            }
-            Self::Client(error) => (None, error.to_string()),
-            Self::Unknown(error, key) => (
+            Self::Client(error, key) if error.is_in_doubt() => (
                 error.code(),
                 format!("{error}; not known to be published, its idempotencyKey is {key}"),
             ),
+            Self::Client(ClientError::Refused(problem), _) => {
+                (Some(&problem.code), problem.detail.clone())
+            }
+            Self::Client(error, _) => (None, error.to_string()),
         }
     }
 
@@ -200,11 +198,10 @@ impl Failure {
     fn is_general(&self) -> bool {
         match self {
             Self::Line(_) => false,
-            Self::Client(error @ ClientError::Refused(problem))
-            | Self::Unknown(error @ ClientError::Refused(problem), _) => {
+            Self::Client(error @ ClientError::Refused(problem), _) => {
                 problem.status == 401 || error.is_temporary()
             }
-            Self::Client(_) | Self::Unknown(..) => true,
+            Self::Client(..) => true,
         }
     }
 }
@@ -279,7 +276,7 @@ async fn many(client: Client, concurrency: usize, output: Output) -> Result<()> 
         return Err(Reported.into());
     }
     match general {
-        Some((line, Failure::Client(error) | Failure::Unknown(error, _))) => {
+        Some((line, Failure::Client(error, _))) => {
             if error.is_temporary() {
                 let waited = PATIENCE.as_secs();
                 note(&format!(
@@ -317,18 +314,12 @@ async fn send(
     line: u64,
     text: Result<String, String>,
 ) -> (u64, Result<Receipt, Failure>) {
-    let event = match text.and_then(|text| input::event(&text)) {
+    let (event, key) = match text.and_then(|text| input::event(&text)) {
         Ok(event) => keyed(event),
         Err(fault) => return (line, Err(Failure::Line(fault))),
     };
-    let published = patiently(&lately, || client.publish(&event));
-    let outcome = published
-        .await
-        .map_err(|error| match (error, event.idempotency_key) {
-            (error, Some(key)) if error.is_in_doubt() => Failure::Unknown(error, key),
-            (error, _) => Failure::Client(error),
-        });
-    (line, outcome)
+    let published = patiently(&lately, || client.publish(&event)).await;
+    (line, published.map_err(|error| Failure::Client(error, key)))
 }
 
 /// Publishes again and again while an outage lasts, up to [`PATIENCE`] after anybody's last success.
@@ -398,9 +389,9 @@ mod tests {
 
     #[test]
     fn a_key_is_made_once_and_a_given_one_is_kept() {
-        let made = keyed(NewEvent::new("a.b", &json!({})));
-        assert!(made.idempotency_key.is_some());
-        assert_eq!(keyed(made.clone()).idempotency_key, made.idempotency_key);
+        let (made, key) = keyed(NewEvent::new("a.b", &json!({})));
+        assert_eq!(made.idempotency_key.as_deref(), Some(&*key));
+        assert_eq!(keyed(made).1, key);
         assert_eq!(shown(&receipt(true))["duplicate"], true);
     }
 
@@ -454,10 +445,11 @@ mod tests {
             may_have_arrived: true,
             source: "no".into(),
         };
-        assert!(Failure::Client(unreachable).is_general());
-        assert!(Failure::Client(refusal(503, None)).is_general());
-        assert!(!Failure::Client(refusal(422, None)).is_general());
-        let unknown = Failure::Unknown(refusal(500, None), "k-7".into());
+        let failed = |error| Failure::Client(error, "k-7".into());
+        assert!(failed(unreachable).is_general());
+        assert!(failed(refusal(503, None)).is_general());
+        assert!(!failed(refusal(422, None)).is_general());
+        let unknown = failed(refusal(500, None));
         assert!(!unknown.is_general());
         let (code, detail) = unknown.said();
         assert!(code == Some("c") && detail.contains("k-7"), "{detail}");

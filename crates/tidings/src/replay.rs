@@ -146,9 +146,10 @@ fn went_well(replay: &Value) -> bool {
 pub(crate) async fn watched(client: &Client, mut replay: Value) -> Result<Value> {
     let id = replay["id"].as_str().unwrap_or_default().to_owned();
     note(&format!("replay {id}"));
-    let total = replay["total"].as_u64().unwrap_or(0);
-    let bar = ProgressBar::new(total);
-    let bar = progress_bar(bar, "{bar:30} {pos} of {len}, {rate}, {elapsed}  {msg}");
+    let bar = progress_bar(
+        ProgressBar::new(replay["total"].as_u64().unwrap_or(0)),
+        "{bar:30} {pos} of {len}, {rate}, {elapsed}  {msg}",
+    );
     let mut stop = Stop::listen()?;
     while matches!(replay["state"].as_str(), Some("planned" | "running")) {
         let next = async {

@@ -120,7 +120,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
                 "{} is registered ({bump}, {status})",
                 member(&made, "canonicalName")
             );
-            output.either(&made, &plain(&said))
+            output.either(&made, &said)
         }
         Command::DryRun { proposal } => {
             let (client, new) = (proposal.connection.client()?, proposal.read()?);
@@ -220,20 +220,23 @@ fn told(verdict: &Value, output: Output) -> Result<()> {
     if output.format == Format::Table {
         let what = match (valid, verdict["comparedWith"].as_str()) {
             (true, Some(before)) => {
-                format!("valid: {} after {before}", member(verdict, "semverBump"))
+                format!(
+                    "valid: {} after {}",
+                    member(verdict, "semverBump"),
+                    plain(before)
+                )
             }
             (true, None) => format!("valid: {}", member(verdict, "semverBump")),
             (false, _) => "refused".to_owned(),
         };
-        let mut lines = vec![output.verdict(valid, &plain(&what))];
+        let mut lines = vec![output.verdict(valid, &what)];
         for error in listed(verdict, "errors") {
             let place = format!("{}{}", member(&error, "field"), member(&error, "pointer"));
-            let line = format!(
+            lines.push(format!(
                 "{} {place}: {}",
                 member(&error, "code"),
                 member(&error, "detail")
-            );
-            lines.push(plain(&line));
+            ));
             if let Some(payload) = error.get("counterExample") {
                 lines.push(plain(&format!("  accepted before, refused now: {payload}")));
             }
@@ -258,8 +261,8 @@ fn compared(found: &Value, output: Output) -> Result<()> {
         return Ok(());
     }
     let (from, to) = (member(found, "from"), member(found, "to"));
-    let said = format!("accepted by {from}, refused by {to}: {payload}");
-    crate::output::print_line(&plain(&said))
+    let payload = plain(&payload.to_string());
+    crate::output::print_line(&format!("accepted by {from}, refused by {to}: {payload}"))
 }
 
 fn moved(connection: &Connection, version: &str, status: &str, output: Output) -> Result<()> {

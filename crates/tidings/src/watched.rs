@@ -1,9 +1,11 @@
 //! A folder that is read again when something in it has changed.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -51,6 +53,22 @@ impl Changes {
             }
         }
     }
+}
+
+/// What a file of such a folder holds, if that is at most so many bytes. Of what is no file nothing is read: a pipe would be
+/// waited for, and a device has no end.
+pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let told = std::fs::metadata(path).context("it cannot be read")?;
+    if !told.is_file() {
+        bail!("it is not a file");
+    }
+    let mut bytes = Vec::new();
+    let opened = File::open(path).context("it cannot be read")?;
+    let read = opened.take(most + 1).read_to_end(&mut bytes);
+    if read.context("it cannot be read")? as u64 > most {
+        bail!("it is larger than {most} bytes");
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
