@@ -25,7 +25,7 @@ use rustls_platform_verifier::Verifier;
 pub use hyper::Method;
 
 use crate::connecting::{Connector, Guarded};
-use crate::error::{EgressError, cause_of, failed, is_unprocessed};
+use crate::error::{EgressError, cause_of, failed};
 use crate::guard::Guard;
 use crate::identity::{Identity, InvalidIdentity};
 use crate::resolver::{Resolver, SystemResolver};
@@ -35,8 +35,6 @@ use crate::target::Target;
 const IDLE: Duration = Duration::from_secs(30);
 /// The most clients with a certificate that are kept, each with connections of its own.
 const IDENTITIES: usize = 256;
-/// So often a request is made again that a receiver has refused by HTTP/2 without looking at it, as one does that closes.
-const MOST_REFUSED: u32 = 2;
 const OURSELVES: HeaderValue =
     HeaderValue::from_static(concat!("tidings/", env!("CARGO_PKG_VERSION")));
 
@@ -231,15 +229,8 @@ impl Client {
     ) -> Result<Response<Incoming>, EgressError> {
         self.admit(outgoing.target)?;
         let http = self.client_of(outgoing.identity)?;
-        let mut refused = 0;
-        loop {
-            let answered = http.request(request(method.clone(), outgoing)?).await;
-            match answered {
-                Err(error) if refused < MOST_REFUSED && is_unprocessed(&error) => refused += 1,
-                Err(error) => return Err(failed(&error, error.is_connect())),
-                Ok(answered) => return Ok(answered),
-            }
-        }
+        let answered = http.request(request(method.clone(), outgoing)?).await;
+        answered.map_err(|error| failed(&error, error.is_connect()))
     }
 
     /// What may be kept of a body, and whether there was more.
@@ -418,6 +409,28 @@ mod tests {
         );
         let waiting = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
         assert!(waiting.is_err(), "nothing has connected");
+    }
+
+    #[tokio::test]
+    async fn no_receiver_is_offered_http_2() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let url = url.replace("127.0.0.1", "localhost");
+        let client = client(&["localhost"], LIMITS);
+        let hello = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 5];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut hello = vec![0; u16::from_be_bytes([head[3], head[4]]).into()];
+            stream.read_exact(&mut hello).await.unwrap();
+            hello
+        };
+        // Not through the door's own check, which wants root certificates: a handshake begins before anybody is trusted.
+        let asked = client.http.get(url.parse().unwrap());
+        let (_, hello) = tokio::join!(asked, hello);
+        let has = |text: &[u8]| hello.windows(text.len()).any(|part| part == text);
+        assert!(has(b"localhost"), "it is a ClientHello");
+        assert!(!has(b"\x02h2"));
     }
 
     #[tokio::test]

@@ -88,7 +88,9 @@ impl Connector {
         let inner = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
-            .enable_all_versions()
+            // Over HTTP/2 all tenants' requests to a host would share one connection: a slow receiver would hold up the others'
+            // there, and one that died without a word would be kept as long as anything is sent on it.
+            .enable_http1()
             .wrap_connector(http);
         Self { inner, timeout }
     }

@@ -70,24 +70,6 @@ pub(crate) fn failed(error: &(dyn Error + 'static), connecting: bool) -> EgressE
     EgressError::Unreachable(cause_of(error))
 }
 
-/// Whether the other side says by HTTP/2 that it has done nothing with a request (RFC 9113, 8.7): nothing is sent twice where it
-/// is made again.
-pub(crate) fn is_unprocessed(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(inner) = cause {
-        if let Some(said) = inner
-            .downcast_ref::<h2::Error>()
-            .filter(|it| it.is_remote())
-        {
-            let closing = said.is_go_away() && said.reason() == Some(h2::Reason::NO_ERROR);
-            let refused = said.is_reset() && said.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return closing || refused;
-        }
-        cause = inner.source();
-    }
-    false
-}
-
 /// What this machine has none of any more, if that is why nothing was connected to.
 fn exhausted(error: &io::Error) -> Option<&'static str> {
     if error.kind() == io::ErrorKind::OutOfMemory {
@@ -104,39 +86,4 @@ pub(crate) fn cause_of(error: &dyn Error) -> String {
         cause = inner;
     }
     cause.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What a request comes to that a server resets.
-    async fn reset(reason: h2::Reason) -> h2::Error {
-        let (near, far) = tokio::io::duplex(4_096);
-        let serving = tokio::spawn(async move {
-            let mut connection = h2::server::handshake(far).await.unwrap();
-            let (_, mut answer) = connection.accept().await.unwrap().unwrap();
-            answer.send_reset(reason);
-            while connection.accept().await.is_some() {}
-        });
-        let (mut client, connection) = h2::client::handshake(near).await.unwrap();
-        let driving = tokio::spawn(connection);
-        let request = hyper::Request::post("http://receiver.example/").body(());
-        let (answered, _) = client.send_request(request.unwrap(), true).unwrap();
-        let error = answered.await.unwrap_err();
-        drop(client);
-        driving.await.unwrap().unwrap();
-        serving.await.unwrap();
-        error
-    }
-
-    #[tokio::test]
-    async fn only_what_was_refused_unread_is_sent_again() {
-        assert!(is_unprocessed(&reset(h2::Reason::REFUSED_STREAM).await));
-        for reason in [h2::Reason::INTERNAL_ERROR, h2::Reason::CANCEL] {
-            assert!(!is_unprocessed(&reset(reason).await), "{reason}");
-        }
-        let broken = io::Error::from(io::ErrorKind::ConnectionReset);
-        assert!(!is_unprocessed(&broken));
-    }
 }

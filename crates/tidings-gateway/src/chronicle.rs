@@ -169,7 +169,7 @@ impl Chronicle {
         Waits {
             revision: detail.revision,
             replay: detail.replay,
-            ledger: accounted(row, detail, None, now),
+            ledger: accounted(row, detail, held.map(|it| it.held), now),
             reason,
             next_at_ms: timed.then_some(row.next_at_ms),
             row: row.clone(),

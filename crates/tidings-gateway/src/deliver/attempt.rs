@@ -13,7 +13,6 @@ use uuid::Uuid;
 use super::Dispatcher;
 use super::counted::AttemptOutcome;
 use super::gather::Choice;
-use super::on_the_way::MOST_OF_TENANT;
 use super::queue::{Delivery, Held, Origin, StreamId};
 use super::record::{self, FailedIn, InBatch, Made};
 use super::schedule::{HELD, ms, next_wait};
@@ -111,7 +110,7 @@ impl Dispatcher {
             self.wakes.pop_first();
             self.line_up(id);
         }
-        while self.on_the_way.has_room(self.in_flight.len()) {
+        while self.on_the_way.has_room() {
             let may = |tenant: &TenantId| self.on_the_way.has_room_for(tenant);
             let Some(id) = self.turns.pop(may) else {
                 break;
@@ -139,9 +138,7 @@ impl Dispatcher {
         let (beside, not_before) = self.of_the_original(id, now);
         let queue = self.queues.get_mut(&id).ok_or(Hindrance::Idle)?;
         queue.lined_up = false;
-        let (of_tenant, _) = self.on_the_way.of(&queue.subscription.tenant);
-        let crowded = of_tenant >= MOST_OF_TENANT / 2;
-        let share = if crowded {
+        let share = if self.on_the_way.is_crowded(&queue.subscription.tenant) {
             MOST_WHEN_CROWDED
         } else {
             usize::MAX

@@ -306,6 +306,25 @@ fn target_shown(target: &TargetDocument) -> Value {
     shown
 }
 
+/// Headers that begin so say what is sent and who sends it.
+const OUR_PREFIXES: [&str; 4] = ["webhook-", "tidings-", "ce-", "content-"];
+/// Headers of the request and its trace, and those of a connection (RFC 9110, 7.6.1 and 10.1.1), which no receiver is to be
+/// told by a tenant: one that is promised a trailer or another protocol would wait for it.
+const OURS: [&str; 12] = [
+    "host",
+    "authorization",
+    "traceparent",
+    "tracestate",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+];
+
 fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
     let url = target.url.parse().map_err(|error| {
         Refusal::invalid("target.url", format!("The URL cannot be used: {error}."))
@@ -317,24 +336,18 @@ fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
     for (name, value) in &target.headers {
         let field = format!("target.headers.{name}");
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        let ours = [
-            "webhook-",
-            "tidings-",
-            "ce-",
-            "content-",
-            "host",
-            "authorization",
-            "connection",
-        ];
         let lower = name.to_ascii_lowercase();
+        let ours = OUR_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
         if name.is_empty() || !name.bytes().all(legal) {
             return Err(Refusal::invalid(
                 field,
                 format!("'{name}' is not the name of a header."),
             ));
         }
-        if ours.iter().any(|prefix| lower.starts_with(prefix)) || lower == "transfer-encoding" {
-            let detail = format!("The header '{name}' is set by Tidings; use another name.");
+        if ours || OURS.contains(&&*lower) {
+            let detail = format!(
+                "The header '{name}' is set by Tidings or is the connection's; use another name."
+            );
             return Err(Refusal::invalid(field, detail));
         }
         if value.len() > 1_024 || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {

@@ -136,6 +136,23 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
 }
 
 #[test]
+fn headers_of_the_message_its_trace_and_the_connection_are_not_a_tenants() {
+    for name in [
+        "webhook-id",
+        "Traceparent",
+        "Expect",
+        "TE",
+        "Keep-Alive",
+        "upgrade",
+    ] {
+        let refusal = parse(with("/target/headers", json!({ name: "1" }))).unwrap_err();
+        let field = format!("target.headers.{name}");
+        assert_eq!(refusal.field.as_deref(), Some(&*field), "{refusal}");
+    }
+    assert!(parse(with("/target/headers", json!({ "x-te": "1" }))).is_ok());
+}
+
+#[test]
 fn a_member_that_cannot_be_read_is_named() {
     for (path, value, field) in [
         ("/delivery/ordered", json!(null), "delivery.ordered"),

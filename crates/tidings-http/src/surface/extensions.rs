@@ -15,7 +15,7 @@ use tidings_gateway::publish::refusal::Refusal;
 use tidings_gateway::subscriptions::From;
 use uuid::Uuid;
 
-use super::subscriptions::{MAX_BYTES, RotateBody, SecretsShown, from, keys};
+use super::subscriptions::{MAX_BYTES, RotateBody, SecretsShown, keys, past};
 use crate::House;
 use crate::page::{self, Page, Stretch};
 use crate::problem::Refused;
@@ -63,7 +63,7 @@ pub(crate) async fn put(
         service_base_url: given.service_base_url,
         installed: given.installed,
         enabled: given.enabled,
-        replay_from: beginning(given.replay_from.as_deref())?,
+        replay_from: beginning(&house, given.replay_from.as_deref())?,
     };
     let rooms = &house.gateway.extensions;
     let row = rooms
@@ -146,7 +146,7 @@ pub(crate) async fn subscribe(
     } else {
         document(&headers, &bytes)?
     };
-    let from = beginning(given.replay_from.as_deref())?;
+    let from = beginning(&house, given.replay_from.as_deref())?;
     let (id, event_key) = (extension_id(&id)?, event_type(&event_key)?);
     let rooms = &house.gateway.extensions;
     let made = rooms.subscribe(&caller, &workspace, &id, &event_key, from);
@@ -223,8 +223,8 @@ fn event_type(text: &str) -> Result<EventType, Refusal> {
         .map_err(|error| Refusal::invalid("eventKey", format!("{error}.")))
 }
 
-fn beginning(text: Option<&str>) -> Result<Option<From>, Refusal> {
-    text.map(|text| from("replayFrom", text)).transpose()
+fn beginning(house: &House, text: Option<&str>) -> Result<Option<From>, Refusal> {
+    text.map(|text| past(house, "replayFrom", text)).transpose()
 }
 
 fn place(cursor: &str) -> Result<(EventType, u64, u32), Refusal> {

@@ -26,6 +26,8 @@ use crate::request::{
 
 /// The largest body of these operations, in bytes.
 pub(crate) const MAX_BYTES: usize = 262_144;
+/// A time may be so far ahead of ours and is taken as now: clocks differ.
+const CLOCKS_DIFFER_MS: i64 = 60_000;
 /// What stands in place of a header's value.
 const HIDDEN: &str = "[hidden]";
 /// How long the secret before stays good after a rotation that does not say.
@@ -48,7 +50,7 @@ pub(crate) async fn create(
         .and_then(|members| members.remove("replayFrom"))
     {
         None | Some(Value::Null) => From::Now,
-        Some(Value::String(text)) => from("replayFrom", &text)?,
+        Some(Value::String(text)) => past(&house, "replayFrom", &text)?,
         Some(_) => return Err(Refusal::invalid("replayFrom", "'replayFrom' must be text.").into()),
     };
     let rooms = &house.gateway().subscriptions;
@@ -161,7 +163,7 @@ pub(crate) async fn seek(
     body: Body,
 ) -> Result<Response, Refused> {
     let body: SeekBody = json_body(&house, &caller, &headers, body, MAX_BYTES).await?;
-    let from = from("to", &body.to)?;
+    let from = past(&house, "to", &body.to)?;
     changed(&house, &caller, &id, Change::Seek(from)).await
 }
 
@@ -310,6 +312,17 @@ pub(super) fn from(field: &str, text: &str) -> Result<From, Refusal> {
                 Refusal::invalid(field, detail)
             }),
     }
+}
+
+/// Where a subscription is to begin, which is no time that is yet to come: what is published until then would be sent all the same.
+pub(super) fn past(house: &House, field: &str, text: &str) -> Result<From, Refusal> {
+    let from = from(field, text)?;
+    let latest = house.gateway.clock.now_ms() + CLOCKS_DIFFER_MS;
+    if matches!(from, From::Time(time) if time > latest) {
+        let detail = format!("'{field}' is yet to come; 'now' begins with the next event.");
+        return Err(Refusal::invalid(field, detail));
+    }
+    Ok(from)
 }
 
 /// What messages are signed with.

@@ -416,6 +416,10 @@ fn a_paused_subscription_keeps_its_place_and_goes_where_it_is_told() {
     publish(&server, &token, &json!({ "n": 402 }));
     let hits = receiver.until("the next", |hits| numbers(hits).contains(&402));
     assert!(!numbers(&hits).contains(&401));
+    let seek = path(&subscription, "/seek");
+    let ahead = server.post(&seek, &token, &json!({ "to": "2999-01-01T00:00:00Z" }));
+    let refused = ahead.expect(400).json();
+    assert_eq!(refused["field"], "to", "{refused}");
     tell("/seek", &json!({ "to": "beginning" }));
     receiver.until("all once more", |hits| {
         let mut times: BTreeMap<String, u32> = BTreeMap::new();

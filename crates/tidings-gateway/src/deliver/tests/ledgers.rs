@@ -1,6 +1,7 @@
 //! Where the time went: all of it is told, and for what it went.
 
 use super::*;
+use crate::chronicle::Why;
 use crate::deliver::record::{AttemptDetail, Ledger};
 
 impl House {
@@ -127,6 +128,33 @@ async fn each_that_an_open_breaker_holds_up_says_so() {
             "{sequence}: {ledger:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_breaker_tells_so_in_its_ledger_as_in_its_reason() {
+    let mut house = House::new().await;
+    house.answer(|_| failed());
+    let delivery = json!({ "maxInFlight": 1, "retry": { "schedule": ["1s", "1s"] } });
+    let id = house.subscribe("acme", delivery).await;
+    for n in 0..20 {
+        house.publish("acme", json!({ "n": n })).await;
+    }
+    house.settle().await;
+    house.clock.set(NOW + 3_000);
+    let store = &house.dispatcher.as_ref().unwrap().store;
+    let pending = store
+        .deliveries()
+        .pending_of(id, None, 1, 30)
+        .await
+        .unwrap();
+    let (rooms, owner) = (&house.gateway, caller("acme"));
+    let failed = pending.rows.iter().find(|row| row.attempts > 0).unwrap();
+    let placed = rooms.events.get(&owner, failed.event_id).await.unwrap();
+    let told = rooms.chronicle().of(&owner, &placed).await.unwrap();
+    let waits = &told.waits[0];
+    assert_eq!(waits.reason.why, Why::CircuitOpen);
+    assert!(waits.ledger.breaker > 0, "{:?}", waits.ledger);
+    assert_eq!(waits.ledger.log, 0);
 }
 
 #[tokio::test]

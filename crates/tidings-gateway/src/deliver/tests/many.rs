@@ -375,8 +375,8 @@ async fn large_messages_on_their_way_are_bounded_by_their_bytes() {
     }
     let dispatcher = house.dispatcher.as_mut().unwrap();
     dispatcher.turn().await.unwrap();
-    // 16 MiB of each of them, and not 50 messages.
-    assert_eq!(dispatcher.in_flight.len(), 2 * 17);
+    // A quarter of what is free for each of them, a sixth of 64 MiB, and not 50 messages.
+    assert_eq!(dispatcher.in_flight.len(), 2 * 12);
     house.settle().await;
     assert_eq!(house.got().len(), 2 * 10 * 5);
 }
