@@ -17,13 +17,17 @@ use tidings_event::event::essence;
 use tidings_event::{EventType, owner_of};
 
 use crate::Contract;
+use crate::custom::MAX_PATHS;
 use crate::reference::{escaped, foreign, resolve, schemas_below};
+use crate::ways::Places;
 use parties::Operation;
 
 /// The largest document, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
 /// The most channels of a document.
 const MAX_CHANNELS: usize = 1_000;
+/// The most schemas that contain or refer to one another in turn.
+const MAX_CHAIN: usize = 256;
 /// The longest subject that is made, in bytes.
 const MAX_SUBJECT: usize = 1_024;
 pub(crate) const STRUCTURED: &str = "application/cloudevents+json";
@@ -272,6 +276,9 @@ impl<'d> Reading<'d> {
         let binary = content_type.is_some_and(|it| !is_structured(&it));
         let subject = self.subject(&place, message);
         let schema = self.schema(&place, message, binary)?;
+        if self.is_new && !self.may_be_held_to(&format!("{place}/payload"), &schema) {
+            return None;
+        }
         let contract = match Contract::compile(&schema) {
             Ok(contract) => contract,
             Err(error) => {
@@ -366,6 +373,30 @@ impl<'d> Reading<'d> {
             schema["components"] = json!({ "schemas": schemas });
         }
         Some(schema)
+    }
+
+    /// Whether each value has an end of places to go through, and not too many.
+    fn may_be_held_to(&mut self, place: &str, schema: &Value) -> bool {
+        let places = Places::of(schema);
+        let (ways, chain) = (places.ways_in_place(), places.ways().chain);
+        if let Some(back) = ways.back {
+            let name = places.name(back).unwrap_or_default();
+            let detail = format!(
+                "schemas refer to one another in a circle ({name}), with no member and no item between: they say nothing"
+            );
+            self.wrong(place, detail);
+        } else if ways.count > MAX_PATHS {
+            let detail = format!(
+                "there are more than {MAX_PATHS} ways to hold one value to this schema; use fewer combinations and references"
+            );
+            self.wrong(place, detail);
+        } else if chain > MAX_CHAIN {
+            let detail = format!("{chain} schemas follow one another; {MAX_CHAIN} is the limit");
+            self.wrong(place, detail);
+        } else {
+            return true;
+        }
+        false
     }
 
     fn subject(&mut self, place: &str, message: &Value) -> Option<Subject> {

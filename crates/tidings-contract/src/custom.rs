@@ -6,16 +6,16 @@
 
 mod acceptance;
 mod compare;
-mod effort;
+pub(crate) mod effort;
 mod event_name;
 mod outline;
-mod patterns;
+pub(crate) mod patterns;
 mod payload_samples;
 mod refusal;
 mod registration;
 mod schema;
 mod version;
-mod vocabulary;
+pub(crate) mod vocabulary;
 
 pub mod canonical;
 

@@ -7,6 +7,7 @@ mod documentation;
 mod installation;
 mod reference;
 mod schema;
+mod ways;
 
 pub use catalog::{Catalog, Channel, Fault, MAX_BYTES, Subject};
 pub use diff::{Broken, Change, agree, diff, name_readers};

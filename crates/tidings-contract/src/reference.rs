@@ -57,33 +57,60 @@ pub(crate) fn foreign(value: &Value, place: &str, found: &mut Vec<(String, Strin
     }
 }
 
-/// Adds every one of the document's schemas that a value refers to, by whatever way, under its name.
+/// Adds every one of the document's schemas that a value refers to, by whatever way, under its name. Not by recursion: one may
+/// refer to the next as often as a document has room for.
 pub(crate) fn schemas_below(document: &Value, value: &Value, found: &mut Map<String, Value>) {
-    match value {
-        Value::Object(members) => {
-            for (name, member) in members {
-                let target = member.as_str().filter(|_| name == "$ref");
-                let named = target.and_then(|target| target.strip_prefix(SCHEMAS));
-                let Some(named) = named else {
-                    schemas_below(document, member, found);
-                    continue;
-                };
-                let named = named.split('/').next().unwrap_or_default();
-                let plain = named.replace("~1", "/").replace("~0", "~");
-                let schema = document.pointer(&format!("/components/schemas/{named}"));
-                if let Some(schema) = schema.filter(|_| !found.contains_key(&plain)) {
-                    found.insert(plain, schema.clone());
-                    schemas_below(document, schema, found);
+    let mut waiting = vec![value];
+    while let Some(value) = waiting.pop() {
+        let below = waiting.len();
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    let target = member.as_str().filter(|_| name == "$ref");
+                    let named = target.and_then(|target| target.strip_prefix(SCHEMAS));
+                    let Some(named) = named else {
+                        waiting.push(member);
+                        continue;
+                    };
+                    let named = named.split('/').next().unwrap_or_default();
+                    let plain = named.replace("~1", "/").replace("~0", "~");
+                    let schema = document.pointer(&format!("/components/schemas/{named}"));
+                    if let Some(schema) = schema.filter(|_| !found.contains_key(&plain)) {
+                        found.insert(plain, schema.clone());
+                        waiting.push(schema);
+                    }
                 }
             }
+            Value::Array(items) => waiting.extend(items),
+            _ => {}
         }
-        Value::Array(items) => {
-            for item in items {
-                schemas_below(document, item, found);
-            }
-        }
-        _ => {}
+        waiting[below..].reverse();
     }
+}
+
+/// The JSON Pointer of a reference within its document, in the spelling of this crate; nothing of one that names an anchor,
+/// leaves the document or is no URI.
+pub(crate) fn pointer_of(target: &str) -> Option<String> {
+    let plain = percent_decoded(target.strip_prefix("#/")?)?;
+    Some(plain.split('/').fold(String::new(), |pointer, token| {
+        let name = token.replace("~1", "/").replace("~0", "~");
+        format!("{pointer}/{}", escaped(&name))
+    }))
+}
+
+pub(crate) fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let (high, low) = (digit()?, digit()?);
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// A member's name in a JSON Pointer (RFC 6901, section 3).

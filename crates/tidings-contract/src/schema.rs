@@ -1,18 +1,39 @@
 //! A JSON Schema, compiled: draft 2020-12, with a regular-expression engine of linear time and without any
 //! reference that leaves the document.
 
+use std::sync::Arc;
+
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use jsonschema::{Draft, PatternOptions, Regex, ValidationError, ValidationOptions, Validator};
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::custom::effort::effort;
+use crate::custom::patterns::{Patterns, wild};
+use crate::ways::Places;
 
 /// So many violations are reported; the rest would not help anybody.
 const REPORTED: usize = 20;
 /// So many bytes of what a schema or a name brings into a sentence are shown.
 const SHOWN: usize = 500;
 
+/// A schema with no more ways through it than this, and without recursion, takes a time that its own size bounds.
+const FEW_WAYS: usize = 1_000;
+/// A regular expression counts as if it took so much, compiled, where it takes more. In bytes.
+const MOST_PATTERN: usize = 1 << 20;
+
 /// A schema that data can be held to.
 #[derive(Debug, Clone)]
-pub struct Contract(std::sync::Arc<Validator>);
+pub struct Contract {
+    validator: Arc<Validator>,
+    /// Where it may take very long, what is needed to find out before it is done.
+    watched: Option<Arc<Watched>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    document: Value,
+    patterns: Patterns,
+}
 
 /// What is wrong with data, at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +61,11 @@ pub struct InvalidContract {
 impl Contract {
     /// Compiles a schema. Unknown formats are let through; known ones are checked.
     pub fn compile(schema: &Value) -> Result<Self, InvalidContract> {
-        Self::compile_within(schema, PatternOptions::regex())
+        let contract = Self::compile_within(schema, PatternOptions::regex())?;
+        Ok(Self {
+            watched: Watched::of(schema).map(Arc::new),
+            ..contract
+        })
     }
 
     /// The same, with each compiled regular expression held to a size.
@@ -54,27 +79,78 @@ impl Contract {
                 path: error.instance_path().to_string(),
                 detail: clipped(error.to_string()),
             })?;
-        Ok(Self(std::sync::Arc::new(validator)))
+        Ok(Self {
+            validator: Arc::new(validator),
+            watched: None,
+        })
     }
 
-    /// Whether the data fits.
+    /// Whether the data fits. What would take too long to be held to the schema does not.
     pub fn accepts(&self, data: &Value) -> bool {
-        self.0.is_valid(data)
+        self.is_done_soon(data) && self.validator.is_valid(data)
     }
 
     /// Everything that speaks against the data; nothing if it fits.
     pub fn check(&self, data: &Value) -> Vec<Violation> {
-        if self.0.is_valid(data) {
+        if !self.is_done_soon(data) {
+            return vec![too_much()];
+        }
+        if self.validator.is_valid(data) {
             return Vec::new();
         }
-        let violations = self.0.iter_errors(data).take(REPORTED);
+        let violations = self.validator.iter_errors(data).take(REPORTED);
         violations.map(|error| violation(&error)).collect()
     }
 
     /// The first thing that speaks against the data. Costs less memory than [`check`](Self::check), which finds all of them
     /// before it names any.
     pub(crate) fn check_first(&self, data: &Value) -> Option<Violation> {
-        self.0.validate(data).err().map(|error| violation(&error))
+        let first = self.validator.validate(data).err();
+        first.map(|error| violation(&error))
+    }
+
+    fn is_done_soon(&self, data: &Value) -> bool {
+        let watched = self.watched.as_ref();
+        watched.is_none_or(|it| effort(&it.document, &it.patterns, data).is_ok())
+    }
+}
+
+impl Watched {
+    /// What is to be watched of a schema, if it must be. One that only says to look at itself again is not: nothing is done.
+    fn of(schema: &Value) -> Option<Self> {
+        let places = Places::of(schema);
+        let ways = places.ways();
+        let is_small = ways.back.is_none() && ways.count <= FEW_WAYS;
+        if is_small || places.ways_in_place().back.is_some() {
+            return None;
+        }
+        let mut patterns = Vec::new();
+        let mut waiting = vec![schema];
+        while let Some(value) = waiting.pop() {
+            if let Value::Object(members) = value {
+                patterns.extend(members.get("pattern").and_then(Value::as_str));
+                let named = members.get("patternProperties").and_then(Value::as_object);
+                patterns.extend(named.into_iter().flat_map(Map::keys).map(String::as_str));
+                waiting.extend(members.values());
+            } else if let Value::Array(items) = value {
+                waiting.extend(items);
+            }
+        }
+        Some(Self {
+            patterns: wild(patterns, MOST_PATTERN),
+            document: schema.clone(),
+        })
+    }
+}
+
+/// What is said of data that nobody is to be kept waiting for.
+pub(crate) fn too_much() -> Violation {
+    Violation {
+        path: String::new(),
+        expected: "at most four million steps".to_owned(),
+        got: "more".to_owned(),
+        detail: "it takes too many steps to hold data of this size to the schema: make one of them smaller"
+            .to_owned(),
     }
 }
 

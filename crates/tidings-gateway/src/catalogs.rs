@@ -6,7 +6,7 @@ mod own;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -23,7 +23,9 @@ use crate::clock::Clock;
 use crate::damaged::{Unread, damaged};
 use crate::outbox::Outbox;
 use crate::publish::refusal::{Fault, Refusal, Rule};
-use crate::rulebook::{Applied, Catalogs as InForce, EnvelopeKind, Manifest, Rulebook, Shelf};
+use crate::rulebook::{
+    Applied, Catalogs as InForce, EnvelopeKind, Manifest, Rulebook, Shelf, spelled,
+};
 use crate::storing::{contended, store_fault, to_its_end};
 
 /// The largest document, in bytes.
@@ -418,12 +420,28 @@ async fn read_aside(document: &str, read: Reader) -> Result<Arc<Catalog>, Refusa
 fn fits(name: &CatalogName, catalog: &Catalog, rulebook: &Rulebook) -> Result<(), Refusal> {
     let in_force = rulebook.catalogs();
     let mut faults = Vec::new();
+    let others = in_force
+        .by_name()
+        .iter()
+        .filter(|(other, _)| *other != name);
+    let others = others.flat_map(|(_, applied)| applied.catalog.channels.keys());
+    let spelling = |it: &EventType| spelled(it.as_str()).collect::<Vec<u8>>();
+    let mut by_spelling: HashMap<_, _> = others.map(|it| (spelling(it), it)).collect();
     for (event_type, channel) in &catalog.channels {
         let mut wrong =
             |detail: String| faults.push(Fault::at(Code::InvalidRequest, "/channels", detail));
         if rulebook.takes_others(event_type) {
             wrong(format!(
-                "'{event_type}' is a topic that events of other types go to, which no catalogue carries"
+                "'{event_type}' is a topic that events of other types go to, or differs from one only in '.' and '_'; \
+                 no catalogue carries it"
+            ));
+        }
+        let alike = *by_spelling
+            .entry(spelling(event_type))
+            .or_insert(event_type);
+        if alike != event_type {
+            wrong(format!(
+                "'{event_type}' differs from '{alike}' only in '.' and '_': Kafka takes them for one topic"
             ));
         }
         for (other, applied) in in_force

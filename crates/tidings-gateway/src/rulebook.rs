@@ -331,9 +331,10 @@ impl Rulebook {
         self.copies.contains(topic) && !topic.as_str().parse().is_ok_and(carried)
     }
 
-    /// Whether events of other types go to the topic of this name: one of the installation's own, or of a route.
+    /// Whether events of other types go to the topic of this name, or one that Kafka takes for the same: one of the installation's
+    /// own, or of a route.
     pub fn takes_others(&self, event_type: &EventType) -> bool {
-        let named = |route: &Route| route.topic.as_str() == event_type.as_str();
+        let named = |route: &Route| collide(route.topic.as_str(), event_type.as_str());
         let leads_others = |route: &Route| {
             let mut patterns = route.types.iter();
             named(route) && patterns.any(|pattern| pattern.as_str() != event_type.as_str())
@@ -465,4 +466,16 @@ impl Shelf {
     pub fn change(&self, mut change: impl FnMut(&Rulebook) -> Rulebook) {
         self.0.rcu(|rulebook| change(rulebook));
     }
+}
+
+/// Whether two names of topics are one to Kafka, whose metrics write a dot as an underscore: it makes no topic whose name
+/// differs from that of another in these alone. It holds on every bus, so that what is on one can move to another.
+fn collide(one: &str, other: &str) -> bool {
+    spelled(one).eq(spelled(other))
+}
+
+/// The name of a topic as Kafka's metrics write it.
+pub(crate) fn spelled(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes()
+        .map(|byte| if byte == b'.' { b'_' } else { byte })
 }

@@ -133,6 +133,10 @@ impl Producer {
                 Some(known) => return Ok(known),
                 None => "a topic went away".to_owned(),
             },
+            // It is about this topic: of Kafka it says nothing.
+            Ok(Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidTopic))) => {
+                return Err(UNAVAILABLE);
+            }
             Ok(Err(error)) if is_uncounted(&error) => return Err(UNAVAILABLE),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no topic in time".to_owned(),

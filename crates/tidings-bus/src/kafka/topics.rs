@@ -197,6 +197,10 @@ impl Topics {
                 Ok(true)
             }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
+            Some(Err((_, code @ RDKafkaErrorCode::InvalidTopic))) => {
+                tracing::error!(%topic, "Kafka takes no topic of this name; another may differ from it only in '.' and '_'");
+                Err(KafkaError::AdminOp(code))
+            }
             Some(Err((_, code))) => Err(KafkaError::AdminOp(code)),
             None => Err(KafkaError::Canceled),
         }

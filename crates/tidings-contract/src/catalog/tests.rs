@@ -261,3 +261,74 @@ fn faults_name_their_places() {
     );
     assert!(Catalog::parse("[1, 2").is_err());
 }
+
+/// A catalogue of one topic whose data is held to the schema `d0` among these.
+fn of_schemas(schemas: &Value) -> String {
+    json!({
+        "asyncapi": "3.0.0", "info": { "title": "t", "version": "1" },
+        "channels": { "c": { "address": "a.b", "messages": { "m": {
+            "contentType": "application/json", "payload": { "$ref": "#/components/schemas/d0" },
+        } } } },
+        "components": { "schemas": schemas },
+    })
+    .to_string()
+}
+
+/// Schemas of which each refers to the next, the last to nothing.
+fn linked(length: usize, link: impl Fn(Value) -> Value) -> Value {
+    let mut schemas = Map::new();
+    for index in 0..length {
+        let next = format!("#/components/schemas/d{}", index + 1);
+        schemas.insert(format!("d{index}"), link(json!({ "$ref": next })));
+    }
+    schemas.insert(format!("d{length}"), json!({ "type": "object" }));
+    Value::Object(schemas)
+}
+
+#[test]
+fn a_schema_that_takes_for_ever_or_says_nothing_is_refused_and_one_that_stands_holds_up_nobody() {
+    let twice = of_schemas(&linked(40, |next| json!({ "allOf": [next.clone(), next] })));
+    let ring = json!({
+        "d0": { "allOf": [{ "$ref": "#/components/schemas/d1" }] },
+        "d1": { "$ref": "#/components/schemas/d0" },
+    });
+    let long = of_schemas(&linked(20_000, |next| json!({ "items": next })));
+    for (text, said) in [
+        (&twice, "more than 10000 ways"),
+        (&of_schemas(&ring), "in a circle (/components/schemas/d1)"),
+        (&long, "256 is the limit"),
+    ] {
+        let faults = Catalog::parse(text).unwrap_err();
+        assert!(faults[0].detail.contains(said), "{faults:?}");
+        assert_eq!(faults[0].place, "/channels/c/messages/m/payload");
+    }
+    let standing = Catalog::recorded(&twice).unwrap();
+    let contract = &standing.channels.values().next().unwrap().contract;
+    assert!(
+        contract.check(&json!({}))[0]
+            .detail
+            .contains("too many steps")
+    );
+    assert!(Catalog::recorded(&of_schemas(&ring)).is_ok());
+}
+
+#[test]
+fn recursion_through_members_is_held_to_as_far_as_it_takes_few_steps() {
+    let tree = |properties: Value| {
+        let node = json!({ "type": "object", "properties": properties });
+        let catalog = Catalog::parse(&of_schemas(&json!({ "d0": node }))).unwrap();
+        catalog.channels.values().next().unwrap().contract.clone()
+    };
+    let nested = |depth: usize| (0..depth).fold(json!({}), |below, _| json!({ "a": below }));
+    let node = json!({ "$ref": "#/components/schemas/d0" });
+    let once = tree(json!({ "a": node }));
+    assert!(once.accepts(&nested(60)));
+    assert!(!once.accepts(&json!({ "a": { "a": 1 } })));
+    let twice = tree(json!({ "a": { "allOf": [node.clone(), node] } }));
+    assert!(twice.accepts(&nested(8)));
+    assert!(
+        twice.check(&nested(60))[0]
+            .detail
+            .contains("too many steps")
+    );
+}

@@ -111,7 +111,7 @@ impl<'s> Place<'s> {
     /// What it refers to.
     pub(super) fn target(&self) -> Option<Self> {
         let target = self.get("$ref")?.as_str()?.strip_prefix('#')?;
-        let pointer = super::outline::percent_decoded(target)?;
+        let pointer = crate::reference::percent_decoded(target)?;
         let schema = self.document.pointer(&pointer)?;
         Some(Self {
             document: self.document,

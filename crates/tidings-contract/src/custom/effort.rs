@@ -9,11 +9,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value};
 
-use super::outline::reference;
 use super::patterns::Patterns;
+use crate::reference::pointer_of;
 
 /// The most steps: some tens of milliseconds.
 const MOST_STEPS: usize = 4_000_000;
+/// The most schemas that are gone into, one within the other. Those that keep the caps go into 128.
+const MOST_DEEP: usize = 512;
 /// A step looks at so much of a text.
 const STEP_BYTES: usize = 16;
 /// And takes so many states of a regular expression one byte further.
@@ -23,19 +25,19 @@ const FEW_ITEMS: usize = 15;
 
 /// What it takes.
 #[derive(Debug, Default)]
-pub(super) struct Effort {
+pub(crate) struct Effort {
     /// Keywords looked at, about.
-    pub(super) steps: usize,
+    pub(crate) steps: usize,
     /// Bytes of the payload that a validator copies to say why it fits no branch of `anyOf` or `oneOf`, at most.
-    pub(super) copied: usize,
+    pub(crate) copied: usize,
 }
 
 /// It is more than is done for anybody.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooMuch;
+pub(crate) struct TooMuch;
 
-/// The effort of holding a payload to a schema that keeps the caps.
-pub(super) fn effort(
+/// The effort of holding a payload to a schema.
+pub(crate) fn effort(
     document: &Value,
     patterns: &Patterns,
     payload: &Value,
@@ -44,6 +46,7 @@ pub(super) fn effort(
         document,
         patterns,
         effort: Effort::default(),
+        depth: 0,
     };
     walk.hold(payload, document)?;
     Ok(walk.effort)
@@ -53,6 +56,7 @@ struct Walk<'a> {
     document: &'a Value,
     patterns: &'a Patterns,
     effort: Effort,
+    depth: usize,
 }
 
 impl Walk<'_> {
@@ -69,6 +73,10 @@ impl Walk<'_> {
         let Value::Object(keywords) = schema else {
             return Ok(());
         };
+        if self.depth == MOST_DEEP {
+            return Err(TooMuch);
+        }
+        self.depth += 1;
         // What a value was held to before is gone through again, twice, to find what was not evaluated.
         let again = ["unevaluatedItems", "unevaluatedProperties"];
         let again = again.iter().any(|keyword| keywords.contains_key(*keyword));
@@ -92,6 +100,7 @@ impl Walk<'_> {
             }
             self.compare(value, keyword, held)?;
         }
+        self.depth -= 1;
         Ok(())
     }
 
@@ -99,7 +108,7 @@ impl Walk<'_> {
     fn in_place(&mut self, value: &Value, keyword: &str, held: &Value) -> Result<(), TooMuch> {
         match (keyword, held) {
             ("$ref", target) => {
-                let target = reference("", target).ok();
+                let target = target.as_str().and_then(pointer_of);
                 let target = target.and_then(|pointer| self.document.pointer(&pointer));
                 target.map_or(Ok(()), |schema| self.hold(value, schema))
             }

@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use super::refusal::quoted;
 use super::vocabulary::subschemas;
 use super::{Code, Flavour, Refusal};
-use crate::reference::escaped;
+use crate::reference::{escaped, pointer_of};
+use crate::ways::ways;
 
 /// The deepest schema; the root is 1 and the schema of a property 2.
 pub const MAX_DEPTH: usize = 5;
@@ -283,76 +284,26 @@ pub(super) fn reference(pointer: &str, target: &Value) -> Result<String, Refusal
         );
         invalid(place.clone(), detail).wanting("#/…", quoted(target))
     })?;
-    let plain = percent_decoded(fragment)
-        .ok_or_else(|| invalid(place, format!("$ref {} is not a URI", quoted(target))))?;
-    Ok(plain.split('/').fold(String::new(), |pointer, token| {
-        let name = token.replace("~1", "/").replace("~0", "~");
-        format!("{pointer}/{}", escaped(&name))
-    }))
+    pointer_of(&format!("#/{fragment}"))
+        .ok_or_else(|| invalid(place, format!("$ref {} is not a URI", quoted(target))))
 }
 
-pub(super) fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let (high, low) = (digit()?, digit()?);
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    String::from_utf8(bytes).ok()
-}
-
-/// Counts the ways from each place downwards, children first; a place met again on its own way is a loop.
+/// Refuses more ways through the places than there may be; a place met again on its own way is a loop.
 fn paths(places: &[Place], edges: &[Vec<usize>]) -> Result<(), Refusal> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Seen {
-        Not,
-        Open,
-        Done { ways: usize, chain: usize },
+    let found = ways(edges, [0]);
+    if let Some(at) = found.back {
+        let detail = "the schema refers to itself here: recursion is not supported";
+        let place = &places[at];
+        let keyword = place.reference.as_ref().map_or("", |_| "/$ref");
+        return Err(invalid(format!("{}{keyword}", place.pointer), detail));
     }
-    let mut seen = vec![Seen::Not; places.len()];
-    let mut stack = vec![(0, 0)];
-    let mut longest = 0;
-    while let Some((at, next)) = stack.pop() {
-        seen[at] = Seen::Open;
-        if let Some(&below) = edges[at].get(next) {
-            stack.push((at, next + 1));
-            match seen[below] {
-                Seen::Open => {
-                    let detail = "the schema refers to itself here: recursion is not supported";
-                    let place = &places[at];
-                    let keyword = place.reference.as_ref().map_or("", |_| "/$ref");
-                    return Err(invalid(format!("{}{keyword}", place.pointer), detail));
-                }
-                Seen::Not => stack.push((below, 0)),
-                Seen::Done { .. } => {}
-            }
-            continue;
-        }
-        let (mut ways, mut chain) = (1_usize, 1);
-        for below in &edges[at] {
-            if let Seen::Done {
-                ways: more,
-                chain: longer,
-            } = seen[*below]
-            {
-                ways = ways.saturating_add(more);
-                chain = chain.max(longer + 1);
-            }
-        }
-        longest = longest.max(chain);
-        seen[at] = Seen::Done { ways, chain };
-        if ways > MAX_PATHS {
-            return Err(too_many_paths());
-        }
+    if found.count > MAX_PATHS {
+        return Err(too_many_paths());
     }
-    if longest > MAX_CHAIN {
+    if found.chain > MAX_CHAIN {
         let detail = format!(
-            "references follow each other over {longest} schemas; {MAX_CHAIN} is the limit"
+            "references follow each other over {} schemas; {MAX_CHAIN} is the limit",
+            found.chain
         );
         return Err(Refusal::new(Code::SchemaTooDeep, "", detail));
     }

@@ -20,11 +20,11 @@ const COMPILING: usize = 50;
 const STATE_BYTES: usize = 24;
 
 /// The states of the regular expressions that have no small table; one that is not here takes a look-up for each byte.
-pub(super) type Patterns = HashMap<String, usize>;
+pub(crate) type Patterns = HashMap<String, usize>;
 
 /// Finds the expressions that have no small table, as far as the work that is spent on it goes: the rest has none. Each takes
 /// `most` bytes compiled, at most, and its table as many.
-pub(super) fn wild<'p>(patterns: impl IntoIterator<Item = &'p str>, most: usize) -> Patterns {
+pub(crate) fn wild<'p>(patterns: impl IntoIterator<Item = &'p str>, most: usize) -> Patterns {
     let mut work = WORK;
     let mut wild = Patterns::new();
     for pattern in patterns.into_iter().collect::<BTreeSet<_>>() {

@@ -9,7 +9,7 @@ use super::outline::outline;
 use super::patterns::{Patterns, why_not, wild};
 use super::refusal::quoted;
 use super::{Code, Refusal};
-use crate::schema::options;
+use crate::schema::{options, too_much};
 use crate::{Contract, Violation};
 
 /// The largest schema, in bytes of its canonical form.
@@ -156,26 +156,20 @@ impl Schema {
     /// What speaks against a payload, 20 violations at most; nothing if it fits. Takes some milliseconds and megabytes at
     /// most, whatever the schema: the more there is to look at, the fewer violations are named.
     pub fn check(&self, payload: &Value) -> Vec<Violation> {
-        let alone = |expected: &str, detail: &str| {
-            vec![Violation {
-                path: String::new(),
-                expected: expected.to_owned(),
-                got: "another payload".to_owned(),
-                detail: detail.to_owned(),
-            }]
-        };
         let Ok(effort) = effort(&self.document, &self.patterns, payload) else {
-            let detail = "it takes too many steps to hold a payload of this size to the schema: make one of them smaller";
-            return alone("at most four million steps", detail);
+            return vec![too_much()];
         };
         if effort.copied > MOST_COPIED {
             if self.contract.accepts(payload) {
                 return Vec::new();
             }
-            return alone(
-                "what the schema says",
-                "the payload does not fit the schema, and is too large to say where",
-            );
+            return vec![Violation {
+                path: String::new(),
+                expected: "what the schema says".to_owned(),
+                got: "another payload".to_owned(),
+                detail: "the payload does not fit the schema, and is too large to say where"
+                    .to_owned(),
+            }];
         }
         if effort.steps > MOST_STEPS_FOR_ALL {
             return self.contract.check_first(payload).into_iter().collect();

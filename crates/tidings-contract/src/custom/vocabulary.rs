@@ -40,7 +40,7 @@ pub(super) fn holds(keyword: &str) -> Holds {
 }
 
 /// Whether a keyword decides what is valid. All others, unknown ones too, are annotations.
-pub(super) fn asserts(keyword: &str) -> bool {
+pub(crate) fn asserts(keyword: &str) -> bool {
     let holder = holds(keyword) != Holds::Values;
     let elsewhere = ["$defs", "contentSchema", "definitions"];
     (holder && !elsewhere.contains(&keyword)) || ASSERTING.contains(&keyword)
@@ -99,7 +99,7 @@ const FORMATS: [&str; 19] = [
 ];
 
 /// The keywords whose schemas apply to the same value, and so can evaluate its members and items.
-pub(super) const IN_PLACE: [&str; 9] = [
+pub(crate) const IN_PLACE: [&str; 9] = [
     "$ref",
     "allOf",
     "anyOf",
@@ -112,7 +112,7 @@ pub(super) const IN_PLACE: [&str; 9] = [
 ];
 
 /// The schemas directly inside a schema, each with its place relative to it.
-pub(super) fn subschemas(schema: &Map<String, Value>) -> Vec<(String, &Value)> {
+pub(crate) fn subschemas(schema: &Map<String, Value>) -> Vec<(String, &Value)> {
     let mut found = Vec::new();
     for (keyword, value) in schema {
         match (holds(keyword), value) {

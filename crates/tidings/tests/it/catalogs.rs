@@ -387,6 +387,7 @@ fn no_catalogue_takes_a_topic_that_other_events_go_to() {
         "platform.custom.events",
         "platform.custom.events.lifecycle",
         "shop.all",
+        "platform.workspace_events",
     ] {
         let document = small(topic).to_string();
         for path in ["/v1/catalogs/small", "/v1/catalogs/small?dryRun=true"] {
@@ -399,6 +400,16 @@ fn no_catalogue_takes_a_topic_that_other_events_go_to() {
         }
     }
     apply(&server, "small", &small("shop.order.placed").to_string());
+    apply(&server, "one", &small("crm.lead_won").to_string());
+    let alike = small("crm.lead.won").to_string();
+    let problem = put(&server, "/v1/catalogs/other", &operator, &alike);
+    let problem = problem.problem(400, "INVALID_REQUEST");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("'crm.lead.won' differs from 'crm.lead_won'"),
+        "{problem}"
+    );
+    apply(&server, "one", &alike);
 }
 
 #[test]
