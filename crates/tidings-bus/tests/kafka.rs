@@ -545,6 +545,21 @@ async fn a_topic_whose_count_cannot_be_told_holds_up_no_other() {
     assert!(listed().await.contains(&other));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_kafka_does_not_make_says_nothing_of_kafka() {
+    let bus = Kafka::open(&config()).expect("the clients start");
+    let known = new_topic("one");
+    append(&bus, vec![record(&known)]).await;
+    let alike: Topic = known.as_str().replacen("one.", "one_", 1).parse().unwrap();
+    let refused = bus.append(vec![record(&alike)]).await;
+    assert!(
+        matches!(refused, Err(AppendError::Unavailable { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(bus.health(), Health::Ready);
+    append(&bus, vec![record(&known)]).await;
+}
+
 /// Waits until the broker knows of so many partitions.
 fn until_it_has(topic: &str, partitions: usize) {
     let client: BaseConsumer = other().create().unwrap();
