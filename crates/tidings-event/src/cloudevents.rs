@@ -146,8 +146,12 @@ fn from_checked(text: &str) -> Result<Incoming, InvalidCloudEvent> {
 
 /// Its members in order, and its `specversion`.
 fn read(text: &str) -> Result<(Incoming, Option<String>), InvalidCloudEvent> {
-    let members = json::members(text)
-        .map_err(|_| InvalidCloudEvent::Form("a CloudEvent in the JSON format is a JSON object"))?;
+    if !text.trim_start().starts_with('{') {
+        let fault = "a CloudEvent in the JSON format is a JSON object";
+        return Err(InvalidCloudEvent::Form(fault));
+    }
+    let members = json::members(text);
+    let members = members.map_err(|error| InvalidCloudEvent::Json(error.to_string()))?;
     let mut event = Incoming::default();
     let (mut version, mut data, mut base64) = (None, None, None);
     for (name, value) in members {
@@ -428,6 +432,9 @@ mod tests {
         }
         assert!(refused(&format!(r#"{MINIMAL},"data":1,"data_base64":"AA==""#)).contains("either"));
         assert!(matches!(structured("[]"), Err(InvalidCloudEvent::Form(_))));
+        let many: Vec<String> = (0..300).map(|n| format!(r#""a{n}":"x""#)).collect();
+        let many = structured(&format!("{{{}}}", many.join(","))).unwrap_err();
+        assert!(many.to_string().contains("256"), "{many}");
     }
 
     #[test]

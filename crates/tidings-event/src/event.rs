@@ -1,5 +1,7 @@
 //! The event: a CloudEvents 1.0 event with what Tidings adds, and the two envelopes it is written in.
 
+use std::borrow::Cow;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -134,6 +136,15 @@ pub fn trace_id(traceparent: &str) -> &str {
     traceparent.split('-').nth(1).unwrap_or_default()
 }
 
+/// The id of the trace that an event belongs to: that of its `traceparent`, or where it has none one that follows from its own
+/// id, so that no member and no log line is without.
+pub fn trace_id_of(traceparent: Option<&str>, event_id: Uuid) -> Cow<'_, str> {
+    match traceparent {
+        Some(traceparent) => trace_id(traceparent).into(),
+        None => event_id.simple().to_string().into(),
+    }
+}
+
 impl Event {
     /// The extension attribute of this name.
     pub fn extension(&self, name: &str) -> Option<&Attribute> {
@@ -206,8 +217,10 @@ impl Event {
         members.data(&self.data);
         members.value("schemaVersion", self.schema_version.as_str());
         members.value("timestamp", &self.time);
-        let trace_id = self.traceparent.as_deref().map_or("", trace_id);
-        members.value("traceId", trace_id);
+        members.value(
+            "traceId",
+            &trace_id_of(self.traceparent.as_deref(), self.event_id),
+        );
         members.end()
     }
 }
@@ -352,6 +365,10 @@ mod tests {
             (&json["tenantid"], &json[name]),
             (&"acme".into(), &"other".into())
         );
+        let mut alone = event();
+        alone.traceparent = None;
+        let json: serde_json::Value = serde_json::from_slice(&alone.to_platform()).unwrap();
+        assert_eq!(json["traceId"], alone.event_id.simple().to_string());
         let exact = String::from_utf8(event().to_exact()).unwrap();
         assert_eq!(exact, text.replace(r#","schemaversion":"1.0.0""#, ""));
     }

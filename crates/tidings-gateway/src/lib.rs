@@ -41,6 +41,7 @@ use std::time::Instant;
 use tidings_bus::{Bus, Health};
 use tidings_egress::Client;
 use tidings_event::ExtensionId;
+use tidings_event::event::trace_id_of;
 use tidings_plugin::PlatformEventHandler;
 use tidings_receipts::Receipts;
 use tidings_store::{Store, StoreError};
@@ -324,8 +325,8 @@ impl Gateway {
         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         match &mut outcome {
             Ok(published) => {
-                let trace_id = trace.as_deref().map_or("", tidings_event::event::trace_id);
                 let first = &published[0];
+                let trace_id = trace_id_of(trace.as_deref(), first.event_id);
                 // What a disabled bus skipped stands nowhere.
                 let stands = !first.skipped;
                 if tracing::span_enabled!(target: "tidings::trace", tracing::Level::DEBUG) {
@@ -344,7 +345,7 @@ impl Gateway {
                     skipped = first.skipped.then_some(true),
                     events = published.len(),
                     micros,
-                    trace_id,
+                    trace_id = &*trace_id,
                     "published"
                 );
             }

@@ -281,7 +281,12 @@ fn parse(module: &ModuleId, document: &str) -> Result<Manifest, Refusal> {
     json::check(document).map_err(|error| unreadable(Code::InvalidJson, &error))?;
     // What stands in the store is read without: it was taken when it came.
     let document = &mut serde_json::Deserializer::from_str(document);
-    declared(module, &json::by_name(document).map_err(unread)?)
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(document, &mut track);
+    let read = json::by_name(tracked);
+    let read =
+        read.map_err(|error: serde_json::Error| Refusal::unread(&track.path().to_string(), &error));
+    declared(module, &read?)
 }
 
 fn unread(error: serde_json::Error) -> Refusal {

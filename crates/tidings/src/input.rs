@@ -18,7 +18,7 @@ const MAX_LINE_BYTES: u64 = 4 << 20;
 
 /// An event as a line of input has it.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 struct Line {
     r#type: String,
     data: Box<RawValue>,

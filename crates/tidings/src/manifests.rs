@@ -1,8 +1,10 @@
 //! The watched folder of module manifests: `*.manifest.json` or `<module>/module.manifest.json`.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use tidings_event::ModuleId;
 use tidings_gateway::manifests::MAX_MANIFEST_BYTES;
@@ -18,8 +20,9 @@ struct Named {
 
 /// Loads every manifest of the folder. One that cannot be used is logged and the rest goes on.
 async fn load(house: &House, folder: &Path) -> Result<()> {
+    let mut read = HashMap::new();
     for path in found(folder)? {
-        match install(house, &path).await {
+        match install(house, &path, &mut read).await {
             Ok(true) => tracing::info!(file = %path.display(), "manifest loaded"),
             Ok(false) => {}
             Err(error) => {
@@ -30,11 +33,22 @@ async fn load(house: &House, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn install(house: &House, path: &Path) -> Result<bool> {
+/// Puts a file's manifest in force, if no file before it is of the same module: two would take turns.
+async fn install(
+    house: &House,
+    path: &Path,
+    read: &mut HashMap<ModuleId, PathBuf>,
+) -> Result<bool> {
     let text = watched::read(path, MAX_MANIFEST_BYTES as u64)?;
     let text = String::from_utf8(text).context("it is not UTF-8")?;
     let named: Named = serde_json::from_str(&text).context("it is not a manifest")?;
     let module: ModuleId = named.id.parse()?;
+    match read.entry(module.clone()) {
+        Entry::Occupied(other) => {
+            bail!("{} is of module '{module}' too", other.get().display());
+        }
+        Entry::Vacant(first) => first.insert(path.to_owned()),
+    };
     Ok(house.gateway().manifests.install(&module, &text).await?)
 }
 

@@ -15,7 +15,7 @@ use std::time::Instant;
 use serde_json::Value;
 use tidings_bus::Bus;
 use tidings_contract::custom::{EventPath, Version};
-use tidings_event::event::trace_id;
+use tidings_event::event::trace_id_of;
 use tidings_event::{Code, Service, TenantId};
 use tidings_store::{Admission, Admitted, EmitNote, EmitPlace, EmitRow, EmitState, Store};
 use uuid::Uuid;
@@ -126,7 +126,7 @@ impl Emits {
                 event_id = %emitted.event_id,
                 duplicate = emitted.repeated,
                 micros,
-                trace_id = trace.as_deref().map_or("", trace_id),
+                trace_id = &*trace_id_of(trace.as_deref(), emitted.event_id),
                 "emitted"
             ),
             Err(refusal) => {

@@ -74,11 +74,21 @@ fn a_file_put_into_the_folder_is_in_force_without_a_restart() {
     for name in ["shop.json", "shop.manifest.json"] {
         std::fs::write(manifests.path().join(name), body.to_string()).unwrap();
     }
+    let other = json!({ "id": "shop", "version": "2.0.0", "events": {} });
+    let second = manifests.path().join("shop.too.manifest.json");
+    std::fs::write(second, other.to_string()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while server.post(PUBLISH, &shop, &event).status != 201 {
         assert!(Instant::now() < deadline, "the file was not taken up");
     }
-    let log = server.log();
+    let log = loop {
+        let log = server.log();
+        if log.contains("is of module 'shop' too") {
+            break log;
+        }
+        assert!(Instant::now() < deadline, "{log}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
     assert!(
         log.contains("not read") && log.contains("shop.json") && log.contains("it is not a file"),
         "{log}"
