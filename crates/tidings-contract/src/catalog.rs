@@ -18,7 +18,7 @@ use tidings_event::{EventType, owner_of};
 
 use crate::Contract;
 use crate::custom::MAX_PATHS;
-use crate::reference::{escaped, foreign, resolve, schemas_below};
+use crate::reference::{HOPS, escaped, foreign, resolve, schemas_below};
 use crate::ways::Places;
 use parties::Operation;
 
@@ -26,8 +26,6 @@ use parties::Operation;
 pub const MAX_BYTES: usize = 4 << 20;
 /// The most channels of a document.
 const MAX_CHANNELS: usize = 1_000;
-/// The most schemas that contain or refer to one another in turn.
-const MAX_CHAIN: usize = 256;
 /// The longest subject that is made, in bytes.
 const MAX_SUBJECT: usize = 1_024;
 pub(crate) const STRUCTURED: &str = "application/cloudevents+json";
@@ -390,8 +388,8 @@ impl<'d> Reading<'d> {
                 "there are more than {MAX_PATHS} ways to hold one value to this schema; use fewer combinations and references"
             );
             self.wrong(place, detail);
-        } else if chain > MAX_CHAIN {
-            let detail = format!("{chain} schemas follow one another; {MAX_CHAIN} is the limit");
+        } else if chain > HOPS {
+            let detail = format!("{chain} schemas follow one another; {HOPS} is the limit");
             self.wrong(place, detail);
         } else {
             return true;

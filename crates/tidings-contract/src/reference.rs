@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-/// A chain of references is followed so far.
-const HOPS: usize = 16;
+/// A chain of references is followed so far: as far as one may be long in a catalogue.
+pub(crate) const HOPS: usize = 256;
 /// Where a document's schemas are.
 const SCHEMAS: &str = "#/components/schemas/";
 

@@ -16,9 +16,10 @@ mod trace;
 mod untaken;
 mod workers;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::routing::{get, post, put};
 use tidings_event::Code;
 use tidings_gateway::Gateway;
@@ -45,6 +46,27 @@ pub struct Inside {
     pub(crate) bodies: Arc<Bodies>,
     /// Becomes true when streams are to end.
     pub(crate) closing: watch::Sender<bool>,
+    described: OnceLock<Described>,
+}
+
+/// The description of all operations.
+pub(crate) struct Described {
+    /// As a document of OpenAPI.
+    pub(crate) document: Bytes,
+    /// As a page for people.
+    pub(crate) page: Bytes,
+}
+
+impl Inside {
+    /// The description of all operations, made when it is first asked for.
+    pub(crate) fn described(&self) -> &Described {
+        self.described.get_or_init(|| {
+            let document = openapi::document(&self.public_url);
+            let page = reference_page::page(&document).into();
+            let document = document.into();
+            Described { document, page }
+        })
+    }
 }
 
 impl std::ops::Deref for House {
@@ -72,6 +94,7 @@ impl House {
             adopt,
             bodies: Bodies::new(bodies_bytes),
             closing: watch::Sender::new(false),
+            described: OnceLock::new(),
         }))
     }
 

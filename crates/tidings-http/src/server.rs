@@ -213,15 +213,22 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let house = self.house.clone();
-        if self.two_lengths.at(number) {
-            return Box::pin(async move { Ok(unframed(&house, &request, two_lengths())) });
-        }
-        if let Some(refusal) = ambiguous(&request) {
-            return Box::pin(async move { Ok(unframed(&house, &request, refusal)) });
-        }
-        let (router, leaving) = (self.router.clone(), self.leaving.clone());
         let answers = self.answers.clone();
         let exchange = (request.version() == Version::HTTP_2).then(|| answers.begin());
+        let watched = move |response: Response| match exchange {
+            Some(exchange) => response.map(|body| answers.watch(body, exchange)),
+            None => response,
+        };
+        let refusal = if self.two_lengths.at(number) {
+            Some(two_lengths())
+        } else {
+            ambiguous(&request)
+        };
+        if let Some(refusal) = refusal {
+            return Box::pin(async move { Ok(watched(unframed(&house, &request, refusal))) });
+        }
+        let (router, leaving) = (self.router.clone(), self.leaving.clone());
+        let over_http_2 = request.version() == Version::HTTP_2;
         let elsewhere = (!is_short(&request)).then(|| self.elsewhere.clone());
         Box::pin(async move {
             let answer = async move { around(&house, router, request.map(Body::new)).await };
@@ -233,14 +240,11 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
                     response.map(|body| elsewhere.stream(body))
                 }
             };
-            if let Some(exchange) = exchange {
-                return Ok(response.map(|body| answers.watch(body, exchange)));
-            }
-            if leaving.load(Ordering::Relaxed) {
+            if !over_http_2 && leaving.load(Ordering::Relaxed) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
-            Ok(response)
+            Ok(watched(response))
         })
     }
 }

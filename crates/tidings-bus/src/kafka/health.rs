@@ -132,6 +132,11 @@ impl State {
             {
                 Ok(_) => {
                     if self.down.swap(false, Ordering::Relaxed) {
+                        // The next outage is told of too, though nothing was published between.
+                        let mut inside = self.inside();
+                        if !inside.broken {
+                            inside.failed = None;
+                        }
                         tracing::info!("Kafka answers again");
                     }
                 }

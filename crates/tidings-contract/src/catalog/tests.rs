@@ -332,3 +332,13 @@ fn recursion_through_members_is_held_to_as_far_as_it_takes_few_steps() {
             .contains("too many steps")
     );
 }
+
+#[test]
+fn a_change_behind_many_references_is_found() {
+    let mut schemas = linked(100, |next| next);
+    let old = Catalog::parse(&of_schemas(&schemas)).unwrap();
+    schemas["d100"]["type"] = json!("array");
+    let new = Catalog::parse(&of_schemas(&schemas)).unwrap();
+    assert_eq!(crate::diff(&old, &new).len(), 1);
+    assert!(crate::diff(&old, &old).is_empty());
+}

@@ -8,25 +8,24 @@ use tidings_gateway::publish::refusal::Refusal;
 
 use crate::House;
 use crate::problem::Refused;
-use crate::reference_page;
 
 /// The description of all operations, generated from the code.
 #[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, body = serde_json::Value)))]
 pub(crate) async fn openapi(State(house): State<House>) -> Response {
-    let document = crate::openapi::document(&house.public_url);
+    let document = house.described().document.clone();
     ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }
 
 /// The same for people: no script, no request to anywhere else.
 #[utoipa::path(get, path = "/docs", tag = "operations", responses((status = 200, body = String, content_type = "text/html")))]
 pub(crate) async fn docs(State(house): State<House>) -> Response {
-    let document = crate::openapi::document(&house.public_url);
+    let page = house.described().page.clone();
     (
         [(
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; style-src 'unsafe-inline'",
         )],
-        Html(reference_page::page(&document)),
+        Html(page),
     )
         .into_response()
 }

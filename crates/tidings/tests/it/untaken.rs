@@ -106,19 +106,26 @@ fn an_answer_that_gets_no_window_is_reset_and_others_of_its_connection_go_on() {
 fn a_connection_that_asks_for_nothing_more_is_closed_though_its_pings_are_answered() {
     let server = Server::start_with("[server]\nheader_timeout = \"1s\"\n");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
+    let asked = async |types: usize, status: u16| {
         let stream = TcpStream::connect(&server.address).await.unwrap();
         let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
         let connection = tokio::spawn(connection);
-        let request = Request::get(format!("http://{}/healthz", server.address));
+        let mut request = Request::get(format!("http://{}/healthz", server.address));
+        for _ in 0..types {
+            request = request.header("content-type", "application/json");
+        }
         let request: Request<()> = request.body(()).expect("a request");
         let (answer, _) = sender.send_request(request, true).expect("it is sent");
-        let mut body = answer.await.expect("an answer").into_body();
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer.status(), status);
+        let mut body = answer.into_body();
         while let Some(data) = body.data().await {
             let taken = data.expect("a piece").len();
             body.flow_control().release_capacity(taken).unwrap();
         }
         let ended = tokio::time::timeout(A_MINUTE, connection).await;
         let _how = ended.expect("it stays open");
-    });
+    };
+    // Also where the first request is refused before anybody looks at it.
+    runtime.block_on(async { tokio::join!(asked(0, 200), asked(2, 400)) });
 }
