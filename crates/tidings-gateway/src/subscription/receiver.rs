@@ -325,6 +325,24 @@ const OURS: [&str; 12] = [
     "expect",
 ];
 
+impl Webhook {
+    /// Refuses headers that are ours or the connection's.
+    pub(crate) fn check_headers(&self) -> Result<(), Refusal> {
+        for (name, _) in &self.headers {
+            let lower = name.to_ascii_lowercase();
+            let prefixed = OUR_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
+            if prefixed || OURS.contains(&&*lower) {
+                let detail = format!(
+                    "The header '{name}' is set by Tidings or is the connection's; use another name."
+                );
+                let field = format!("target.headers.{name}");
+                return Err(Refusal::invalid(field, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
 fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
     let url = target.url.parse().map_err(|error| {
         Refusal::invalid("target.url", format!("The URL cannot be used: {error}."))
@@ -336,19 +354,11 @@ fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {
     for (name, value) in &target.headers {
         let field = format!("target.headers.{name}");
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        let lower = name.to_ascii_lowercase();
-        let ours = OUR_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
         if name.is_empty() || !name.bytes().all(legal) {
             return Err(Refusal::invalid(
                 field,
                 format!("'{name}' is not the name of a header."),
             ));
-        }
-        if ours || OURS.contains(&&*lower) {
-            let detail = format!(
-                "The header '{name}' is set by Tidings or is the connection's; use another name."
-            );
-            return Err(Refusal::invalid(field, detail));
         }
         if value.len() > 1_024 || !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
             let detail =

@@ -51,11 +51,6 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
         ("/target/url", json!("ftp://a.example"), "target.url"),
         (
             "/target/headers",
-            json!({ "webhook-id": "1" }),
-            "target.headers.webhook-id",
-        ),
-        (
-            "/target/headers",
             json!({ "a b": "1" }),
             "target.headers.a b",
         ),
@@ -137,6 +132,10 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
 
 #[test]
 fn headers_of_the_message_its_trace_and_the_connection_are_not_a_tenants() {
+    let checked = |name: &str| {
+        let wanted = parse(with("/target/headers", json!({ name: "1" }))).unwrap();
+        wanted.target.webhook().unwrap().check_headers()
+    };
     for name in [
         "webhook-id",
         "Traceparent",
@@ -145,11 +144,11 @@ fn headers_of_the_message_its_trace_and_the_connection_are_not_a_tenants() {
         "Keep-Alive",
         "upgrade",
     ] {
-        let refusal = parse(with("/target/headers", json!({ name: "1" }))).unwrap_err();
+        let refusal = checked(name).unwrap_err();
         let field = format!("target.headers.{name}");
         assert_eq!(refusal.field.as_deref(), Some(&*field), "{refusal}");
     }
-    assert!(parse(with("/target/headers", json!({ "x-te": "1" }))).is_ok());
+    assert!(checked("x-te").is_ok());
 }
 
 #[test]

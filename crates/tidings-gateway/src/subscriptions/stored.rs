@@ -166,6 +166,9 @@ impl Subscriptions {
         }
         let webhook = wanted.target.webhook();
         // One that was kept before this was asked is still read, paused and ended.
+        if let Some(webhook) = webhook {
+            webhook.check_headers()?;
+        }
         if let Some(auth) = webhook.and_then(|it| it.auth.as_ref()) {
             auth.check()?;
         }
