@@ -133,19 +133,21 @@ impl EventStream {
         if let Some(cursor) = &self.cursor {
             request = request.header(LAST_EVENT_ID, cursor);
         }
-        let sent = tokio::time::timeout(SILENCE, request.send()).await;
-        let response = sent
-            .map_err(|elapsed| Error::Unreachable {
-                url: self.url.to_string(),
-                may_have_arrived: true,
-                source: Box::new(elapsed),
-            })?
-            .map_err(|error| unreachable(&self.url, error))?;
-        if response.status().is_success() {
-            Ok(response)
-        } else {
-            Err(Answer::read(response).await?.into_refusal())
-        }
+        let answered = async {
+            let sent = request.send().await;
+            let response = sent.map_err(|error| unreachable(&self.url, error))?;
+            if response.status().is_success() {
+                Ok(response)
+            } else {
+                Err(Answer::read(response).await?.into_refusal())
+            }
+        };
+        let answered = tokio::time::timeout(SILENCE, answered).await;
+        answered.map_err(|elapsed| Error::Unreachable {
+            url: self.url.to_string(),
+            may_have_arrived: true,
+            source: Box::new(elapsed),
+        })?
     }
 
     /// Waits before the next connection, or gives the error to the caller.
@@ -159,13 +161,14 @@ impl EventStream {
         let passing = status.is_none_or(|status| matches!(status, 429 | 502..=504));
         self.connection = None;
         self.failures += 1;
-        if passing && self.failures < self.client.retries.tries {
-            let asked = match &error {
-                Some(Error::Refused(problem)) => problem.retry_after,
-                _ => None,
-            };
-            let wait = asked.unwrap_or_else(|| self.client.retries.wait_after(self.failures));
-            tokio::time::sleep(wait.min(self.client.retries.longest_wait)).await;
+        let retries = &self.client.retries;
+        let asked = match &error {
+            Some(Error::Refused(problem)) => problem.retry_after,
+            _ => None,
+        };
+        let wait = asked.unwrap_or_else(|| retries.wait_after(self.failures));
+        if passing && self.failures < retries.tries && wait <= retries.longest_wait {
+            tokio::time::sleep(wait).await;
             return Ok(());
         }
         self.failures = 0;

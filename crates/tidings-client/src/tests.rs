@@ -566,3 +566,12 @@ async fn a_stream_that_ends_again_and_again_is_given_up() {
     assert_eq!(server.asked().len(), 3);
     assert_eq!(server.asked()[0].header("last-event-id"), "c9");
 }
+
+#[tokio::test]
+async fn a_stream_that_is_told_to_come_back_much_later_says_so_at_once() {
+    let later = problem(429, "RATE_LIMITED", Some("3600"));
+    let (server, client) = Server::answering([later]).await;
+    let refused = client.stream(StreamQuery::default()).next().await;
+    assert_eq!(refused.unwrap_err().code(), Some("RATE_LIMITED"));
+    assert_eq!(server.asked().len(), 1);
+}

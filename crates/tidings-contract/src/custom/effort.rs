@@ -328,8 +328,6 @@ fn hash(value: &Value, hasher: &mut DefaultHasher) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use serde_json::json;
 
     use super::*;
@@ -470,10 +468,8 @@ mod tests {
         ];
         for (schema, payload) in cases {
             let schema = Schema::new(schema).unwrap();
-            let begun = Instant::now();
             assert_eq!(schema.effort(&payload), None);
             assert!(!schema.check(&payload).is_empty());
-            println!("given up after {:?}", begun.elapsed());
         }
     }
 }
