@@ -74,6 +74,20 @@ fn event() -> Value {
 }
 
 #[test]
+fn no_header_of_the_connection_is_a_tenants() {
+    let (server, token) = server();
+    let target =
+        json!({ "kind": "webhook", "url": "https://a.example/", "headers": { "Expect": "1" } });
+    let refused = server.post(
+        "/v1/subscriptions",
+        &token,
+        &json!({ "name": "a", "target": target }),
+    );
+    let problem = refused.problem(400, "INVALID_REQUEST");
+    assert_eq!(problem["field"], "target.headers.Expect");
+}
+
+#[test]
 fn nothing_is_sent_before_the_receiver_has_allowed_it() {
     let (server, token) = server();
     let asked = Asked::start("405 No\r\n");
