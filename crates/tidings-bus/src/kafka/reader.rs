@@ -229,9 +229,9 @@ impl Readers {
         let searched = self.with(move |this, consumer| Search::new(this, consumer, &sought)?.run());
         let searched = searched.await;
         if searched.as_ref().is_err_and(is_gone) {
-            // Which of them is deleted is found out when they are looked up again.
+            // Which of them is gone is found out when they are looked up again.
             for topic in &topics {
-                self.topics.forget(topic);
+                self.topics.doubt(topic);
             }
         }
         searched.map_err(unavailable)

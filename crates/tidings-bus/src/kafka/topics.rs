@@ -103,12 +103,18 @@ impl Topics {
         known.clone()
     }
 
-    /// Asks the brokers about a topic again when it is next needed: it went away, or is another by now.
+    /// The same as [`doubt`](Self::doubt), of a topic that a broker said is gone.
     pub(super) fn forget(&self, topic: &Topic) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.remove(topic).is_some() {
-            tracing::warn!(%topic, "the topic is not on the brokers any more");
+        if self.doubt(topic) {
+            tracing::warn!(%topic, "a broker says that the topic, or a partition of it, is gone");
         }
+    }
+
+    /// Asks the brokers about a topic again when it is next needed, since it may be gone, or another by now. Whether it was
+    /// known.
+    pub(super) fn doubt(&self, topic: &Topic) -> bool {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.remove(topic).is_some()
     }
 
     /// Asks about every topic again when it is next needed, however lately it was found not to exist.
