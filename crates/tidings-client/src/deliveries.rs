@@ -10,10 +10,9 @@ use crate::error::Error;
 use crate::event::Page;
 use crate::request::{Repeat, Request};
 
-/// Which dead letters. Nothing set: all of the tenant's.
+/// Which dead letters, whatever their state. Nothing set: all of the tenant's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeadLetterQuery {
+pub struct DeadLetterFilter {
     /// An event type.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,
@@ -29,14 +28,18 @@ pub struct DeadLetterQuery {
     /// Text in the last error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Which page of which dead letters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterQuery {
+    /// Which.
+    pub filter: DeadLetterFilter,
     /// `open`, `replaying` or `closed`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// At most so many, 1 to 1,000.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Where the page before ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }
 
@@ -153,11 +156,11 @@ impl Client {
     /// A page of dead letters, oldest first.
     pub async fn list_dead_letters(&self, query: &DeadLetterQuery) -> Result<Page<Value>, Error> {
         let parameters = [
-            ("type", query.event_type.as_deref()),
-            ("subscription", query.subscription.as_deref()),
-            ("since", query.since.as_deref()),
-            ("until", query.until.as_deref()),
-            ("error", query.error.as_deref()),
+            ("type", query.filter.event_type.as_deref()),
+            ("subscription", query.filter.subscription.as_deref()),
+            ("since", query.filter.since.as_deref()),
+            ("until", query.filter.until.as_deref()),
+            ("error", query.filter.error.as_deref()),
             ("state", query.state.as_deref()),
         ];
         let (limit, cursor) = (query.limit, query.cursor.as_deref());
@@ -176,14 +179,14 @@ impl Client {
         request.send(self).await?.json()
     }
 
-    /// Sends all open ones again that the query fits, at most so many a second. The answer is the replay:
+    /// Sends all open ones again that the filter fits, at most so many a second. The answer is the replay:
     /// [`get_replay`](Self::get_replay) of its `id` says how far it has come.
     pub async fn replay_dead_letters(
         &self,
-        query: &DeadLetterQuery,
+        filter: &DeadLetterFilter,
         rate: Option<u32>,
     ) -> Result<Value, Error> {
-        let mut body = json!(query);
+        let mut body = json!(filter);
         body["rate"] = json!(rate);
         let path = ["v1", "dead-letters", "replay"];
         let request = self.post(&path, Repeat::IfNotDone, body);

@@ -13,7 +13,7 @@ mod tests;
 
 pub use client::{Client, Retries};
 pub use custom_events::{CustomEventQuery, EmitQuery, Emitted, NewCustomEvent, NewEmit};
-pub use deliveries::DeadLetterQuery;
+pub use deliveries::{DeadLetterFilter, DeadLetterQuery};
 pub use error::{Error, Problem};
 pub use event::{
     ApiKey, CreatedApiKey, Event, EventQuery, Module, NewApiKey, NewEvent, Page, Readiness, Receipt,

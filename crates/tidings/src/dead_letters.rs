@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::json;
-use tidings_client::DeadLetterQuery;
+use tidings_client::{DeadLetterFilter, DeadLetterQuery};
 
 use crate::connection::{Connection, block_on};
 use crate::output::{Column, Output, note};
@@ -90,14 +90,13 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
-    fn query(self) -> DeadLetterQuery {
-        DeadLetterQuery {
+    fn read(self) -> DeadLetterFilter {
+        DeadLetterFilter {
             event_type: self.r#type,
             subscription: self.subscription,
             since: self.since,
             until: self.until,
             error: self.error,
-            ..DeadLetterQuery::default()
         }
     }
 }
@@ -114,7 +113,8 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             let mut query = DeadLetterQuery {
                 state: state.map(|state| state.to_lowercase()),
                 limit: paging.limit,
-                ..filters.query()
+                filter: filters.read(),
+                cursor: None,
             };
             block_on(paging.list(output, &SHOWN, async |cursor| {
                 query.cursor = cursor;
@@ -135,7 +135,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
             ..
         } => {
             let client = connection.client()?;
-            let query = filters.query();
+            let filter = filters.read();
             match id {
                 Some(id) => {
                     let answer = block_on(async { Ok(client.replay_dead_letter(&id).await?) })?;
@@ -148,7 +148,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<()> {
                     output.one(&answer)
                 }
                 None => block_on(async {
-                    let begun = client.replay_dead_letters(&query, rate).await?;
+                    let begun = client.replay_dead_letters(&filter, rate).await?;
                     if detach {
                         return output.one(&begun);
                     }
