@@ -13,6 +13,7 @@ use futures_util::stream::once;
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tidings_event::Code;
 use tidings_event::event::rfc3339;
 use tidings_event::json::RawJson;
 use tidings_gateway::events::{Cursor, Placed, Query, Streamed};
@@ -157,18 +158,22 @@ fn frames(
     place: StreamPlace,
     events: impl Stream<Item = Streamed>,
 ) -> impl Stream<Item = Result<Frame, Infallible>> {
-    let mut closing = house.closing.subscribe();
-    let closed = async move {
-        // An error says that the house is gone, which also ends the stream.
-        let _ended = closing.wait_for(|closing| *closing).await;
-    };
     let headers = Arc::new(headers);
+    let mut closing = house.closing.subscribe();
+    let unauthenticated = unauthenticated(house.clone(), headers.clone());
+    let ended = async move {
+        tokio::select! {
+            // An error says that the house is gone, which also ends the stream.
+            _ = closing.wait_for(|closing| *closing) => {}
+            () = unauthenticated => {}
+        }
+    };
     let allowed = move |event: &Result<_, Refusal>| {
         let (good, house, headers) = (event.is_ok(), house.clone(), headers.clone());
         async move { good && authenticated(&house, &headers).await.is_ok() }
     };
     events
-        .take_until(closed)
+        .take_until(ended)
         .take_while(allowed)
         .filter_map(async |event| event.ok())
         .map(move |(cursor, event)| {
@@ -182,6 +187,19 @@ fn frames(
                 .event("event")
                 .data(text.replace(['\n', '\r'], " ")))
         })
+}
+
+/// Comes to its end with the credential, within a heartbeat: a stream without events is to keep no place for longer.
+///
+/// That a credential cannot be asked about now ends nothing.
+async fn unauthenticated(house: House, headers: Arc<HeaderMap>) {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let caller = authenticated(&house, &headers).await;
+        if caller.is_err_and(|refusal| refusal.code == Code::Unauthenticated) {
+            return;
+        }
+    }
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(

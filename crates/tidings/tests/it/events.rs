@@ -259,6 +259,14 @@ fn a_stream_ends_with_its_credential() {
 }
 
 #[test]
+fn a_stream_without_events_ends_with_its_credential() {
+    let server = Server::start();
+    let token = server.token(&["--tenant", "quiet", "--module", "crm", "--ttl", "2s"]);
+    let mut stream = Stream::open(&server, &token, None);
+    assert_eq!(stream.rest(), Vec::<Value>::new());
+}
+
+#[test]
 fn a_stop_ends_open_streams_without_waiting_for_the_drain() {
     let server = Server::start_with("[server]\ndrain = \"1h\"\n");
     server.declare("crm", &["crm.contact.created"]);
