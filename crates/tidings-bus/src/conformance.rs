@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    AppendError, Appended, Bus, Headers, Once, Partition, Position, Read, Record, Stored,
+    AppendError, Appended, Bus, Headers, Known, Once, Partition, Position, Read, Record, Stored,
     partition_of, time_of,
 };
 
@@ -442,6 +442,9 @@ async fn a_repeated_key_appends_once(bus: &dyn Bus) {
     );
     assert_eq!(position(&outcomes[1]).offset, at.offset + 1);
     assert_eq!(values(&read_topic(bus, &topic).await), ["x", "y"]);
+    let key = first.once.clone().expect("a record with a key");
+    let known = bus.known(first.tenant.clone(), key).await;
+    assert_eq!(known, Ok(Some(Known::Used(receipt.clone()))));
 }
 
 async fn a_reused_key_refuses_the_batch(bus: &dyn Bus) {
@@ -459,6 +462,12 @@ async fn a_reused_key_refuses_the_batch(bus: &dyn Bus) {
     );
     assert_eq!(values(&read_topic(bus, &topic).await), ["x"]);
     assert_eq!(bus.find(tenant("acme"), batch[0].event_id).await, Ok(None));
+    let look_up = async |record: &Record| {
+        let once = record.once.clone().expect("a record with a key");
+        bus.known(record.tenant.clone(), once).await
+    };
+    assert_eq!(look_up(&batch[0]).await, Ok(None));
+    assert_eq!(look_up(&batch[1]).await, Ok(Some(Known::Reused)));
     // The refused batch has not used its other keys up.
     let outcomes = append(bus, vec![once(record(&topic, "a", "5"), &new, "a third")]).await;
     assert_eq!(position(&outcomes[0]).offset, 1);

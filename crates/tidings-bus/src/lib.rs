@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use group::{Desk, Membership, Shares};
-pub use record::{Headers, Once, Receipt, Record, Stored, time_of};
+pub use record::{Headers, Known, Once, Receipt, Record, Stored, time_of};
 pub use stretches::{Met, Stretches};
 
 /// A future that a [`Bus`] returns, so that a bus can be chosen at start.
@@ -222,6 +222,16 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Whether this bus decides [`Record::once`] itself.
     fn keeps_receipts(&self) -> bool;
+
+    /// What an append with this key would find; `None` where the key is free. Changes nothing. A bus that does not
+    /// [keep receipts](Self::keeps_receipts) knows of no key.
+    fn known(
+        &self,
+        _tenant: TenantId,
+        _once: Once,
+    ) -> Pending<'_, Result<Option<Known>, ReadError>> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// Whether this bus keeps nothing, and answers every append with [`Appended::Skipped`].
     fn is_disabled(&self) -> bool {

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Position, Read,
-    ReadError, Receipt, Record, Stored, partition_of, tails::Tails,
+    AppendError, Appended, Bounds, Bus, Health, Known, Once, Page, Partition, Pending, Position,
+    Read, ReadError, Receipt, Record, Stored, partition_of, tails::Tails,
 };
 
 /// Keys are honoured for 24 h.
@@ -24,7 +24,9 @@ pub struct Memory {
     tails: Tails,
 }
 
-type Keys = HashMap<(TenantId, String, String), (Fingerprint, i64, Receipt)>;
+/// When it was used, in ms since 1970, for what, and with which outcome.
+type Kept = (Fingerprint, i64, Receipt);
+type Keys = HashMap<(TenantId, String, String), Kept>;
 
 #[derive(Debug, Clone, Default)]
 struct Log {
@@ -98,9 +100,10 @@ impl Log {
                     once.principal.clone(),
                     once.key.clone(),
                 );
-                match self.keys.get(&key).or_else(|| keys.get(&key)) {
-                    Some((print, ..)) if *print != once.fingerprint => reused.push(index),
-                    Some((_, _, receipt)) => appended.push(Appended::Repeat(receipt.clone())),
+                let kept = self.keys.get(&key).or_else(|| keys.get(&key));
+                match kept.map(|kept| meaning(kept, once)) {
+                    Some(Known::Reused) => reused.push(index),
+                    Some(Known::Used(receipt)) => appended.push(Appended::Repeat(receipt)),
                     None => {
                         keys.insert(key, (once.fingerprint, now_ms, receipt));
                         appended.push(Appended::At(Position {
@@ -144,6 +147,15 @@ impl Log {
             headers: record.headers,
             value: record.value,
         });
+    }
+}
+
+/// What a key that is there means for a body.
+fn meaning((fingerprint, _, receipt): &Kept, once: &Once) -> Known {
+    if *fingerprint == once.fingerprint {
+        Known::Used(receipt.clone())
+    } else {
+        Known::Reused
     }
 }
 
@@ -236,6 +248,17 @@ impl Bus for Memory {
 
     fn keeps_receipts(&self) -> bool {
         true
+    }
+
+    fn known(&self, tenant: TenantId, once: Once) -> Pending<'_, Result<Option<Known>, ReadError>> {
+        let now_ms = (self.now_ms)();
+        let key = (tenant, once.principal.clone(), once.key.clone());
+        let known = self.with(|log| {
+            let kept = log.keys.get(&key);
+            let kept = kept.filter(|(_, at_ms, _)| now_ms < *at_ms + KEY_TTL_MS);
+            kept.map(|kept| meaning(kept, &once))
+        });
+        Box::pin(async move { Ok(known) })
     }
 }
 

@@ -70,6 +70,15 @@ pub struct Once {
     pub fingerprint: Fingerprint,
 }
 
+/// What an idempotency key that stands in a log means for a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// It was used for this body; this was appended then.
+    Used(Receipt),
+    /// It was used for another body.
+    Reused,
+}
+
 /// One record to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {

@@ -411,6 +411,14 @@ impl Gateway {
         self.line.in_process().counted.clone()
     }
 
+    /// Whether a publish would get as far as asking those who keep keys and events. Appends nothing.
+    ///
+    /// # Errors
+    /// What [`publish`](Self::publish) would be refused for until then.
+    pub fn check(&self, command: Command) -> Result<(), Refusal> {
+        self.line.check(command)
+    }
+
     /// What a publish would do. Appends nothing.
     pub async fn explain(&self, command: Command) -> Explanation {
         self.line.explain(command).await

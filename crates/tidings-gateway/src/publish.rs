@@ -25,9 +25,9 @@ pub(crate) mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{AppendError, Bus, Receipt, Record, Stored, partition_of};
+use tidings_bus::{AppendError, Bus, Known, Receipt, Record, Stored, partition_of};
 use tidings_event::{Code, Event, EventType, Topic};
-use tidings_receipts::{Hold, Receipts, Release};
+use tidings_receipts::{Hold, Receipts, Release, Wanted};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -138,7 +138,8 @@ impl Explanation {
 
     /// The same, refused before it would be appended.
     pub(crate) fn but(mut self, refusal: Refusal) -> Self {
-        self.steps.retain(|step| step.rule != Rule::Append);
+        let stands = |step: &Step| step.rule != Rule::Append && step.rule != refusal.rule;
+        self.steps.retain(stands);
         self.steps.push(Step {
             rule: refusal.rule,
             refused: Some(refusal.code),
@@ -149,6 +150,18 @@ impl Explanation {
             outcome: Err(refusal),
             ..self
         }
+    }
+
+    /// The same, of an event whose key was used for it before.
+    pub(crate) fn repeated(mut self, detail: &str) -> Self {
+        for step in &mut self.steps {
+            match step.rule {
+                Rule::Idempotency => detail.clone_into(&mut step.detail),
+                Rule::Append => "Nothing: it was appended before.".clone_into(&mut step.detail),
+                _ => {}
+            }
+        }
+        self
     }
 }
 
@@ -280,9 +293,38 @@ impl Line {
         self.name(command).map(drop)
     }
 
-    /// What [`publish`](Self::publish) would do with one event. Appends nothing.
+    /// What [`publish`](Self::publish) would do with one event. Appends nothing, and reserves no key.
     pub async fn explain(&self, command: Command) -> Explanation {
-        self.explained(self.judge(command)).await
+        let judgement = self.judge(command);
+        let record = judgement.placed.as_ref().ok().map(|it| &it.records[0]);
+        let wanted = record.and_then(|record| {
+            Some(Wanted {
+                tenant: record.tenant.clone(),
+                once: record.once.clone()?,
+                event_id: record.event_id,
+            })
+        });
+        let explanation = self.explained(judgement).await;
+        let Some(wanted) = wanted.filter(|_| explanation.outcome.is_ok()) else {
+            return explanation;
+        };
+        match self.known(wanted).await {
+            Ok(None) => explanation,
+            Ok(Some(Known::Used(_))) => explanation.repeated(
+                "The key was used for this body within 24 h: the first receipt is answered again.",
+            ),
+            Ok(Some(Known::Reused)) => explanation.but(claim::key_reused(vec![0], true)),
+            Err(refusal) => explanation.but(refusal),
+        }
+    }
+
+    async fn known(&self, wanted: Wanted) -> Result<Option<Known>, Refusal> {
+        if let Some(receipts) = &self.receipts {
+            let known = receipts.look_up(wanted).await;
+            return known.map_err(|error| claim::refused(&error));
+        }
+        let known = self.bus.known(wanted.tenant, wanted.once).await;
+        known.map_err(unreadable)
     }
 
     /// What the rules decide on one event. Pure.

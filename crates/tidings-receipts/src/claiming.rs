@@ -135,11 +135,7 @@ pub(crate) fn withdrawn(holds: Vec<Hold>, outcome: Release) -> Vec<(Hold, bool)>
 fn in_order(wanted: Vec<Wanted>) -> Result<(Vec<Ask>, Vec<usize>), ReceiptsError> {
     let token = Uuid::new_v4();
     let asks = wanted.into_iter().map(|wanted| Ask {
-        who: Arc::new(Who {
-            key: wanted.once.key,
-            tenant: wanted.tenant,
-            principal: wanted.once.principal,
-        }),
+        who: Arc::new(Who::of(&wanted)),
         fingerprint: wanted.once.fingerprint,
         event_id: wanted.event_id,
         token,

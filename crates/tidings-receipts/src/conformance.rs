@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tidings_bus::{Once, Receipt};
+use tidings_bus::{Known, Once, Receipt};
 use tidings_event::TenantId;
 use tidings_event::json::Fingerprint;
 use tokio::task::JoinSet;
@@ -28,6 +28,7 @@ pub async fn suite(make: impl AsyncFn(Terms) -> Arc<dyn Receipts>) {
     let usual = make(Terms::default()).await;
     a_claimed_key_is_settled_and_replayed(&*usual).await;
     another_body_is_refused(&*usual).await;
+    looking_up_reserves_nothing(&*usual).await;
     what_appended_nothing_leaves_the_key_free(&*usual).await;
     an_unknown_outcome_keeps_the_event_id(&*usual).await;
     keys_are_scoped_by_tenant_and_principal(&*usual).await;
@@ -298,6 +299,33 @@ async fn a_batch_answers_in_order_and_refuses_a_key_twice(receipts: &dyn Receipt
         .filter(|claim| matches!(claim, Claim::Replayed(_)));
     assert_eq!(replayed.count(), 99);
     assert_eq!(receipts.claim(Vec::new()).await, Ok(Vec::new()));
+}
+
+async fn looking_up_reserves_nothing(receipts: &dyn Receipts) {
+    let first = wanted("crm", "body");
+    let other = Wanted {
+        once: Once {
+            fingerprint: Fingerprint::of_bytes(b"another"),
+            ..first.once.clone()
+        },
+        ..first.clone()
+    };
+    let look_up = async |wanted: &Wanted| receipts.look_up(again(wanted)).await;
+    assert_eq!(look_up(&first).await, Ok(None));
+    let held = fresh(receipts, &first).await;
+    assert_eq!(held.event_id(), first.event_id, "nothing was reserved");
+    let busy = look_up(&first).await;
+    assert!(
+        matches!(busy, Err(ReceiptsError::Busy { .. })),
+        "{busy:?} while another holds it"
+    );
+    assert_eq!(look_up(&other).await, Ok(Some(Known::Reused)));
+    release(receipts, held, Release::Unknown).await;
+    assert_eq!(look_up(&first).await, Ok(None), "a claim would inherit it");
+    settle(receipts, fresh(receipts, &first).await, 7).await;
+    let used = Known::Used(receipt(first.event_id, 7));
+    assert_eq!(look_up(&first).await, Ok(Some(used)));
+    assert_eq!(look_up(&other).await, Ok(Some(Known::Reused)));
 }
 
 async fn a_settle_counts_once(receipts: &dyn Receipts) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tidings_bus::{Pending, Receipt};
+use tidings_bus::{Known, Pending, Receipt};
 use tidings_event::TenantId;
 use tidings_event::json::Fingerprint;
 use tokio::time::Instant;
@@ -101,6 +101,23 @@ impl Kept {
         }
     }
 
+    fn look_up(&mut self, wanted: &Wanted, now: Instant) -> Result<Option<Known>, ReceiptsError> {
+        let Some(entry) = self.live(&Who::of(wanted), now) else {
+            return Ok(None);
+        };
+        if entry.fingerprint != wanted.once.fingerprint {
+            return Ok(Some(Known::Reused));
+        }
+        match &entry.state {
+            State::Completed(receipt) => Ok(Some(Known::Used(receipt.clone()))),
+            State::Reserved { lease_ends, .. } if *lease_ends > now => {
+                let retry_after = *lease_ends - now;
+                Err(ReceiptsError::Busy { retry_after })
+            }
+            State::Reserved { .. } => Ok(None),
+        }
+    }
+
     fn settle(&mut self, hold: Hold, receipt: Receipt, terms: Terms, now: Instant) {
         let expires = match self.live(&hold.who, now) {
             None => now + terms.time_to_live,
@@ -158,6 +175,10 @@ impl Home for InMemory {
 impl Receipts for InMemory {
     fn claim(&self, wanted: Vec<Wanted>) -> Pending<'_, Result<Vec<Claim>, ReceiptsError>> {
         Box::pin(claiming::claim(self, wanted))
+    }
+
+    fn look_up(&self, wanted: Wanted) -> Pending<'_, Result<Option<Known>, ReceiptsError>> {
+        Box::pin(async move { self.with(|kept| kept.look_up(&wanted, Instant::now())) })
     }
 
     fn settle(&self, settled: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {

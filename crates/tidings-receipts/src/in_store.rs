@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use tidings_bus::{Pending, Receipt};
+use tidings_bus::{Known, Pending, Receipt};
 use tidings_event::TenantId;
 use tidings_store::StoreError;
 use tidings_store::receipts::{Completion, Place, ReceiptKey, Reservation, Reserved};
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use crate::claiming::{self, Answer, Ask, Home};
 use crate::gathered::{Gathered, Rows};
@@ -201,6 +202,26 @@ impl Home for InStore {
 impl Receipts for InStore {
     fn claim(&self, wanted: Vec<Wanted>) -> Pending<'_, Result<Vec<Claim>, ReceiptsError>> {
         Box::pin(claiming::claim(self, wanted))
+    }
+
+    fn look_up(&self, wanted: Wanted) -> Pending<'_, Result<Option<Known>, ReceiptsError>> {
+        Box::pin(async move {
+            let reservation = Reservation {
+                key: &key(&Who::of(&wanted)),
+                fingerprint: wanted.once.fingerprint.0,
+                event_id: wanted.event_id,
+                // Nobody's.
+                token: Uuid::nil(),
+            };
+            match self.rows.look_up(&reservation).await.map_err(failed)? {
+                Reserved::Held { .. } => Ok(None),
+                Reserved::Completed(place) => Ok(Some(Known::Used(receipt(place)?))),
+                Reserved::Reused => Ok(Some(Known::Reused)),
+                Reserved::Busy => Err(ReceiptsError::Busy {
+                    retry_after: self.terms.lease,
+                }),
+            }
+        })
     }
 
     fn settle(&self, settled: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{Pending, Receipt};
+use tidings_bus::{Known, Pending, Receipt};
 use tidings_event::TenantId;
 use uuid::Uuid;
 
@@ -207,6 +207,28 @@ impl Home for InValkey {
 impl Receipts for InValkey {
     fn claim(&self, wanted: Vec<Wanted>) -> Pending<'_, Result<Vec<Claim>, ReceiptsError>> {
         Box::pin(claiming::claim(self, wanted))
+    }
+
+    fn look_up(&self, wanted: Wanted) -> Pending<'_, Result<Option<Known>, ReceiptsError>> {
+        Box::pin(async move {
+            let who = Who::of(&wanted);
+            let call = Call {
+                keys: vec![key_of(&who)],
+                arguments: vec![wanted.once.fingerprint.0.to_be_bytes().to_vec()],
+            };
+            let values = self.line.run(Script::LookUp, &[call]).await?;
+            match values.concat().first().map(Vec::as_slice) {
+                Some(b"F") => Ok(None),
+                Some(b"W") => Err(ReceiptsError::Busy {
+                    retry_after: self.terms.lease,
+                }),
+                Some(value) => match answer(value)? {
+                    Answer::Completed(receipt) => Ok(Some(Known::Used(receipt))),
+                    _ => Ok(Some(Known::Reused)),
+                },
+                None => Err(ReceiptsError::Unreadable("no answer to a key".into())),
+            }
+        })
     }
 
     fn settle(&self, settled: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {

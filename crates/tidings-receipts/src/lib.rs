@@ -10,7 +10,7 @@ mod in_valkey;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_bus::{Once, Pending, Receipt};
+use tidings_bus::{Known, Once, Pending, Receipt};
 use tidings_event::TenantId;
 use tidings_event::json::Fingerprint;
 use uuid::Uuid;
@@ -39,6 +39,16 @@ struct Who {
     key: String,
     tenant: TenantId,
     principal: String,
+}
+
+impl Who {
+    fn of(wanted: &Wanted) -> Self {
+        Self {
+            key: wanted.once.key.clone(),
+            tenant: wanted.tenant.clone(),
+            principal: wanted.once.principal.clone(),
+        }
+    }
 }
 
 /// A key held for one publish, until it is settled, released, or its lease is over.
@@ -156,6 +166,10 @@ pub trait Receipts: Send + Sync + 'static {
     /// Claims 1 to 1,000 keys, each once; answers one claim for each, in order. What is [`Claim::Fresh`]
     /// is held also when another key of the batch is refused: whoever appends none of it releases it.
     fn claim(&self, wanted: Vec<Wanted>) -> Pending<'_, Result<Vec<Claim>, ReceiptsError>>;
+
+    /// What a claim would find now; `None` where the key is free, and [`ReceiptsError::Busy`] where another holds it for the
+    /// same body. Reserves nothing and does not wait.
+    fn look_up(&self, wanted: Wanted) -> Pending<'_, Result<Option<Known>, ReceiptsError>>;
 
     /// Completes held keys with what was appended.
     fn settle(&self, settled: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>>;

@@ -132,6 +132,11 @@ impl Receipts {
         either!(&self.0, rows => rows.claim(wanted, lease, time_to_live))
     }
 
+    /// What a claim would be answered now. Reserves nothing.
+    pub async fn look_up(&self, wanted: &Reservation<'_>) -> Result<Reserved, StoreError> {
+        either!(&self.0, rows => rows.look_up(wanted))
+    }
+
     /// Completes keys that their token still has, or that are gone; leaves the others. Each key that
     /// becomes completed counts for its tenant. A key may be given once only.
     pub async fn settle(

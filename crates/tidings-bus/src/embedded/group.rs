@@ -9,15 +9,16 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use tidings_event::Topic;
 use tidings_event::json::Fingerprint;
 use uuid::Uuid;
 
 use super::block::{Event, Packing};
 use super::fault::Fault;
 use super::ids;
-use super::image::Image;
+use super::image::{Image, Place, load_generations, load_names, name_of};
 use super::schema::{position, seal, slot_and_offset};
-use crate::{AppendError, Appended, Once, Position, Receipt, Record, partition_of};
+use crate::{AppendError, Appended, Known, Once, Position, Receipt, Record, partition_of};
 
 /// What a batch's caller is told.
 pub(super) type Outcome = Result<Vec<Appended>, AppendError>;
@@ -36,12 +37,6 @@ pub(super) struct Key {
     pub(super) event_id: Uuid,
     pub(super) position: i64,
     pub(super) at_ms: i64,
-}
-
-enum Claim {
-    Fresh,
-    Repeat(Receipt),
-    Reused,
 }
 
 struct Older<'c> {
@@ -133,15 +128,15 @@ impl<'c, 'i> Group<'c, 'i> {
             slots.push(slot);
             let claim = match &record.once {
                 Some(once) => self.claim(record, once, position(slot, offset))?,
-                None => Claim::Fresh,
+                None => None,
             };
             match claim {
-                Claim::Fresh => {
+                None => {
                     self.image.slots[slot].next += 1;
                     appended.push(Appended::At(Position { partition, offset }));
                 }
-                Claim::Repeat(receipt) => appended.push(Appended::Repeat(receipt)),
-                Claim::Reused => {
+                Some(Known::Used(receipt)) => appended.push(Appended::Repeat(receipt)),
+                Some(Known::Reused) => {
                     reused.push(index);
                     // Only keeps the list as long as the batch's.
                     appended.push(Appended::Repeat(receipt_of_nothing(record)));
@@ -161,17 +156,25 @@ impl<'c, 'i> Group<'c, 'i> {
         Ok(Ok(appended))
     }
 
-    fn claim(&mut self, record: &Record, once: &Once, position: i64) -> Result<Claim, Fault> {
+    /// What the key is known for; nothing where it is the record's from now on.
+    fn claim(
+        &mut self,
+        record: &Record,
+        once: &Once,
+        position: i64,
+    ) -> Result<Option<Known>, Fault> {
+        let tenant = record.tenant.as_str();
+        let forgotten_ms = self.terms.now_ms.saturating_sub(self.terms.key_ttl_ms);
         for index in 0..self.older.len() {
             let older = &mut self.older[index];
             if once.key <= older.greatest
-                && let Some(key) = find(&mut older.find, record, once)?
-                && let Some(claim) = self.judge(&key, once)?
+                && let Some(key) = find(&mut older.find, tenant, once)?
+                && let Some(known) = meaning(&key, once, forgotten_ms, &self.image.names)?
             {
-                return Ok(claim);
+                return Ok(Some(known));
             }
         }
-        let (tenant, now_ms) = (record.tenant.as_str(), self.terms.now_ms);
+        let now_ms = self.terms.now_ms;
         let fingerprint = once.fingerprint.0.to_be_bytes();
         let crc = seal_key(once, tenant, record.event_id, position, now_ms);
         let (print, id) = (&fingerprint[..], &record.event_id.as_bytes()[..]);
@@ -186,39 +189,15 @@ impl<'c, 'i> Group<'c, 'i> {
             crc
         ];
         if self.insert_key.execute(row)? == 1 {
-            return Ok(Claim::Fresh);
-        }
-        let missing = || Fault::Corrupt(format!("keys: key {:?} is there and is not", once.key));
-        let key = find(&mut self.find_key, record, once)?.ok_or_else(missing)?;
-        if let Some(claim) = self.judge(&key, once)? {
-            return Ok(claim);
-        }
-        self.replace_key.execute(row)?;
-        Ok(Claim::Fresh)
-    }
-
-    /// What a key that is there means; nothing once its time is over.
-    fn judge(&self, key: &Key, once: &Once) -> Result<Option<Claim>, Fault> {
-        if self.terms.now_ms >= key.at_ms.saturating_add(self.terms.key_ttl_ms) {
             return Ok(None);
         }
-        if key.fingerprint != once.fingerprint {
-            return Ok(Some(Claim::Reused));
+        let missing = || Fault::Corrupt(format!("keys: key {:?} is there and is not", once.key));
+        let key = find(&mut self.find_key, tenant, once)?.ok_or_else(missing)?;
+        let known = meaning(&key, once, forgotten_ms, &self.image.names)?;
+        if known.is_none() {
+            self.replace_key.execute(row)?;
         }
-        let (slot, offset) = slot_and_offset(key.position);
-        let (topic, partition) = self.image.name_of(slot).ok_or_else(|| {
-            Fault::Corrupt(format!(
-                "keys: key {:?} is of slot {slot}, which is not",
-                once.key
-            ))
-        })?;
-        let topic = topic.clone();
-        Ok(Some(Claim::Repeat(Receipt {
-            event_id: key.event_id,
-            topic,
-            partition,
-            offset,
-        })))
+        Ok(known)
     }
 
     fn insert(&mut self, record: &Record, slot: usize, offset: u64) -> Result<(), Fault> {
@@ -282,6 +261,53 @@ fn receipt_of_nothing(record: &Record) -> Receipt {
     }
 }
 
+/// What a key is known for, in whichever generation: as [`append`] would find it now.
+pub(super) fn known(
+    connection: &Connection,
+    forgotten_ms: i64,
+    tenant: &str,
+    once: &Once,
+) -> Result<Option<Known>, Fault> {
+    let names = load_names(connection)?;
+    for generation in load_generations(connection)? {
+        let mut statement = connection.prepare_cached(&find_sql(generation.id))?;
+        if let Some(key) = find(&mut statement, tenant, once)?
+            && let Some(known) = meaning(&key, once, forgotten_ms, &names)?
+        {
+            return Ok(Some(known));
+        }
+    }
+    Ok(None)
+}
+
+/// What a key that is there means; nothing when it was last used at a time, in ms since 1970, that keys are forgotten of.
+fn meaning(
+    key: &Key,
+    once: &Once,
+    forgotten_ms: i64,
+    names: &[(Place, Topic)],
+) -> Result<Option<Known>, Fault> {
+    if key.at_ms <= forgotten_ms {
+        return Ok(None);
+    }
+    if key.fingerprint != once.fingerprint {
+        return Ok(Some(Known::Reused));
+    }
+    let (slot, offset) = slot_and_offset(key.position);
+    let (topic, partition) = name_of(names, slot).ok_or_else(|| {
+        Fault::Corrupt(format!(
+            "keys: key {:?} is of slot {slot}, which is not",
+            once.key
+        ))
+    })?;
+    Ok(Some(Known::Used(Receipt {
+        event_id: key.event_id,
+        topic: topic.clone(),
+        partition,
+        offset,
+    })))
+}
+
 fn find_sql(generation: i64) -> String {
     format!(
         "SELECT fingerprint, event_id, position, at_ms, crc FROM keys_{generation} \
@@ -291,10 +317,9 @@ fn find_sql(generation: i64) -> String {
 
 fn find(
     statement: &mut CachedStatement<'_>,
-    record: &Record,
+    tenant: &str,
     once: &Once,
 ) -> Result<Option<Key>, Fault> {
-    let tenant = record.tenant.as_str();
     let row = statement
         .query_row(params![once.key, tenant, once.principal], |row| {
             Ok((

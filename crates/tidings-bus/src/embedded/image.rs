@@ -95,25 +95,7 @@ impl Image {
     }
 
     fn load_topics(&mut self, connection: &Connection) -> Result<(), Fault> {
-        let sql =
-            "SELECT first_slot, name, partitions, crc FROM topics NOT INDEXED ORDER BY first_slot";
-        let mut statement = connection.prepare(sql)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (first, count): (i64, i64) = (row.get(0)?, row.get(2)?);
-            let name: String = row.get(1)?;
-            let bad = || Fault::Corrupt(format!("topics: row {first}: it is not what was written"));
-            if row.get::<_, i64>(3)? != seal_topic(first, &name, count) {
-                return Err(bad());
-            }
-            let topic: Topic = name.parse().map_err(|_| bad())?;
-            let place = Place {
-                first_slot: usize::try_from(first).map_err(|_| bad())?,
-                partitions: u32::try_from(count).map_err(|_| bad())?,
-            };
-            if place.first_slot != self.slots.len() {
-                return Err(bad());
-            }
+        for (place, topic) in load_names(connection)? {
             self.add_topic(topic, place);
         }
         self.saved_topics = self.names.len();
@@ -159,11 +141,6 @@ impl Image {
             self.topics.remove(&topic);
             self.slots.truncate(place.first_slot);
         }
-    }
-
-    /// Which topic and partition a slot is.
-    pub(super) fn name_of(&self, slot: usize) -> Option<(&Topic, u32)> {
-        name_of(&self.names, slot)
     }
 
     /// Counts in an event that was just inserted.
@@ -450,6 +427,34 @@ fn save_bucket(connection: &Connection, bucket: &Bucket) -> Result<(), Fault> {
     let values = params![bucket.id, bucket.opened_ms, bytes, crc];
     connection.prepare_cached(sql)?.execute(values)?;
     Ok(())
+}
+
+/// All topics with their places, in the order of those.
+pub(super) fn load_names(connection: &Connection) -> Result<Vec<(Place, Topic)>, Fault> {
+    let sql =
+        "SELECT first_slot, name, partitions, crc FROM topics NOT INDEXED ORDER BY first_slot";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    let (mut names, mut slots) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let (first, count): (i64, i64) = (row.get(0)?, row.get(2)?);
+        let name: String = row.get(1)?;
+        let bad = || Fault::Corrupt(format!("topics: row {first}: it is not what was written"));
+        if row.get::<_, i64>(3)? != seal_topic(first, &name, count) {
+            return Err(bad());
+        }
+        let topic: Topic = name.parse().map_err(|_| bad())?;
+        let place = Place {
+            first_slot: usize::try_from(first).map_err(|_| bad())?,
+            partitions: u32::try_from(count).map_err(|_| bad())?,
+        };
+        if place.first_slot != slots {
+            return Err(bad());
+        }
+        slots += place.partitions as usize;
+        names.push((place, topic));
+    }
+    Ok(names)
 }
 
 /// All generations, the oldest first.

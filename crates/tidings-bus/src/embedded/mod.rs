@@ -10,6 +10,7 @@ mod block;
 mod checkpoint;
 mod conversion;
 mod fault;
+mod files;
 mod gathering;
 mod group;
 mod ids;
@@ -38,8 +39,8 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use crate::{
-    AppendError, Appended, Bounds, Bus, Health, Page, Partition, Pending, Read, ReadError, Record,
-    Stored, tails::Tails,
+    AppendError, Appended, Bounds, Bus, Health, Known, Once, Page, Partition, Pending, Read,
+    ReadError, Record, Stored, tails::Tails,
 };
 use fault::Fault;
 use gathering::{Gathering, Queued};
@@ -48,6 +49,7 @@ use reader::{Readers, Target};
 use writer::{Batch, Job, RETRY_AFTER, Writer};
 
 pub use backup::{BackupError, backup};
+pub use files::{check_wal, lock};
 pub use verify::{Report, VerifyError, verify};
 
 /// Tells the time in ms since 1970.
@@ -262,9 +264,10 @@ impl Shared {
 
 /// The embedded bus. Dropping it drains what waits, moves the WAL into the file and joins its
 /// threads.
-#[derive(Debug)]
 pub struct Embedded {
     folder: PathBuf,
+    clock: Clock,
+    key_ttl_ms: i64,
     shared: Arc<Shared>,
     readers: Arc<Readers>,
     gathering: Option<Arc<Gathering>>,
@@ -274,6 +277,14 @@ pub struct Embedded {
     to_sync: Arc<File>,
     /// Let go of last.
     _lock: File,
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Embedded {
@@ -328,7 +339,7 @@ impl Embedded {
             shared: Arc::clone(&shared),
             limits,
             partitions: config.partitions,
-            clock: config.now_ms,
+            clock: Arc::clone(&config.now_ms),
             checkpointer,
             unmoved_bytes: 0,
             behind_since_ms: None,
@@ -344,6 +355,8 @@ impl Embedded {
         let gathering = Some(Gathering::new(sender, Arc::clone(&shared)));
         Ok(Self {
             folder,
+            clock: config.now_ms,
+            key_ttl_ms: limits.key_ttl_ms,
             shared,
             readers,
             gathering,
@@ -423,46 +436,6 @@ impl Drop for Embedded {
             let _ = writer.join();
         }
     }
-}
-
-/// Locks a file for this process, making it first. The system lets go of the lock when the process ends, however
-/// it does.
-pub fn lock(path: &Path) -> Result<File, TryLockError> {
-    let mut options = File::options();
-    let file = options.create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(TryLockError::Error)?;
-    file.try_lock().map(|()| file)
-}
-
-/// Refuses the WAL beside an SQLite file when SQLite would silently drop acknowledged commits of
-/// it. For any file whose writers sync each commit and never spill, while nobody has it open.
-pub fn check_wal(file: &Path) -> Result<(), OpenError> {
-    let mut path = file.as_os_str().to_owned();
-    path.push("-wal");
-    let path = PathBuf::from(path);
-    let verdict = match File::open(&path) {
-        Ok(wal) => wal::check(io::BufReader::with_capacity(1 << 20, wal)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => Err(error),
-    };
-    match verdict {
-        // SQLite takes an empty file for a new one and deletes the WAL beside it. It writes the
-        // file's header before it begins a WAL, so this is no interrupted first start.
-        Ok(wal::Verdict::Sound { frames: 1.. }) if is_empty(file) => {
-            Err(OpenError::Corrupt(format!(
-                "{} is empty or gone, but the WAL beside it holds commits",
-                file.display()
-            )))
-        }
-        Ok(wal::Verdict::Sound { .. }) => Ok(()),
-        Ok(wal::Verdict::Damaged { frame }) => Err(OpenError::DamagedWal { path, frame }),
-        Err(source) => Err(OpenError::Folder { path, source }),
-    }
-}
-
-/// Whether SQLite would take this for a new file: it counts a single byte as none.
-fn is_empty(file: &Path) -> bool {
-    std::fs::metadata(file).map_or(!file.exists(), |metadata| metadata.len() <= 1)
 }
 
 /// Opens the file for writing and reads what the writer must know; the inner error is a foreign
@@ -578,5 +551,13 @@ impl Bus for Embedded {
 
     fn keeps_receipts(&self) -> bool {
         true
+    }
+
+    fn known(&self, tenant: TenantId, once: Once) -> Pending<'_, Result<Option<Known>, ReadError>> {
+        let forgotten_ms = (self.clock)().saturating_sub(self.key_ttl_ms);
+        Box::pin(self.readers.run(move |connection| {
+            let known = group::known(connection, forgotten_ms, tenant.as_str(), &once);
+            known.map_err(|fault| fault.into_read("keys"))
+        }))
     }
 }

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::block::{Block, COLUMNS, Event};
+use super::check_wal;
 use super::conversion;
 use super::fault::Fault;
+use super::files::is_empty;
 use super::group::key_of;
 use super::ids;
-use super::image::{Image, Span, load_counter, span_of};
+use super::image::{Image, Span, load_counter, name_of, span_of};
 use super::reader::DAMAGED;
 use super::schema::{self, slot_and_offset};
-use super::{check_wal, is_empty};
 
 /// A damaged file can have as many findings as rows; this many tell enough.
 const MAX_FINDINGS: usize = 1000;
@@ -268,7 +269,7 @@ impl Events<'_> {
                 continue;
             };
             let (slot, offset) = slot_and_offset(position);
-            let Some((topic, partition)) = self.image.name_of(slot) else {
+            let Some((topic, partition)) = name_of(&self.image.names, slot) else {
                 report.add(format!("{table}: slot {slot}: there is no such topic"));
                 continue;
             };
@@ -389,7 +390,7 @@ fn look_at_keys(
         let rest = (row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?);
         match key_of(&key, &tenant, &principal, rest, row.get(7)?) {
             Err(fault) => report.add(format!("keys_{id}: {fault}")),
-            Ok(row) if image.name_of(slot_and_offset(row.position).0).is_none() => {
+            Ok(row) if name_of(&image.names, slot_and_offset(row.position).0).is_none() => {
                 report.add(format!(
                     "keys_{id}: key {key:?}: it is of a topic that is not there"
                 ));

@@ -310,6 +310,16 @@ impl Emits {
         let line = self.line.clone();
         let judged = aside("Explaining an emit", move || Ok(line.judge(command))).await?;
         let explanation = self.line.explained(judged).await;
+        if explanation.outcome.is_ok()
+            && let Some(before) = self.before(&tenant, request).await?
+        {
+            return Ok(match same(request, &before) {
+                Ok(()) => explanation.repeated(
+                    "The key was used for this emit: the first result is answered again.",
+                ),
+                Err(refusal) => explanation.but(refusal),
+            });
+        }
         let limit = self.registry.plan(&tenant).monthly_emits();
         let used = self
             .store
@@ -325,12 +335,7 @@ impl Emits {
 
     /// Answers a repeat of a key with the emit that had it first. One that is not on the bus is appended now.
     async fn again(&self, request: &EmitRequest, row: EmitRow) -> Result<Emitted, Refusal> {
-        if row.fingerprint != fingerprint(request).0 {
-            let detail =
-                "The idempotency key was used for another emit; a new emit needs a new key.";
-            let reused = Refusal::new(Code::IdempotencyKeyReused, Rule::Idempotency, detail);
-            return Err(reused.field("idempotencyKey"));
-        }
+        same(request, &row)?;
         if !matches!(row.state, EmitState::Queued | EmitState::Failed) {
             return Ok(emitted(&row, true));
         }
@@ -527,6 +532,16 @@ pub(super) fn month(at_ms: i64) -> String {
         .chars()
         .take(7)
         .collect()
+}
+
+/// Whether an emit is the one that had its key first.
+fn same(request: &EmitRequest, before: &EmitRow) -> Result<(), Refusal> {
+    if before.fingerprint == fingerprint(request).0 {
+        return Ok(());
+    }
+    let detail = "The idempotency key was used for another emit; a new emit needs a new key.";
+    let reused = Refusal::new(Code::IdempotencyKeyReused, Rule::Idempotency, detail);
+    Err(reused.field("idempotencyKey"))
 }
 
 fn over_limit(limit: u64) -> Refusal {

@@ -154,7 +154,7 @@ pub(super) fn too_late() -> Refusal {
     })
 }
 
-fn refused(error: &ReceiptsError) -> Refusal {
+pub(super) fn refused(error: &ReceiptsError) -> Refusal {
     tracing::warn!(%error, "an idempotency key could not be claimed");
     let (code, detail) = match error {
         // No part is gone: whoever holds it, or its lease, comes to an end soon.
@@ -178,7 +178,7 @@ fn refused(error: &ReceiptsError) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use tidings_bus::Pending;
+    use tidings_bus::{Known, Pending};
 
     use super::*;
     use crate::access::on_behalf_of;
@@ -192,6 +192,10 @@ mod tests {
     impl Receipts for Short {
         fn claim(&self, _: Vec<Wanted>) -> Pending<'_, Result<Vec<Claim>, ReceiptsError>> {
             Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn look_up(&self, _: Wanted) -> Pending<'_, Result<Option<Known>, ReceiptsError>> {
+            Box::pin(async { Ok(None) })
         }
 
         fn settle(&self, _: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {

@@ -1,6 +1,6 @@
 //! The promise of an answer within 2 s, where each step takes as long as it may, and what that answer says.
 
-use tidings_bus::Pending;
+use tidings_bus::{Known, Pending};
 use tidings_event::TenantId;
 use tidings_receipts::{Claim, InMemory, ReceiptsError, Terms, Wanted};
 use tokio::time::sleep;
@@ -26,6 +26,10 @@ impl Receipts for Slow {
             sleep(SLOW).await;
             InMemory::new(Terms::default()).claim(wanted).await
         })
+    }
+
+    fn look_up(&self, _: Wanted) -> Pending<'_, Result<Option<Known>, ReceiptsError>> {
+        Box::pin(async { slow().await.map(|()| None) })
     }
 
     fn settle(&self, _: Vec<(Hold, Receipt)>) -> Pending<'_, Result<(), ReceiptsError>> {

@@ -53,9 +53,6 @@ pub(crate) fn validate(
     })
 }
 
-/// What an explanation says of a key: those who keep keys reserve what they are asked for.
-const UNASKED: &str = "Whether it was used is not looked up here.";
-
 fn valid(entry: Shaped, rulebook: &Rulebook, trail: &mut Trail) -> Result<ValidDraft, Refusal> {
     let Shaped { event_type, draft } = entry;
     let schema_version = schema_version(draft.schema_version.as_deref(), trail)?;
@@ -70,10 +67,10 @@ fn valid(entry: Shaped, rulebook: &Rulebook, trail: &mut Trail) -> Result<ValidD
     }
     trail.pass(Rule::Idempotency, || match &draft.idempotency_key {
         Some(_) if matches!(draft.custom, Some(Custom::Emit(_))) => {
-            format!("A repeat of this key answers the first result as long as the emit is kept, and is refused for another body. {UNASKED}")
+            "A repeat of this key answers the first result as long as the emit is kept, and is refused for another body.".into()
         }
-        Some(_) => format!("A repeat of this key within 24 h answers the first receipt, and is refused for another body. {UNASKED}"),
-        None if draft.cloud.is_some() => format!("source and id are the idempotency key. {UNASKED}"),
+        Some(_) => "A repeat of this key within 24 h answers the first receipt, and is refused for another body.".into(),
+        None if draft.cloud.is_some() => "source and id are the idempotency key.".into(),
         None => "No key given: one is made.".into(),
     });
     Ok(ValidDraft {

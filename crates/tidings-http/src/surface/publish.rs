@@ -168,16 +168,17 @@ pub(crate) async fn publish_batch(
     )
     .await?;
     expect_json(&head.headers)?;
-    let drafts = batch(&body)?;
-    if head.headers.contains_key(KEY) {
-        return Err(key_of_a_batch().into());
-    }
     let command = Command {
         caller,
-        drafts,
+        drafts: batch(&body)?,
         traceparent: traceparent(&head.headers),
         alone: false,
     };
+    if head.headers.contains_key(KEY) {
+        // A fault of the events themselves is told first: their rules come before that of keys.
+        house.gateway.check(command)?;
+        return Err(key_of_a_batch().into());
+    }
     let published = house.gateway.publish(command).await?;
     house
         .metrics
@@ -413,7 +414,7 @@ pub(crate) fn key(headers: &HeaderMap) -> Option<String> {
 fn key_of_a_batch() -> Refusal {
     let detail = "A batch has no idempotency key of its own; give each event its 'idempotencyKey' instead of the header \
                   Idempotency-Key.";
-    Refusal::shape(Code::InvalidIdempotencyKey, "Idempotency-Key", detail)
+    Refusal::new(Code::InvalidIdempotencyKey, Rule::Idempotency, detail).field("Idempotency-Key")
 }
 
 fn batch(body: &Bytes) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {

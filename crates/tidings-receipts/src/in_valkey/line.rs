@@ -18,8 +18,9 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// scripts give the same token the same answer again.
 const TRIES: usize = 2;
 
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 4] = [
     include_str!("claim.lua"),
+    include_str!("look_up.lua"),
     include_str!("settle.lua"),
     include_str!("release.lua"),
 ];
@@ -28,6 +29,7 @@ const SOURCES: [&str; 3] = [
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Script {
     Claim,
+    LookUp,
     Settle,
     Release,
 }
@@ -41,7 +43,7 @@ pub(super) struct Call {
 /// The connection, when there is one, with what the server calls our scripts.
 struct Connected {
     connection: MultiplexedConnection,
-    hashes: [String; 3],
+    hashes: [String; SOURCES.len()],
 }
 
 /// The line.
@@ -151,7 +153,7 @@ impl Line {
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        let mut hashes = [const { String::new() }; 3];
+        let mut hashes = [const { String::new() }; SOURCES.len()];
         for (hash, source) in hashes.iter_mut().zip(SOURCES) {
             let mut load = redis::cmd("SCRIPT");
             *hash = load

@@ -19,6 +19,7 @@ use crate::{StoreError, attempting};
 const SLOTS: u16 = 16;
 
 const CLAIM: &str = include_str!("claim.sql");
+const LOOK_UP: &str = include_str!("look_up.sql");
 const SETTLE: &str = include_str!("settle.sql");
 const RELEASE: &str = include_str!("release.sql");
 const SWEEP_SQL: &str = include_str!("sweep.sql");
@@ -51,6 +52,22 @@ impl OnPostgres {
             .zip(wanted)
             .map(|(row, wanted)| reserved(row, wanted))
             .collect()
+    }
+
+    pub(super) async fn look_up(&self, wanted: &Reservation<'_>) -> Result<Reserved, StoreError> {
+        let query = sqlx::query(LOOK_UP)
+            .bind(wanted.key.tenant.as_str())
+            .bind(wanted.key.principal.as_str())
+            .bind(wanted.key.key.as_str())
+            .bind(Uuid::from_u128(wanted.fingerprint));
+        let row = on_postgres!(self.postgres, "look an idempotency key up", connection => connection.fetch_optional(query).await)?;
+        row.map_or(
+            Ok(Reserved::Held {
+                event_id: wanted.event_id,
+                inherited: false,
+            }),
+            |row| reserved(&row, wanted),
+        )
     }
 
     pub(super) async fn settle(

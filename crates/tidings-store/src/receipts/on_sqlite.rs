@@ -107,6 +107,15 @@ impl OnSqlite {
         Ok(answers)
     }
 
+    pub(super) async fn look_up(&self, wanted: &Reservation<'_>) -> Result<Reserved, StoreError> {
+        let connection = self.sqlite.pool.acquire().await;
+        let mut connection = connection.map_err(attempting("look an idempotency key up"))?;
+        let rows = read(&mut connection, std::iter::once(wanted.key)).await?;
+        // Of one key there is one row, with the time.
+        let (now_ms, kept) = rows.into_iter().next().unwrap_or_default();
+        reserved(kept, wanted, now_ms).map(|(answer, _)| answer)
+    }
+
     pub(super) async fn settle(
         &self,
         settled: &[Completion<'_>],

@@ -187,26 +187,6 @@ fn a_fault_is_named_by_its_member_and_its_place_in_the_body() {
 }
 
 /// Those who keep keys reserve what they are asked for, so an explanation must not be taken for their answer.
-#[test]
-fn an_explanation_says_that_it_looks_up_no_key() {
-    let server = Server::start();
-    let token = server.crm("acme");
-    let event = json!({ "type": "crm.contact.created", "data": {} });
-    let explain = |key: Option<&str>| {
-        let call = server.call("POST", "/v1/events/explain").bearer(&token);
-        let call = key
-            .into_iter()
-            .fold(call, |call, key| call.header("Idempotency-Key", key));
-        let explained = call.json(&event).send().expect(200).json();
-        let steps = explained["steps"].as_array().unwrap();
-        let mut steps = steps.iter().filter(|step| step["step"] == "idempotency");
-        steps.next().unwrap()["detail"].as_str().unwrap().to_owned()
-    };
-    let told = "is not looked up here";
-    assert!(explain(Some("used")).contains(told));
-    assert!(!explain(None).contains(told), "a new one is made");
-}
-
 /// An operator who is told of a refused publish finds it in the log, by the trace that the publisher was told.
 #[test]
 fn every_refused_publish_has_its_line_of_the_log() {

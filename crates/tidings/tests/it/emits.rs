@@ -347,6 +347,20 @@ fn an_emit_is_explained_as_a_publish_is_and_nothing_is_emitted() {
     let health = server.get(HEALTH, &token).expect(200).json();
     assert_eq!(health["emits"]["thisMonth"], 0);
     assert_eq!(told(&server, &token, "CUSTOM_EVENT_EMIT_REJECTED").len(), 0);
+    body["payload"] = payload();
+    body["idempotencyKey"] = json!("k-1");
+    assert_eq!(explain(&body)["verdict"], "accepted");
+    server.post(EMIT, &token, &body).expect(201);
+    let repeated = explain(&body).to_string();
+    assert!(
+        repeated.contains("first result is answered again"),
+        "{repeated}"
+    );
+    body["payload"]["propertyId"] = json!("another");
+    let reused = explain(&body);
+    let last = reused["steps"].as_array().expect("steps").last();
+    let last = last.expect("the one that refused");
+    assert_eq!(last["code"], "IDEMPOTENCY_KEY_REUSED", "{reused}");
 }
 
 #[test]

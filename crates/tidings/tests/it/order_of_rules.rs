@@ -1,5 +1,7 @@
 //! Two faults in one request: the earlier rule answers, and nothing is appended.
 
+use serde_json::{Value, json};
+
 use crate::catalogs::{apply, small};
 use crate::harness::{PUBLISH, Server};
 
@@ -121,4 +123,57 @@ fn of_every_pair_of_faults_the_earlier_rule_answers() {
     }
     assert_eq!(server.count(&token), 0);
     send(&server, &token, &[]).expect(201);
+}
+
+#[test]
+fn a_key_for_a_whole_batch_is_refused_by_the_rule_of_keys() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    apply(&server, "crm", &small("crm.contact.created").to_string());
+    let send = |event_type: &str, data: Value| {
+        let body = json!({ "events": [{ "type": event_type, "data": data }] });
+        let call = server.call("POST", "/v1/events/publish/batch");
+        let call = call.bearer(&token).header("Idempotency-Key", "one");
+        call.json(&body).send()
+    };
+    send("nonsense", json!({ "count": 1 })).problem(400, "INVALID_EVENT_TYPE");
+    send("crm.contact.undeclared", json!({ "count": 1 })).problem(403, "EVENT_PUBLISH_FORBIDDEN");
+    send("auth.user.created", json!({ "count": 1 })).problem(403, "KERNEL_EVENT_PUBLISH_FORBIDDEN");
+    send("crm.contact.created", json!({ "count": "x" })).problem(422, "EVENT_SCHEMA_VIOLATION");
+    let refused = send("crm.contact.created", json!({ "count": 1 }));
+    let refused = refused.problem(400, "INVALID_IDEMPOTENCY_KEY");
+    assert_eq!(refused["field"], "Idempotency-Key");
+    assert_eq!(server.count(&token), 0);
+}
+
+/// A publish and its explanation may not disagree about a key.
+#[test]
+fn an_explanation_knows_a_key_that_was_used() {
+    let server = Server::start();
+    let token = server.crm("acme");
+    let event = |n: u32| json!({ "type": "crm.contact.created", "data": { "n": n } });
+    let keyed = |path: &str, body: &Value| {
+        let call = server.call("POST", path).bearer(&token);
+        call.header("Idempotency-Key", "once").json(body).send()
+    };
+    let explain = |body: &Value| {
+        let explained = keyed("/v1/events/explain", body).expect(200).json();
+        let steps = explained["steps"].as_array().expect("steps");
+        let mut of_key = steps.iter().filter(|step| step["step"] == "idempotency");
+        let step = of_key.next().expect("a step of keys").clone();
+        assert_eq!(of_key.next(), None, "told once");
+        (explained["verdict"].clone(), step)
+    };
+    let (verdict, step) = explain(&event(1));
+    assert_eq!((verdict, &step["code"]), (json!("accepted"), &Value::Null));
+    keyed(PUBLISH, &event(1)).expect(201);
+    let (verdict, step) = explain(&event(1));
+    assert_eq!(verdict, "accepted");
+    let told = step["detail"].as_str().expect("a detail");
+    assert!(told.contains("first receipt is answered again"), "{told}");
+    keyed(PUBLISH, &event(1)).expect(200);
+    let (verdict, step) = explain(&event(2));
+    assert_eq!(verdict, "refused");
+    assert_eq!(step["code"], "IDEMPOTENCY_KEY_REUSED");
+    keyed(PUBLISH, &event(2)).problem(422, "IDEMPOTENCY_KEY_REUSED");
 }
