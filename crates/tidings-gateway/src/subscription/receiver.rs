@@ -329,9 +329,7 @@ impl Webhook {
     /// Refuses headers that are ours or the connection's.
     pub(crate) fn check_headers(&self) -> Result<(), Refusal> {
         for (name, _) in &self.headers {
-            let lower = name.to_ascii_lowercase();
-            let prefixed = OUR_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
-            if prefixed || OURS.contains(&&*lower) {
+            if is_ours(name) {
                 let detail = format!(
                     "The header '{name}' is set by Tidings or is the connection's; use another name."
                 );
@@ -341,6 +339,18 @@ impl Webhook {
         }
         Ok(())
     }
+
+    /// The headers that its subscription gives each message. One taken before they were refused may have others.
+    pub(crate) fn own_headers(&self) -> impl Iterator<Item = (String, String)> {
+        let own = self.headers.iter().filter(|(name, _)| !is_ours(name));
+        own.cloned()
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let prefixed = OUR_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
+    prefixed || OURS.contains(&&*lower)
 }
 
 fn webhook(target: TargetDocument) -> Result<Webhook, Refusal> {

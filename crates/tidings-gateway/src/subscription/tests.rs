@@ -134,7 +134,10 @@ fn what_cannot_be_delivered_to_is_refused_with_its_field() {
 fn headers_of_the_message_its_trace_and_the_connection_are_not_a_tenants() {
     let checked = |name: &str| {
         let wanted = parse(with("/target/headers", json!({ name: "1" }))).unwrap();
-        wanted.target.webhook().unwrap().check_headers()
+        let webhook = wanted.target.webhook().unwrap();
+        let checked = webhook.check_headers();
+        assert_eq!(webhook.own_headers().next().is_some(), checked.is_ok());
+        checked
     };
     for name in [
         "webhook-id",

@@ -103,7 +103,7 @@ impl Webhooks {
         let authorization = token.as_ref().and_then(|token| token.header());
         let authorization = authorization.or_else(|| webhook.auth.as_ref()?.header());
         headers.extend(authorization.map(|value| ("authorization".to_owned(), value)));
-        headers.extend(webhook.headers.iter().cloned());
+        headers.extend(webhook.own_headers());
         let outgoing = Outgoing {
             target: &webhook.url,
             identity: webhook.mtls.as_deref(),
@@ -312,7 +312,7 @@ fn headers(
     if let Some(value) = webhook.auth.as_ref().and_then(Auth::header) {
         add("authorization", value);
     }
-    headers.extend(webhook.headers.iter().cloned());
+    headers.extend(webhook.own_headers());
     headers
 }
 
