@@ -1,7 +1,6 @@
 //! The watched folder of module manifests: `*.manifest.json` or `<module>/module.manifest.json`.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -43,13 +42,13 @@ async fn install(
     let text = String::from_utf8(text).context("it is not UTF-8")?;
     let named: Named = serde_json::from_str(&text).context("it is not a manifest")?;
     let module: ModuleId = named.id.parse()?;
-    match read.entry(module.clone()) {
-        Entry::Occupied(other) => {
-            bail!("{} is of module '{module}' too", other.get().display());
-        }
-        Entry::Vacant(first) => first.insert(path.to_owned()),
-    };
-    Ok(house.gateway().manifests.install(&module, &text).await?)
+    if let Some(other) = read.get(&module) {
+        bail!("{} is of module '{module}' too", other.display());
+    }
+    let changed = house.gateway().manifests.install(&module, &text).await?;
+    // One that is refused keeps no other from its module.
+    read.insert(module, path.to_owned());
+    Ok(changed)
 }
 
 /// The files of a folder, in the order of their names.

@@ -71,6 +71,10 @@ fn a_file_put_into_the_folder_is_in_force_without_a_restart() {
         .post(PUBLISH, &shop, &event)
         .problem(403, "EVENT_PUBLISH_FORBIDDEN");
     let body = json!({ "id": "shop", "version": "1.0.0", "events": { "publishes": ["shop.order.placed"] } });
+    // It comes first, is refused itself, and keeps none from its module.
+    let broken = json!({ "id": "shop", "version": "0.1.0", "events": { "publishes": 1 } });
+    let first = manifests.path().join("broken.manifest.json");
+    std::fs::write(first, broken.to_string()).unwrap();
     for name in ["shop.json", "shop.manifest.json"] {
         std::fs::write(manifests.path().join(name), body.to_string()).unwrap();
     }
