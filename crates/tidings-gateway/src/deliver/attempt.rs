@@ -215,10 +215,10 @@ impl Dispatcher {
         self.count_at_original(&handover.subscription, now, true);
         self.on_the_way.begins(&tenant, &deliveries);
         let (target, revision) = (self.target.clone(), handover.subscription.revision);
+        let host = handover.subscription.target.host().to_owned();
+        let batch = in_batch(&handover);
         self.in_flight.spawn(async move {
             let begun = Instant::now();
-            let host = handover.subscription.target.host().to_owned();
-            let batch = in_batch(&handover);
             let handed_over = AssertUnwindSafe(async { target.hand_over(handover).await });
             let outcome = handed_over.catch_unwind().await.unwrap_or_else(|_| {
                 tracing::error!(subscription = %id, "a target panicked");

@@ -10,8 +10,9 @@ use super::queue::Delivery;
 
 /// The most attempts on their way, of one share.
 const MOST: usize = 1_024;
-/// A tenant may have as many as this part of what is free: however many tenants' receivers are silent, room is left for the
-/// others'. It is 205 for one alone; of 16 that take all they get, 51 each, and 51 for whoever comes next.
+/// A tenant may have as many as this part of what is free: where the receivers of up to a thousand tenants of a share are
+/// silent, room is left for the others'. It is 205 for one alone; of 16 that take all they get, 51 or 52 each, and 41 for
+/// whoever comes next.
 const PART_OF_FREE: usize = 4;
 /// No attempt begins while this many bytes of data are on their way, of all shares of the process.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
