@@ -350,17 +350,17 @@ fn an_emit_is_explained_as_a_publish_is_and_nothing_is_emitted() {
     body["payload"] = payload();
     body["idempotencyKey"] = json!("k-1");
     assert_eq!(explain(&body)["verdict"], "accepted");
-    server.post(EMIT, &token, &body).expect(201);
+    server.post(EMIT, &token, &body).expect(202);
     let repeated = explain(&body).to_string();
     assert!(
         repeated.contains("first result is answered again"),
         "{repeated}"
     );
     body["payload"]["propertyId"] = json!("another");
-    let reused = explain(&body);
-    let last = reused["steps"].as_array().expect("steps").last();
+    let with_used_key = explain(&body);
+    let last = with_used_key["steps"].as_array().expect("steps").last();
     let last = last.expect("the one that refused");
-    assert_eq!(last["code"], "IDEMPOTENCY_KEY_REUSED", "{reused}");
+    assert_eq!(last["code"], "IDEMPOTENCY_KEY_REUSED", "{with_used_key}");
 }
 
 #[test]
