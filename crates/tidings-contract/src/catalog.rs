@@ -11,6 +11,7 @@ mod parties;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tidings_event::event::essence;
@@ -18,7 +19,8 @@ use tidings_event::{EventType, owner_of};
 
 use crate::Contract;
 use crate::custom::MAX_PATHS;
-use crate::reference::{HOPS, escaped, foreign, resolve, schemas_below};
+use crate::custom::effort::MOST_STEPS;
+use crate::reference::{HOPS, escaped, foreign, misleading, resolve, schemas_below};
 use crate::ways::Places;
 use parties::Operation;
 
@@ -63,7 +65,7 @@ pub struct Channel {
     /// Where its message stands in the document, as a JSON Pointer.
     pub(crate) place: String,
     /// The schema of the data, with what it refers to.
-    pub schema: Value,
+    pub schema: Arc<Value>,
     /// The same, compiled.
     pub contract: Contract,
 }
@@ -170,6 +172,7 @@ impl Catalog {
             document: &document,
             is_new,
             operations: Vec::new(),
+            steps: 0,
             faults: Vec::new(),
         };
         let (title, version, service) = reading.head();
@@ -202,6 +205,8 @@ struct Reading<'d> {
     /// Whether it was never taken before.
     is_new: bool,
     operations: Vec<Operation<'d>>,
+    /// What it took to hold its examples to their schemas.
+    steps: usize,
     faults: Vec<Fault>,
 }
 
@@ -222,6 +227,14 @@ impl<'d> Reading<'d> {
         foreign(self.document, "", &mut leaving);
         for (place, target) in leaving {
             let detail = format!("{target:?} leaves the document; copy it into components");
+            self.wrong(&place, detail);
+        }
+        for (place, detail) in self
+            .is_new
+            .then(|| misleading(self.document))
+            .into_iter()
+            .flatten()
+        {
             self.wrong(&place, detail);
         }
         let mut text = |pointer: &str| {
@@ -277,14 +290,17 @@ impl<'d> Reading<'d> {
         if self.is_new && !self.may_be_held_to(&format!("{place}/payload"), &schema) {
             return None;
         }
-        let contract = match Contract::compile(&schema) {
+        let schema = Arc::new(schema);
+        let contract = match Contract::compile(Arc::clone(&schema)) {
             Ok(contract) => contract,
             Err(error) => {
                 self.wrong(&format!("{place}/payload"), error.to_string());
                 return None;
             }
         };
-        self.examples(&place, message, event_type.as_ref(), binary, &contract);
+        if self.is_new {
+            self.examples(&place, message, event_type.as_ref(), binary, &contract);
+        }
         Some(Channel {
             place,
             description: text(value, "description"),
@@ -377,7 +393,8 @@ impl<'d> Reading<'d> {
     fn may_be_held_to(&mut self, place: &str, schema: &Value) -> bool {
         let places = Places::of(schema);
         let (ways, chain) = (places.ways_in_place(), places.ways().chain);
-        if let Some(back) = ways.back {
+        if let Some(&(_, back)) = ways.back.first() {
+            // Whatever leads back does so by a reference.
             let name = places.name(back).unwrap_or_default();
             let detail = format!(
                 "schemas refer to one another in a circle ({name}), with no member and no item between: they say nothing"
@@ -432,7 +449,16 @@ impl<'d> Reading<'d> {
             if other && !binary {
                 self.wrong(&format!("{place}/type"), "it is not the channel's address");
             }
-            for violation in contract.check(data.unwrap_or(&Value::Null)) {
+            let data = data.unwrap_or(&Value::Null);
+            let steps = contract.steps(data).unwrap_or(usize::MAX);
+            self.steps = self.steps.saturating_add(steps);
+            if self.steps > MOST_STEPS {
+                let detail =
+                    "it takes too many steps to hold the document's examples to their schemas";
+                self.wrong(&place, detail);
+                return;
+            }
+            for violation in contract.check(data) {
                 let place = format!("{place}/data{}", violation.path);
                 self.wrong(&place, violation.detail);
             }

@@ -5,14 +5,16 @@
 //! at members, types, enumerations and what is required; what they cannot judge they call breaking for both.
 
 mod around;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use crate::catalog::{Catalog, Channel};
-use crate::reference::{escaped, layers, schemas_below};
+use crate::reference::{escaped, layers, schemas_named, schemas_of};
 use around::around;
 
 /// Schemas are compared so deep.
@@ -154,6 +156,7 @@ fn compared<'s>(
     let mut walk = Walk {
         old,
         new,
+        unlike: unlike(old, new),
         above: Vec::new(),
         places: 0,
         found: Vec::new(),
@@ -167,6 +170,8 @@ type Found = Vec<(String, String, Broken)>;
 struct Walk<'s> {
     old: &'s Value,
     new: &'s Value,
+    /// The schemas of both documents that are not the same in both, with those that lead to one, by name.
+    unlike: BTreeSet<String>,
     /// What is being compared: a schema that refers to itself is compared once.
     above: Vec<(*const Value, *const Value)>,
     places: usize,
@@ -175,6 +180,9 @@ struct Walk<'s> {
 
 impl<'s> Walk<'s> {
     fn compare(&mut self, old: &'s Value, new: &'s Value, path: &str) {
+        if !self.goes_on(path) {
+            return;
+        }
         let layers = (says(self.old, old), says(self.new, new));
         let (Some(old), Some(new)) = layers else {
             return;
@@ -195,13 +203,8 @@ impl<'s> Walk<'s> {
         if self.above.contains(&pair) {
             return;
         }
-        self.places += 1;
-        if self.places > MAX_PLACES || self.above.len() == DEPTH {
-            if self.places <= MAX_PLACES + 1 {
-                let detail = "it is nested too deeply to be compared".to_owned();
-                self.found
-                    .push((path.to_owned(), detail, Broken::Everybody));
-            }
+        if self.above.len() == DEPTH {
+            self.too_deep(path);
             return;
         }
         self.above.push(pair);
@@ -214,6 +217,21 @@ impl<'s> Walk<'s> {
         self.members(old, new, path);
         self.unjudged(old, new, path);
         self.above.pop();
+    }
+
+    /// Counts a place, and says once that there are too many.
+    fn goes_on(&mut self, path: &str) -> bool {
+        self.places += 1;
+        if self.places == MAX_PLACES + 1 {
+            self.too_deep(path);
+        }
+        self.places <= MAX_PLACES
+    }
+
+    fn too_deep(&mut self, path: &str) {
+        let detail = "it is nested too deeply to be compared".to_owned();
+        self.found
+            .push((path.to_owned(), detail, Broken::Everybody));
     }
 
     fn members(&mut self, old: &'s Value, new: &'s Value, path: &str) {
@@ -270,7 +288,8 @@ impl<'s> Walk<'s> {
                 continue;
             }
             let (one, other) = (before.get(keyword), after.get(keyword));
-            if one != other || below(self.old, one) != below(self.new, other) {
+            let leads_on = |value| !schemas_named(value).is_disjoint(&self.unlike);
+            if one != other || one.is_some_and(leads_on) {
                 let detail = format!("its {keyword} is another");
                 self.found
                     .push((path.to_owned(), detail, Broken::Everybody));
@@ -302,12 +321,26 @@ fn in_keywords(schema: &Value) -> &Value {
     }
 }
 
-fn below(document: &Value, value: Option<&Value>) -> Map<String, Value> {
-    let mut found = Map::new();
-    if let Some(value) = value {
-        schemas_below(document, value, &mut found);
+/// The schemas that are not the same in two documents, and those that lead to one.
+fn unlike(old: &Value, new: &Value) -> BTreeSet<String> {
+    let schemas = [old, new].map(schemas_of);
+    let all = || schemas.iter().flatten().copied().flatten();
+    let mut led_from: BTreeMap<String, Vec<&String>> = BTreeMap::new();
+    for (name, schema) in all() {
+        for named in schemas_named(schema) {
+            led_from.entry(named).or_default().push(name);
+        }
     }
-    found
+    let [old, new] = schemas.map(|schemas| move |name: &String| schemas?.get(name));
+    let mut waiting: Vec<&String> = all().map(|(name, _)| name).collect();
+    waiting.retain(|name| old(name) != new(name));
+    let mut unlike = BTreeSet::new();
+    while let Some(name) = waiting.pop() {
+        if unlike.insert(name.clone()) {
+            waiting.extend(led_from.get(name).into_iter().flatten());
+        }
+    }
+    unlike
 }
 
 /// The parts of both, where there are equally many.
@@ -406,191 +439,3 @@ const JUDGED: [&str; 7] = [
     "required",
     "type",
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn catalog(data: &Value) -> Catalog {
-        let document = json!({
-            "asyncapi": "3.0.0",
-            "info": { "title": "t", "version": "1.0.0" },
-            "channels": { "a": {
-                "address": "shop.order.created.v1",
-                "x-tidings-sender": "shop", "x-tidings-receivers": ["mail"],
-                "messages": { "m": { "contentType": "application/json", "payload": { "$ref": "#/components/schemas/D" } } },
-            }},
-            "components": { "schemas": { "D": data, "Money": { "type": "integer" } } },
-        });
-        Catalog::parse(&document.to_string()).unwrap()
-    }
-
-    #[test]
-    fn each_rule_names_whom_it_breaks() {
-        let base = json!({
-            "type": "object", "required": ["id"],
-            "properties": { "id": { "type": "string" }, "state": { "enum": ["a", "b"] } },
-        });
-        let check = |change: &dyn Fn(&mut Value), path: &str, broken: Broken| {
-            let mut changed = base.clone();
-            change(&mut changed);
-            let found = diff(&catalog(&base), &catalog(&changed));
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert_eq!((found[0].path.as_str(), found[0].broken), (path, broken));
-        };
-        check(
-            &|s| s["required"] = json!(["id", "state"]),
-            "/state",
-            Broken::Senders,
-        );
-        check(&|s| s["required"] = json!([]), "/id", Broken::Receivers);
-        check(
-            &|s| s["properties"]["id"]["type"] = json!("integer"),
-            "/id",
-            Broken::Everybody,
-        );
-        check(
-            &|s| s["properties"]["state"]["enum"] = json!(["a"]),
-            "/state",
-            Broken::Senders,
-        );
-        check(
-            &|s| s["properties"]["state"]["enum"] = json!(["a", "b", "c"]),
-            "/state",
-            Broken::Receivers,
-        );
-        check(
-            &|s| s["properties"]["more"] = json!({}),
-            "/more",
-            Broken::Nobody,
-        );
-        check(
-            &|s| s["properties"]["id"]["pattern"] = json!("^x"),
-            "/id",
-            Broken::Everybody,
-        );
-        check(
-            &|s| s["properties"]["state"]["items"] = json!({ "type": "string" }),
-            "/state/*",
-            Broken::Senders,
-        );
-        let gone = |s: &mut Value| {
-            s["properties"].as_object_mut().unwrap().remove("state");
-        };
-        check(&gone, "/state", Broken::Receivers);
-        assert_eq!(diff(&catalog(&base), &catalog(&base)), []);
-        let (one, same) = (catalog(&base), catalog(&base));
-        let other = catalog(&json!({ "type": "object" }));
-        let first = |catalog: &Catalog| catalog.channels.values().next().unwrap().clone();
-        assert!(agree(&first(&one), &first(&same)));
-        assert!(!agree(&first(&one), &first(&other)));
-    }
-
-    #[test]
-    fn schemas_that_are_referred_to_are_compared_once_wherever_they_stand() {
-        let with = |data: &Value, money: &Value, tree: &Value| {
-            let mut document = catalog(&json!({})).document;
-            let schemas = &mut document["components"]["schemas"];
-            *schemas = json!({ "D": data, "Money": money, "Tree": tree });
-            Catalog::parse(&document.to_string()).unwrap()
-        };
-        let tree = |depth: &str| {
-            let own = json!({ "$ref": "#/components/schemas/Tree" });
-            let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
-            let mut members: Map<String, Value> = names
-                .map(|name| (name.to_owned(), own.clone()))
-                .into_iter()
-                .collect();
-            members.insert("depth".into(), json!({ "type": depth }));
-            json!({ "properties": members })
-        };
-        let (text, number) = (json!({ "type": "string" }), json!({ "type": "integer" }));
-        let (few, many) = (tree("integer"), tree("string"));
-        let both = json!({ "allOf": [{ "$ref": "#/components/schemas/Money" }],
-            "anyOf": [{ "$ref": "#/components/schemas/Tree" }] });
-        let check = |data: &Value, new: (&Value, &Value), path: &str, detail: &str| {
-            let (old, new) = (with(data, &text, &few), with(data, new.0, new.1));
-            let found = diff(&old, &new);
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert_eq!(
-                (found[0].path.as_str(), found[0].detail.as_str()),
-                (path, detail)
-            );
-            assert_eq!(found[0].broken, Broken::Everybody);
-        };
-        check(&both, (&number, &few), "", "its type is another");
-        check(&both, (&text, &many), "", "its anyOf is another");
-        let own = json!({ "$ref": "#/components/schemas/Tree" });
-        check(&own, (&text, &many), "/depth", "its type is another");
-    }
-
-    #[test]
-    fn what_stands_beside_a_reference_is_compared_too() {
-        let with =
-            |money: &Value| catalog(&json!({ "type": "object", "properties": { "price": money } }));
-        let reference = json!({ "$ref": "#/components/schemas/Money" });
-        let beside = |keyword: &str, value: Value| {
-            let mut money = reference.clone();
-            money[keyword] = value;
-            money
-        };
-        let check = |old: &Value, new: &Value, expected: &[(&str, Broken)]| {
-            let found = diff(&with(old), &with(new));
-            let found: Vec<_> = found
-                .iter()
-                .map(|it| (it.detail.as_str(), it.broken))
-                .collect();
-            assert_eq!(found, expected, "{old} {new}");
-        };
-        let (few, more) = (beside("enum", json!([1])), beside("enum", json!([1, 2])));
-        let everybody = [("what stands beside its $ref is another", Broken::Everybody)];
-        check(&reference, &few, &everybody);
-        check(&few, &reference, &everybody);
-        check(&few, &more, &[("its values are others", Broken::Receivers)]);
-        check(&few, &few, &[]);
-        check(&reference, &beside("description", json!("in cents")), &[]);
-        check(&reference, &json!({ "type": "integer" }), &[]);
-    }
-
-    #[test]
-    fn a_subject_and_items_that_come_or_go_are_changes() {
-        let plain = catalog(&json!({ "type": "array" }));
-        let items = catalog(&json!({ "type": "array", "items": { "type": "string" } }));
-        let of = |old: &Catalog, new: &Catalog| {
-            let found = diff(old, new);
-            let found: Vec<_> = found.into_iter().map(|it| (it.path, it.broken)).collect();
-            found
-        };
-        assert_eq!(of(&plain, &items), [("/*".to_owned(), Broken::Senders)]);
-        assert_eq!(of(&items, &plain), [("/*".to_owned(), Broken::Receivers)]);
-        let mut document = plain.document.clone();
-        document["channels"]["a"]["messages"]["m"]["x-tidings-subject"] = json!("{tenantid}");
-        let named = Catalog::parse(&document.to_string()).unwrap();
-        assert_eq!(of(&plain, &named), [(String::new(), Broken::Receivers)]);
-    }
-
-    #[test]
-    fn a_schema_that_is_true_or_false_is_compared_as_what_it_says() {
-        let with = |member: &Value| catalog(&json!({ "properties": { "a": member } }));
-        let check = |old: &Value, new: &Value, expected: &[Broken]| {
-            for (old, new, path) in [
-                (with(old), with(new), "/a"),
-                (catalog(old), catalog(new), ""),
-            ] {
-                let found = diff(&old, &new);
-                let found: Vec<_> = found.iter().map(|it| (&*it.path, it.broken)).collect();
-                let expected: Vec<_> = expected.iter().map(|broken| (path, *broken)).collect();
-                assert_eq!(found, expected);
-                let first = |catalog: &Catalog| catalog.channels.values().next().unwrap().clone();
-                assert_eq!(agree(&first(&old), &first(&new)), expected.is_empty());
-            }
-        };
-        let text = json!({ "type": "string" });
-        check(&text, &json!(true), &[Broken::Receivers]);
-        check(&json!(true), &text, &[Broken::Senders]);
-        check(&json!(true), &json!(false), &[Broken::Everybody]);
-        check(&json!(false), &json!(true), &[Broken::Everybody]);
-        check(&json!(true), &json!({}), &[]);
-        check(&json!({ "not": {} }), &json!(false), &[]);
-    }
-}

@@ -1,5 +1,7 @@
 //! References within one document: `{"$ref": "#/…"}`. None leaves it.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 /// A chain of references is followed so far: as far as one may be long in a catalogue.
@@ -57,6 +59,46 @@ pub(crate) fn foreign(value: &Value, place: &str, found: &mut Vec<(String, Strin
     }
 }
 
+/// Every reference in a document that leads elsewhere than to its own place of that name, with its place and what is wrong:
+/// nobody could tell what it takes to hold a value to it.
+pub(crate) fn misleading(document: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut waiting = vec![(document, String::new(), None)];
+    while let Some((value, place, mut base)) = waiting.pop() {
+        match value {
+            Value::Object(members) => {
+                let id = members.get("$id").and_then(Value::as_str);
+                base = id.filter(|id| !id.starts_with('#')).or(base);
+                for (name, member) in members {
+                    let place = format!("{place}/{}", escaped(name));
+                    match (name.as_str(), member.as_str(), base) {
+                        ("$ref", Some(target), Some(base)) => {
+                            let detail = format!(
+                                "{target:?} is meant within the $id {base:?} here; leave that out, and write \
+                                 #/components/schemas/<name>"
+                            );
+                            found.push((place, detail));
+                        }
+                        ("$dynamicRef" | "$recursiveRef", Some(_), _) => {
+                            let detail = format!(
+                                "{name} cannot be used here: write $ref: #/components/schemas/<name>"
+                            );
+                            found.push((place, detail));
+                        }
+                        _ => waiting.push((member, place, base)),
+                    }
+                }
+            }
+            Value::Array(items) => {
+                let items = items.iter().enumerate();
+                waiting.extend(items.map(|(at, item)| (item, format!("{place}/{at}"), base)));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 /// Adds every one of the document's schemas that a value refers to, by whatever way, under its name. Not by recursion: one may
 /// refer to the next as often as a document has room for.
 pub(crate) fn schemas_below(document: &Value, value: &Value, found: &mut Map<String, Value>) {
@@ -66,17 +108,13 @@ pub(crate) fn schemas_below(document: &Value, value: &Value, found: &mut Map<Str
         match value {
             Value::Object(members) => {
                 for (name, member) in members {
-                    let target = member.as_str().filter(|_| name == "$ref");
-                    let named = target.and_then(|target| target.strip_prefix(SCHEMAS));
-                    let Some(named) = named else {
+                    let Some(named) = schema_named(name, member) else {
                         waiting.push(member);
                         continue;
                     };
-                    let named = named.split('/').next().unwrap_or_default();
-                    let plain = named.replace("~1", "/").replace("~0", "~");
-                    let schema = document.pointer(&format!("/components/schemas/{named}"));
-                    if let Some(schema) = schema.filter(|_| !found.contains_key(&plain)) {
-                        found.insert(plain, schema.clone());
+                    let schema = schemas_of(document).and_then(|schemas| schemas.get(&named));
+                    if let Some(schema) = schema.filter(|_| !found.contains_key(&named)) {
+                        found.insert(named, schema.clone());
                         waiting.push(schema);
                     }
                 }
@@ -86,6 +124,39 @@ pub(crate) fn schemas_below(document: &Value, value: &Value, found: &mut Map<Str
         }
         waiting[below..].reverse();
     }
+}
+
+/// The document's schemas, by their names.
+pub(crate) fn schemas_of(document: &Value) -> Option<&Map<String, Value>> {
+    document.pointer("/components/schemas")?.as_object()
+}
+
+/// The names of the document's schemas that a value refers to itself.
+pub(crate) fn schemas_named(value: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut waiting = vec![value];
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    match schema_named(name, member) {
+                        Some(schema) => drop(found.insert(schema)),
+                        None => waiting.push(member),
+                    }
+                }
+            }
+            Value::Array(items) => waiting.extend(items),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The name of the document's schema that this member refers to, or to a part of.
+fn schema_named(name: &str, member: &Value) -> Option<String> {
+    let target = member.as_str().filter(|_| name == "$ref")?;
+    let named = target.strip_prefix(SCHEMAS)?.split('/').next()?;
+    Some(named.replace("~1", "/").replace("~0", "~"))
 }
 
 /// The JSON Pointer of a reference within its document, in the spelling of this crate; nothing of one that names an anchor,

@@ -1,13 +1,13 @@
 //! A JSON Schema, compiled: draft 2020-12, with a regular-expression engine of linear time and without any
 //! reference that leaves the document.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use jsonschema::{Draft, PatternOptions, Regex, ValidationError, ValidationOptions, Validator};
 use serde_json::{Map, Value};
 
-use crate::custom::effort::effort;
+use crate::custom::effort::{Back, Effort, TooMuch, address, effort_of};
 use crate::custom::patterns::{Patterns, wild};
 use crate::ways::Places;
 
@@ -16,8 +16,16 @@ const REPORTED: usize = 20;
 /// So many bytes of what a schema or a name brings into a sentence are shown.
 const SHOWN: usize = 500;
 
-/// A schema with no more ways through it than this, and without recursion, takes a time that its own size bounds.
-const FEW_WAYS: usize = 1_000;
+/// Ways through a schema times the parts of a value: what takes no more is held to it without a look at the effort before.
+const FEW: usize = 1 << 20;
+/// A regular expression may take as much as so many ways.
+const WAYS_OF_PATTERN: usize = 1_000;
+/// Beyond so many steps only the first violation is looked for: each that is found takes some 300 bytes.
+const MOST_STEPS_FOR_ALL: usize = 20_000;
+/// Where a validator would copy more bytes than this of the data, it is not asked what is wrong with it.
+const MOST_COPIED: usize = 4 << 20;
+/// A part of a value is so much of a text, in bytes.
+const PART_BYTES: usize = 16;
 /// A regular expression counts as if it took so much, compiled, where it takes more. In bytes.
 const MOST_PATTERN: usize = 1 << 20;
 
@@ -25,14 +33,19 @@ const MOST_PATTERN: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Contract {
     validator: Arc<Validator>,
-    /// Where it may take very long, what is needed to find out before it is done.
+    /// What is needed to find out beforehand what it takes; nothing where somebody else does.
     watched: Option<Arc<Watched>>,
 }
 
 #[derive(Debug)]
 struct Watched {
-    document: Value,
-    patterns: Patterns,
+    document: Arc<Value>,
+    /// Made when they are first needed.
+    patterns: OnceLock<Patterns>,
+    /// The steps of its recursion.
+    back: Back,
+    /// A value of more parts than this may take long.
+    parts: usize,
 }
 
 /// What is wrong with data, at one place.
@@ -60,15 +73,16 @@ pub struct InvalidContract {
 
 impl Contract {
     /// Compiles a schema. Unknown formats are let through; known ones are checked.
-    pub fn compile(schema: &Value) -> Result<Self, InvalidContract> {
-        let contract = Self::compile_within(schema, PatternOptions::regex())?;
+    pub fn compile(schema: impl Into<Arc<Value>>) -> Result<Self, InvalidContract> {
+        let schema = schema.into();
+        let contract = Self::compile_within(&schema, PatternOptions::regex())?;
         Ok(Self {
-            watched: Watched::of(schema).map(Arc::new),
+            watched: Some(Arc::new(Watched::of(schema))),
             ..contract
         })
     }
 
-    /// The same, with each compiled regular expression held to a size.
+    /// The same, with each compiled regular expression held to a size. Whoever asks it measures the effort before.
     pub(crate) fn compile_within(
         schema: &Value,
         patterns: PatternOptions<Regex>,
@@ -87,70 +101,153 @@ impl Contract {
 
     /// Whether the data fits. What would take too long to be held to the schema does not.
     pub fn accepts(&self, data: &Value) -> bool {
-        self.is_done_soon(data) && self.validator.is_valid(data)
+        let watched = self.watched.as_ref();
+        watched.is_none_or(|it| it.is_done_soon(data)) && self.validator.is_valid(data)
     }
 
-    /// Everything that speaks against the data; nothing if it fits.
+    /// What speaks against the data, 20 violations at most; nothing if it fits. The more there is to look at, the fewer
+    /// violations are named.
     pub fn check(&self, data: &Value) -> Vec<Violation> {
-        if !self.is_done_soon(data) {
+        if self
+            .watched
+            .as_ref()
+            .is_some_and(|it| !it.is_done_soon(data))
+        {
             return vec![too_much()];
         }
         if self.validator.is_valid(data) {
             return Vec::new();
         }
-        let violations = self.validator.iter_errors(data).take(REPORTED);
-        violations.map(|error| violation(&error)).collect()
+        match self.watched.as_ref().map(|it| it.effort(None, data)) {
+            Some(Ok(effort)) => self.violations(data, &effort),
+            Some(Err(TooMuch)) => vec![too_large_to_say()],
+            None => self.violations(data, &Effort::default()),
+        }
     }
 
-    /// The first thing that speaks against the data. Costs less memory than [`check`](Self::check), which finds all of them
-    /// before it names any.
-    pub(crate) fn check_first(&self, data: &Value) -> Option<Violation> {
-        let first = self.validator.validate(data).err();
-        first.map(|error| violation(&error))
+    /// What speaks against data that does not fit, as far as can be said with little more effort and memory than it took to
+    /// find that out.
+    pub(crate) fn violations(&self, data: &Value, effort: &Effort) -> Vec<Violation> {
+        if effort.copied > MOST_COPIED {
+            return vec![too_large_to_say()];
+        }
+        let first;
+        let mut all;
+        let errors: &mut dyn Iterator<Item = ValidationError<'_>> =
+            if effort.steps > MOST_STEPS_FOR_ALL {
+                // All of them are found before one is named.
+                first = self.validator.validate(data).err();
+                &mut first.into_iter()
+            } else {
+                all = self.validator.iter_errors(data);
+                &mut all
+            };
+        errors
+            .take(REPORTED)
+            .map(|error| violation(&error))
+            .collect()
     }
 
-    fn is_done_soon(&self, data: &Value) -> bool {
-        let watched = self.watched.as_ref();
-        watched.is_none_or(|it| effort(&it.document, &it.patterns, data).is_ok())
+    /// How many steps it takes to hold data to it, where that is not too much.
+    pub(crate) fn steps(&self, data: &Value) -> Option<usize> {
+        let watched = self.watched.as_ref()?;
+        let effort = watched.effort(Some(&watched.back), data);
+        effort.ok().map(|it| it.steps)
     }
 }
 
 impl Watched {
-    /// What is to be watched of a schema, if it must be. One that only says to look at itself again is not: nothing is done.
-    fn of(schema: &Value) -> Option<Self> {
-        let places = Places::of(schema);
+    fn of(document: Arc<Value>) -> Self {
+        let places = Places::of(&document);
         let ways = places.ways();
-        let is_small = ways.back.is_none() && ways.count <= FEW_WAYS;
-        if is_small || places.ways_in_place().back.is_some() {
-            return None;
+        let step = |&(from, to): &(usize, usize)| {
+            (address(places.schema(from)), address(places.schema(to)))
+        };
+        let back: Back = ways.back.iter().map(step).collect();
+        let of_patterns = if patterns_in(&document).is_empty() {
+            0
+        } else {
+            WAYS_OF_PATTERN
+        };
+        let parts = if back.is_empty() {
+            FEW / ways.count.saturating_add(of_patterns)
+        } else {
+            0
+        };
+        Self {
+            document,
+            patterns: OnceLock::new(),
+            back,
+            parts,
         }
-        let mut patterns = Vec::new();
-        let mut waiting = vec![schema];
-        while let Some(value) = waiting.pop() {
-            if let Value::Object(members) = value {
-                patterns.extend(members.get("pattern").and_then(Value::as_str));
-                let named = members.get("patternProperties").and_then(Value::as_object);
-                patterns.extend(named.into_iter().flat_map(Map::keys).map(String::as_str));
-                waiting.extend(members.values());
-            } else if let Value::Array(items) = value {
-                waiting.extend(items);
-            }
-        }
-        Some(Self {
-            patterns: wild(patterns, MOST_PATTERN),
-            document: schema.clone(),
-        })
     }
+
+    fn is_done_soon(&self, data: &Value) -> bool {
+        !has_more_parts(data, self.parts) || self.effort(Some(&self.back), data).is_ok()
+    }
+
+    fn effort(&self, remembered: Option<&Back>, data: &Value) -> Result<Effort, TooMuch> {
+        let patterns = self
+            .patterns
+            .get_or_init(|| wild(patterns_in(&self.document), MOST_PATTERN));
+        effort_of(&self.document, patterns, remembered, data)
+    }
+}
+
+/// Whatever may be a regular expression of a schema.
+fn patterns_in(schema: &Value) -> Vec<&str> {
+    let mut patterns = Vec::new();
+    let mut waiting = vec![schema];
+    while let Some(value) = waiting.pop() {
+        if let Value::Object(members) = value {
+            patterns.extend(members.get("pattern").and_then(Value::as_str));
+            let named = members.get("patternProperties").and_then(Value::as_object);
+            patterns.extend(named.into_iter().flat_map(Map::keys).map(String::as_str));
+            waiting.extend(members.values());
+        } else if let Value::Array(items) = value {
+            waiting.extend(items);
+        }
+    }
+    patterns
+}
+
+/// Whether a value has more parts than this: members, items and stretches of text.
+fn has_more_parts(value: &Value, most: usize) -> bool {
+    let mut parts = 0;
+    let mut waiting = vec![value];
+    while let Some(value) = waiting.pop() {
+        parts += 1;
+        match value {
+            Value::String(text) => parts += text.len() / PART_BYTES,
+            Value::Array(items) => waiting.extend(items),
+            Value::Object(members) => waiting.extend(members.values()),
+            _ => {}
+        }
+        if parts > most {
+            return true;
+        }
+    }
+    false
 }
 
 /// What is said of data that nobody is to be kept waiting for.
 pub(crate) fn too_much() -> Violation {
     Violation {
         path: String::new(),
-        expected: "at most four million steps".to_owned(),
-        got: "more".to_owned(),
-        detail: "it takes too many steps to hold data of this size to the schema: make one of them smaller"
+        expected: "four million steps or fewer, and no more than 512 schemas within each other"
             .to_owned(),
+        got: "more".to_owned(),
+        detail: "it takes too many steps to hold this data to the schema: make one of them smaller"
+            .to_owned(),
+    }
+}
+
+fn too_large_to_say() -> Violation {
+    Violation {
+        path: String::new(),
+        expected: "what the schema says".to_owned(),
+        got: "something else".to_owned(),
+        detail: "it does not fit the schema, and is too large to say where".to_owned(),
     }
 }
 
@@ -253,7 +350,7 @@ mod tests {
 
     #[test]
     fn violations_name_their_places_and_no_values() {
-        let contract = Contract::compile(&json!({
+        let contract = Contract::compile(json!({
             "type": "object",
             "properties": { "card": { "type": "object", "properties": { "pin": { "type": "integer" } } } },
         }))
@@ -267,7 +364,7 @@ mod tests {
     #[test]
     fn violations_say_what_was_expected_and_what_came() {
         let check = |schema: Value, data: Value, path: &str, expected: &str, got: &str| {
-            let found = Contract::compile(&schema).unwrap().check(&data);
+            let found = Contract::compile(schema).unwrap().check(&data);
             let one = &found[0];
             assert_eq!(
                 (one.path.as_str(), one.expected.as_str(), one.got.as_str()),
@@ -311,7 +408,7 @@ mod tests {
 
     #[test]
     fn no_sentence_repeats_a_long_constant_whole() {
-        let contract = Contract::compile(&json!({ "const": "ä".repeat(10_000) })).unwrap();
+        let contract = Contract::compile(json!({ "const": "ä".repeat(10_000) })).unwrap();
         let found = &contract.check(&json!(1))[0];
         assert!(
             found.expected.len() + found.detail.len() < 1_100,
@@ -328,7 +425,7 @@ mod tests {
             json!({ "type": "nonsense" }),
             json!({ "pattern": "(" }),
         ] {
-            assert!(Contract::compile(&schema).is_err(), "{schema}");
+            assert!(Contract::compile(schema.clone()).is_err(), "{schema}");
         }
     }
 }

@@ -14,8 +14,8 @@ pub(crate) struct Ways {
     pub(crate) count: usize,
     /// The most places that follow one another.
     pub(crate) chain: usize,
-    /// A place that leads to one on the way to it. That step is left out of what is counted.
-    pub(crate) back: Option<usize>,
+    /// Each place that leads to one on the way to it, with that one. Such a step is left out of what is counted.
+    pub(crate) back: Vec<(usize, usize)>,
 }
 
 /// Goes from these places to those that each leads to, children first.
@@ -38,7 +38,7 @@ pub(crate) fn ways(edges: &[Vec<usize>], from: impl IntoIterator<Item = usize>) 
             if let Some(&below) = edges[at].get(next) {
                 stack.push((at, next + 1));
                 match seen[below] {
-                    Seen::Open => found.back = found.back.or(Some(at)),
+                    Seen::Open => found.back.push((at, below)),
                     Seen::Not => stack.push((below, 0)),
                     Seen::Done { .. } => {}
                 }
@@ -65,15 +65,16 @@ pub(crate) fn ways(edges: &[Vec<usize>], from: impl IntoIterator<Item = usize>) 
 
 /// The places of a schema at which a validator may come by, and where each leads.
 #[derive(Debug, Default)]
-pub(crate) struct Places {
+pub(crate) struct Places<'d> {
+    schemas: Vec<&'d Value>,
     all: Vec<Vec<usize>>,
     in_place: Vec<Vec<usize>>,
     /// By what they were first referred to, if they were.
     names: Vec<Option<String>>,
 }
 
-impl Places {
-    pub(crate) fn of(document: &Value) -> Self {
+impl<'d> Places<'d> {
+    pub(crate) fn of(document: &'d Value) -> Self {
         let mut places = Self::default();
         let mut known: HashMap<*const Value, usize> = HashMap::new();
         let mut schemas = vec![document];
@@ -82,7 +83,7 @@ impl Places {
         while let Some(&schema) = schemas.get(at) {
             places.names.resize(schemas.len(), None);
             let (mut all, mut in_place) = (Vec::new(), Vec::new());
-            let mut leads = |below, same_value| {
+            let mut leads = |below: &'d Value, same_value| {
                 let index = *known.entry(std::ptr::from_ref(below)).or_insert_with(|| {
                     schemas.push(below);
                     schemas.len() - 1
@@ -113,6 +114,7 @@ impl Places {
             places.in_place.push(in_place);
             at += 1;
         }
+        places.schemas = schemas;
         places
     }
 
@@ -124,6 +126,11 @@ impl Places {
     /// The ways that one value goes, without those of its members and items.
     pub(crate) fn ways_in_place(&self) -> Ways {
         ways(&self.in_place, 0..self.in_place.len())
+    }
+
+    /// The schema at a place.
+    pub(crate) fn schema(&self, place: usize) -> &'d Value {
+        self.schemas[place]
     }
 
     /// What refers to a place calls it so.
@@ -142,10 +149,10 @@ mod tests {
     fn ways_multiply_and_a_step_back_is_told_and_left_out() {
         let doubled = [vec![1, 1], vec![2, 2], vec![]];
         let found = ways(&doubled, [0]);
-        assert_eq!((found.count, found.chain, found.back), (7, 3, None));
+        assert_eq!((found.count, found.chain, found.back), (7, 3, vec![]));
         let ring = [vec![1], vec![0]];
         let found = ways(&ring, [0]);
-        assert_eq!((found.count, found.chain, found.back), (2, 2, Some(1)));
+        assert_eq!((found.count, found.chain, found.back), (2, 2, vec![(1, 0)]));
     }
 
     #[test]
@@ -154,13 +161,13 @@ mod tests {
             "properties": { "left": { "$ref": "#/$defs/node" }, "right": { "$ref": "#/$defs/node" } },
         } } });
         let places = Places::of(&tree);
-        assert_eq!(places.ways_in_place().back, None);
-        assert!(places.ways().back.is_some());
+        assert_eq!(places.ways_in_place().back, []);
+        assert!(!places.ways().back.is_empty());
         let ring = json!({ "$ref": "#/$defs/a", "$defs": {
             "a": { "allOf": [{ "$ref": "#/$defs/b" }] }, "b": { "$ref": "#/$defs/a" },
         } });
         let places = Places::of(&ring);
-        let back = places.ways_in_place().back.unwrap();
-        assert_eq!(places.name(back), Some("/$defs/b"));
+        let (_, back) = places.ways_in_place().back[0];
+        assert_eq!(places.name(back), Some("/$defs/a"));
     }
 }

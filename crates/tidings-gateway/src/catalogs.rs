@@ -164,9 +164,9 @@ impl Catalogs {
         may_write(caller)?;
         let catalog = parse_aside(document).await?;
         self.reload().await?;
-        fits(name, &catalog, &self.shelf.rulebook())?;
         let in_force = self.in_force();
         let before = in_force.by_name().get(name);
+        fits(name, before, &catalog, &self.shelf.rulebook())?;
         Ok(self.written(before, document, &catalog, enforce))
     }
 
@@ -219,9 +219,9 @@ impl Catalogs {
         for _ in 0..TRIES {
             // What another replica has just written counts too.
             self.put_in_force().await?;
-            fits(name, catalog, &self.shelf.rulebook())?;
             let in_force = self.in_force();
             let before = in_force.by_name().get(name);
+            fits(name, before, catalog, &self.shelf.rulebook())?;
             let mut written = self.written(before, document, catalog, enforce);
             // What revision stands there nobody can say any more.
             let is_unread = self.unread.has(name.as_str());
@@ -416,8 +416,14 @@ async fn read_aside(document: &str, read: Reader) -> Result<Arc<Catalog>, Refusa
     read.unwrap_or_else(|error| Err(Refusal::fault("Reading a catalogue", &error)))
 }
 
-/// Whether a catalogue leaves the topics of other events alone, and promises of none what another in force does not.
-fn fits(name: &CatalogName, catalog: &Catalog, rulebook: &Rulebook) -> Result<(), Refusal> {
+/// Whether a catalogue leaves the topics of other events alone, and promises of none what another in force does not. What it
+/// has carried before it may go on to carry.
+fn fits(
+    name: &CatalogName,
+    before: Option<&Applied>,
+    catalog: &Catalog,
+    rulebook: &Rulebook,
+) -> Result<(), Refusal> {
     let in_force = rulebook.catalogs();
     let mut faults = Vec::new();
     let others = in_force
@@ -426,11 +432,15 @@ fn fits(name: &CatalogName, catalog: &Catalog, rulebook: &Rulebook) -> Result<()
         .filter(|(other, _)| *other != name);
     let others = others.flat_map(|(_, applied)| applied.catalog.channels.keys());
     let spelling = |it: &EventType| spelled(it.as_str()).collect::<Vec<u8>>();
-    let mut by_spelling: HashMap<_, _> = others.map(|it| (spelling(it), it)).collect();
+    let carried = before.map(|before| &before.catalog.channels);
+    let kept = carried.into_iter().flat_map(BTreeMap::keys);
+    let known = others.chain(kept.filter(|it| catalog.channels.contains_key(*it)));
+    let mut by_spelling: HashMap<_, _> = known.map(|it| (spelling(it), it)).collect();
     for (event_type, channel) in &catalog.channels {
+        let is_new = carried.is_none_or(|carried| !carried.contains_key(event_type));
         let mut wrong =
             |detail: String| faults.push(Fault::at(Code::InvalidRequest, "/channels", detail));
-        if rulebook.takes_others(event_type) {
+        if is_new && rulebook.takes_others(event_type) {
             wrong(format!(
                 "'{event_type}' is a topic that events of other types go to, or differs from one only in '.' and '_'; \
                  no catalogue carries it"
@@ -439,7 +449,7 @@ fn fits(name: &CatalogName, catalog: &Catalog, rulebook: &Rulebook) -> Result<()
         let alike = *by_spelling
             .entry(spelling(event_type))
             .or_insert(event_type);
-        if alike != event_type {
+        if is_new && alike != event_type {
             wrong(format!(
                 "'{event_type}' differs from '{alike}' only in '.' and '_': Kafka takes them for one topic"
             ));

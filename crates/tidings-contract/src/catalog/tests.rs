@@ -295,7 +295,7 @@ fn a_schema_that_takes_for_ever_or_says_nothing_is_refused_and_one_that_stands_h
     let long = of_schemas(&linked(20_000, |next| json!({ "items": next })));
     for (text, said) in [
         (&twice, "more than 10000 ways"),
-        (&of_schemas(&ring), "in a circle (/components/schemas/d1)"),
+        (&of_schemas(&ring), "in a circle (/components/schemas/d0)"),
         (&long, "256 is the limit"),
     ] {
         let faults = Catalog::parse(text).unwrap_err();
@@ -325,12 +325,132 @@ fn recursion_through_members_is_held_to_as_far_as_it_takes_few_steps() {
     assert!(once.accepts(&nested(60)));
     assert!(!once.accepts(&json!({ "a": { "a": 1 } })));
     let twice = tree(json!({ "a": { "allOf": [node.clone(), node] } }));
-    assert!(twice.accepts(&nested(8)));
+    assert!(twice.accepts(&nested(60)), "the validator remembers");
+    let wrong = (0..60).fold(json!(1), |below, _| json!({ "a": below }));
     assert!(
-        twice.check(&nested(60))[0]
+        twice.check(&wrong)[0]
             .detail
-            .contains("too many steps")
+            .contains("too large to say where")
     );
+}
+
+/// A text of blocks of several kinds, each of which holds others, as editors write it.
+#[test]
+fn a_tree_of_alternatives_is_held_to_its_schema_in_a_time_that_its_size_bounds() {
+    let node = json!({ "$ref": "#/components/schemas/d0" });
+    let kinds = [
+        "doc", "para", "list", "item", "quote", "bold", "link", "text",
+    ];
+    let kind = |kind: &&str| {
+        json!({
+            "required": ["kind"],
+            "properties": { "kind": { "const": kind }, "within": { "items": node.clone() } },
+        })
+    };
+    let blocks = json!({ "oneOf": kinds.iter().map(kind).collect::<Vec<_>>() });
+    let catalog = Catalog::parse(&of_schemas(&json!({ "d0": blocks }))).unwrap();
+    let contract = &catalog.channels.values().next().unwrap().contract;
+    let text = |leaf: &str| {
+        (0..12).fold(json!({ "kind": leaf }), |below, at: usize| {
+            json!({ "kind": kinds[at % kinds.len()], "within": [below.clone(), below] })
+        })
+    };
+    let small = json!({ "kind": "doc", "within": [{ "kind": "text" }, { "kind": "quote" }] });
+    assert_eq!(contract.check(&small), []);
+    let deep = (0..40).fold(
+        json!({ "kind": "text" }),
+        |below, _| json!({ "kind": "list", "within": [below] }),
+    );
+    assert_eq!(contract.check(&deep), []);
+    let many = text("text");
+    assert!(many.to_string().len() > 150 << 10);
+    assert_eq!(contract.check(&many), []);
+    let wrong = json!({ "kind": "doc", "within": [{ "kind": "none" }] });
+    assert!(!contract.check(&wrong).is_empty());
+}
+
+#[test]
+fn references_that_are_meant_elsewhere_are_refused() {
+    let of = |schema: Value| Catalog::parse(&of_schemas(&json!({ "d0": schema })));
+    for (schema, place, said) in [
+        (
+            json!({ "$id": "https://acme.example/x", "items": { "$ref": "#/$defs/a" }, "$defs": { "a": {} } }),
+            "/components/schemas/d0/items/$ref",
+            "leave that out",
+        ),
+        (
+            json!({ "items": { "$dynamicRef": "#/components/schemas/d0" } }),
+            "/components/schemas/d0/items/$dynamicRef",
+            "write $ref",
+        ),
+        (
+            json!({ "items": { "$recursiveRef": "#" } }),
+            "/components/schemas/d0/items/$recursiveRef",
+            "write $ref",
+        ),
+    ] {
+        let faults = of(schema).unwrap_err();
+        assert_eq!(faults[0].place, place);
+        assert!(faults[0].detail.contains(said), "{faults:?}");
+    }
+    let pasted = json!({ "$id": "https://acme.example/x", "type": "object" });
+    assert!(of(pasted).is_ok(), "nothing in it refers to anything");
+    let both = |next: Value| json!({ "dependencies": { "a": { "allOf": [next.clone(), next] } } });
+    let faults = Catalog::parse(&of_schemas(&linked(40, both))).unwrap_err();
+    assert!(faults[0].detail.contains("more than 10000 ways"));
+}
+
+#[test]
+fn examples_are_looked_at_once_and_no_longer_than_anybody_waits() {
+    let wrong = json!({ "payload": { "a": 1 } });
+    let with_examples = |schemas: &Value, examples: Vec<Value>| {
+        let mut document: Value = serde_saphyr::from_str(&of_schemas(schemas)).unwrap();
+        document["channels"]["c"]["messages"]["m"]["examples"] = json!(examples);
+        document.to_string()
+    };
+    let object = json!({ "d0": { "properties": { "a": { "type": "string" } } } });
+    let text = with_examples(&object, vec![wrong]);
+    assert!(Catalog::parse(&text).is_err());
+    assert!(Catalog::recorded(&text).is_ok(), "it was taken before");
+    let bounds: Vec<Value> = (0..5_000).map(|n| json!({ "minimum": -n })).collect();
+    let costly = json!({ "d0": { "items": { "allOf": bounds } } });
+    let example = json!({ "payload": vec![1; 100] });
+    assert!(Catalog::parse(&with_examples(&costly, vec![example.clone()])).is_ok());
+    let faults = Catalog::parse(&with_examples(&costly, vec![example; 100])).unwrap_err();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].detail.contains("the document's examples"));
+}
+
+#[test]
+fn what_is_wrong_with_a_large_text_is_not_said_at_the_price_of_a_copy_for_each_alternative() {
+    let objects = vec![json!({ "type": "object" }); 900];
+    let catalog = Catalog::parse(&of_schemas(&json!({ "d0": { "anyOf": objects } }))).unwrap();
+    let contract = &catalog.channels.values().next().unwrap().contract;
+    let said = |bytes| contract.check(&json!("x".repeat(bytes)))[0].detail.clone();
+    assert!(said(1 << 20).contains("too large to say where"));
+    assert!(!said(10).contains("too large"));
+}
+
+/// Threads that answer requests have stacks of 2 MiB.
+#[test]
+fn the_longest_chain_of_schemas_fits_the_stack_of_a_thread() {
+    let mut schemas = linked(124, |next| json!({ "allOf": [next] }));
+    let again = json!({ "$ref": "#/components/schemas/d0" });
+    schemas["d124"] = json!({ "type": "object", "properties": { "a": again } });
+    let catalog = Catalog::parse(&of_schemas(&schemas)).unwrap();
+    let contract = catalog.channels.values().next().unwrap().contract.clone();
+    let held = std::thread::Builder::new()
+        .stack_size(2 << 20)
+        .spawn(move || {
+            let nested = |leaf: Value| json!({ "a": { "a": leaf } });
+            (
+                contract.check(&nested(json!({}))),
+                contract.check(&nested(json!(1))),
+            )
+        });
+    let (good, bad) = held.unwrap().join().unwrap();
+    println!("{good:?} {bad:?}");
+    assert!(!bad.is_empty());
 }
 
 #[test]

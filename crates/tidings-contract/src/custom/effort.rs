@@ -4,7 +4,7 @@
 //! few ways, and a billion comparisons for a payload of a hundred thousand numbers. This walks schema and payload together
 //! as a validator would that never stops early, and gives up once it is too much.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value};
@@ -13,13 +13,15 @@ use super::patterns::Patterns;
 use crate::reference::pointer_of;
 
 /// The most steps: some tens of milliseconds.
-const MOST_STEPS: usize = 4_000_000;
+pub(crate) const MOST_STEPS: usize = 4_000_000;
 /// The most schemas that are gone into, one within the other. Those that keep the caps go into 128.
 const MOST_DEEP: usize = 512;
 /// A step looks at so much of a text.
 const STEP_BYTES: usize = 16;
 /// And takes so many states of a regular expression one byte further.
 const STEP_STATES: usize = 4;
+/// What a step back led to is remembered where it went so many such steps.
+const REMEMBERED_FROM: usize = 16;
 /// Arrays of no more items than this are searched for equal ones by comparing each with each.
 const FEW_ITEMS: usize = 15;
 
@@ -36,10 +38,29 @@ pub(crate) struct Effort {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooMuch;
 
+/// Steps from a schema to one that it is part of, by the addresses of both.
+pub(crate) type Back = HashSet<(usize, usize)>;
+
+/// Where a value stands in memory.
+pub(crate) fn address(value: &Value) -> usize {
+    std::ptr::from_ref(value).addr()
+}
+
 /// The effort of holding a payload to a schema.
 pub(crate) fn effort(
     document: &Value,
     patterns: &Patterns,
+    payload: &Value,
+) -> Result<Effort, TooMuch> {
+    effort_of(document, patterns, None, payload)
+}
+
+/// The same of a validator that remembers what came of a step back, as ours does when it is only asked whether a payload
+/// fits.
+pub(crate) fn effort_of(
+    document: &Value,
+    patterns: &Patterns,
+    remembered: Option<&Back>,
     payload: &Value,
 ) -> Result<Effort, TooMuch> {
     let mut walk = Walk {
@@ -47,6 +68,10 @@ pub(crate) fn effort(
         patterns,
         effort: Effort::default(),
         depth: 0,
+        targets: HashMap::new(),
+        remembered,
+        visits: 0,
+        known: HashMap::new(),
     };
     walk.hold(payload, document)?;
     Ok(walk.effort)
@@ -57,9 +82,17 @@ struct Walk<'a> {
     patterns: &'a Patterns,
     effort: Effort,
     depth: usize,
+    /// What each reference refers to, by its address.
+    targets: HashMap<usize, Option<&'a Value>>,
+    remembered: Option<&'a Back>,
+    /// Steps back that were gone.
+    visits: usize,
+    /// The steps back, and all steps, that it takes to hold a value once more to what a step back leads to, by the addresses
+    /// of both.
+    known: HashMap<(usize, usize), (usize, usize)>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn spend(&mut self, steps: usize) -> Result<(), TooMuch> {
         self.effort.steps = self.effort.steps.saturating_add(steps);
         if self.effort.steps > MOST_STEPS {
@@ -68,7 +101,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn hold(&mut self, value: &Value, schema: &Value) -> Result<(), TooMuch> {
+    fn hold(&mut self, value: &Value, schema: &'a Value) -> Result<(), TooMuch> {
         self.spend(1)?;
         let Value::Object(keywords) = schema else {
             return Ok(());
@@ -84,7 +117,7 @@ impl Walk<'_> {
         for (keyword, held) in keywords {
             self.spend(1)?;
             for _ in 0..times {
-                self.in_place(value, keyword, held)?;
+                self.in_place(value, schema, keyword, held)?;
             }
             match value {
                 Value::Object(members) => self.members(members, keywords, keyword, held)?,
@@ -105,12 +138,29 @@ impl Walk<'_> {
     }
 
     /// The schemas that apply to the same value.
-    fn in_place(&mut self, value: &Value, keyword: &str, held: &Value) -> Result<(), TooMuch> {
+    fn in_place(
+        &mut self,
+        value: &Value,
+        schema: &'a Value,
+        keyword: &str,
+        held: &'a Value,
+    ) -> Result<(), TooMuch> {
         match (keyword, held) {
-            ("$ref", target) => {
-                let target = target.as_str().and_then(pointer_of);
-                let target = target.and_then(|pointer| self.document.pointer(&pointer));
-                target.map_or(Ok(()), |schema| self.hold(value, schema))
+            ("$ref", reference) => {
+                let document = self.document;
+                let target = self.targets.entry(address(reference)).or_insert_with(|| {
+                    let pointer = reference.as_str().and_then(pointer_of)?;
+                    document.pointer(&pointer)
+                });
+                let Some(target) = *target else {
+                    return Ok(());
+                };
+                let step = (address(schema), address(target));
+                if self.remembered.is_some_and(|back| back.contains(&step)) {
+                    self.hold_again(value, target)
+                } else {
+                    self.hold(value, target)
+                }
             }
             ("if" | "then" | "else" | "not", schema) => self.hold(value, schema),
             ("allOf", Value::Array(branches)) => self.each(value, branches),
@@ -120,15 +170,40 @@ impl Walk<'_> {
                 self.effort.copied = self.effort.copied.saturating_add(copied);
                 self.each(value, branches)
             }
-            ("dependentSchemas", Value::Object(named)) => self.each(value, named.values()),
+            ("dependencies" | "dependentSchemas", Value::Object(named)) => {
+                self.each(value, named.values())
+            }
             _ => Ok(()),
         }
     }
 
-    fn each<'v>(
+    /// A step back. The second with the same object or array costs as much as the first only where that went few such steps;
+    /// one within the first is the end of a circle.
+    fn hold_again(&mut self, value: &Value, schema: &'a Value) -> Result<(), TooMuch> {
+        let pair = (address(schema), address(value));
+        if let Some(&(visits, steps)) = self.known.get(&pair) {
+            self.visits += visits;
+            return self.spend(steps);
+        }
+        self.known.insert(pair, (0, 1));
+        let (visits, steps) = (self.visits, self.effort.steps);
+        self.visits += 1;
+        self.hold(value, schema)?;
+        if value.is_object() || value.is_array() {
+            let visits = self.visits - visits;
+            if visits < REMEMBERED_FROM {
+                self.known.insert(pair, (visits, self.effort.steps - steps));
+            }
+        } else {
+            self.known.remove(&pair);
+        }
+        Ok(())
+    }
+
+    fn each(
         &mut self,
         value: &Value,
-        schemas: impl IntoIterator<Item = &'v Value>,
+        schemas: impl IntoIterator<Item = &'a Value>,
     ) -> Result<(), TooMuch> {
         for schema in schemas {
             self.hold(value, schema)?;
@@ -141,7 +216,7 @@ impl Walk<'_> {
         members: &Map<String, Value>,
         keywords: &Map<String, Value>,
         keyword: &str,
-        held: &Value,
+        held: &'a Value,
     ) -> Result<(), TooMuch> {
         match (keyword, held) {
             ("properties", Value::Object(named)) => {
@@ -178,7 +253,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn items(&mut self, items: &[Value], keyword: &str, held: &Value) -> Result<(), TooMuch> {
+    fn items(&mut self, items: &[Value], keyword: &str, held: &'a Value) -> Result<(), TooMuch> {
         match (keyword, held) {
             ("items" | "contains" | "unevaluatedItems", schema) => {
                 for item in items {

@@ -291,7 +291,7 @@ pub(super) fn reference(pointer: &str, target: &Value) -> Result<String, Refusal
 /// Refuses more ways through the places than there may be; a place met again on its own way is a loop.
 fn paths(places: &[Place], edges: &[Vec<usize>]) -> Result<(), Refusal> {
     let found = ways(edges, [0]);
-    if let Some(at) = found.back {
+    if let Some(&(at, _)) = found.back.first() {
         let detail = "the schema refers to itself here: recursion is not supported";
         let place = &places[at];
         let keyword = place.reference.as_ref().map_or("", |_| "/$ref");

@@ -14,6 +14,8 @@ use regex_automata::util::alphabet::Unit;
 
 /// What is spent on making the tables of a schema, in states looked at: some ten milliseconds.
 const WORK: usize = 2_000_000;
+/// What is spent on one of them, however many they are.
+const LEAST_WORK: usize = 20_000;
 /// To compile a state costs as much as to look at so many.
 const COMPILING: usize = 50;
 /// What a state of a compiled expression takes, in bytes.
@@ -24,13 +26,20 @@ pub(crate) type Patterns = HashMap<String, usize>;
 
 /// Finds the expressions that have no small table, as far as the work that is spent on it goes: the rest has none. Each takes
 /// `most` bytes compiled, at most, and its table as many.
+///
+/// What the short ones leave is the long ones': one that is costly is to leave something for the others.
 pub(crate) fn wild<'p>(patterns: impl IntoIterator<Item = &'p str>, most: usize) -> Patterns {
-    let mut work = WORK;
+    let patterns: BTreeSet<(usize, &str)> = patterns.into_iter().map(|it| (it.len(), it)).collect();
+    let (mut work, mut left) = (WORK, patterns.len());
     let mut wild = Patterns::new();
-    for pattern in patterns.into_iter().collect::<BTreeSet<_>>() {
-        if let Err(states) = table(pattern, most, &mut work) {
+    for (_, pattern) in patterns {
+        let share = (work / left).max(LEAST_WORK);
+        let mut rest = share;
+        if let Err(states) = table(pattern, most, &mut rest) {
             wild.insert(pattern.to_owned(), states);
         }
+        work = work.saturating_sub(share - rest);
+        left -= 1;
     }
     wild
 }

@@ -4,7 +4,7 @@ use jsonschema::{PatternOptions, Regex, ValidatorMap};
 use serde_json::Value;
 
 use super::canonical::{canonical, schema_hash};
-use super::effort::effort;
+use super::effort::{TooMuch, effort};
 use super::outline::outline;
 use super::patterns::{Patterns, why_not, wild};
 use super::refusal::quoted;
@@ -24,10 +24,6 @@ const LARGEST_PATTERN: usize = 1 << 20;
 const MOST_PARTS: usize = 500;
 /// The same for schemas of more bytes than this.
 const MOST_BYTES: usize = 64 << 10;
-/// Beyond so many steps only the first violation is looked for: each that is found takes some 300 bytes.
-const MOST_STEPS_FOR_ALL: usize = 20_000;
-/// Where a validator would copy more than this of a payload, it is not asked what is wrong with it.
-const MOST_COPIED: usize = 4 << 20;
 
 /// Which dialect a schema is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,25 +152,11 @@ impl Schema {
     /// What speaks against a payload, 20 violations at most; nothing if it fits. Takes some milliseconds and megabytes at
     /// most, whatever the schema: the more there is to look at, the fewer violations are named.
     pub fn check(&self, payload: &Value) -> Vec<Violation> {
-        let Ok(effort) = effort(&self.document, &self.patterns, payload) else {
-            return vec![too_much()];
-        };
-        if effort.copied > MOST_COPIED {
-            if self.contract.accepts(payload) {
-                return Vec::new();
-            }
-            return vec![Violation {
-                path: String::new(),
-                expected: "what the schema says".to_owned(),
-                got: "another payload".to_owned(),
-                detail: "the payload does not fit the schema, and is too large to say where"
-                    .to_owned(),
-            }];
+        match effort(&self.document, &self.patterns, payload) {
+            Ok(_) if self.contract.accepts(payload) => Vec::new(),
+            Ok(effort) => self.contract.violations(payload, &effort),
+            Err(TooMuch) => vec![too_much()],
         }
-        if effort.steps > MOST_STEPS_FOR_ALL {
-            return self.contract.check_first(payload).into_iter().collect();
-        }
-        self.contract.check(payload)
     }
 
     /// The same as refusals, for a payload that is to be emitted.

@@ -32,9 +32,8 @@ pub(super) fn holds(keyword: &str) -> Holds {
         | "unevaluatedItems"
         | "unevaluatedProperties" => Holds::Schema,
         "allOf" | "anyOf" | "oneOf" | "prefixItems" => Holds::Schemas,
-        "$defs" | "definitions" | "dependentSchemas" | "patternProperties" | "properties" => {
-            Holds::Named
-        }
+        "$defs" | "definitions" | "dependencies" | "dependentSchemas" | "patternProperties"
+        | "properties" => Holds::Named,
         _ => Holds::Values,
     }
 }
@@ -99,10 +98,11 @@ const FORMATS: [&str; 19] = [
 ];
 
 /// The keywords whose schemas apply to the same value, and so can evaluate its members and items.
-pub(crate) const IN_PLACE: [&str; 9] = [
+pub(crate) const IN_PLACE: [&str; 10] = [
     "$ref",
     "allOf",
     "anyOf",
+    "dependencies",
     "dependentSchemas",
     "else",
     "if",

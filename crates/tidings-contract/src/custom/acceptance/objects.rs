@@ -241,7 +241,7 @@ impl<'s> Judge<'s> {
         let mut patterns = self.patterns.borrow_mut();
         let compiled = patterns
             .entry(pattern)
-            .or_insert_with(|| Contract::compile(&serde_json::json!({ "pattern": pattern })).ok());
+            .or_insert_with(|| Contract::compile(serde_json::json!({ "pattern": pattern })).ok());
         let name = Value::String(name.to_owned());
         compiled
             .as_ref()
