@@ -93,14 +93,7 @@ impl Client {
     /// Publishes one event. When this returns well the event is durable on the bus.
     pub async fn publish(&self, event: &NewEvent) -> Result<Receipt, Error> {
         let key = event.idempotency_key.clone().unwrap_or_else(new_key);
-        let url = self.url(&["v1", "events", "publish"]);
-        let mut request =
-            Request::new(Method::POST, url, Repeat::Safe).written(&without_key(event))?;
-        let header = HeaderValue::try_from(&key).map_err(|_| {
-            Error::Configuration("the idempotency key has control characters".into())
-        })?;
-        request.headers.insert(IDEMPOTENCY_KEY, header);
-        let answer = request.send(self).await?;
+        let answer = self.about(event, "publish", Some(&key))?.send(self).await?;
         let replayed = answer.headers.get(REPLAYED);
         let mut receipt: Receipt = answer.json()?;
         receipt.duplicate = replayed.is_some_and(|value| value == "true");
@@ -138,16 +131,24 @@ impl Client {
         Ok(receipts)
     }
 
-    /// What would become of the event, step by step, as the server wrote it: no number of its envelope loses digits.
-    /// Nothing is published.
+    /// What would become of the event, step by step, as the server wrote it: no number of its envelope loses digits. Its
+    /// idempotency key is looked up, if it has one. Nothing is published.
     pub async fn explain(&self, event: &NewEvent) -> Result<Box<RawValue>, Error> {
-        let url = self.url(&["v1", "events", "explain"]);
+        let request = self.about(event, "explain", event.idempotency_key.as_deref())?;
+        request.send(self).await?.json()
+    }
+
+    fn about(&self, event: &NewEvent, doing: &str, key: Option<&str>) -> Result<Request, Error> {
+        let url = self.url(&["v1", "events", doing]);
         let request = Request::new(Method::POST, url, Repeat::Safe);
-        request
-            .written(&without_key(event))?
-            .send(self)
-            .await?
-            .json()
+        let mut request = request.written(&without_key(event))?;
+        if let Some(key) = key {
+            let header = HeaderValue::try_from(key).map_err(|_| {
+                Error::Configuration("the idempotency key has control characters".into())
+            })?;
+            request.headers.insert(IDEMPOTENCY_KEY, header);
+        }
+        Ok(request)
     }
 
     /// One event.

@@ -26,12 +26,16 @@ pub(crate) struct Arguments {
     /// The version of its schema
     #[arg(long)]
     schema_version: Option<String>,
+    /// Its idempotency key, which is looked up: whether a publish with it would be a repeat, or is refused
+    #[arg(long)]
+    key: Option<String>,
 }
 
 pub(crate) fn run(arguments: Arguments, output: Output) -> Result<()> {
     let client = arguments.connection.client()?;
     let mut event = NewEvent::written(arguments.r#type, input::written(&arguments.data, "DATA")?);
     event.schema_version = arguments.schema_version;
+    event.idempotency_key = arguments.key;
     let explained = block_on(async { Ok(client.explain(&event).await?) })?;
     // Not as one value: its envelope may hold numbers that no value of ours does.
     let told: Explained = serde_json::from_str(explained.get())?;

@@ -1,9 +1,11 @@
 //! Two faults in one request: the earlier rule answers, and nothing is appended.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::catalogs::{apply, small};
-use crate::harness::{PUBLISH, Server};
+use crate::harness::{BINARY, PUBLISH, Server};
 
 /// One fault for each rule that a request can break, in the order of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,4 +178,13 @@ fn an_explanation_knows_a_key_that_was_used() {
     assert_eq!(verdict, "refused");
     assert_eq!(step["code"], "IDEMPOTENCY_KEY_REUSED");
     keyed(PUBLISH, &event(2)).problem(422, "IDEMPOTENCY_KEY_REUSED");
+    let by_command = |data: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["explain", "crm.contact.created", data, "--key", "once"]);
+        command.env("TIDINGS_URL", format!("http://{}", server.address));
+        let ran = command.env("TIDINGS_TOKEN", &token).output();
+        ran.expect("it runs").status.code()
+    };
+    assert_eq!(by_command(r#"{"n":1}"#), Some(0));
+    assert_eq!(by_command(r#"{"n":2}"#), Some(1));
 }
