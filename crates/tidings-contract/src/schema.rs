@@ -20,7 +20,8 @@ const SHOWN: usize = 500;
 const FEW: usize = 1 << 20;
 /// A regular expression may take as much as so many ways.
 const WAYS_OF_PATTERN: usize = 1_000;
-/// Beyond so many steps only the first violation is looked for: each that is found takes some 300 bytes.
+/// Beyond so many steps only the first violation is looked for: all are found before one is named, and each takes some 300
+/// bytes.
 const MOST_STEPS_FOR_ALL: usize = 20_000;
 /// Where a validator would copy more bytes than this of the data, it is not asked what is wrong with it.
 const MOST_COPIED: usize = 4 << 20;
@@ -29,14 +30,18 @@ const PART_BYTES: usize = 16;
 /// A regular expression counts as if it took so much, compiled, where it takes more. In bytes.
 const MOST_PATTERN: usize = 1 << 20;
 
-/// A schema that data can be held to.
+/// A schema that data can be held to. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Contract {
-    validator: Arc<Validator>,
-    /// What is needed to find out beforehand what it takes; nothing where somebody else does.
-    watched: Option<Arc<Watched>>,
+    compiled: Compiled,
+    watched: Arc<Watched>,
 }
 
+/// A schema that data can be held to by whoever knows the effort.
+#[derive(Debug, Clone)]
+pub(crate) struct Compiled(Arc<Validator>);
+
+/// What is needed to find the effort out.
 #[derive(Debug)]
 struct Watched {
     document: Arc<Value>,
@@ -75,15 +80,42 @@ impl Contract {
     /// Compiles a schema. Unknown formats are let through; known ones are checked.
     pub fn compile(schema: impl Into<Arc<Value>>) -> Result<Self, InvalidContract> {
         let schema = schema.into();
-        let contract = Self::compile_within(&schema, PatternOptions::regex())?;
         Ok(Self {
-            watched: Some(Arc::new(Watched::of(schema))),
-            ..contract
+            compiled: Compiled::new(&schema, PatternOptions::regex())?,
+            watched: Arc::new(Watched::of(schema)),
         })
     }
 
-    /// The same, with each compiled regular expression held to a size. Whoever asks it measures the effort before.
-    pub(crate) fn compile_within(
+    /// Whether the data fits. What would take too long to be held to the schema does not.
+    pub fn accepts(&self, data: &Value) -> bool {
+        self.watched.is_done_soon(data) && self.compiled.accepts(data)
+    }
+
+    /// What speaks against the data, 20 violations at most; nothing if it fits. The more there is to look at, the fewer
+    /// violations are named.
+    pub fn check(&self, data: &Value) -> Vec<Violation> {
+        if !self.watched.is_done_soon(data) {
+            return vec![too_much()];
+        }
+        if self.compiled.accepts(data) {
+            return Vec::new();
+        }
+        match self.watched.effort(None, data) {
+            Ok(effort) => self.compiled.violations(data, &effort),
+            Err(TooMuch) => vec![too_large_to_say()],
+        }
+    }
+
+    /// How many steps it takes to hold data to it, where that is not too much.
+    pub(crate) fn steps(&self, data: &Value) -> Option<usize> {
+        let effort = self.watched.effort(Some(&self.watched.back), data);
+        effort.ok().map(|it| it.steps)
+    }
+}
+
+impl Compiled {
+    /// With each compiled regular expression held to a size.
+    pub(crate) fn new(
         schema: &Value,
         patterns: PatternOptions<Regex>,
     ) -> Result<Self, InvalidContract> {
@@ -93,36 +125,11 @@ impl Contract {
                 path: error.instance_path().to_string(),
                 detail: clipped(error.to_string()),
             })?;
-        Ok(Self {
-            validator: Arc::new(validator),
-            watched: None,
-        })
+        Ok(Self(Arc::new(validator)))
     }
 
-    /// Whether the data fits. What would take too long to be held to the schema does not.
-    pub fn accepts(&self, data: &Value) -> bool {
-        let watched = self.watched.as_ref();
-        watched.is_none_or(|it| it.is_done_soon(data)) && self.validator.is_valid(data)
-    }
-
-    /// What speaks against the data, 20 violations at most; nothing if it fits. The more there is to look at, the fewer
-    /// violations are named.
-    pub fn check(&self, data: &Value) -> Vec<Violation> {
-        if self
-            .watched
-            .as_ref()
-            .is_some_and(|it| !it.is_done_soon(data))
-        {
-            return vec![too_much()];
-        }
-        if self.validator.is_valid(data) {
-            return Vec::new();
-        }
-        match self.watched.as_ref().map(|it| it.effort(None, data)) {
-            Some(Ok(effort)) => self.violations(data, &effort),
-            Some(Err(TooMuch)) => vec![too_large_to_say()],
-            None => self.violations(data, &Effort::default()),
-        }
+    pub(crate) fn accepts(&self, data: &Value) -> bool {
+        self.0.is_valid(data)
     }
 
     /// What speaks against data that does not fit, as far as can be said with little more effort and memory than it took to
@@ -131,28 +138,12 @@ impl Contract {
         if effort.copied > MOST_COPIED {
             return vec![too_large_to_say()];
         }
-        let first;
-        let mut all;
-        let errors: &mut dyn Iterator<Item = ValidationError<'_>> =
-            if effort.steps > MOST_STEPS_FOR_ALL {
-                // All of them are found before one is named.
-                first = self.validator.validate(data).err();
-                &mut first.into_iter()
-            } else {
-                all = self.validator.iter_errors(data);
-                &mut all
-            };
-        errors
-            .take(REPORTED)
-            .map(|error| violation(&error))
-            .collect()
-    }
-
-    /// How many steps it takes to hold data to it, where that is not too much.
-    pub(crate) fn steps(&self, data: &Value) -> Option<usize> {
-        let watched = self.watched.as_ref()?;
-        let effort = watched.effort(Some(&watched.back), data);
-        effort.ok().map(|it| it.steps)
+        if effort.steps > MOST_STEPS_FOR_ALL {
+            let first = self.0.validate(data).err();
+            return first.iter().map(violation).collect();
+        }
+        let all = self.0.iter_errors(data).take(REPORTED);
+        all.map(|error| violation(&error)).collect()
     }
 }
 

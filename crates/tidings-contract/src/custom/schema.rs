@@ -9,8 +9,8 @@ use super::outline::outline;
 use super::patterns::{Patterns, why_not, wild};
 use super::refusal::quoted;
 use super::{Code, Refusal};
-use crate::schema::{options, too_much};
-use crate::{Contract, Violation};
+use crate::Violation;
+use crate::schema::{Compiled, options, too_much};
 
 /// The largest schema, in bytes of its canonical form.
 pub const MAX_SCHEMA_BYTES: usize = 256 << 10;
@@ -49,7 +49,7 @@ impl Flavour {
 #[derive(Debug, Clone)]
 pub struct Schema {
     document: std::sync::Arc<Value>,
-    contract: Contract,
+    compiled: Compiled,
     hash: String,
     flavour: Flavour,
     pattern_bytes: usize,
@@ -83,8 +83,8 @@ impl Schema {
             ));
         }
         let pattern_bytes = (PATTERN_BYTES / outline.patterns.len().max(1)).min(LARGEST_PATTERN);
-        let compiled = Contract::compile_within(&bare(&document), engine(pattern_bytes));
-        let contract = compiled.map_err(|fault| {
+        let compiled = Compiled::new(&bare(&document), engine(pattern_bytes));
+        let compiled = compiled.map_err(|fault| {
             let pattern = outline
                 .patterns
                 .iter()
@@ -102,7 +102,7 @@ impl Schema {
             patterns: std::sync::Arc::new(wild(patterns, pattern_bytes)),
             hash: schema_hash(&document),
             document: std::sync::Arc::new(document),
-            contract,
+            compiled,
             flavour: outline.flavour,
             pattern_bytes,
             schemas: outline.schemas,
@@ -133,7 +133,7 @@ impl Schema {
     /// The same, with the [`effort`](Self::effort) that it took.
     pub fn tried(&self, payload: &Value) -> (bool, Option<usize>) {
         let effort = self.effort(payload);
-        (effort.is_some() && self.contract.accepts(payload), effort)
+        (effort.is_some() && self.compiled.accepts(payload), effort)
     }
 
     /// Whether a payload of so many bytes may take more than a millisecond to be held to it.
@@ -153,8 +153,8 @@ impl Schema {
     /// most, whatever the schema: the more there is to look at, the fewer violations are named.
     pub fn check(&self, payload: &Value) -> Vec<Violation> {
         match effort(&self.document, &self.patterns, payload) {
-            Ok(_) if self.contract.accepts(payload) => Vec::new(),
-            Ok(effort) => self.contract.violations(payload, &effort),
+            Ok(_) if self.compiled.accepts(payload) => Vec::new(),
+            Ok(effort) => self.compiled.violations(payload, &effort),
             Err(TooMuch) => vec![too_much()],
         }
     }
@@ -188,7 +188,7 @@ fn engine(bytes: usize) -> PatternOptions<Regex> {
 }
 
 fn compiles(pattern: &str, bytes: usize) -> bool {
-    Contract::compile_within(&serde_json::json!({ "pattern": pattern }), engine(bytes)).is_ok()
+    Compiled::new(&serde_json::json!({ "pattern": pattern }), engine(bytes)).is_ok()
 }
 
 /// The schema as it is compiled: nothing in it leads to another document.
