@@ -12,7 +12,7 @@ pub struct SchemaVersion(Box<str>);
 /// The text is not `MAJOR.MINOR.PATCH`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "schemaVersion {0:?} is not MAJOR.MINOR.PATCH; write three numbers without leading zeros, as in 1.0.0"
+    "schemaVersion {0:?} is not MAJOR.MINOR.PATCH; write three numbers of 9 digits at most without leading zeros, as in 1.0.0"
 )]
 pub struct InvalidSchemaVersion(String);
 

@@ -246,6 +246,9 @@ pub(crate) struct Problem {
     expected: Option<String>,
     #[schema(nullable = false)]
     got: Option<String>,
+    /// A payload that was good and would be no more.
+    #[schema(nullable = false)]
+    counter_example: Option<serde_json::Value>,
     #[schema(nullable = false)]
     errors: Option<Vec<serde_json::Value>>,
 }

@@ -107,6 +107,8 @@ fn ledger(ledger: &Value) -> Option<String> {
             "key" => "behind its key",
             "rateLimit" => "for the rate limit",
             "breaker" => "for the breaker",
+            "batch" => "for others of its message",
+            "connect" => "connecting",
             "backOff" => "between attempts",
             "subscriber" => "at the subscriber",
             other => other,

@@ -46,9 +46,10 @@ pub(crate) fn name(valid: Valid, new_id: &dyn Fn() -> Uuid) -> Named {
             entry,
         }
     };
+    let entries = valid.entries.into_iter().map(named).collect();
     Named {
-        entries: valid.entries.into_iter().map(named).collect(),
-        caller: valid.caller.clone(),
+        entries,
+        caller: valid.caller,
         tenant: valid.tenant,
         traceparent: valid.traceparent,
         alone: valid.alone,

@@ -175,7 +175,7 @@ pub(crate) struct CatalogChange {
     /// Where, as a JSON Pointer.
     path: String,
     detail: String,
-    /// `nobody`, `producers`, `consumers` or `both`.
+    /// `nobody`, `senders`, `receivers` or `everybody`.
     breaks: &'static str,
     /// Those that this breaks.
     services: Vec<String>,

@@ -72,6 +72,7 @@ pub(crate) struct ListParameters {
     /// Received before this RFC 3339 time.
     until: Option<String>,
     /// 1 to 1,000; 100 if absent.
+    #[param(value_type = Option<u32>)]
     limit: Option<String>,
     /// `nextCursor` of the page before.
     cursor: Option<String>,

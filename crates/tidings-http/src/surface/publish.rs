@@ -558,7 +558,7 @@ pub(crate) fn within(body: &Bytes, part: &RawValue) -> Result<(RawJson, Fingerpr
 
 /// What is not strict JSON, or not an object where one must be.
 pub(crate) fn malformed(error: &serde_json::Error) -> Refusal {
-    malformed_because(&error.to_string())
+    malformed_because("The body", &error.to_string())
 }
 
 /// The same of a part of a body, counting lines and columns from where the body begins.
@@ -572,15 +572,17 @@ fn malformed_within(body: &Bytes, part: &str, error: &serde_json::Error) -> Refu
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
     let why = text.strip_suffix(&format!(" at line {line} column {column}"));
-    malformed_because(&match why {
+    let why = match why {
         Some(why) => format!("{why} at line {} column {}", line + lines, column + columns),
         None => text,
-    })
+    };
+    malformed_because("An event", &why)
 }
 
-fn malformed_because(why: &str) -> Refusal {
+fn malformed_because(whole: &str, why: &str) -> Refusal {
     if why.starts_with("invalid type") {
-        return Refusal::shape(Code::InvalidEvent, "", "The body must be a JSON object.");
+        let detail = format!("{whole} must be a JSON object.");
+        return Refusal::shape(Code::InvalidEvent, "", detail);
     }
     let detail = format!("The body is not valid JSON: {why}.");
     Refusal::new(Code::InvalidJson, Rule::Shape, detail)
